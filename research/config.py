@@ -1,0 +1,296 @@
+"""Every setting of a run, as one typed tree.
+
+A TOML preset gives the values; environment variables (`RESEARCH__GRPO__STEPS=5`) override the preset, and the command
+line (`grpo.steps=5`) overrides both. An unknown key is an error everywhere. Units stand in the field's description.
+"""
+
+from __future__ import annotations
+
+import os
+import tomllib
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from research.errors import ConfigurationError
+
+ENV_PREFIX = "RESEARCH__"
+PRESET_DIR = Path(__file__).resolve().parent.parent / "configs"
+DEFAULT_PRESET = "quickstart-cpu"
+
+Port = Annotated[int, Field(ge=1, le=65535)]
+PositiveInt = Annotated[int, Field(ge=1)]
+Probability = Annotated[float, Field(ge=0.0, le=1.0)]
+
+
+class Section(BaseModel):
+    """Base of every section: unknown keys are refused, values are frozen."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Paths(Section):
+    """Where things lie; relative paths count from the working directory."""
+
+    data: Path = Field(Path("data"), description="prepared models, corpora, indexes and questions")
+    runs: Path = Field(Path("runs"), description="one directory a training run")
+
+
+class Model(Section):
+    """The language model that is trained and served."""
+
+    name: str = Field(description="`builtin:smollm2-135m-instruct`, a hub name, or a checkpoint directory")
+    dtype: Literal["bfloat16", "float16", "float32"] = Field("bfloat16", description="dtype of the served weights")
+    max_length: PositiveInt = Field(description="context length of the policy server, in tokens")
+
+
+class Encoder(Section):
+    """The text encoder of the retriever."""
+
+    name: str = Field(description="`builtin:multilingual-e5-small-enpt`, a hub name, or a checkpoint directory")
+    backend: Literal["onnx-int8", "onnx", "torch"] = Field(
+        "torch", description="runtime for queries; onnx-int8 is the fastest on a CPU, torch serves CUDA"
+    )
+    index_backend: Literal["onnx-int8", "onnx", "torch"] = Field("torch", description="runtime for passages")
+    query_prefix: str = "query: "
+    passage_prefix: str = "passage: "
+    max_query_tokens: PositiveInt = 128
+    max_passage_tokens: PositiveInt = 256
+
+
+class Corpus(Section):
+    """The passages that are searched."""
+
+    name: str = Field(description="`builtin:wikipedia-leads`, or a JSONL file of {id, title, text}")
+    index: str = Field(description="name of the index under <paths.data>/indexes")
+
+
+class Questions(Section):
+    """What is asked in training and in evaluation."""
+
+    train: str = Field("builtin", description="`builtin`, a JSONL file, or `hub:<dataset>:<config>:<split>`")
+    held_out: str = Field("builtin", description="as `train`; used greedily for evaluation only")
+    mix: dict[str, float] = Field(
+        default_factory=dict, description="share of each kind of question in a training batch; empty: as they come"
+    )
+
+
+class RetrieverService(Section):
+    """The retrieval server."""
+
+    host: str = "127.0.0.1"
+    port: Port = 8000
+    threads: PositiveInt = Field(1, description="threads of the encoder")
+    max_batch: PositiveInt = Field(64, description="queries encoded together at most")
+    max_queue: PositiveInt = Field(2048, description="queries that may wait; more are refused with 429")
+    max_query_chars: PositiveInt = Field(4096, description="longer queries are refused with 422")
+    max_top_k: PositiveInt = 100
+
+
+class PolicyService(Section):
+    """The policy server (vLLM) and its search agent."""
+
+    host: str = "127.0.0.1"
+    port: Port = 8001
+    retriever_url: str = Field("http://127.0.0.1:8000", description="where /answer searches")
+    threads: PositiveInt = Field(2, description="threads of vLLM on a CPU")
+    kv_cache_gib: PositiveInt = Field(2, description="size of the KV cache on a CPU, GiB")
+    max_sequences: PositiveInt = Field(64, description="requests decoded together at most")
+    eager: bool = Field(False, description="skip compilation: faster start, slower decoding on a GPU")
+    gpu_memory: Probability = Field(0.85, description="share of GPU memory that vLLM may take")
+    tensor_parallel: PositiveInt = 1
+    answer_concurrency: PositiveInt = Field(64, description="/answer requests at once; more are refused with 429")
+    answer_timeout: float = Field(120.0, gt=0, description="seconds until /answer gives up")
+    max_question_chars: PositiveInt = Field(8192, description="longer questions are refused with 422")
+    weights_dir: Path = Field(Path("runs"), description="new weights are accepted from below this directory only")
+
+
+class TrainerService(Section):
+    """The trainer and its control server."""
+
+    host: str = "127.0.0.1"
+    port: Port = 8002
+    retriever_url: str = "http://127.0.0.1:8000"
+    policy_urls: list[str] = Field(["http://127.0.0.1:8001"], description="every replica gets each new version")
+    threads: PositiveInt = Field(2, description="torch threads of the learner on a CPU")
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+
+
+class EpisodeLimits(Section):
+    """How an episode runs; the same for training, evaluation and /answer."""
+
+    prompt: str = Field("research-instruct", description="name of a file in research/prompts, or a path")
+    top_k: PositiveInt = Field(5, description="passages a search")
+    max_searches: PositiveInt | None = Field(None, description="None: as many as fit")
+    max_tokens: PositiveInt = Field(8192, description="tokens after the prompt, results included")
+    max_turn_tokens: PositiveInt | None = Field(None, description="sampled tokens between two searches")
+    max_passage_tokens: PositiveInt | None = Field(None, description="a passage longer than this is cut")
+    temperature: float = Field(1.0, ge=0.0, le=2.0)
+    top_p: float = Field(1.0, gt=0.0, le=1.0)
+    request_timeout: float = Field(120.0, gt=0, description="seconds for one generation request")
+    search_timeout: float = Field(30.0, gt=0, description="seconds for one search request")
+    retries: int = Field(4, ge=0, description="further tries of a failed request, with exponential back-off")
+
+
+class Grpo(Section):
+    """Group relative policy optimisation."""
+
+    steps: PositiveInt = 20
+    questions_per_step: PositiveInt = 256
+    group_size: PositiveInt = Field(5, ge=2)
+    clip_low: float = Field(0.2, gt=0)
+    clip_high: float = Field(0.2, gt=0)
+    kl_coefficient: float = Field(0.001, ge=0, description="0: no reference model is held")
+    entropy_coefficient: float = Field(0.0, ge=0)
+    tis_cap: float | None = Field(2.0, gt=0, description="cap of truncated importance sampling; None: off")
+    normalization: Literal["token", "constant", "sequence"] = Field("token", description="DAPO, Dr. GRPO, or a sequence")
+    constant_length: PositiveInt = Field(8192, description="the constant of normalization = 'constant', tokens")
+    optimizer_steps: PositiveInt = Field(1, description="optimizer steps a batch")
+    mask_truncated: bool = Field(False, description="leave episodes that were cut out of the loss")
+    keep_per_group: PositiveInt | None = Field(
+        None, description="train on this many episodes of a group, half best and half worst; None: all"
+    )
+    infra_retries: int = Field(3, ge=0, description="resamples of an episode that failed for want of a service")
+    mismatch_kl_warning: float = Field(0.05, gt=0, description="warn when the sampler and the learner differ by more")
+
+
+class Optimizer(Section):
+    """AdamW and what it sees."""
+
+    learning_rate: float = Field(1e-6, gt=0)
+    warmup_steps: int = Field(0, ge=0)
+    betas: tuple[float, float] = (0.9, 0.999)
+    weight_decay: float = Field(0.01, ge=0)
+    max_grad_norm: float = Field(1.0, gt=0)
+    micro_batch_tokens: PositiveInt = Field(8192, description="token budget of one forward and backward")
+    frozen_layers: int = Field(0, ge=0, description="lowest layers (and the embeddings) that are not trained")
+
+
+class Warmup(Section):
+    """Short supervised warm-up on the format, for models too small to follow it by themselves."""
+
+    enabled: bool = False
+    one_hop: int = Field(128, ge=0, description="distinct one-hop traces")
+    two_hop: int = Field(24, ge=0, description="distinct two-hop traces")
+    steps: PositiveInt = 25
+    batch_size: PositiveInt = 8
+    learning_rate: float = Field(2e-4, gt=0)
+    retry_share: Probability = Field(0.4, description="share of traces with a failed first search and a retry")
+
+
+class Evaluation(Section):
+    """Greedy evaluation on held-out questions."""
+
+    per_kind: PositiveInt = Field(64, description="questions of each kind")
+    every: int = Field(0, ge=0, description="steps between evaluations; 0: only before and after")
+
+
+class Checkpoints(Section):
+    """What is kept on disk."""
+
+    every: PositiveInt = Field(5, description="steps between checkpoints")
+    keep: PositiveInt = Field(2, description="checkpoints kept")
+    publish_dir: Path | None = Field(None, description="where new weights are handed over; None: in the run")
+
+
+class Settings(Section):
+    """The whole tree."""
+
+    run: str = Field("demo", pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", description="name of the run directory")
+    seed: int = 1
+    paths: Paths = Paths()
+    model: Model
+    encoder: Encoder
+    corpus: Corpus
+    questions: Questions = Questions()
+    retriever: RetrieverService = RetrieverService()
+    policy: PolicyService = PolicyService()
+    trainer: TrainerService = TrainerService()
+    episode: EpisodeLimits = EpisodeLimits()
+    grpo: Grpo = Grpo()
+    optimizer: Optimizer = Optimizer()
+    warmup: Warmup = Warmup()
+    evaluation: Evaluation = Evaluation()
+    checkpoints: Checkpoints = Checkpoints()
+
+    @model_validator(mode="after")
+    def _episode_fits_the_context(self) -> Settings:
+        if self.episode.max_tokens >= self.model.max_length:
+            raise ValueError(
+                f"episode.max_tokens ({self.episode.max_tokens}) must be below model.max_length "
+                f"({self.model.max_length}), which also holds the prompt"
+            )
+        return self
+
+    @property
+    def run_dir(self) -> Path:
+        return self.paths.runs / self.run
+
+    @property
+    def index_dir(self) -> Path:
+        return self.paths.data / "indexes" / self.corpus.index
+
+
+def load_settings(preset: str | Path = DEFAULT_PRESET, overrides: list[str] | None = None) -> Settings:
+    """Read a preset, apply the environment and then `section.key=value` overrides.
+
+    Args:
+        preset: the name of a file in `configs/` (without `.toml`) or the path of a TOML file.
+        overrides: assignments such as `grpo.steps=5`; the value is read as TOML, or as a string where that fails.
+
+    Raises:
+        ConfigurationError: the preset does not exist or a key or value is wrong; the message names each field.
+    """
+    path = _preset_path(preset)
+    try:
+        tree = tomllib.loads(path.read_text(encoding="utf-8"))
+    except tomllib.TOMLDecodeError as error:
+        raise ConfigurationError(f"{path} is not valid TOML: {error}") from error
+    for key, value in sorted(os.environ.items()):
+        if key.startswith(ENV_PREFIX):
+            _assign(tree, key.removeprefix(ENV_PREFIX).lower().split("__"), _parse_value(value))
+    for assignment in overrides or []:
+        key, equals, value = assignment.partition("=")
+        if not equals:
+            raise ConfigurationError(f"override {assignment!r} is not of the form section.key=value")
+        _assign(tree, key.strip().split("."), _parse_value(value.strip()))
+    try:
+        return Settings.model_validate(tree)
+    except ValidationError as error:
+        raise ConfigurationError(_explain(error, path)) from error
+
+
+def _preset_path(preset: str | Path) -> Path:
+    path = Path(preset)
+    if path.suffix != ".toml":
+        path = PRESET_DIR / f"{preset}.toml"
+    if not path.is_file():
+        known = ", ".join(sorted(p.stem for p in PRESET_DIR.glob("*.toml")))
+        raise ConfigurationError(f"there is no preset {str(preset)!r}; known presets: {known}; or give a .toml file")
+    return path
+
+
+def _parse_value(text: str) -> Any:
+    try:
+        return tomllib.loads(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError:
+        return text
+
+
+def _assign(tree: dict[str, Any], keys: list[str], value: Any) -> None:
+    *sections, last = keys
+    for section in sections:
+        tree = tree.setdefault(section, {})
+        if not isinstance(tree, dict):
+            raise ConfigurationError(f"{'.'.join(keys)}: {section} is a value, not a section")
+    tree[last] = value
+
+
+def _explain(error: ValidationError, path: Path) -> str:
+    lines = [f"settings are wrong (preset {path.name}, environment and command line together):"]
+    for problem in error.errors():
+        where = ".".join(str(part) for part in problem["loc"]) or "settings"
+        what = "there is no such setting" if problem["type"] == "extra_forbidden" else problem["msg"]
+        lines.append(f"  {where}: {what} (got {problem['input']!r})" if where != "settings" else f"  {what}")
+    return "\n".join(lines)

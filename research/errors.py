@@ -1,0 +1,29 @@
+"""One family of errors. Each message says what is wrong and what to do about it."""
+
+
+class ResearchError(Exception):
+    """Root of every error that this project raises on purpose."""
+
+
+class ConfigurationError(ResearchError, ValueError):
+    """A setting is unknown, missing or contradicts another one; raised before any work begins."""
+
+
+class AssetError(ResearchError, FileNotFoundError):
+    """A model, corpus, index or question set is missing, broken or not the one expected."""
+
+
+class ProtocolError(ResearchError, ValueError):
+    """Tokens or text break a promise of the episode protocol."""
+
+
+class ServiceError(ResearchError, RuntimeError):
+    """A service could not be reached, or answered with an error, after every allowed retry."""
+
+
+class ServiceBusyError(ServiceError):
+    """A service is alive but refuses more work for now."""
+
+
+class TrainingError(ResearchError, RuntimeError):
+    """Training cannot go on soundly."""

@@ -1,0 +1,46 @@
+"""Passages, the unit of retrieval, and their JSONL form: `{"id", "title", "text"}` a line."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from research.errors import AssetError
+
+
+@dataclass(frozen=True, slots=True)
+class Passage:
+    """A titled piece of text with a stable id."""
+
+    id: str
+    title: str
+    text: str
+
+
+def write_passages(path: Path, passages: Iterable[Passage]) -> None:
+    """Write one JSON object a line, beside the target first, then rename."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(path.name + ".partial")
+    with partial.open("w", encoding="utf-8") as out:
+        for passage in passages:
+            out.write(json.dumps(asdict(passage), ensure_ascii=False) + "\n")
+    partial.replace(path)
+
+
+def iter_passages(path: Path) -> Iterator[Passage]:
+    """Stream passages from JSONL; raises AssetError that names the broken line."""
+    try:
+        stream = path.open(encoding="utf-8")
+    except OSError as error:
+        raise AssetError(f"cannot read passages {path}: {error.strerror}; run `research prepare` first") from error
+    with stream:
+        for number, line in enumerate(stream, start=1):
+            if not line.strip():
+                continue
+            try:
+                record = json.loads(line)
+                yield Passage(id=str(record["id"]), title=record["title"], text=record["text"])
+            except (json.JSONDecodeError, KeyError, TypeError) as error:
+                raise AssetError(f"{path}:{number}: not a passage record ({error!r})") from error

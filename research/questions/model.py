@@ -1,0 +1,80 @@
+"""What a question is, and how question sets are read from and written to JSONL."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from research.errors import AssetError
+
+
+@dataclass(frozen=True, slots=True)
+class Hop:
+    """One search that a chain needs.
+
+    `query` is a plausible search, `goal` what it is to find out (a phrase that completes "I need to find …"),
+    `title` the passage that settles it and `answer` the string that stands in that passage.
+    """
+
+    query: str
+    goal: str
+    title: str
+    answer: str
+
+
+@dataclass(frozen=True, slots=True)
+class Question:
+    """A question with its gold answers (the first is canonical, the others aliases).
+
+    `kind` groups questions for evaluation (`one_hop`, `two_hop`, …), `template` names the pattern that made it, and
+    `entity` is what the train / held-out split goes by.
+    """
+
+    id: str
+    text: str
+    answers: tuple[str, ...]
+    kind: str = "unknown"
+    template: str = "unknown"
+    entity: str = ""
+    hops: tuple[Hop, ...] = field(default=())
+
+
+def question_from_dict(record: dict[str, Any]) -> Question:
+    """Build a question from one JSON object; raises KeyError or TypeError when fields are missing or unknown."""
+    hops = tuple(Hop(**hop) for hop in record.get("hops", ()))
+    return Question(**{**record, "answers": tuple(record["answers"]), "hops": hops})
+
+
+def write_questions(path: Path, questions: Iterable[Question]) -> None:
+    """Write one JSON object a line, beside the target first, then rename."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(path.name + ".partial")
+    with partial.open("w", encoding="utf-8") as out:
+        for question in questions:
+            out.write(json.dumps(asdict(question), ensure_ascii=False) + "\n")
+    partial.replace(path)
+
+
+def read_questions(path: Path) -> list[Question]:
+    """Read a JSONL file written by `write_questions` (or by hand in the same format).
+
+    Raises AssetError that names the line of the first record that cannot be read.
+    """
+    return list(_parse_lines(path))
+
+
+def _parse_lines(path: Path) -> Iterator[Question]:
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except OSError as error:
+        raise AssetError(f"cannot read questions {path}: {error.strerror}; run `research prepare` first") from error
+    for number, line in enumerate(lines, start=1):
+        if not line.strip():
+            continue
+        try:
+            yield question_from_dict(json.loads(line))
+        except (json.JSONDecodeError, KeyError, TypeError) as error:
+            raise AssetError(f"{path}:{number}: not a question record ({error!r})") from error
