@@ -57,6 +57,85 @@ class SearchResponse(BaseModel):
     seconds: SearchTimings
 
 
+class AnswerRequest(Request):
+    """Body of `POST /answer`; limits left out are those of the preset."""
+
+    question: NonBlank = Field(examples=["When was the painter of The Starry Night born?"])
+    temperature: float = Field(0.0, ge=0.0, le=2.0, description="0 is greedy")
+    seed: int | None = Field(None, ge=0, lt=2**31, description="makes sampling repeatable")
+    top_k: int | None = Field(None, ge=1, le=100, description="passages a search")
+    max_searches: int | None = Field(None, ge=0, le=100)
+    max_tokens: int | None = Field(None, ge=1, description="tokens after the prompt, results included")
+
+
+class Step(BaseModel):
+    """One piece of the trace: a thought, a search with the passages found, the answer, or text outside of any tag."""
+
+    kind: Literal["think", "search", "result", "answer", "text"]
+    text: str
+    passages: list[str] = Field(default_factory=list, description="ids of the passages of a result")
+
+
+class AnswerPassage(BaseModel):
+    """A passage that the agent read."""
+
+    id: str
+    title: str
+    text: str
+
+
+class AnswerUsage(BaseModel):
+    """Token counts; `result_tokens` were read, `sampled_tokens` written."""
+
+    prompt_tokens: int
+    sampled_tokens: int
+    result_tokens: int
+    searches: int
+
+
+class AnswerSeconds(BaseModel):
+    """Where the time went."""
+
+    generate: float
+    search: float
+    total: float
+
+
+class AnswerResponse(BaseModel):
+    """Answer of `POST /answer`. `answer` is null if the model gave none in the form asked for."""
+
+    question: str
+    answer: str | None
+    stop_reason: str
+    format_fault: str | None
+    trace: list[Step]
+    passages: list[AnswerPassage]
+    usage: AnswerUsage
+    seconds: AnswerSeconds
+    weight_versions: list[str]
+
+
+class WeightsRequest(Request):
+    """Body of `POST /admin/weights`: a checkpoint directory (or safetensors file) and the version it gets."""
+
+    path: NonBlank
+    version: Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9._-]{1,64}$")]
+
+
+class WeightsResponse(BaseModel):
+    """The version now served, and the seconds of each phase of the update."""
+
+    version: str
+    seconds: dict[str, float]
+
+
+class WeightsStatus(BaseModel):
+    """Which weights are served."""
+
+    version: str
+    path: str
+
+
 class ServiceStatus(BaseModel):
     """Answer of `/readyz`: 200 with `ready`, or 503 with what is still going on."""
 

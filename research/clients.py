@@ -1,0 +1,187 @@
+"""HTTP clients of the retriever and the policy: time-outs, bounded retries, several replicas."""
+
+from __future__ import annotations
+
+import asyncio
+import zlib
+from collections.abc import Sequence
+from types import TracebackType
+from typing import Any, Self
+
+import httpx
+from tenacity import AsyncRetrying, retry_if_exception, stop_after_attempt, wait_random_exponential
+
+from research.episode import Finish, Generation, Sampling
+from research.errors import ServiceBusyError, ServiceError
+from research.passages import Passage
+from research.protocol import SEARCH_END
+from research.schemas import WeightsRequest, WeightsResponse, WeightsStatus
+
+INITIAL_VERSION = "0"
+
+_RETRIED_STATUSES = frozenset({429, 500, 502, 503, 504})
+_MAX_BACKOFF_SECONDS = 10.0
+
+
+class HttpService:
+    """A JSON service over HTTP; every request has a time-out and every retry a limit."""
+
+    def __init__(self, url: str, *, name: str, timeout: float, retries: int, token: str | None = None) -> None:
+        headers = {"Authorization": f"Bearer {token}"} if token else {}
+        self.url = url.rstrip("/")
+        self._name = name
+        self._retries = retries
+        self._client = httpx.AsyncClient(
+            base_url=self.url,
+            timeout=httpx.Timeout(timeout, connect=min(timeout, 5.0)),
+            headers=headers,
+            limits=httpx.Limits(max_connections=None, max_keepalive_connections=128),
+        )
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.close()
+
+    async def close(self) -> None:
+        await self._client.aclose()
+
+    async def request(self, method: str, path: str, *, json: Any = None, timeout: float | None = None) -> Any:
+        """Send one request and return the decoded answer.
+
+        Raises:
+            ServiceBusyError: it still answered 429 after the last retry.
+            ServiceError: it could not be reached or answered with any other error.
+        """
+        extra = {} if timeout is None else {"timeout": timeout}
+        try:
+            async for attempt in AsyncRetrying(
+                retry=retry_if_exception(_is_transient),
+                stop=stop_after_attempt(self._retries + 1),
+                wait=wait_random_exponential(multiplier=0.25, max=_MAX_BACKOFF_SECONDS),
+                reraise=True,
+            ):
+                with attempt:
+                    answer = await self._client.request(method, path, json=json, **extra)
+                    answer.raise_for_status()
+            return answer.json()
+        except httpx.HTTPStatusError as error:
+            status, detail = error.response.status_code, error.response.text[:500]
+            kind = ServiceBusyError if status == 429 else ServiceError
+            raise kind(f"{self._name} at {self.url}{path} answered {status}: {detail}") from error
+        except (httpx.HTTPError, ValueError) as error:
+            raise ServiceError(
+                f"{self._name} at {self.url} cannot be reached ({type(error).__name__}: {error}); is it running?"
+            ) from error
+
+
+def _is_transient(error: BaseException) -> bool:
+    if isinstance(error, httpx.HTTPStatusError):
+        return error.response.status_code in _RETRIED_STATUSES
+    return isinstance(error, httpx.TransportError)
+
+
+class RetrieverClient(HttpService):
+    """Speaks the native dialect of the retriever."""
+
+    def __init__(self, url: str, *, timeout: float = 30.0, retries: int = 4) -> None:
+        super().__init__(url, name="the retriever", timeout=timeout, retries=retries)
+
+    async def search(self, query: str, top_k: int) -> list[Passage]:
+        body = await self.request("POST", "/search", json={"query": query, "top_k": top_k})
+        return [Passage(hit["id"], hit["title"], hit["text"]) for hit in body["results"][0]]
+
+
+class PolicyClient(HttpService):
+    """Samples tokens from one policy server through vLLM's token-in/token-out route.
+
+    `weight_version` salts the prefix cache, so that keys and values of other weights are never reused.
+    """
+
+    weight_version = INITIAL_VERSION
+
+    def __init__(
+        self, url: str, *, timeout: float = 120.0, retries: int = 4, api_key: str | None = None
+    ) -> None:
+        super().__init__(url, name="the policy", timeout=timeout, retries=retries, token=api_key)
+
+    async def generate(self, prompt_ids: Sequence[int], max_tokens: int, sampling: Sampling) -> Generation:
+        body = await self.request(
+            "POST",
+            "/inference/v1/generate",
+            json={
+                "token_ids": list(prompt_ids),
+                "sampling_params": sampling_params(max_tokens, sampling),
+                "cache_salt": self.weight_version,
+            },
+        )
+        choice = body["choices"][0]
+        spans = choice["weight_versions"] or []
+        return Generation(
+            token_ids=choice["token_ids"],
+            logprobs=[entry["logprob"] for entry in choice["logprobs"]["content"]],
+            versions=[span["version"] for span in spans for _ in range(span["start"], span["end"])],
+            finish=finish_of(choice["finish_reason"], choice["stop_reason"]),
+        )
+
+
+class PolicyAdmin(HttpService):
+    """Hands new weights to one policy server; needs its admin token."""
+
+    def __init__(self, url: str, *, token: str, timeout: float = 300.0, retries: int = 2) -> None:
+        super().__init__(url, name="the policy's weight route", timeout=timeout, retries=retries, token=token)
+
+    async def update_weights(self, request: WeightsRequest) -> WeightsResponse:
+        return WeightsResponse.model_validate(
+            await self.request("POST", "/admin/weights", json=request.model_dump())
+        )
+
+    async def weights(self) -> WeightsStatus:
+        return WeightsStatus.model_validate(await self.request("GET", "/admin/weights"))
+
+    async def digests(self) -> dict[str, str]:
+        """SHA-256 of each weight as it computes."""
+        digests: dict[str, str] = await self.request("GET", "/admin/weights/digests")
+        return digests
+
+
+class ReplicatedPolicy:
+    """Several policy servers as one; the same conversation goes to the same replica, where its prefix is cached."""
+
+    def __init__(self, replicas: Sequence[PolicyClient], key_tokens: int = 256) -> None:
+        self._replicas = list(replicas)
+        self._key_tokens = key_tokens
+
+    async def generate(self, prompt_ids: Sequence[int], max_tokens: int, sampling: Sampling) -> Generation:
+        key = zlib.crc32(repr((prompt_ids[: self._key_tokens], sampling.seed)).encode())
+        return await self._replicas[key % len(self._replicas)].generate(prompt_ids, max_tokens, sampling)
+
+    async def close(self) -> None:
+        await asyncio.gather(*(replica.close() for replica in self._replicas))
+
+
+def sampling_params(max_tokens: int, sampling: Sampling) -> dict[str, Any]:
+    """vLLM's sampling parameters of one turn: the log-probability of each sampled token, and a stop at `</search>`."""
+    return {
+        "max_tokens": max_tokens,
+        "temperature": sampling.temperature,
+        "top_p": sampling.top_p,
+        "top_k": 0,
+        "seed": sampling.seed,
+        "logprobs": 0,
+        "stop": [SEARCH_END],
+        "include_stop_str_in_output": True,
+        "skip_special_tokens": False,
+    }
+
+
+def finish_of(finish_reason: str | None, stop_reason: str | int | None) -> Finish:
+    """Translate vLLM's reasons; raises ServiceError where the request did not end properly (aborted, error)."""
+    if finish_reason == "length":
+        return Finish.LENGTH
+    if finish_reason == "stop":
+        return Finish.SEARCH if stop_reason == SEARCH_END else Finish.EOS
+    raise ServiceError(f"the policy ended a generation with {finish_reason!r}; it may be shutting down")

@@ -1,0 +1,241 @@
+"""One episode: a question, a policy that thinks and searches, a retriever that answers its searches.
+
+The same function serves training, evaluation and `/answer`. It is token-in/token-out: what was sampled is what is
+trained on; each prompt is the previous prompt, the sampled ids and the ids of the result, never text tokenised again
+(protocol notes, section 1).
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import AsyncGenerator, Sequence
+from contextlib import aclosing
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Protocol
+
+from research.config import EpisodeLimits
+from research.errors import ProtocolError
+from research.passages import Passage
+from research.prompts import Prompt
+from research.protocol import break_special_tokens, extract_answer, format_fault, result_block, search_query
+from research.tokens import Tokenizer
+
+
+class StopReason(StrEnum):
+    """Why an episode ended."""
+
+    ANSWERED = "answered"  # the model ended by itself
+    TOKEN_LIMIT = "token_limit"  # the episode, a turn or the context is full
+    SEARCH_LIMIT = "search_limit"  # it asked for one search too many
+    MALFORMED_SEARCH = "malformed_search"  # it closed a search that holds no query
+
+    @property
+    def truncated(self) -> bool:
+        return self in (StopReason.TOKEN_LIMIT, StopReason.SEARCH_LIMIT)
+
+
+class Finish(StrEnum):
+    """Why one generation ended."""
+
+    EOS = "eos"
+    SEARCH = "search"
+    LENGTH = "length"
+
+
+@dataclass(frozen=True, slots=True)
+class Sampling:
+    """How tokens are drawn; a temperature of 0 is greedy."""
+
+    temperature: float = 1.0
+    top_p: float = 1.0
+    seed: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Generation:
+    """One sampled turn; `logprobs[i]` and `versions[i]` belong to `token_ids[i]`."""
+
+    token_ids: list[int]
+    logprobs: list[float]
+    versions: list[str]
+    finish: Finish
+
+    def __post_init__(self) -> None:
+        if not len(self.token_ids) == len(self.logprobs) == len(self.versions):
+            raise ProtocolError("the policy returned streams of different lengths for tokens, logprobs and versions")
+
+
+class Policy(Protocol):
+    """Something that continues a token sequence up to `</search>`, EOS or a length."""
+
+    async def generate(self, prompt_ids: Sequence[int], max_tokens: int, sampling: Sampling) -> Generation: ...
+
+
+class Retriever(Protocol):
+    """Something that finds passages."""
+
+    async def search(self, query: str, top_k: int) -> list[Passage]: ...
+
+
+@dataclass(slots=True)
+class Turn:
+    """What the model wrote in one go, and the search that it led to, if any."""
+
+    text: str
+    query: str | None = None
+    passages: list[Passage] = field(default_factory=list)
+    result: str = ""  # the passages as the model saw them
+
+
+@dataclass(slots=True)
+class Episode:
+    """A finished (or growing) episode; the four token streams have equal length and start after the prompt.
+
+    `sampled[i]` says whether the model wrote token i; `logprobs[i]` is its log-probability under the distribution it
+    was drawn from (0.0 where it was not sampled) and `versions[i]` the weight version that produced it ("" likewise).
+    """
+
+    question: str
+    prompt_ids: list[int]
+    token_ids: list[int] = field(default_factory=list)
+    sampled: list[bool] = field(default_factory=list)
+    logprobs: list[float] = field(default_factory=list)
+    versions: list[str] = field(default_factory=list)
+    turns: list[Turn] = field(default_factory=list)
+    stop_reason: StopReason = StopReason.ANSWERED
+    generate_seconds: float = 0.0
+    search_seconds: float = 0.0
+
+    @property
+    def searches(self) -> int:
+        return sum(turn.query is not None for turn in self.turns)
+
+    @property
+    def sampled_tokens(self) -> int:
+        return sum(self.sampled)
+
+    @property
+    def weight_versions(self) -> list[str]:
+        """The versions that wrote this episode, in order of appearance."""
+        return list(dict.fromkeys(version for version in self.versions if version))
+
+    @property
+    def answer(self) -> str | None:
+        return extract_answer(self.turns[-1].text) if self.turns else None
+
+    @property
+    def format_fault(self) -> str | None:
+        return format_fault([t.text for t in self.turns], ended=self.stop_reason is StopReason.ANSWERED)
+
+    def _append_sampled(self, generation: Generation) -> None:
+        self.token_ids += generation.token_ids
+        self.sampled += [True] * len(generation.token_ids)
+        self.logprobs += generation.logprobs
+        self.versions += generation.versions
+
+    def _append_result(self, ids: list[int]) -> None:
+        self.token_ids += ids
+        self.sampled += [False] * len(ids)
+        self.logprobs += [0.0] * len(ids)
+        self.versions += [""] * len(ids)
+
+
+@dataclass(frozen=True, slots=True)
+class SearchAgent:
+    """Everything an episode needs but the question; `context_length` is what the policy can hold, prompt included."""
+
+    policy: Policy
+    retriever: Retriever
+    tokenizer: Tokenizer
+    prompt: Prompt
+    limits: EpisodeLimits
+    context_length: int
+
+    async def run(self, question: str, sampling: Sampling) -> Episode:
+        """Run one episode to its end.
+
+        Raises:
+            ServiceError: the policy or the retriever failed for good; such an episode must not be scored.
+            ProtocolError: the prompt leaves no room, or a promise of the protocol was broken.
+        """
+        async with aclosing(self.steps(question, sampling)) as steps:
+            async for episode in steps:
+                pass
+        return episode
+
+    async def steps(self, question: str, sampling: Sampling) -> AsyncGenerator[Episode]:
+        """As `run`, but hands out the growing episode after each turn and each search."""
+        prompt_ids = self.tokenizer.prompt_ids(self.prompt, question)
+        room = min(self.limits.max_tokens, self.context_length - len(prompt_ids))
+        if room <= 0:
+            raise ProtocolError(
+                f"the prompt takes {len(prompt_ids)} tokens and leaves no room in a context of "
+                f"{self.context_length}; ask a shorter question or raise model.max_length"
+            )
+        episode = Episode(question=question, prompt_ids=prompt_ids)
+        ended = None
+        while ended is None:
+            generation = await self._generate(episode, room, sampling)
+            turn = Turn(self.tokenizer.decode(generation.token_ids))
+            episode.turns.append(turn)
+            ended = _reason_to_end(episode, turn, generation.finish, self.limits)
+            if ended is None:
+                yield episode
+                ended = await self._search(episode, turn, room)
+            if ended is not None:
+                episode.stop_reason = ended
+            yield episode
+
+    async def _generate(self, episode: Episode, room: int, sampling: Sampling) -> Generation:
+        budget = min(room - len(episode.token_ids), self.limits.max_turn_tokens or room)
+        started = time.perf_counter()
+        generation = await self.policy.generate(
+            episode.prompt_ids + episode.token_ids, budget, _for_turn(sampling, len(episode.turns))
+        )
+        episode.generate_seconds += time.perf_counter() - started
+        episode._append_sampled(generation)
+        return generation
+
+    async def _search(self, episode: Episode, turn: Turn, room: int) -> StopReason | None:
+        """Answer the search of a turn; TOKEN_LIMIT if its result does not fit, since half a result is worse than none."""
+        query = search_query(turn.text)
+        assert query is not None
+        started = time.perf_counter()
+        passages = await self.retriever.search(query, self.limits.top_k)
+        episode.search_seconds += time.perf_counter() - started
+        turn.query, turn.passages = query, passages
+        served = [self._cut(passage) for passage in passages]
+        turn.result = result_block(served, self.tokenizer.special_tokens)
+        ids = self.tokenizer.encode(turn.result)
+        if len(episode.token_ids) + len(ids) >= room:
+            return StopReason.TOKEN_LIMIT
+        episode._append_result(ids)
+        return None
+
+    def _cut(self, passage: Passage) -> Passage:
+        limit = self.limits.max_passage_tokens
+        ids = self.tokenizer.encode(break_special_tokens(passage.text, self.tokenizer.special_tokens)) if limit else []
+        if limit is None or len(ids) <= limit:
+            return passage
+        # A cut inside a multi-byte character decodes to a replacement character, which is dropped.
+        return Passage(passage.id, passage.title, self.tokenizer.decode(ids[:limit]).rstrip("\ufffd"))
+
+
+def _reason_to_end(episode: Episode, turn: Turn, finish: Finish, limits: EpisodeLimits) -> StopReason | None:
+    """Why the episode ends after this turn, or None if it goes on with a search."""
+    if finish is Finish.EOS:
+        return StopReason.ANSWERED
+    if finish is Finish.LENGTH:
+        return StopReason.TOKEN_LIMIT
+    if search_query(turn.text) is None:
+        return StopReason.MALFORMED_SEARCH
+    if limits.max_searches is not None and episode.searches >= limits.max_searches:
+        return StopReason.SEARCH_LIMIT
+    return None
+
+
+def _for_turn(sampling: Sampling, turn: int) -> Sampling:
+    if sampling.seed is None:
+        return sampling
+    return Sampling(sampling.temperature, sampling.top_p, (sampling.seed + 7919 * turn) % 2**31)

@@ -1,0 +1,70 @@
+"""The tokenizer as an episode needs it, over any Hugging Face tokenizer."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Protocol
+
+from research.errors import ConfigurationError, ProtocolError
+from research.prompts import Prompt
+from research.protocol import break_special_tokens
+
+
+class Tokenizer(Protocol):
+    """Text to ids and back, without ever adding special tokens by itself."""
+
+    eos_id: int
+    special_tokens: tuple[str, ...]
+
+    def encode(self, text: str) -> list[int]:
+        """Ids of plain text; raises ProtocolError if the text yields a special token."""
+        ...
+
+    def decode(self, ids: Sequence[int]) -> str: ...
+
+    def prompt_ids(self, prompt: Prompt, question: str) -> list[int]: ...
+
+
+class HuggingFaceTokenizer:
+    """Adapts a `transformers` tokenizer object; it is passed in, so that this library needs no transformers."""
+
+    def __init__(self, tokenizer: Any) -> None:
+        self._tokenizer = tokenizer
+        self.eos_id: int = tokenizer.eos_token_id
+        added = {str(token) for token in tokenizer.added_tokens_decoder.values() if token.special}
+        self.special_tokens = tuple(sorted(added | set(tokenizer.all_special_tokens)))
+        self._special_ids = frozenset(tokenizer.convert_tokens_to_ids(list(self.special_tokens)))
+
+    def encode(self, text: str) -> list[int]:
+        ids: list[int] = self._tokenizer.encode(text, add_special_tokens=False)
+        if not self._special_ids.isdisjoint(ids):
+            raise ProtocolError("text to be inserted into an episode encodes to special tokens; neutralise it first")
+        return ids
+
+    def decode(self, ids: Sequence[int]) -> str:
+        text: str = self._tokenizer.decode(
+            [i for i in ids if i != self.eos_id], skip_special_tokens=False, clean_up_tokenization_spaces=False
+        )
+        return text
+
+    def prompt_ids(self, prompt: Prompt, question: str) -> list[int]:
+        """Prompt ids up to where the assistant begins.
+
+        A question is the user's text, but it may not smuggle control tokens in: they are encoded as plain text.
+        """
+        question = break_special_tokens(question, self.special_tokens)
+        if prompt.is_raw:
+            return self.encode(prompt.fill(question))
+        if self._tokenizer.chat_template is None:
+            raise ConfigurationError(
+                f"episode.prompt: {prompt.name} is a system message, but the model has no chat template; "
+                "choose a raw prompt such as research-base"
+            )
+        messages = [
+            {"role": "system", "content": prompt.text},
+            {"role": "user", "content": question},
+        ]
+        text: str = self._tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+        ids: list[int] = self._tokenizer.encode(text, add_special_tokens=False)
+        return ids
+

@@ -1,0 +1,64 @@
+"""Routes that change or inspect weights. They exist only where an admin token is set, and each asks for it."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from fastapi import APIRouter, Depends, FastAPI, Request
+from vllm.entrypoints.rl.online.api_router import router as vllm_rl_router
+
+from research.schemas import ErrorBody, WeightsRequest, WeightsResponse, WeightsStatus
+from services.policy.auth import ADMIN_TOKEN_VARIABLE, environment_secret, require_bearer
+from services.policy.problems import Problem
+from services.policy.updates import UpdateFailedError, WeightUpdates
+
+_VLLM_PATHS = frozenset({"/pause", "/resume", "/is_paused", "/abort_requests", "/weight_info"})
+
+router = APIRouter(prefix="/admin", tags=["admin"])
+
+
+def attach_admin_routes(app: FastAPI) -> bool:
+    """Add our weight route and some of vLLM's RL routes behind the admin token; without a token, add nothing.
+
+    vLLM's own update routes stay out: with the file engine they would load any path that the server can read.
+    `/admin/weights` does their work within the configured folder, and as one transaction.
+    """
+    token = environment_secret(ADMIN_TOKEN_VARIABLE)
+    if token is None:
+        return False
+    guard = [Depends(require_bearer(token, ADMIN_TOKEN_VARIABLE))]
+    app.include_router(router, dependencies=guard)
+    safe = APIRouter(routes=[r for r in vllm_rl_router.routes if getattr(r, "path", "") in _VLLM_PATHS])
+    app.include_router(safe, dependencies=guard, tags=["admin"])
+    return True
+
+
+def _updates(request: Request) -> WeightUpdates:
+    updates: WeightUpdates = request.app.state.research_updates
+    return updates
+
+
+Updates = Annotated[WeightUpdates, Depends(_updates)]
+
+
+@router.post("/weights", responses={status: {"model": ErrorBody} for status in (401, 422, 500)})
+async def update_weights(body: WeightsRequest, updates: Updates) -> WeightsResponse:
+    """Serve the weights of a checkpoint from now on; requests in flight are frozen meanwhile and none is lost."""
+    try:
+        seconds = await updates.apply(body.path, body.version)
+    except UpdateFailedError as error:
+        raise Problem(500, "update_failed", str(error)) from error
+    return WeightsResponse(version=updates.version, seconds=seconds)
+
+
+@router.get("/weights")
+async def served_weights(updates: Updates) -> WeightsStatus:
+    """Which weights are served."""
+    return WeightsStatus(version=updates.version, path=str(updates.path))
+
+
+@router.get("/weights/digests")
+async def weight_digests(request: Request) -> dict[str, str]:
+    """SHA-256 of each weight as it computes; equal digests mean equal weights."""
+    workers: list[dict[str, str]] = await request.app.state.engine_client.collective_rpc("research_weight_digests")
+    return {name: digest for worker in workers for name, digest in worker.items()}

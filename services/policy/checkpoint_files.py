@@ -1,0 +1,84 @@
+"""Checks on a checkpoint before its first byte is loaded: where it lies, and what its headers promise."""
+
+from __future__ import annotations
+
+import json
+import struct
+from dataclasses import dataclass
+from pathlib import Path
+
+from research.errors import AssetError, ConfigurationError
+
+_MAX_HEADER_BYTES = 100 * 1024 * 1024
+
+
+@dataclass(frozen=True, slots=True)
+class TensorSpec:
+    """Dtype and shape of one tensor, as a safetensors header states them."""
+
+    dtype: str
+    shape: tuple[int, ...]
+
+
+def safetensors_files(path: Path) -> list[Path]:
+    """The weight files of a checkpoint directory, or the file itself; raises AssetError if there are none."""
+    files = sorted(path.glob("*.safetensors")) if path.is_dir() else [path]
+    if not files or not all(file.is_file() and file.suffix == ".safetensors" for file in files):
+        raise AssetError(f"{path} holds no .safetensors file; only safetensors checkpoints are accepted")
+    return files
+
+
+def confined(path: str, root: Path) -> Path:
+    """The resolved path, if it lies below `root` (links followed); raises ConfigurationError otherwise."""
+    resolved, allowed = Path(path).resolve(), root.resolve()
+    if not resolved.is_relative_to(allowed):
+        raise ConfigurationError(
+            f"path: {path} is not below policy.weights_dir, the only place that weights are accepted from"
+        )
+    if not resolved.exists():
+        raise AssetError(f"path: {path} does not exist on the policy server; is the disk shared with the trainer?")
+    return resolved
+
+
+def tensor_specs(path: Path) -> dict[str, TensorSpec]:
+    """Names, dtypes and shapes of all tensors of a checkpoint, from the headers alone.
+
+    Raises AssetError if a file is not safetensors, or is shorter or longer than its header says.
+    """
+    specs: dict[str, TensorSpec] = {}
+    for file in safetensors_files(path):
+        specs |= _file_specs(file)
+    return specs
+
+
+def require_same_tensors(found: dict[str, TensorSpec], expected: dict[str, TensorSpec]) -> None:
+    """Raise AssetError that names the first differences, if a checkpoint does not fit the served model."""
+    faults = [f"{name} is missing" for name in sorted(expected.keys() - found.keys())]
+    faults += [f"{name} is not part of the model" for name in sorted(found.keys() - expected.keys())]
+    faults += [
+        f"{name} is {found[name].dtype} {list(found[name].shape)}, "
+        f"not {expected[name].dtype} {list(expected[name].shape)}"
+        for name in sorted(found.keys() & expected.keys())
+        if found[name] != expected[name]
+    ]
+    if faults:
+        more = f" and {len(faults) - 3} more" if len(faults) > 3 else ""
+        raise AssetError(f"the checkpoint does not fit the served model: {'; '.join(faults[:3])}{more}")
+
+
+def _file_specs(file: Path) -> dict[str, TensorSpec]:
+    size = file.stat().st_size
+    with file.open("rb") as stream:
+        prefix = stream.read(8)
+        length = struct.unpack("<Q", prefix)[0] if len(prefix) == 8 else 0
+        if not 0 < length <= min(size - 8, _MAX_HEADER_BYTES):
+            raise AssetError(f"{file} is not a safetensors file")
+        try:
+            header = json.loads(stream.read(length))
+        except ValueError as error:
+            raise AssetError(f"{file} has a broken safetensors header") from error
+    header.pop("__metadata__", None)
+    end = max((tensor["data_offsets"][1] for tensor in header.values()), default=0)
+    if 8 + length + end != size:
+        raise AssetError(f"{file} is cut off: it should have {8 + length + end} bytes and has {size}")
+    return {name: TensorSpec(tensor["dtype"], tuple(tensor["shape"])) for name, tensor in header.items()}

@@ -1,0 +1,77 @@
+"""What vLLM loads of ours: the file engine for weights in every process, and our routes in the API server."""
+
+from __future__ import annotations
+
+from argparse import Namespace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from fastapi import FastAPI
+    from starlette.datastructures import State
+
+SETTINGS_VARIABLE = "RESEARCH_POLICY_SETTINGS"
+PLUGIN_NAMES = "research_weights,research_routes"
+
+
+def register_weight_engine() -> None:
+    """Entry point of `vllm.general_plugins`; vLLM may call it more than once in a process."""
+    from vllm.distributed.weight_transfer.factory import WeightTransferEngineFactory
+
+    if "file" not in WeightTransferEngineFactory._registry:
+        WeightTransferEngineFactory.register_engine(
+            "file", "services.policy.weight_engine", "FileWeightTransferEngine"
+        )
+
+
+class ResearchPlugin:
+    """Entry point of `vllm.endpoint_plugins`: `/answer`, the admin routes and the health routes."""
+
+    name = "research_routes"
+    required_tasks = ("generate",)
+
+    def attach_router(self, app: FastAPI) -> None:
+        from services.policy import answering, health
+        from services.policy.admin import attach_admin_routes
+        from services.policy.limits import BodyLimit
+        from services.policy.problems import install_problem_handler
+
+        install_problem_handler(app)
+        app.include_router(health.router)
+        app.include_router(answering.router)
+        app.state.research_admin = attach_admin_routes(app)
+        app.add_middleware(BodyLimit)
+
+    async def init_state(self, engine_client: Any, state: State, args: Namespace) -> None:
+        import os
+
+        from transformers import AutoTokenizer
+
+        from research.clients import RetrieverClient
+        from research.config import Settings
+        from research.episode import SearchAgent
+        from research.prompts import load_prompt
+        from research.tokens import HuggingFaceTokenizer
+        from services.policy.answering import Answering
+        from services.policy.engine_policy import EnginePolicy
+        from services.policy.updates import WeightUpdates
+
+        settings = Settings.model_validate_json(os.environ[SETTINGS_VARIABLE])
+        policy, limits = settings.policy, settings.episode
+        updates = WeightUpdates(engine_client, Path(args.model), policy.weights_dir)
+        await updates.announce_initial_version()
+        state.research_updates = updates
+        agent = SearchAgent(
+            policy=EnginePolicy(engine_client, version=lambda: updates.version),
+            retriever=RetrieverClient(policy.retriever_url, timeout=limits.search_timeout, retries=limits.retries),
+            tokenizer=HuggingFaceTokenizer(AutoTokenizer.from_pretrained(args.model)),
+            prompt=load_prompt(limits.prompt),
+            limits=limits,
+            context_length=settings.model.max_length,
+        )
+        state.research_answering = Answering(
+            agent,
+            concurrency=policy.answer_concurrency,
+            timeout=policy.answer_timeout,
+            max_question_chars=policy.max_question_chars,
+        )

@@ -1,0 +1,64 @@
+"""Starts vLLM's own OpenAI server with our plugin; settings become its arguments and environment."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+
+from research.assets import local_checkpoint
+from research.config import Settings
+from services.policy.auth import API_KEY_VARIABLE, environment_secret
+from services.policy.plugin import PLUGIN_NAMES, SETTINGS_VARIABLE
+
+SERVED_NAME = "policy"
+
+
+def serve(settings: Settings) -> None:
+    """Replace this process by the policy server. Raises AssetError if the model is not there."""
+    model = str(local_checkpoint(settings.model.name, settings.paths.data))
+    os.environ.update(server_environment(settings))
+    command = [sys.executable, "-m", "vllm.entrypoints.launchers.api_server.entry", *server_arguments(settings, model)]
+    sys.stdout.flush()
+    os.execv(sys.executable, command)
+
+
+def server_arguments(settings: Settings, model: str) -> list[str]:
+    """Command-line arguments of vLLM's server."""
+    policy = settings.policy
+    arguments = [
+        *("--model", model),
+        *("--served-model-name", SERVED_NAME),
+        *("--host", policy.host),
+        *("--port", str(policy.port)),
+        *("--dtype", settings.model.dtype),
+        *("--max-model-len", str(settings.model.max_length)),
+        *("--max-num-seqs", str(policy.max_sequences)),
+        *("--tensor-parallel-size", str(policy.tensor_parallel)),
+        *("--gpu-memory-utilization", str(policy.gpu_memory)),
+        *("--seed", str(settings.seed)),
+        # Log-probabilities of the distribution that tokens are really drawn from.
+        *("--logprobs-mode", "processed_logprobs"),
+        *("--weight-transfer-config", json.dumps({"backend": "file"})),
+        *("--worker-extension-cls", "services.policy.worker.WeightDigests"),
+        # Opens the token-in/token-out route; it is guarded by the API key.
+        "--enable-scale-out",
+        "--disable-uvicorn-access-log",
+        *("--generation-config", "vllm"),
+    ]
+    return [*arguments, "--enforce-eager"] if policy.eager else arguments
+
+
+def server_environment(settings: Settings) -> dict[str, str]:
+    """Environment of vLLM's server; the development mode, which opens unguarded routes, is forced off."""
+    environment = {
+        SETTINGS_VARIABLE: settings.model_dump_json(),
+        "VLLM_PLUGINS": PLUGIN_NAMES,
+        "VLLM_SERVER_DEV_MODE": "0",
+        "VLLM_NO_USAGE_STATS": "1",
+        "VLLM_CPU_KVCACHE_SPACE": str(settings.policy.kv_cache_gib),
+        "OMP_NUM_THREADS": str(settings.policy.threads),
+    }
+    if key := environment_secret(API_KEY_VARIABLE):
+        environment["VLLM_API_KEY"] = key
+    return environment

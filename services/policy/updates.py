@@ -1,0 +1,100 @@
+"""One weight update as a transaction: the server either serves the new version or goes on with the old one."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from vllm.distributed.weight_transfer.base import WeightTransferInitRequest, WeightTransferUpdateRequest
+from vllm.logger import init_logger
+
+from research.clients import INITIAL_VERSION
+from research.errors import ResearchError
+from services.policy.checkpoint_files import confined, require_same_tensors, tensor_specs
+
+logger = init_logger("vllm.research.updates")
+
+
+class UpdateFailedError(ResearchError, RuntimeError):
+    """New weights could not be loaded; the message says what is served now."""
+
+
+class WeightUpdates:
+    """Owns which weights are served. `engine` is vLLM's engine client."""
+
+    def __init__(self, engine: Any, base: Path, weights_dir: Path) -> None:
+        self._engine = engine
+        self._weights_dir = weights_dir
+        self._expected = tensor_specs(base)
+        self._lock = asyncio.Lock()
+        self._connected = False
+        self.path = base
+        self.version = INITIAL_VERSION
+
+    async def announce_initial_version(self) -> None:
+        await self._engine.update_weight_version(self.version)
+
+    async def apply(self, path: str, version: str) -> dict[str, float]:
+        """Load a checkpoint while requests are frozen, then let them go on under the new weights.
+
+        The work is shielded: a caller that hangs up does not leave it half done.
+
+        Returns:
+            Seconds of each phase.
+
+        Raises:
+            ConfigurationError, AssetError: the checkpoint is refused before anything is touched.
+            UpdateFailedError: loading failed; the former weights have been loaded again.
+        """
+        checkpoint = confined(path, self._weights_dir)
+        require_same_tensors(await asyncio.to_thread(tensor_specs, checkpoint), self._expected)
+        return await asyncio.shield(asyncio.ensure_future(self._swap(checkpoint, version)))
+
+    async def _swap(self, checkpoint: Path, version: str) -> dict[str, float]:
+        seconds: dict[str, float] = {}
+        async with self._lock:
+            if not self._connected:
+                await self._engine.init_weight_transfer_engine(WeightTransferInitRequest(init_info={}))
+                self._connected = True
+            try:
+                with _timed(seconds, "pause"):
+                    await self._engine.pause_generation(mode="keep", clear_cache=False)
+                try:
+                    await self._load(checkpoint, version, seconds)
+                except Exception as error:
+                    logger.exception("Loading %s failed; going back to version %s", checkpoint, self.version)
+                    await self._load(self.path, self.version, {})
+                    raise UpdateFailedError(
+                        f"version {version} could not be loaded ({error}); version {self.version} is served on"
+                    ) from error
+                self.path, self.version = checkpoint, version
+            finally:
+                with _timed(seconds, "resume"):
+                    await self._engine.resume_generation()
+        logger.info("Serving weight version %s (%.2f s)", version, sum(seconds.values()))
+        return seconds
+
+    async def _load(self, checkpoint: Path, version: str, seconds: dict[str, float]) -> None:
+        with _timed(seconds, "start"):
+            await self._engine.start_weight_update()
+        with _timed(seconds, "update"):
+            await self._engine.update_weights(WeightTransferUpdateRequest(update_info={"path": str(checkpoint)}))
+        with _timed(seconds, "finish"):
+            await self._engine.finish_weight_update(version)
+        # Frozen requests hold keys and values of the old weights: they are computed anew, so that each token after
+        # the update is drawn from the new weights alone, and no later prompt meets a stale prefix.
+        with _timed(seconds, "reset_cache"):
+            await self._engine.reset_prefix_cache(reset_running_requests=True)
+
+
+@contextmanager
+def _timed(seconds: dict[str, float], phase: str) -> Iterator[None]:
+    started = time.perf_counter()
+    try:
+        yield
+    finally:
+        seconds[phase] = round(time.perf_counter() - started, 4)

@@ -1,0 +1,85 @@
+"""A vLLM weight-transfer engine that reads a checkpoint from disk; it works on any device.
+
+vLLM's built-in engines need CUDA. This one is handed a path (a file on a shared disk or in /dev/shm) and feeds its
+tensors through the model's own `load_weights`, within vLLM's layerwise reload.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import safe_open
+from vllm.distributed.weight_transfer.base import (
+    WeightTransferEngine,
+    WeightTransferInitInfo,
+    WeightTransferUpdateInfo,
+)
+from vllm.model_executor.layers.vocab_parallel_embedding import ParallelLMHead
+from vllm.model_executor.model_loader.reload import finalize_layerwise_reload, initialize_layerwise_reload
+
+from services.policy.checkpoint_files import safetensors_files
+
+ENGINE_NAME = "file"
+
+
+@dataclass
+class FileInitInfo(WeightTransferInitInfo):
+    """Nothing is to be agreed on beforehand."""
+
+
+@dataclass
+class FileUpdateInfo(WeightTransferUpdateInfo):
+    """Where the checkpoint lies."""
+
+    path: str
+
+
+class FileWeightTransferEngine(WeightTransferEngine[FileInitInfo, FileUpdateInfo]):  # type: ignore[misc]
+    """Loads a whole checkpoint in one update."""
+
+    init_info_cls = FileInitInfo
+    update_info_cls = FileUpdateInfo
+    supports_draft_weight_update = False
+
+    def init_transfer_engine(self, init_info: FileInitInfo) -> None:
+        """Nothing to connect."""
+
+    def start_weight_update(self) -> None:
+        initialize_layerwise_reload(self.model)
+
+    def receive_weights(self, update_info: FileUpdateInfo) -> None:
+        self.model.load_weights(_tensors(Path(update_info.path), self.device))
+
+    def finish_weight_update(self) -> None:
+        finalize_layerwise_reload(self.model, self.model_config)
+        _pack_tied_heads(self.model)
+
+    def update_weights(self, update_info: dict[str, Any]) -> None:
+        # The base class then synchronises an accelerator, which a CPU does not have.
+        self.receive_weights(self.parse_update_info(update_info))
+        if self.device.type != "cpu":
+            torch.accelerator.synchronize()
+
+    def shutdown(self) -> None:
+        """Nothing is held open."""
+
+
+def _pack_tied_heads(model: torch.nn.Module) -> None:
+    """Pack output heads anew that share the embedding's weight.
+
+    On a CPU such a head computes from a packed copy, which vLLM's reload leaves as it was.
+    """
+    for module in model.modules():
+        if isinstance(module, ParallelLMHead) and hasattr(module, "cpu_linear"):
+            module.quant_method.process_weights_after_loading(module)
+
+
+def _tensors(path: Path, device: torch.device) -> Iterator[tuple[str, torch.Tensor]]:
+    for file in safetensors_files(path):
+        with safe_open(file, framework="pt", device=str(device)) as tensors:
+            for name in tensors.keys():  # noqa: SIM118 (not a dict)
+                yield name, tensors.get_tensor(name)
