@@ -47,11 +47,7 @@ def local_checkpoint(name: str, data: Path) -> Path:
 
     try:
         return Path(
-            snapshot_download(
-                resolved, allow_patterns=["*.safetensors", "*.json", "*.jinja", "*.txt", "*.model"]
-            )
+            snapshot_download(resolved, allow_patterns=["*.safetensors", "*.json", "*.jinja", "*.txt", "*.model"])
         )
     except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
-        raise AssetError(
-            f"model {name!r} is neither a directory nor to be had from the hub: {error}"
-        ) from error
+        raise AssetError(f"model {name!r} is neither a directory nor to be had from the hub: {error}") from error

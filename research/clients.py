@@ -21,6 +21,7 @@ INITIAL_VERSION = "0"
 
 _RETRIED_STATUSES = frozenset({429, 500, 502, 503, 504})
 _MAX_BACKOFF_SECONDS = 10.0
+_READY_TIMEOUT_SECONDS = 5.0
 
 
 class HttpService:
@@ -49,14 +50,22 @@ class HttpService:
     async def close(self) -> None:
         await self._client.aclose()
 
-    async def request(self, method: str, path: str, *, json: Any = None, timeout: float | None = None) -> Any:
+    async def check_ready(self) -> None:
+        """Raise ServiceError, at once, if the service does not say that it is ready."""
+        try:
+            answer = await self._client.get("/readyz", timeout=_READY_TIMEOUT_SECONDS)
+        except httpx.HTTPError as error:
+            raise ServiceError(f"{self._name} at {self.url} does not answer ({type(error).__name__})") from error
+        if answer.status_code != 200:
+            raise ServiceError(f"{self._name} at {self.url} is not ready: {answer.text[:200]}")
+
+    async def request(self, method: str, path: str, *, json: Any = None) -> Any:
         """Send one request and return the decoded answer.
 
         Raises:
             ServiceBusyError: it still answered 429 after the last retry.
             ServiceError: it could not be reached or answered with any other error.
         """
-        extra = {} if timeout is None else {"timeout": timeout}
         try:
             async for attempt in AsyncRetrying(
                 retry=retry_if_exception(_is_transient),
@@ -65,7 +74,7 @@ class HttpService:
                 reraise=True,
             ):
                 with attempt:
-                    answer = await self._client.request(method, path, json=json, **extra)
+                    answer = await self._client.request(method, path, json=json)
                     answer.raise_for_status()
             return answer.json()
         except httpx.HTTPStatusError as error:
@@ -103,9 +112,7 @@ class PolicyClient(HttpService):
 
     weight_version = INITIAL_VERSION
 
-    def __init__(
-        self, url: str, *, timeout: float = 120.0, retries: int = 4, api_key: str | None = None
-    ) -> None:
+    def __init__(self, url: str, *, timeout: float = 120.0, retries: int = 4, api_key: str | None = None) -> None:
         super().__init__(url, name="the policy", timeout=timeout, retries=retries, token=api_key)
 
     async def generate(self, prompt_ids: Sequence[int], max_tokens: int, sampling: Sampling) -> Generation:
@@ -135,9 +142,7 @@ class PolicyAdmin(HttpService):
         super().__init__(url, name="the policy's weight route", timeout=timeout, retries=retries, token=token)
 
     async def update_weights(self, request: WeightsRequest) -> WeightsResponse:
-        return WeightsResponse.model_validate(
-            await self.request("POST", "/admin/weights", json=request.model_dump())
-        )
+        return WeightsResponse.model_validate(await self.request("POST", "/admin/weights", json=request.model_dump()))
 
     async def weights(self) -> WeightsStatus:
         return WeightsStatus.model_validate(await self.request("GET", "/admin/weights"))

@@ -72,7 +72,8 @@ class Questions(Section):
     train: str = Field("builtin", description="`builtin`, a JSONL file, or `hub:<dataset>:<config>:<split>`")
     held_out: str = Field("builtin", description="as `train`; used greedily for evaluation only")
     mix: dict[str, float] = Field(
-        default_factory=dict, description="share of each kind of question in a training batch; empty: as they come"
+        default_factory=dict,
+        description="share of each kind of question in a training batch; empty: as they come",
     )
 
 
@@ -115,6 +116,7 @@ class TrainerService(Section):
     policy_urls: list[str] = Field(["http://127.0.0.1:8001"], description="every replica gets each new version")
     threads: PositiveInt = Field(2, description="torch threads of the learner on a CPU")
     device: Literal["auto", "cpu", "cuda"] = "auto"
+    outage_patience: float = Field(900.0, gt=0, description="seconds that training waits for a service to come back")
 
 
 class EpisodeLimits(Section):
@@ -144,7 +146,9 @@ class Grpo(Section):
     kl_coefficient: float = Field(0.001, ge=0, description="0: no reference model is held")
     entropy_coefficient: float = Field(0.0, ge=0)
     tis_cap: float | None = Field(2.0, gt=0, description="cap of truncated importance sampling; None: off")
-    normalization: Literal["token", "constant", "sequence"] = Field("token", description="DAPO, Dr. GRPO, or a sequence")
+    normalization: Literal["token", "constant", "sequence"] = Field(
+        "token", description="DAPO, Dr. GRPO, or a sequence"
+    )
     constant_length: PositiveInt = Field(8192, description="the constant of normalization = 'constant', tokens")
     optimizer_steps: PositiveInt = Field(1, description="optimizer steps a batch")
     mask_truncated: bool = Field(False, description="leave episodes that were cut out of the loss")

@@ -160,8 +160,8 @@ class SearchAgent:
             ProtocolError: the prompt leaves no room, or a promise of the protocol was broken.
         """
         async with aclosing(self.steps(question, sampling)) as steps:
-            async for episode in steps:
-                pass
+            async for step in steps:
+                episode = step
         return episode
 
     async def steps(self, question: str, sampling: Sampling) -> AsyncGenerator[Episode]:
@@ -198,7 +198,7 @@ class SearchAgent:
         return generation
 
     async def _search(self, episode: Episode, turn: Turn, room: int) -> StopReason | None:
-        """Answer the search of a turn; TOKEN_LIMIT if its result does not fit, since half a result is worse than none."""
+        """Answer the search of a turn; TOKEN_LIMIT if its result does not fit (half of one would mislead)."""
         query = search_query(turn.text)
         assert query is not None
         started = time.perf_counter()

@@ -1,4 +1,4 @@
-r"""The grammar of an episode: tags, what a turn asks for, how results are written, and whether the whole is well formed.
+r"""The grammar of an episode: tags, what a turn asks for, how results are written, what is well formed.
 
 One assistant turn reads `<think>…</think><search>query</search><result>…</result>…<answer>…\boxed{final}…</answer>`
 (ReSearch, section 2.2). Everything here works on what the *model* wrote, turn by turn; retrieved text is kept apart,
@@ -25,7 +25,7 @@ _LATEX_ESCAPE = re.compile(r"\\([%$#&_{} ,;!])")
 
 
 def search_query(turn: str) -> str | None:
-    """The query of a turn that ended at `</search>`: the last closed search, stripped; None if there is none or it is blank."""
+    """The query of the last closed search of a turn, stripped; None if there is none or it is blank."""
     queries = _QUERY.findall(turn)
     query = " ".join(queries[-1].split()) if queries else ""
     return query or None

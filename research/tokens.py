@@ -43,7 +43,9 @@ class HuggingFaceTokenizer:
 
     def decode(self, ids: Sequence[int]) -> str:
         text: str = self._tokenizer.decode(
-            [i for i in ids if i != self.eos_id], skip_special_tokens=False, clean_up_tokenization_spaces=False
+            [i for i in ids if i != self.eos_id],
+            skip_special_tokens=False,
+            clean_up_tokenization_spaces=False,
         )
         return text
 
@@ -67,4 +69,3 @@ class HuggingFaceTokenizer:
         text: str = self._tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
         ids: list[int] = self._tokenizer.encode(text, add_special_tokens=False)
         return ids
-

@@ -21,7 +21,7 @@ def _steps_of_turn(turn: Turn) -> list[Step]:
     position = 0
     for piece in _PIECE.finditer(turn.text):
         _add_loose_text(steps, turn.text[position : piece.start()])
-        steps.append(Step(kind=piece["kind"], text=piece["text"].strip()))  # type: ignore[arg-type]
+        steps.append(Step(kind=piece["kind"], text=piece["text"].strip()))
         position = piece.end()
     _add_loose_text(steps, turn.text[position:])
     if turn.result:

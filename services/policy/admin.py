@@ -8,9 +8,9 @@ from fastapi import APIRouter, Depends, FastAPI, Request
 from vllm.entrypoints.rl.online.api_router import router as vllm_rl_router
 
 from research.schemas import ErrorBody, WeightsRequest, WeightsResponse, WeightsStatus
-from services.policy.auth import ADMIN_TOKEN_VARIABLE, environment_secret, require_bearer
-from services.policy.problems import Problem
 from services.policy.updates import UpdateFailedError, WeightUpdates
+from services.web.auth import ADMIN_TOKEN_VARIABLE, environment_secret, require_bearer
+from services.web.problems import ProblemError
 
 _VLLM_PATHS = frozenset({"/pause", "/resume", "/is_paused", "/abort_requests", "/weight_info"})
 
@@ -47,7 +47,7 @@ async def update_weights(body: WeightsRequest, updates: Updates) -> WeightsRespo
     try:
         seconds = await updates.apply(body.path, body.version)
     except UpdateFailedError as error:
-        raise Problem(500, "update_failed", str(error)) from error
+        raise ProblemError(500, "update_failed", str(error)) from error
     return WeightsResponse(version=updates.version, seconds=seconds)
 
 

@@ -14,8 +14,8 @@ from research.episode import Sampling, SearchAgent
 from research.errors import ServiceError
 from research.schemas import AnswerRequest, AnswerResponse, ErrorBody
 from research.trace import answer_response
-from services.policy.auth import API_KEY_VARIABLE, environment_secret, require_bearer
-from services.policy.problems import Problem
+from services.web.auth import API_KEY_VARIABLE, environment_secret, require_bearer
+from services.web.problems import ProblemError
 
 ANSWERS = Counter("research_answers_total", "Answered questions by stop reason.", ["stop_reason"])
 ANSWER_SECONDS = Histogram("research_answer_seconds", "Seconds of one answer.", buckets=(0.5, 1, 2, 5, 10, 30, 60, 120))
@@ -32,14 +32,14 @@ class Answering:
 
     async def answer(self, request: AnswerRequest) -> AnswerResponse:
         if len(request.question) > self._max_question_chars:
-            raise Problem(
+            raise ProblemError(
                 422,
                 "invalid_request",
                 f"question: {len(request.question)} characters are more than policy.max_question_chars "
                 f"({self._max_question_chars})",
             )
         if self._free <= 0:
-            raise Problem(429, "busy", "too many questions at once; try again soon", {"Retry-After": "2"})
+            raise ProblemError(429, "busy", "too many questions at once; try again soon", {"Retry-After": "2"})
         self._free -= 1
         started = time.perf_counter()
         try:

@@ -23,19 +23,17 @@ class EnginePolicy:
         self._version = version
 
     async def generate(self, prompt_ids: Sequence[int], max_tokens: int, sampling: Sampling) -> Generation:
-        params = SamplingParams(
-            **sampling_params(max_tokens, sampling), output_kind=RequestOutputKind.FINAL_ONLY
-        )
+        params = SamplingParams(**sampling_params(max_tokens, sampling), output_kind=RequestOutputKind.FINAL_ONLY)
         prompt = TokensPrompt(prompt_token_ids=list(prompt_ids), cache_salt=self._version())
         final = None
-        async for final in self._engine.generate(prompt, params, f"research-{uuid.uuid4().hex}"):
-            pass
+        async for output in self._engine.generate(prompt, params, f"research-{uuid.uuid4().hex}"):
+            final = output
         if final is None:
             raise ServiceError("the engine ended a generation without any output")
-        output = final.outputs[0]
+        turn = final.outputs[0]
         return Generation(
-            token_ids=list(output.token_ids),
-            logprobs=[at[token].logprob for at, token in zip(output.logprobs, output.token_ids, strict=True)],
-            versions=[span.version for span in output.weight_versions for _ in range(span.start, span.end)],
-            finish=finish_of(output.finish_reason, output.stop_reason),
+            token_ids=list(turn.token_ids),
+            logprobs=[at[token].logprob for at, token in zip(turn.logprobs, turn.token_ids, strict=True)],
+            versions=[span.version for span in turn.weight_versions for _ in range(span.start, span.end)],
+            finish=finish_of(turn.finish_reason, turn.stop_reason),
         )

@@ -19,9 +19,7 @@ def register_weight_engine() -> None:
     from vllm.distributed.weight_transfer.factory import WeightTransferEngineFactory
 
     if "file" not in WeightTransferEngineFactory._registry:
-        WeightTransferEngineFactory.register_engine(
-            "file", "services.policy.weight_engine", "FileWeightTransferEngine"
-        )
+        WeightTransferEngineFactory.register_engine("file", "services.policy.weight_engine", "FileWeightTransferEngine")
 
 
 class ResearchPlugin:
@@ -33,8 +31,8 @@ class ResearchPlugin:
     def attach_router(self, app: FastAPI) -> None:
         from services.policy import answering, health
         from services.policy.admin import attach_admin_routes
-        from services.policy.limits import BodyLimit
-        from services.policy.problems import install_problem_handler
+        from services.web.body_limit import BodyLimit
+        from services.web.problems import install_problem_handler
 
         install_problem_handler(app)
         app.include_router(health.router)

@@ -8,8 +8,8 @@ import sys
 
 from research.assets import local_checkpoint
 from research.config import Settings
-from services.policy.auth import API_KEY_VARIABLE, environment_secret
 from services.policy.plugin import PLUGIN_NAMES, SETTINGS_VARIABLE
+from services.web.auth import API_KEY_VARIABLE, environment_secret
 
 SERVED_NAME = "policy"
 
@@ -18,7 +18,12 @@ def serve(settings: Settings) -> None:
     """Replace this process by the policy server. Raises AssetError if the model is not there."""
     model = str(local_checkpoint(settings.model.name, settings.paths.data))
     os.environ.update(server_environment(settings))
-    command = [sys.executable, "-m", "vllm.entrypoints.launchers.api_server.entry", *server_arguments(settings, model)]
+    command = [
+        sys.executable,
+        "-m",
+        "vllm.entrypoints.launchers.api_server.entry",
+        *server_arguments(settings, model),
+    ]
     sys.stdout.flush()
     os.execv(sys.executable, command)
 

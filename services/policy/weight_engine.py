@@ -27,12 +27,12 @@ ENGINE_NAME = "file"
 
 
 @dataclass
-class FileInitInfo(WeightTransferInitInfo):
+class FileInitInfo(WeightTransferInitInfo):  # type: ignore[misc]
     """Nothing is to be agreed on beforehand."""
 
 
 @dataclass
-class FileUpdateInfo(WeightTransferUpdateInfo):
+class FileUpdateInfo(WeightTransferUpdateInfo):  # type: ignore[misc]
     """Where the checkpoint lies."""
 
     path: str

@@ -5,11 +5,18 @@ from __future__ import annotations
 from fastapi import FastAPI, Request
 from fastapi.responses import JSONResponse
 
-from research.errors import AssetError, ConfigurationError, ProtocolError, ResearchError, ServiceBusyError, ServiceError
+from research.errors import (
+    AssetError,
+    ConfigurationError,
+    ProtocolError,
+    ResearchError,
+    ServiceBusyError,
+    ServiceError,
+)
 from research.schemas import ErrorBody
 
 
-class Problem(ResearchError):
+class ProblemError(ResearchError):
     """An error with the HTTP status that it shall have."""
 
     def __init__(self, status: int, error: str, message: str, headers: dict[str, str] | None = None) -> None:
@@ -30,7 +37,7 @@ def install_problem_handler(app: FastAPI) -> None:
     """Answer every ResearchError with `ErrorBody`; what is not in the table is a 500."""
 
     async def handle(_: Request, error: Exception) -> JSONResponse:
-        if isinstance(error, Problem):
+        if isinstance(error, ProblemError):
             return _response(error.status, error.error, str(error), error.headers)
         for kind, status, name in _STATUSES:
             if isinstance(error, kind):

@@ -1,0 +1,53 @@
+# Everything starts here; `make help` lists it. Each target is alone enough on a fresh clone.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+# Arguments for the program, such as: make demo ARGS="grpo.steps=3"
+ARGS ?=
+
+.DEFAULT_GOAL := help
+.PHONY: help setup prepare demo up test test-unit lint format clean
+
+help: ## list what can be made
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
+
+setup: $(VENV)/.ready ## create the environment in .venv (2.5 GB, CPU)
+
+$(VENV)/.ready: requirements/torch-cpu.txt requirements/cpu.txt requirements/dev.txt pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 11) else "Python 3.11 or newer is needed; set PYTHON=…")'
+	@echo "[setup 1/4] environment in $(VENV)"
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@echo "[setup 2/4] torch"
+	@$(BIN)/python -m pip install --quiet -r requirements/torch-cpu.txt
+	@echo "[setup 3/4] pinned packages, vLLM among them (about 800 MB to download)"
+	@$(BIN)/python -m pip install --quiet --no-deps -r requirements/cpu.txt -r requirements/dev.txt
+	@echo "[setup 4/4] this project"
+	@$(BIN)/python -m pip install --quiet --no-deps --editable .
+	@touch $@
+
+prepare: setup ## make model, encoder, corpus, questions and index (cached in data/)
+	@$(BIN)/research prepare $(ARGS)
+
+demo: setup ## the whole line on the CPU: prepare, serve, train, reload, evaluate, answer
+	@$(BIN)/research demo $(ARGS)
+
+up: setup ## run retriever, policy and trainer side by side; Ctrl-C ends all
+	@$(BIN)/research up $(ARGS)
+
+test: setup prepare ## all tests, with real services and real vLLM
+	@$(BIN)/python -m pytest $(ARGS)
+
+test-unit: setup ## the fast tests, no server
+	@$(BIN)/python -m pytest tests/unit $(ARGS)
+
+lint: setup ## format check, lint and type check
+	@$(BIN)/ruff format --check .
+	@$(BIN)/ruff check .
+	@$(BIN)/mypy
+
+format: setup ## format the code
+	@$(BIN)/ruff format .
+	@$(BIN)/ruff check --fix .
+
+clean: ## remove the environment, prepared data and runs
+	rm -rf $(VENV) data runs

@@ -1,0 +1,41 @@
+"""Facts: what the extractors read out of single articles, before any question is asked."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+# A country has one neighbour in each direction; the roles of other relations only choose words.
+DIRECTED = frozenset({"neighbour", "sea"})
+
+
+@dataclass(frozen=True, slots=True)
+class Fact:
+    """One relation of one article.
+
+    `kind` and `relation` name the template ("work", "creator"); `role` picks or fills its wording ("author", "north").
+    `subject` is the title of the article, `phrase` how a question speaks of it ("the novel Dune") and `search` how a
+    query does ("Dune novel"). `answer` stands in the served text; `aliases` are as good.
+    """
+
+    kind: str
+    relation: str
+    subject: str
+    phrase: str
+    search: str
+    answer: str
+    role: str = ""
+    aliases: tuple[str, ...] = ()
+
+
+def unambiguous(facts: Iterable[Fact]) -> list[Fact]:
+    """Drop repeats, and every fact whose subject and relation have several answers."""
+    answers: dict[tuple[str, str, str], set[str]] = defaultdict(set)
+    first: dict[tuple[str, str, str], Fact] = {}
+    for fact in facts:
+        direction = fact.role if fact.relation in DIRECTED else ""
+        key = (fact.subject, fact.relation, direction)
+        answers[key].add(fact.answer)
+        first.setdefault(key, fact)
+    return [fact for key, fact in first.items() if len(answers[key]) == 1]

@@ -1,0 +1,1 @@
+"""The command line: it alone knows all services."""

@@ -1,0 +1,41 @@
+"""`research demo`: the whole line in one go."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+
+from rich.console import Console
+
+from research.config import Settings
+from research.questions.sources import load_questions
+from services.cli.ask import ask_policy
+from services.cli.launcher import running
+from services.cli.prepare import prepare
+from services.cli.show import show_answer, show_evaluations
+from services.trainer.main import train
+from services.trainer.record import RunRecord
+
+
+def run_demo(settings: Settings, arguments: Sequence[str], console: Console) -> None:
+    """Prepare, serve, train, evaluate and answer; raises ResearchError where a part fails."""
+    started = time.monotonic()
+    prepare(settings, console)
+    record = RunRecord(settings.run_dir)
+    with running(("retriever", "policy"), arguments, settings, console):
+        console.print(f"status page: http://{settings.trainer.host}:{settings.trainer.port}/", highlight=False)
+        if not train(settings, fresh=record.is_finished, console=console):
+            return
+        show_evaluations(record.evaluations(), console)
+        question = _one_to_show(settings)
+        console.print("\nOne answer of the trained model, through POST /answer:", highlight=False)
+        show_answer(ask_policy(settings, question), console)
+    minutes = (time.monotonic() - started) / 60
+    console.print(f"\n{minutes:.1f} minutes; see {record.directory}/report.md and {record.directory}/training.png")
+
+
+def _one_to_show(settings: Settings) -> str:
+    """A held-out question, the one after those of the evaluation, whatever the model makes of it."""
+    questions = load_questions(settings.questions.held_out, "held_out", settings.paths.data)
+    hard = [q for q in questions if q.kind == "two_hop"] or questions
+    return hard[min(settings.evaluation.per_kind, len(hard) - 1)].text

@@ -1,0 +1,27 @@
+"""The built-in language model: a GGUF file turned, once, into an ordinary checkpoint."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+
+def convert_gguf(source: Path, target: Path) -> None:
+    """Dequantise a GGUF file to a bfloat16 checkpoint with its tokenizer; written beside, then renamed."""
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
+    from transformers.utils import logging
+
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    partial = target.with_name(target.name + ".partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    model = AutoModelForCausalLM.from_pretrained(
+        source.parent,
+        gguf_file=source.name,
+        quantization_config=GgufConfig(dequantize=True),
+        dtype=torch.bfloat16,
+    )
+    model.save_pretrained(partial)
+    AutoTokenizer.from_pretrained(source.parent, gguf_file=source.name).save_pretrained(partial)
+    partial.rename(target)

@@ -1,0 +1,189 @@
+"""The program `research`: one command for each thing that people do with this project."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import sys
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+from rich.console import Console
+
+from research.config import DEFAULT_PRESET, load_settings
+from research.errors import ResearchError, ServiceError
+
+app = typer.Typer(
+    help="Teach a language model to reason with search, by reinforcement learning.\n\n"
+    "Every command takes a preset (a file in configs/, or a path) and settings such as grpo.steps=5 that override it. "
+    "Start with: research demo",
+    no_args_is_help=True,
+    rich_markup_mode="markdown",
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+console = Console()
+errors = Console(stderr=True)
+
+Preset = Annotated[
+    str, typer.Option("--preset", "-p", envvar="RESEARCH_PRESET", help="a name in configs/, or the path of a TOML file")
+]
+Overrides = Annotated[
+    list[str] | None, typer.Argument(metavar="[SECTION.KEY=VALUE]...", help="settings that override the preset")
+]
+
+
+@app.command()
+def prepare(overrides: Overrides = None, preset: Preset = DEFAULT_PRESET) -> None:
+    """Make model, encoder, corpus, questions and index on disk (once; later calls find them).
+
+    Example: research prepare
+    """
+    from services.cli.prepare import prepare as run
+
+    run(load_settings(preset, overrides), console)
+
+
+@app.command()
+def index(
+    passages: Annotated[Path | None, typer.Option(help="JSONL of {id, title, text}; default: corpus.name")] = None,
+    overrides: Overrides = None,
+    preset: Preset = DEFAULT_PRESET,
+) -> None:
+    """Embed passages and build the index that the retriever serves; can be interrupted and goes on later.
+
+    Example: research index --passages my.jsonl corpus.index=mine
+    """
+    from services.cli.prepare import passages_path
+    from services.retriever.build import build_index
+
+    settings = load_settings(preset, overrides)
+    console.print(f"index: {build_index(settings, passages or passages_path(settings))}", highlight=False)
+
+
+@app.command()
+def serve(
+    service: Annotated[Literal["retriever", "policy", "trainer"], typer.Argument(help="which service")],
+    overrides: Overrides = None,
+    preset: Preset = DEFAULT_PRESET,
+) -> None:
+    """Run one service in the foreground.
+
+    Example: research serve retriever retriever.port=9000
+    """
+    settings = load_settings(preset, overrides)
+    if service == "retriever":
+        from services.retriever.main import serve as run
+    elif service == "policy":
+        from services.policy.serve import serve as run
+    else:
+        from services.trainer.main import serve as run
+    run(settings)
+
+
+@app.command()
+def up(overrides: Overrides = None, preset: Preset = DEFAULT_PRESET) -> None:
+    """Run retriever, policy and trainer side by side; Ctrl-C ends all three.
+
+    Then ask with: research ask "Who painted The Starry Night?"
+    """
+    from services.cli.launcher import running, tail, wait_for_end
+    from services.cli.prepare import prepare as prepare_all
+
+    settings = load_settings(preset, overrides)
+    prepare_all(settings, console)
+    with running(("retriever", "policy", "trainer"), _passed_on(preset, overrides), settings, console) as services:
+        console.print("all three are up; Ctrl-C ends them")
+        ended = wait_for_end(services)
+        raise ServiceError(f"the {ended.name} ended by itself; the end of {ended.log}:\n{tail(ended.log)}")
+
+
+@app.command()
+def train(
+    overrides: Overrides = None,
+    preset: Preset = DEFAULT_PRESET,
+    fresh: Annotated[bool, typer.Option("--fresh", help="throw away what the run directory holds")] = False,
+) -> None:
+    """Train against running services; goes on from the last checkpoint if the run was begun before.
+
+    The policy server must have been started with the same RESEARCH_ADMIN_TOKEN.
+    Example: research train run=first grpo.steps=20
+    """
+    from services.trainer.main import train as run
+
+    if not run(load_settings(preset, overrides), fresh=fresh, console=console):
+        raise typer.Exit(130)
+
+
+@app.command()
+def demo(overrides: Overrides = None, preset: Preset = DEFAULT_PRESET) -> None:
+    """The whole line, once: prepare, serve, train with GRPO, reload weights, evaluate, answer a question.
+
+    About ten minutes on two CPU cores. An interrupted demo goes on where it was; a finished one starts anew.
+    """
+    from services.cli.demo import run_demo
+
+    run_demo(load_settings(preset, overrides), _passed_on(preset, overrides), console)
+
+
+@app.command()
+def ask(
+    question: Annotated[str, typer.Argument(help="the question, in quotes")],
+    overrides: Overrides = None,
+    preset: Preset = DEFAULT_PRESET,
+    as_json: Annotated[bool, typer.Option("--json", help="print the whole answer as JSON")] = False,
+) -> None:
+    """Ask the running policy one question and show how it found the answer.
+
+    Example: research ask "When was the painter of The Starry Night born?"
+    """
+    from services.cli.ask import ask_policy
+    from services.cli.show import show_answer
+
+    answer = ask_policy(load_settings(preset, overrides), question)
+    if as_json:
+        print(answer.model_dump_json(indent=2))
+    else:
+        show_answer(answer, console)
+
+
+@app.command("eval")
+def evaluate(
+    overrides: Overrides = None,
+    preset: Preset = DEFAULT_PRESET,
+    output: Annotated[Path | None, typer.Option(help="also write every episode to this JSONL file")] = None,
+) -> None:
+    """Ask the running policy the held-out questions, greedily, and print EM and F1.
+
+    Example: research eval evaluation.per_kind=100
+    """
+    from services.cli.evaluate import evaluate_policy
+
+    asyncio.run(evaluate_policy(load_settings(preset, overrides), output, console))
+
+
+@app.command()
+def config(overrides: Overrides = None, preset: Preset = DEFAULT_PRESET) -> None:
+    """Print the resolved settings, from preset, environment and command line together."""
+    print(json.dumps(load_settings(preset, overrides).model_dump(mode="json"), indent=2))
+
+
+def _passed_on(preset: str, overrides: list[str] | None) -> list[str]:
+    return ["--preset", preset, *(overrides or [])]
+
+
+def main() -> None:
+    """Entry point: our own errors are one clear message and exit code 2, Ctrl-C is 130."""
+    try:
+        app()
+    except ResearchError as error:
+        errors.print(f"[bold red]error:[/] {error}", highlight=False)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        errors.print("interrupted")
+        sys.exit(130)
+
+
+if __name__ == "__main__":
+    main()

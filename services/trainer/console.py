@@ -1,0 +1,35 @@
+"""The terminal's view of a run: a line for each event, and a bar for what is going on."""
+
+from __future__ import annotations
+
+import asyncio
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+
+from services.trainer.status import RunStatus
+
+_REFRESH_SECONDS = 0.25
+
+
+async def show(status: RunStatus, console: Console) -> None:
+    """Follow a run until cancelled. Without a terminal only the lines are printed."""
+    status.listeners.append(lambda line: console.print(line, highlight=False, markup=False, soft_wrap=True))
+    if not console.is_terminal:
+        await asyncio.Event().wait()
+    columns = (
+        SpinnerColumn(),
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+    )
+    with Progress(*columns, console=console, transient=True) as progress:
+        task = progress.add_task("", total=None)
+        phase = None
+        while True:
+            if (status.phase, status.step) != phase:
+                phase = (status.phase, status.step)
+                progress.reset(task, description=f"step {status.step} {status.phase}", total=status.total or None)
+            progress.update(task, completed=status.done, total=status.total or None)
+            await asyncio.sleep(_REFRESH_SECONDS)

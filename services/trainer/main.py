@@ -1,0 +1,78 @@
+"""Run the trainer: as a server that waits for orders, or as a command that trains and ends."""
+
+from __future__ import annotations
+
+import asyncio
+import shutil
+from contextlib import suppress
+
+import uvicorn
+from rich.console import Console
+
+from research.config import Settings
+from services.trainer.app import create_app
+from services.trainer.console import show
+from services.trainer.controller import RunController
+from services.trainer.record import RunRecord
+from services.trainer.status import RunPhase
+from services.web.logs import LOGGING
+from services.web.ports import require_free_port
+
+
+def serve(settings: Settings) -> None:
+    """Serve status and control until SIGINT or SIGTERM; a run starts on `POST /run/start`."""
+    uvicorn.run(
+        create_app(settings),
+        host=settings.trainer.host,
+        port=settings.trainer.port,
+        log_config=LOGGING,
+        access_log=False,
+    )
+
+
+def train(settings: Settings, *, fresh: bool, console: Console) -> bool:
+    """Start or resume the run and follow it to its end; the status page is served meanwhile.
+
+    Args:
+        fresh: throw away what the run directory holds.
+
+    Returns:
+        True if the run is finished, False if it was stopped before.
+
+    Raises:
+        ResearchError: the run cannot start or cannot go on.
+    """
+    record = RunRecord(settings.run_dir)
+    if fresh:
+        shutil.rmtree(record.directory, ignore_errors=True)
+    if record.is_finished:
+        console.print(f"{record.directory} is finished; use --fresh to start over, or another name with run=…")
+        return True
+    require_free_port(settings.trainer.host, settings.trainer.port, "trainer.port")
+    return asyncio.run(_train(settings, console))
+
+
+async def _train(settings: Settings, console: Console) -> bool:
+    app = create_app(settings)
+    controller: RunController = app.state.controller
+    server = uvicorn.Server(
+        uvicorn.Config(
+            app, host=settings.trainer.host, port=settings.trainer.port, log_level="warning", access_log=False
+        )
+    )
+    view = asyncio.create_task(show(controller.status, console))
+    await asyncio.sleep(0)
+    controller.start()
+    run, serving = asyncio.create_task(controller.wait()), asyncio.create_task(server.serve())
+    try:
+        await asyncio.wait({run, serving}, return_when=asyncio.FIRST_COMPLETED)
+        if not run.done():
+            console.print("stopping; start again to go on from the last checkpoint")
+            await controller.cancel()
+        with suppress(asyncio.CancelledError):
+            await run
+        return controller.status.phase is RunPhase.FINISHED
+    finally:
+        view.cancel()
+        server.should_exit = True
+        await serving

@@ -1,0 +1,32 @@
+"""The state of a run as Prometheus metrics."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from prometheus_client import CollectorRegistry, Gauge, generate_latest
+
+from services.trainer.status import RunPhase, RunStatus
+
+_OF_LAST_STEP = ("reward", "em", "f1", "well_formed", "truncated", "searches", "sampled_tokens", "silent_groups")
+
+
+def render_metrics(status: RunStatus, steps: Sequence[dict[str, Any]]) -> bytes:
+    """All gauges in the text format; the last finished step gives the values."""
+    registry = CollectorRegistry()
+    Gauge("research_run_step", "Finished or current step.", registry=registry).set(status.step)
+    Gauge("research_run_version", "Weight version that is served.", registry=registry).set(status.version)
+    phase = Gauge("research_run_phase", "1 for the phase that the run is in.", ["phase"], registry=registry)
+    for each in RunPhase:
+        phase.labels(each).set(each is status.phase)
+    if steps:
+        last = steps[-1]
+        for name in _OF_LAST_STEP:
+            Gauge(f"research_step_{name}", f"Mean {name} of the last step.", registry=registry).set(last[name])
+        seconds = Gauge("research_step_seconds", "Seconds of the last step by phase.", ["phase"], registry=registry)
+        for name, value in last["seconds"].items():
+            seconds.labels(name).set(value)
+        for name, value in (last["update"] or {}).items():
+            Gauge(f"research_update_{name}", f"{name} of the last update.", registry=registry).set(value)
+    return generate_latest(registry)

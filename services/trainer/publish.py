@@ -1,0 +1,87 @@
+"""Hands new weights to every policy server: write a checkpoint, then let each server load it."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
+
+from research.clients import INITIAL_VERSION, PolicyAdmin, PolicyClient
+from research.schemas import WeightsRequest
+
+KEPT_VERSIONS = 2  # the one served and the one before, to which a server goes back if loading fails
+
+
+class Publisher:
+    """Writes ordinary checkpoints named by version below `directory` and makes the policy servers load them."""
+
+    def __init__(
+        self, base: Path, directory: Path, admins: Sequence[PolicyAdmin], clients: Sequence[PolicyClient]
+    ) -> None:
+        self._base = base
+        self._directory = directory
+        self._admins, self._clients = admins, clients
+        self.version = int(INITIAL_VERSION)
+
+    def path_of(self, version: int) -> Path:
+        return self._directory / f"version-{version:06d}"
+
+    async def publish(self, state: dict[str, torch.Tensor], version: int) -> float:
+        """Write and serve a version.
+
+        Returns:
+            Seconds that the slowest server was paused.
+
+        Raises:
+            ServiceError: a server did not take it; it goes on serving its former version.
+        """
+        path = self.path_of(version)
+        await asyncio.to_thread(write_checkpoint, state, self._base, path)
+        request = WeightsRequest(path=str(path.resolve()), version=str(version))
+        answers = await asyncio.gather(*(admin.update_weights(request) for admin in self._admins))
+        for client in self._clients:
+            client.weight_version = str(version)
+        self.version = version
+        await asyncio.to_thread(self._forget_older_than, version - KEPT_VERSIONS + 1)
+        return max(sum(answer.seconds.values()) for answer in answers)
+
+    def _forget_older_than(self, version: int) -> None:
+        for path in self._directory.glob("version-*"):
+            if int(path.name.removeprefix("version-")) < version:
+                shutil.rmtree(path)
+
+    async def close(self) -> None:
+        await asyncio.gather(*(admin.close() for admin in self._admins))
+
+
+def write_checkpoint(state: dict[str, torch.Tensor], base: Path, target: Path) -> None:
+    """Write an ordinary Hugging Face checkpoint: the tensors of `base` by name and dtype, with values from `state`.
+
+    Everything else (configuration, tokenizer, chat template) is copied from `base`. Written beside, then renamed.
+    """
+    partial = target.with_name(target.name + ".partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir(parents=True)
+    for file in base.iterdir():
+        if file.is_file() and file.suffix in (".json", ".jinja", ".txt", ".model"):
+            shutil.copyfile(file, partial / file.name)
+    for file in sorted(base.glob("*.safetensors")):
+        with safe_open(file, framework="pt") as tensors:
+            shard = {name: state[name].to(tensors.get_tensor(name).dtype).contiguous() for name in tensors.keys()}  # noqa: SIM118
+        save_file(shard, partial / file.name, metadata={"format": "pt"})
+    shutil.rmtree(target, ignore_errors=True)
+    partial.rename(target)
+
+
+def write_json(path: Path, content: object) -> None:
+    """Write JSON beside the target, then rename."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(path.name + ".partial")
+    partial.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    partial.replace(path)

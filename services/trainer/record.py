@@ -1,0 +1,132 @@
+"""The files of a run directory: settings, metrics, episodes, evaluations and the summary.
+
+The directory alone is enough to resume, to inspect and to report on a run.
+"""
+
+from __future__ import annotations
+
+import gzip
+import json
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from research.config import Settings
+from research.errors import ConfigurationError
+from research.evaluate import Answered, KindFigures, figures_as_dict
+from services.trainer.publish import write_json
+from services.trainer.rollouts import Group
+
+# May change between the start and a resumption of a run; every other setting defines what the run is.
+_CHANGEABLE = frozenset({"paths", "retriever", "policy", "trainer", "checkpoints", "evaluation"})
+
+
+class RunRecord:
+    """Reads and writes the files of one run."""
+
+    def __init__(self, directory: Path) -> None:
+        self.directory = directory
+        self._metrics = directory / "metrics.jsonl"
+
+    @property
+    def weights_dir(self) -> Path:
+        return self.directory / "weights"
+
+    @property
+    def checkpoints_dir(self) -> Path:
+        return self.directory / "checkpoints"
+
+    def open(self, settings: Settings) -> None:
+        """Create the directory, or check that it belongs to the same settings.
+
+        Raises ConfigurationError that names the settings which differ from those the run was started with.
+        """
+        config = self.directory / "config.json"
+        current = settings.model_dump(mode="json")
+        if config.is_file():
+            former = json.loads(config.read_text(encoding="utf-8"))
+            if differing := _differences(former, current):
+                raise ConfigurationError(
+                    f"{self.directory} was started with other settings ({', '.join(differing)}); "
+                    "give another name with run=…, or start over with --fresh"
+                )
+        write_json(config, current)
+
+    @property
+    def is_finished(self) -> bool:
+        return (self.directory / "summary.json").is_file()
+
+    def metrics(self) -> list[dict[str, Any]]:
+        """One entry a finished step."""
+        if not self._metrics.is_file():
+            return []
+        return [json.loads(line) for line in self._metrics.read_text(encoding="utf-8").splitlines()]
+
+    def forget_steps_after(self, step: int) -> None:
+        """Drop metrics of steps that the checkpoint does not know; they will be done again."""
+        kept = [entry for entry in self.metrics() if entry["step"] <= step]
+        partial = self._metrics.with_name("metrics.jsonl.partial")
+        partial.write_text("".join(json.dumps(entry) + "\n" for entry in kept), encoding="utf-8")
+        partial.replace(self._metrics)
+
+    def add_metrics(self, entry: dict[str, Any]) -> None:
+        with self._metrics.open("a", encoding="utf-8") as out:
+            out.write(json.dumps(entry) + "\n")
+
+    def write_episodes(self, step: int, groups: Sequence[Group]) -> None:
+        """All episodes of a step, one JSON object a line, compressed."""
+        _write_gzip_lines(
+            self.directory / "episodes" / f"step-{step:06d}.jsonl.gz",
+            [
+                {"group": group.id, "question": asdict(group.question)}
+                | {"score": asdict(member.score), "episode": asdict(member.episode)}
+                for group in groups
+                for member in group.members
+            ],
+        )
+
+    def evaluation(self, name: str) -> dict[str, Any] | None:
+        """The figures of an evaluation that was done before, by kind."""
+        path = self.directory / "evaluations" / f"{name}.json"
+        if not path.is_file():
+            return None
+        figures: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        return figures
+
+    def evaluations(self) -> dict[str, Any]:
+        """All evaluations done so far, oldest first."""
+        files = sorted(self.directory.glob("evaluations/*.json"), key=lambda path: path.stat().st_mtime)
+        return {path.stem: json.loads(path.read_text(encoding="utf-8")) for path in files}
+
+    def write_evaluation(self, name: str, answered: Sequence[Answered], figures: dict[str, KindFigures]) -> None:
+        _write_gzip_lines(
+            self.directory / "evaluations" / f"{name}.jsonl.gz",
+            [
+                {"question": asdict(a.question), "score": asdict(a.score), "episode": asdict(a.episode)}
+                for a in answered
+            ],
+        )
+        write_json(self.directory / "evaluations" / f"{name}.json", figures_as_dict(figures))
+
+
+def _differences(former: dict[str, Any], current: dict[str, Any]) -> list[str]:
+    differing = []
+    for section in sorted(former.keys() | current.keys()):
+        if section in _CHANGEABLE or former.get(section) == current.get(section):
+            continue
+        old, new = former.get(section), current.get(section)
+        if isinstance(old, dict) and isinstance(new, dict):
+            differing += [f"{section}.{k}" for k in sorted(old.keys() | new.keys()) if old.get(k) != new.get(k)]
+        else:
+            differing.append(section)
+    return [name for name in differing if name != "grpo.steps"]
+
+
+def _write_gzip_lines(path: Path, records: Sequence[dict[str, Any]]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(path.name + ".partial")
+    with gzip.open(partial, "wt", encoding="utf-8") as out:
+        for record in records:
+            out.write(json.dumps(record, ensure_ascii=False) + "\n")
+    partial.replace(path)

@@ -1,0 +1,84 @@
+"""The end of a run, from its files alone: summary.json, a plot and a table."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from services.trainer.publish import write_json
+from services.trainer.record import RunRecord
+
+_STAGES = ("before", "warmup", "after")
+
+
+def write_report(record: RunRecord, seconds: dict[str, float]) -> Path:
+    """Write `summary.json`, `report.md` and `training.png`; returns the path of the summary."""
+    metrics = record.metrics()
+    evaluations = {name: figures for name in _STAGES if (figures := record.evaluation(name)) is not None}
+    summary = {
+        "steps": len(metrics),
+        "reward_per_step": [entry["reward"] for entry in metrics],
+        "em_per_step": [entry["em"] for entry in metrics],
+        "weight_versions": [entry["version"] for entry in metrics],
+        "searches_per_episode": [entry["searches"] for entry in metrics],
+        "sampled_tokens_per_episode": [entry["sampled_tokens"] for entry in metrics],
+        "mismatch_kl_per_step": [entry["update"]["mismatch_kl"] if entry["update"] else None for entry in metrics],
+        "eval": evaluations,
+        "seconds": {phase: round(value, 1) for phase, value in seconds.items()},
+    }
+    _plot(metrics, evaluations, record.directory / "training.png")
+    (record.directory / "report.md").write_text(_markdown(summary), encoding="utf-8")
+    path = record.directory / "summary.json"
+    write_json(path, summary)
+    return path
+
+
+def evaluation_rows(evaluations: dict[str, Any]) -> list[tuple[str, str, str, str, str, str]]:
+    """(stage, kind, EM, F1, searches, n) for every evaluation, ready to print."""
+    return [
+        (stage, kind, f"{f['em']:.3f}", f"{f['f1']:.3f}", f"{f['searches']:.2f}", str(f["n"]))
+        for stage, kinds in evaluations.items()
+        for kind, f in kinds.items()
+    ]
+
+
+def _markdown(summary: dict[str, Any]) -> str:
+    rows = "\n".join(f"| {' | '.join(row)} |" for row in evaluation_rows(summary["eval"]))
+    phases = "\n".join(f"| {phase} | {seconds} |" for phase, seconds in summary["seconds"].items())
+    return (
+        f"# Run of {summary['steps']} steps\n\n"
+        "Held-out questions, greedy. `before` is the untouched model, `warmup` the model after the supervised "
+        "format warm-up, `after` the model after GRPO.\n\n"
+        "| stage | questions | EM | F1 | searches | n |\n|---|---|---|---|---|---|\n"
+        f"{rows}\n\n![training curves](training.png)\n\n"
+        f"| phase | seconds |\n|---|---|\n{phases}\n"
+    )
+
+
+def _plot(metrics: Sequence[dict[str, Any]], evaluations: dict[str, Any], path: Path) -> None:
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot as plt
+
+    figure, (reward, searches, held_out) = plt.subplots(1, 3, figsize=(13, 3.6), layout="constrained")
+    steps = [entry["step"] for entry in metrics]
+    reward.plot(steps, [entry["reward"] for entry in metrics], marker="o", label="reward")
+    reward.plot(steps, [entry["em"] for entry in metrics], marker=".", label="EM")
+    reward.set(title="sampled episodes", xlabel="GRPO step", ylim=(0, 1))
+    reward.legend()
+    searches.plot(steps, [entry["searches"] for entry in metrics], marker="o", color="tab:green")
+    searches.set(title="searches an episode", xlabel="GRPO step", ylim=(0, None))
+    kinds = list(next(iter(evaluations.values()), {}))
+    for offset, kind in enumerate(kinds):
+        places = [index + 0.8 * offset / max(len(kinds), 1) for index in range(len(evaluations))]
+        bars = held_out.bar(places, [f[kind]["em"] for f in evaluations.values()], 0.8 / len(kinds), label=kind)
+        held_out.bar_label(bars, fmt="%.2f", fontsize=8)
+    held_out.set_xticks([i + 0.2 for i in range(len(evaluations))], list(evaluations))
+    held_out.set(title="held-out EM (greedy)", ylim=(0, 1))
+    held_out.legend()
+    partial = path.with_name(path.name + ".partial")
+    figure.savefig(partial, format="png", dpi=120)
+    plt.close(figure)
+    partial.replace(path)

@@ -1,0 +1,108 @@
+"""Runs the episodes of a training step: all at once, without a barrier between turns, and through outages."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass, field
+
+from research.episode import Episode, Sampling, SearchAgent
+from research.errors import ServiceError, TrainingError
+from research.questions import Question
+from research.reward import Score, score
+from services.trainer.status import RunStatus
+
+logger = logging.getLogger(__name__)
+
+_POLL_SECONDS = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class Member:
+    """One scored episode of a group."""
+
+    episode: Episode
+    score: Score
+
+
+@dataclass(frozen=True, slots=True)
+class Group:
+    """The episodes of one drawn question; `id` says which draw, never which text."""
+
+    id: str
+    question: Question
+    members: list[Member]
+
+    @property
+    def rewards(self) -> list[float]:
+        return [member.score.reward for member in self.members]
+
+
+class Outage:
+    """Holds episodes back while a service is down, so that they pause together instead of failing one by one."""
+
+    def __init__(self, first_unready: Callable[[], Awaitable[str | None]], patience: float, status: RunStatus) -> None:
+        """`first_unready` tells what is down, or None; `patience` is in seconds."""
+        self._first_unready = first_unready
+        self._patience = patience
+        self._status = status
+        self._lock = asyncio.Lock()
+
+    async def wait_until_over(self) -> bool:
+        """Return once every service is ready; True if one was down. Raises TrainingError after `patience`."""
+        async with self._lock:
+            started = time.monotonic()
+            while down := await self._first_unready():
+                if self._status.waiting_for is None:
+                    self._status.say(f"training pauses: {down}; it goes on when the service is back")
+                self._status.waiting_for = down
+                if time.monotonic() - started > self._patience:
+                    raise TrainingError(f"{down}; waited {self._patience:g} s (trainer.outage_patience)")
+                await asyncio.sleep(_POLL_SECONDS)
+            was_down, self._status.waiting_for = self._status.waiting_for is not None, None
+            if was_down:
+                self._status.say("every service is ready again; training goes on")
+            return was_down
+
+
+@dataclass(slots=True)
+class Rollouts:
+    """Samples groups of episodes; an episode that failed for want of a service is sampled anew, never scored."""
+
+    agent: SearchAgent
+    sampling: Sampling
+    outage: Outage
+    infra_retries: int
+    infra_errors: int = field(default=0)
+
+    async def groups(
+        self, step: int, questions: Sequence[Question], size: int, on_episode: Callable[[], None]
+    ) -> list[Group]:
+        """Sample `size` episodes for each question, all concurrently; a group may come back smaller after failures."""
+
+        async def group(number: int, question: Question) -> Group:
+            members = await asyncio.gather(*(self._member(question, on_episode) for _ in range(size)))
+            return Group(f"{step}.{number}", question, [member for member in members if member is not None])
+
+        async with asyncio.TaskGroup() as tasks:
+            running = [tasks.create_task(group(number, question)) for number, question in enumerate(questions)]
+        return [task.result() for task in running]
+
+    async def _member(self, question: Question, on_episode: Callable[[], None]) -> Member | None:
+        failures = 0
+        while failures <= self.infra_retries:
+            try:
+                episode = await self.agent.run(question.text, self.sampling)
+            except ServiceError as error:
+                self.infra_errors += 1
+                logger.info("an episode is sampled anew: %s", error)
+                # While a service is down, tries are free; they count when all are up and it fails all the same.
+                failures += not await self.outage.wait_until_over()
+                continue
+            on_episode()
+            return Member(episode, score(episode.answer, question.answers, episode.format_fault))
+        logger.warning("an episode failed %d times and is left out: %s", failures, question.text)
+        on_episode()
+        return None

@@ -1,0 +1,98 @@
+"""Puts a training run together from settings: clients, learner, question sets and the loop."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+from transformers import AutoTokenizer
+
+from research.assets import local_checkpoint
+from research.clients import HttpService, PolicyAdmin, PolicyClient, ReplicatedPolicy, RetrieverClient
+from research.config import Settings
+from research.episode import Sampling, SearchAgent
+from research.errors import ConfigurationError, ServiceError
+from research.prompts import load_prompt
+from research.questions.sources import load_questions
+from research.tokens import HuggingFaceTokenizer
+from services.trainer.learner import Learner
+from services.trainer.loop import TrainingLoop
+from services.trainer.publish import Publisher
+from services.trainer.record import RunRecord
+from services.trainer.rollouts import Outage, Rollouts
+from services.trainer.status import RunStatus
+from services.web.auth import ADMIN_TOKEN_VARIABLE, API_KEY_VARIABLE, environment_secret
+
+
+@asynccontextmanager
+async def training_loop(settings: Settings, status: RunStatus) -> AsyncIterator[TrainingLoop]:
+    """Open everything that a run needs, check that it fits together, and close it again.
+
+    Raises:
+        ConfigurationError, AssetError: settings or files are wrong; nothing has been started.
+    """
+    admin_token = environment_secret(ADMIN_TOKEN_VARIABLE)
+    if admin_token is None:
+        raise ConfigurationError(
+            f"{ADMIN_TOKEN_VARIABLE} is not set; the trainer needs the policy server's admin token to hand over weights"
+        )
+    if settings.episode.temperature == 0:
+        raise ConfigurationError("episode.temperature: 0 is greedy; every episode of a group would be the same")
+    record = RunRecord(settings.run_dir)
+    record.open(settings)
+    train = load_questions(settings.questions.train, "train", settings.paths.data)
+    held_out = load_questions(settings.questions.held_out, "held_out", settings.paths.data)
+    base = local_checkpoint(settings.model.name, settings.paths.data)
+    limits, trainer = settings.episode, settings.trainer
+    api_key = environment_secret(API_KEY_VARIABLE)
+    retriever = RetrieverClient(trainer.retriever_url, timeout=limits.search_timeout, retries=limits.retries)
+    clients = [
+        PolicyClient(url, timeout=limits.request_timeout, retries=limits.retries, api_key=api_key)
+        for url in trainer.policy_urls
+    ]
+    publisher = Publisher(
+        base,
+        settings.checkpoints.publish_dir or record.weights_dir,
+        [PolicyAdmin(url, token=admin_token) for url in trainer.policy_urls],
+        clients,
+    )
+    policy = ReplicatedPolicy(clients)
+    agent = SearchAgent(
+        policy=policy,
+        retriever=retriever,
+        tokenizer=HuggingFaceTokenizer(AutoTokenizer.from_pretrained(base)),
+        prompt=load_prompt(limits.prompt),
+        limits=limits,
+        context_length=settings.model.max_length,
+    )
+    outage = Outage(lambda: first_unready([retriever, *clients]), trainer.outage_patience, status)
+    try:
+        yield TrainingLoop(
+            settings,
+            learner=await asyncio.to_thread(Learner, settings, base),
+            agent=agent,
+            rollouts=Rollouts(
+                agent,
+                Sampling(limits.temperature, limits.top_p),
+                outage,
+                settings.grpo.infra_retries,
+            ),
+            publisher=publisher,
+            record=record,
+            status=status,
+            train=train,
+            held_out=held_out,
+        )
+    finally:
+        await asyncio.gather(retriever.close(), policy.close(), publisher.close())
+
+
+async def first_unready(services: list[HttpService]) -> str | None:
+    """What the first service that is not ready says, or None if all are ready."""
+    for service in services:
+        try:
+            await service.check_ready()
+        except ServiceError as error:
+            return str(error)
+    return None

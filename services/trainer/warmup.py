@@ -1,0 +1,93 @@
+"""Traces for the supervised warm-up: real searches, scripted words.
+
+A model that cannot follow the format gets no reward and so learns nothing from GRPO. A handful of traces shows it the
+form. They are made by the very episode code that training uses, with a script in the policy's place, so the passages
+are those that the retriever really finds; a trace whose search does not find what it needs is thrown away.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+from research.episode import Episode, Finish, Generation, Sampling, SearchAgent
+from research.questions import Hop, Question
+from research.tokens import Tokenizer
+
+
+@dataclass(slots=True)
+class ScriptedPolicy:
+    """Writes prepared turns, one a call, with nothing to learn about log-probabilities."""
+
+    turns: list[str]
+    tokenizer: Tokenizer
+    written: int = 0
+
+    async def generate(self, prompt_ids: Sequence[int], max_tokens: int, sampling: Sampling) -> Generation:
+        text = self.turns[self.written]
+        self.written += 1
+        last = self.written == len(self.turns)
+        ids = self.tokenizer.encode(text) + ([self.tokenizer.eos_id] if last else [])
+        return Generation(ids, [0.0] * len(ids), ["script"] * len(ids), Finish.EOS if last else Finish.SEARCH)
+
+
+def script(question: Question, *, failed_first: bool) -> list[str]:
+    """The turns of an ideal episode; with `failed_first`, its first search is too vague and is then corrected."""
+    turns: list[str] = []
+    learnt = ""
+    for number, hop in enumerate(question.hops):
+        if failed_first and number == 0:
+            turns.append(_search(f"I need to find {hop.goal}.", vague_query(hop)))
+            learnt = "That did not help. I should search again. "
+        turns.append(_search(f"{learnt}I need to find {hop.goal}.", hop.query))
+        learnt = f"I found {hop.answer}. "
+    turns.append(f"<think>{learnt.strip()}</think>\n<answer>\\boxed{{{question.answers[0]}}}</answer>")
+    return turns
+
+
+def vague_query(hop: Hop) -> str:
+    """A query that lost what it is about: its last two words at most."""
+    return " ".join(hop.query.split()[-2:])
+
+
+def _search(thought: str, query: str) -> str:
+    return f"<think>{thought}</think>\n<search>{query}</search>"
+
+
+async def make_trace(agent: SearchAgent, question: Question, *, failed_first: bool) -> Episode | None:
+    """Run a script against the real retriever; None if the trace would show something untrue.
+
+    Each proper search must find the passage that its hop needs with the answer in what was served, and the vague one
+    must not.
+    """
+    policy = ScriptedPolicy(script(question, failed_first=failed_first), agent.tokenizer)
+    episode = await replace(agent, policy=policy).run(question.text, Sampling())
+    searching = [turn for turn in episode.turns if turn.query is not None]
+    if failed_first and searching and question.hops[0].answer in searching.pop(0).result:
+        return None
+    sound = len(searching) == len(question.hops) and all(
+        hop.answer in turn.result for hop, turn in zip(question.hops, searching, strict=True)
+    )
+    return episode if sound and episode.format_fault is None else None
+
+
+async def make_traces(
+    agent: SearchAgent, questions: Sequence[Question], counts: dict[str, int], retry_share: float, seed: int
+) -> list[Episode]:
+    """Draw questions of each kind until there are as many sound traces as asked for, or no question is left."""
+    rng = random.Random(seed)
+    traces: list[Episode] = []
+    for kind, wanted in counts.items():
+        pool = [q for q in questions if q.kind == kind and q.hops]
+        rng.shuffle(pool)
+        made = 0
+        for question in pool:
+            if made >= wanted:
+                break
+            trace = await make_trace(agent, question, failed_first=rng.random() < retry_share)
+            if trace is not None:
+                traces.append(trace)
+                made += 1
+    rng.shuffle(traces)
+    return traces
