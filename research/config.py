@@ -124,7 +124,7 @@ class EpisodeLimits(Section):
 
     prompt: str = Field("research-instruct", description="name of a file in research/prompts, or a path")
     top_k: PositiveInt = Field(5, description="passages a search")
-    max_searches: PositiveInt | None = Field(None, description="None: as many as fit")
+    max_searches: int | None = Field(None, ge=0, description="None: as many as fit")
     max_tokens: PositiveInt = Field(8192, description="tokens after the prompt, results included")
     max_turn_tokens: PositiveInt | None = Field(None, description="sampled tokens between two searches")
     max_passage_tokens: PositiveInt | None = Field(None, description="a passage longer than this is cut")

@@ -10,11 +10,11 @@ from vllm.entrypoints.rl.online.api_router import router as vllm_rl_router
 from research.schemas import ErrorBody, WeightsRequest, WeightsResponse, WeightsStatus
 from services.policy.updates import UpdateFailedError, WeightUpdates
 from services.web.auth import ADMIN_TOKEN_VARIABLE, environment_secret, require_bearer
-from services.web.problems import ProblemError
+from services.web.problems import ExplainingRoute, ProblemError
 
 _VLLM_PATHS = frozenset({"/pause", "/resume", "/is_paused", "/abort_requests", "/weight_info"})
 
-router = APIRouter(prefix="/admin", tags=["admin"])
+router = APIRouter(prefix="/admin", tags=["admin"], route_class=ExplainingRoute)
 
 
 def attach_admin_routes(app: FastAPI) -> bool:

@@ -15,7 +15,7 @@ from research.errors import ServiceError
 from research.schemas import AnswerRequest, AnswerResponse, ErrorBody
 from research.trace import answer_response
 from services.web.auth import API_KEY_VARIABLE, environment_secret, require_bearer
-from services.web.problems import ProblemError
+from services.web.problems import ExplainingRoute, ProblemError
 
 ANSWERS = Counter("research_answers_total", "Answered questions by stop reason.", ["stop_reason"])
 ANSWER_SECONDS = Histogram("research_answer_seconds", "Seconds of one answer.", buckets=(0.5, 1, 2, 5, 10, 30, 60, 120))
@@ -61,7 +61,7 @@ class Answering:
         return replace(self._agent, limits=self._agent.limits.model_copy(update=given))
 
 
-router = APIRouter(tags=["research"])
+router = APIRouter(tags=["research"], route_class=ExplainingRoute)
 
 
 def _answering(request: Request) -> Answering:

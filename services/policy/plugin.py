@@ -11,6 +11,8 @@ if TYPE_CHECKING:
     from starlette.datastructures import State
 
 SETTINGS_VARIABLE = "RESEARCH_POLICY_SETTINGS"
+# A whole context of token ids or a picture fits; what would fill the memory does not.
+MAX_BODY_BYTES = 16_000_000
 PLUGIN_NAMES = "research_weights,research_routes"
 
 
@@ -38,7 +40,7 @@ class ResearchPlugin:
         app.include_router(health.router)
         app.include_router(answering.router)
         app.state.research_admin = attach_admin_routes(app)
-        app.add_middleware(BodyLimit)
+        app.add_middleware(BodyLimit, max_bytes=MAX_BODY_BYTES)
 
     async def init_state(self, engine_client: Any, state: State, args: Namespace) -> None:
         import os

@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
-from fastapi import FastAPI, Request
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Any
+
+from fastapi import FastAPI, Request, Response
+from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
+from fastapi.routing import APIRoute
 
 from research.errors import (
     AssetError,
@@ -33,20 +38,48 @@ _STATUSES: list[tuple[type[ResearchError], int, str]] = [
 ]
 
 
+class ExplainingRoute(APIRoute):
+    """A route that answers a wrong body with 422 and `ErrorBody`, whatever the app around it does with such errors."""
+
+    def get_route_handler(self) -> Callable[[Request], Awaitable[Response]]:  # type: ignore[override]
+        handle = super().get_route_handler()
+
+        async def explaining(request: Request) -> Response:
+            try:
+                return await handle(request)
+            except RequestValidationError as error:
+                faults = "; ".join(map(explain_fault, error.errors()))
+                raise ProblemError(422, "invalid_request", faults) from error
+
+        return explaining
+
+
 def install_problem_handler(app: FastAPI) -> None:
     """Answer every ResearchError with `ErrorBody`; what is not in the table is a 500."""
 
     async def handle(_: Request, error: Exception) -> JSONResponse:
         if isinstance(error, ProblemError):
-            return _response(error.status, error.error, str(error), error.headers)
+            return error_response(error.status, error.error, str(error), error.headers)
         for kind, status, name in _STATUSES:
             if isinstance(error, kind):
-                return _response(status, name, str(error))
-        return _response(500, "internal_error", str(error))
+                return error_response(status, name, str(error))
+        return error_response(500, "internal_error", str(error))
 
     app.add_exception_handler(ResearchError, handle)
 
 
-def _response(status: int, error: str, message: str, headers: dict[str, str] | None = None) -> JSONResponse:
-    body = ErrorBody(error=error, message=message).model_dump()
-    return JSONResponse(body, status_code=status, headers=headers)
+def error_response(status: int, error: str, message: str, headers: Mapping[str, str] | None = None) -> JSONResponse:
+    """The one body of all errors."""
+    body = ErrorBody(error=error, message=message)
+    return JSONResponse(body.model_dump(), status_code=status, headers=headers)
+
+
+def explain_fault(problem: Mapping[str, Any]) -> str:
+    """One entry of `RequestValidationError.errors()` as a sentence that names the field."""
+    if problem["type"] == "json_invalid":
+        return f"the body is not JSON: {problem['ctx']['error']}"
+    if problem["type"] == "model_attributes_type":
+        return "the body is not a JSON object sent as Content-Type: application/json"
+    field = ".".join(str(part) for part in problem["loc"][1:]) or "body"
+    what = "there is no such field" if problem["type"] == "extra_forbidden" else problem["msg"]
+    return f"{field}: {what}"

@@ -11,7 +11,7 @@ from research.passages import Passage, iter_passages
 from research.questions import Question
 from research.questions.builtin import QuestionSplit, build_questions, verify
 
-CORPUS = Path(__file__).resolve().parents[2] / "data" / "corpus" / "passages.jsonl"
+CORPUS = Path(__file__).resolve().parents[2] / "data" / "corpus" / "wikipedia-leads.jsonl"
 SERVED_WORDS = 34
 AT_LEAST = {
     "train": {"one_hop": 2000, "two_hop": 500},

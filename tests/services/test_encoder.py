@@ -33,7 +33,7 @@ def checkpoint(settings: Settings) -> Checkpoint:
 @pytest.fixture(scope="module")
 def queries(data_dir: Path) -> list[str]:
     """Sixty questions' worth of text, of lengths from one word to a paragraph."""
-    lines = (data_dir / "corpus" / "passages.jsonl").read_text(encoding="utf-8").splitlines()
+    lines = (data_dir / "corpus" / "wikipedia-leads.jsonl").read_text(encoding="utf-8").splitlines()
     chosen = random.Random(7).sample(lines, 60)
     texts = [json.loads(line)["text"] for line in chosen]
     return [" ".join(text.split()[: 1 + 3 * (number % 12)]) for number, text in enumerate(texts)]

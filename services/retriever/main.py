@@ -1,0 +1,45 @@
+"""Run the retriever until it is told to stop."""
+
+from __future__ import annotations
+
+import uvicorn
+
+from research.config import Settings
+from research.errors import ResearchError, ServiceError
+from services.retriever.app import create_app
+from services.web.logs import LOGGING
+from services.web.ports import require_free_port
+
+_DRAIN_SECONDS = 20
+
+
+def serve(settings: Settings) -> None:
+    """Serve until SIGINT or SIGTERM; requests under way are answered first.
+
+    Raises:
+        AssetError, ConfigurationError: index and encoder do not fit each other, or the port is taken.
+        ServiceError: the encoder could not be loaded; the server has been shut down.
+    """
+
+    def stop() -> None:
+        server.should_exit = True
+
+    require_free_port(settings.retriever.host, settings.retriever.port, "retriever.port")
+    app = create_app(settings, on_failure=stop)
+    server = uvicorn.Server(
+        uvicorn.Config(
+            app,
+            host=settings.retriever.host,
+            port=settings.retriever.port,
+            log_config=LOGGING,
+            # /metrics counts requests; a line for each would cost more than some searches.
+            access_log=False,
+            timeout_graceful_shutdown=_DRAIN_SECONDS,
+        )
+    )
+    server.run()
+    failure = app.state.retriever.failure
+    if isinstance(failure, ResearchError):
+        raise failure
+    if failure is not None:
+        raise ServiceError(f"the encoder {settings.encoder.name} could not be loaded: {failure!r}") from failure

@@ -1,0 +1,65 @@
+"""Prometheus metrics of one retriever."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+
+from services.retriever.batching import BatchReport
+
+_SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
+_BATCH_SIZES = (1, 2, 4, 8, 16, 32, 64, 128, 256)
+
+
+class Metrics:
+    """A registry of its own, so that two apps in one process do not share counts."""
+
+    def __init__(self, queue_depth: Callable[[], int]) -> None:
+        self._registry = registry = CollectorRegistry()
+        self._requests = Counter(
+            "retriever_requests",
+            "Requests answered, by route and status.",
+            ["route", "status"],
+            registry=registry,
+        )
+        self._queue = self._seconds("retriever_queue_seconds", "Seconds a query waited for its batch.")
+        self._encode = self._seconds("retriever_encode_seconds", "Seconds to encode a batch.")
+        self._search = self._seconds("retriever_search_seconds", "Seconds to search a batch and read its passages.")
+        self._batch = Histogram(
+            "retriever_batch_queries",
+            "Different queries in a batch.",
+            buckets=_BATCH_SIZES,
+            registry=registry,
+        )
+        self._merged = Counter("retriever_merged", "Queries answered by an equal one's batch row.", registry=registry)
+        self._dropped = Counter("retriever_dropped", "Queries dropped: the client had gone.", registry=registry)
+        self._rejected = Counter("retriever_rejected", "Requests refused: the queue was full.", registry=registry)
+        Gauge("retriever_queue_depth", "Queries that wait now.", registry=registry).set_function(queue_depth)
+
+    def observe_batch(self, report: BatchReport) -> None:
+        """Count one batch."""
+        self._dropped.inc(report.dropped)
+        if not report.answers:
+            return
+        self._batch.observe(report.texts)
+        self._merged.inc(len(report.answers) - report.texts)
+        self._encode.observe(report.answers[0].encode_seconds)
+        self._search.observe(report.answers[0].search_seconds)
+        for answer in report.answers:
+            self._queue.observe(answer.queue_seconds)
+
+    def count_request(self, route: str, status: int) -> None:
+        """Count one answered request."""
+        self._requests.labels(route, str(status)).inc()
+
+    def count_rejected(self) -> None:
+        """Count one request that was refused for want of room."""
+        self._rejected.inc()
+
+    def render(self) -> bytes:
+        """The text form that Prometheus scrapes."""
+        return generate_latest(self._registry)
+
+    def _seconds(self, name: str, text: str) -> Histogram:
+        return Histogram(name, text, buckets=_SECONDS, registry=self._registry)

@@ -1,0 +1,119 @@
+"""Real services for tests: one subprocess each, on a free port, ended by its own pid."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import httpx
+import pytest
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+ASSETS = [
+    "corpus/wikipedia-leads.jsonl",
+    "indexes/wikipedia-leads/manifest.json",
+    "models/multilingual-e5-small-enpt/model.safetensors",
+    "models/smollm2-135m-instruct/config.json",
+]
+
+
+@dataclass(frozen=True)
+class Server:
+    """A running service."""
+
+    url: str
+    process: subprocess.Popen[bytes]
+    log: Path
+
+    def client(self) -> httpx.Client:
+        return httpx.Client(base_url=self.url, timeout=30)
+
+
+Launch = Callable[..., Server]
+
+
+@pytest.fixture(scope="session")
+def service_environment() -> dict[str, str]:
+    """Environment of subprocesses: as where no hub can be reached, and gentle on a shared machine."""
+    return {**os.environ, "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
+
+
+@pytest.fixture(scope="session")
+def data_dir() -> Path:
+    """The prepared models, corpus and index of the built-in preset."""
+    directory = REPOSITORY / "data"
+    if missing := [name for name in ASSETS if not (directory / name).exists()]:
+        pytest.fail(f"{directory} lacks {', '.join(missing)}; run `make prepare`")
+    return directory
+
+
+@pytest.fixture(scope="session")
+def free_port() -> Callable[[], int]:
+    """A function that finds a TCP port nobody listens on."""
+
+    def find() -> int:
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            port: int = probe.getsockname()[1]
+            return port
+
+    return find
+
+
+@pytest.fixture(scope="module")
+def launch(
+    tmp_path_factory: pytest.TempPathFactory,
+    free_port: Callable[[], int],
+    data_dir: Path,
+    service_environment: dict[str, str],
+) -> Iterator[Launch]:
+    """A function that starts `research serve <name> <overrides>` and waits until it is ready."""
+    with contextlib.ExitStack() as running:
+
+        def start(name: str, *overrides: str, timeout: float = 120) -> Server:
+            port = free_port()
+            log = tmp_path_factory.mktemp(name) / "log.jsonl"
+            settings = [f"paths.data={data_dir}", *overrides, f"{name}.port={port}"]
+            with log.open("wb") as output:
+                process = subprocess.Popen(
+                    [sys.executable, "-m", "services.cli.main", "serve", name, *settings],
+                    cwd=REPOSITORY,
+                    env=service_environment,
+                    stdout=output,
+                    stderr=output,
+                )
+            server = Server(f"http://127.0.0.1:{port}", process, log)
+            running.callback(_end, process)
+            _await_ready(server, timeout)
+            return server
+
+        yield start
+
+
+def _await_ready(server: Server, timeout: float) -> None:
+    deadline = time.monotonic() + timeout
+    with server.client() as client:
+        while time.monotonic() < deadline:
+            if server.process.poll() is not None:
+                pytest.fail(f"the service ended with {server.process.returncode}:\n{server.log.read_text()}")
+            with contextlib.suppress(httpx.TransportError):
+                if client.get("/readyz").status_code == 200:
+                    return
+            time.sleep(0.05)
+    pytest.fail(f"the service was not ready within {timeout} s:\n{server.log.read_text()}")
+
+
+def _end(process: subprocess.Popen[bytes]) -> None:
+    process.terminate()
+    try:
+        process.wait(timeout=30)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
