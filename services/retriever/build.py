@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import fcntl
 import json
+import os
 import shutil
 import sys
 from collections.abc import Iterator
@@ -82,9 +83,7 @@ def _build(settings: Settings, checkpoint: Checkpoint, recipe: Recipe, passages:
         store = _snapshot(index, passages)
         starts = range(0, len(store), _SHARD)
         if missing := [start for start in starts if not _shard_path(shards, start).is_file()]:
-            encoder = load_encoder(
-                checkpoint, settings.encoder, backend, settings.retriever.threads, settings.paths.data
-            )
+            encoder = load_encoder(checkpoint, settings.encoder, backend, _usable_cores(), settings.paths.data)
             _encode_shards(encoder, store, shards, missing)
         vectors = (np.load(_shard_path(shards, start)) for start in starts)
         write_vectors(index, vectors, checkpoint.dimension)
@@ -174,3 +173,8 @@ def _only_builder(target: Path) -> Iterator[None]:
 
 def _say(message: str) -> None:
     print(message, file=sys.stderr, flush=True)
+
+
+def _usable_cores() -> int:
+    """A build is alone on its machine, so it takes what it may; serving has a setting, because it has neighbours."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

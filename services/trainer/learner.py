@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 from transformers import AutoModelForCausalLM
+from transformers.utils import logging as transformers_logging
 
 from research.config import Settings
 from research.errors import TrainingError
@@ -59,6 +60,7 @@ class Learner:
         self.updates = 0
 
     def _load(self, checkpoint: Path) -> Any:
+        transformers_logging.disable_progress_bar()
         model = AutoModelForCausalLM.from_pretrained(checkpoint, dtype=torch.float32, local_files_only=True)
         return model.to(self.device).eval()  # eval: dropout would make the learner another policy than the sampler
 

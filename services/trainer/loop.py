@@ -22,6 +22,7 @@ from research.questions.stream import QuestionStream
 from services.trainer.checkpoint import CheckpointStore, RunState
 from services.trainer.grpo import best_and_worst, group_advantages
 from services.trainer.learner import Learner, UpdateReport
+from services.trainer.memory import keep_freed_memory
 from services.trainer.publish import Publisher
 from services.trainer.record import RunRecord
 from services.trainer.report import write_report
@@ -103,6 +104,7 @@ class TrainingLoop:
     async def _start(self) -> int:
         """Bring learner and policy to where the run stands; returns the number of finished steps."""
         self._status.enter(RunPhase.STARTING)
+        keep_freed_memory()
         await self._in_learner_thread(self._learner.prepare_thread)
         state = await self._in_learner_thread(lambda: self._checkpoints.restore_latest(self._learner))
         if state is not None:
@@ -145,6 +147,7 @@ class TrainingLoop:
     async def _step(self, step: int) -> None:
         settings = self._settings.grpo
         before = self._seconds.copy()
+        self._rollouts.infra_errors = 0
         questions = self._stream.draw(settings.questions_per_step)
         with self._phase(RunPhase.ROLLOUT, len(questions) * settings.group_size):
             groups = await self._rollouts.groups(step, questions, settings.group_size, self._status.advance)

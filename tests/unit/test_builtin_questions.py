@@ -9,6 +9,7 @@ import pytest
 from research.passages import Passage
 from research.questions import Hop, Question
 from research.questions.builtin import QuestionSplit, build_questions, verify
+from research.reward import best, token_f1
 
 TEXTS = {
     "The Glass Harbour": "1921 novel by Ada Winterbourne. The Glass Harbour is a novel about a port in the north.",
@@ -122,9 +123,16 @@ def test_two_hops_lead_from_work_to_person(questions: dict[str, Question]) -> No
 
 
 def test_two_hops_lead_from_capital_and_animal(questions: dict[str, Question]) -> None:
-    assert questions["capital-country-official_name/holmstad"].answers == ("Kingdom of Norland",)
     assert questions["capital-country-neighbour/holmstad-east"].answers == ("Estmark",)
     assert questions["taxon-family-order/marsh-owl"].answers == ("Noctiformes",)
+
+
+def test_stopping_half_way_earns_nothing(questions: dict[str, Question]) -> None:
+    # "Norland", the answer of the first hop, would be worth F1 0.5 for "Kingdom of Norland".
+    assert "capital-country-official_name/holmstad" not in questions
+    for question in questions.values():
+        if question.kind == "two_hop":
+            assert best(token_f1, question.hops[0].answer, question.answers) == 0
 
 
 def test_no_second_hop_where_the_first_passage_holds_the_answer(questions: dict[str, Question]) -> None:

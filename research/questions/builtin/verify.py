@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from research.passages import Passage
 from research.questions.builtin.article import served_text, stands_in
 from research.questions.model import Question
+from research.reward import best, token_f1
 
 _HOPS_OF_KIND = {"one_hop": 1, "two_hop": 2}
 _MOST_ANSWER_WORDS = 6
@@ -22,7 +23,7 @@ def verify(question: Question, passages: Mapping[str, Passage], served_words: in
 
     `passages` maps titles to passages, and `served_words` is how many words of a passage a search shows. Checked are
     the shape, that each hop's answer stands in its passage as served, that the question gives no answer away, and that
-    the first passage of two does not hold the final answer.
+    the first passage of two does not hold the final answer, nor its answer a word of it.
     """
     problems = _wrong_shape(question)
     if problems:
@@ -41,6 +42,9 @@ def verify(question: Question, passages: Mapping[str, Passage], served_words: in
             problems.append("both hops lead to the same passage")
         if any(stands_in(answer, served_text(passages[first.title], served_words)) for answer in question.answers):
             problems.append(f"the first passage {first.title!r} already holds the final answer {last.answer!r}")
+        if best(token_f1, first.answer, question.answers) > 0:
+            # A model that stops half way would be paid for it: "Spain" is worth F1 0.67 for "Kingdom of Spain".
+            problems.append(f"the answer of the first hop, {first.answer!r}, earns a share of the final reward")
     return problems
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -15,7 +16,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-REPOSITORY = Path(__file__).resolve().parents[2]
+REPOSITORY = Path(__file__).resolve().parents[1]
 ASSETS = [
     "corpus/wikipedia-leads.jsonl",
     "indexes/wikipedia-leads/manifest.json",
@@ -77,20 +78,27 @@ def launch(
     """A function that starts `research serve <name> <overrides>` and waits until it is ready."""
     with contextlib.ExitStack() as running:
 
-        def start(name: str, *overrides: str, timeout: float = 120) -> Server:
-            port = free_port()
+        def start(
+            name: str,
+            *overrides: str,
+            timeout: float = 120,
+            environment: dict[str, str] | None = None,
+            port: int | None = None,
+        ) -> Server:
+            port = port or free_port()
             log = tmp_path_factory.mktemp(name) / "log.jsonl"
             settings = [f"paths.data={data_dir}", *overrides, f"{name}.port={port}"]
             with log.open("wb") as output:
                 process = subprocess.Popen(
                     [sys.executable, "-m", "services.cli.main", "serve", name, *settings],
                     cwd=REPOSITORY,
-                    env=service_environment,
+                    env={**service_environment, **(environment or {})},
                     stdout=output,
                     stderr=output,
+                    start_new_session=True,
                 )
             server = Server(f"http://127.0.0.1:{port}", process, log)
-            running.callback(_end, process)
+            running.callback(server_end, process)
             _await_ready(server, timeout)
             return server
 
@@ -110,10 +118,11 @@ def _await_ready(server: Server, timeout: float) -> None:
     pytest.fail(f"the service was not ready within {timeout} s:\n{server.log.read_text()}")
 
 
-def _end(process: subprocess.Popen[bytes]) -> None:
+def server_end(process: subprocess.Popen[bytes]) -> None:
+    """End a service and everything it started; it leads a process group of its own."""
     process.terminate()
-    try:
+    with contextlib.suppress(subprocess.TimeoutExpired):
         process.wait(timeout=30)
-    except subprocess.TimeoutExpired:
-        process.kill()
-        process.wait()
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGKILL)
+    process.wait()

@@ -1,0 +1,20 @@
+"""How the C library hands out memory, tuned for a training step on the CPU."""
+
+from __future__ import annotations
+
+import ctypes
+import platform
+
+_M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4
+
+
+def keep_freed_memory() -> None:
+    """Let glibc keep what a step frees for the next step, instead of giving it back to the kernel.
+
+    A step allocates and frees the same large activations over and over; by default each is mapped, zeroed and unmapped
+    anew. Measured on two cores: 1.18 x the tokens a second (benchmarks/learner.py). Does nothing elsewhere than glibc.
+    """
+    if platform.libc_ver()[0] == "glibc":
+        libc = ctypes.CDLL(None)
+        libc.mallopt(_M_MMAP_MAX, 0)
+        libc.mallopt(_M_TRIM_THRESHOLD, 2**31 - 1)

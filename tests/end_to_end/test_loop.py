@@ -1,0 +1,217 @@
+"""The whole line with all real parts: train, be killed, go on, sit out an outage, finish, and answer."""
+
+from __future__ import annotations
+
+import contextlib
+import gzip
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from tests.conftest import REPOSITORY, Server, server_end
+
+ENVIRONMENT = {"RESEARCH_ADMIN_TOKEN": "admin-for-tests", "OMP_NUM_THREADS": "2"}
+STEPS, GROUPS, GROUP_SIZE = 4, 3, 4
+SMALL = [
+    "run=line",
+    f"grpo.steps={STEPS}",
+    f"grpo.questions_per_step={GROUPS}",
+    f"grpo.group_size={GROUP_SIZE}",
+    "warmup.one_hop=24",
+    "warmup.two_hop=12",
+    "warmup.steps=14",
+    "evaluation.per_kind=8",
+    "checkpoints.every=1",
+    "episode.retries=1",
+    "episode.search_timeout=5",
+]
+
+
+@dataclass
+class Line:
+    """Retriever and policy, and how to start a trainer against them."""
+
+    retriever: Server
+    policy: Server
+    run: Path
+    overrides: list[str]
+    port: int
+    environment: dict[str, str]
+    start_retriever: Callable[[], Server]
+
+    def start_trainer(self) -> subprocess.Popen[bytes]:
+        with (self.run.parent / "trainer.log").open("ab") as log:
+            return subprocess.Popen(
+                [sys.executable, "-m", "services.cli.main", "train", *self.overrides],
+                cwd=REPOSITORY,
+                env={**self.environment, **ENVIRONMENT},
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
+            )
+
+    def log(self) -> str:
+        return (self.run.parent / "trainer.log").read_text()
+
+    def steps(self) -> list[dict[str, Any]]:
+        path = self.run / "metrics.jsonl"
+        return [json.loads(line) for line in path.read_text().splitlines()] if path.is_file() else []
+
+    def status(self) -> dict[str, Any]:
+        with contextlib.suppress(httpx.HTTPError):
+            status: dict[str, Any] = httpx.get(f"http://127.0.0.1:{self.port}/status", timeout=10).json()
+            return status
+        return {}
+
+
+@pytest.fixture
+def line(
+    launch: Any,
+    tmp_path: Path,
+    data_dir: Path,
+    free_port: Callable[[], int],
+    service_environment: dict[str, str],
+) -> Line:
+    port = free_port()
+
+    def start_retriever() -> Server:
+        server: Server = launch("retriever", port=port)
+        return server
+
+    retriever = start_retriever()
+    runs = tmp_path / "runs"
+    runs.mkdir()
+    shared = [f"paths.runs={runs}", *SMALL]
+    policy = launch(
+        "policy",
+        f"policy.weights_dir={runs}",
+        f"policy.retriever_url={retriever.url}",
+        *shared,
+        timeout=300,
+        environment=ENVIRONMENT,
+    )
+    trainer_port = free_port()
+    overrides = [
+        f"paths.data={data_dir}",
+        f"trainer.port={trainer_port}",
+        f"trainer.retriever_url={retriever.url}",
+        f'trainer.policy_urls=["{policy.url}"]',
+        *shared,
+    ]
+    return Line(retriever, policy, runs / "line", overrides, trainer_port, service_environment, start_retriever)
+
+
+@contextlib.contextmanager
+def ended(process: subprocess.Popen[bytes]) -> Iterator[subprocess.Popen[bytes]]:
+    try:
+        yield process
+    finally:
+        server_end(process)
+
+
+def await_condition(
+    what: str, condition: Callable[[], bool], line: Line, process: subprocess.Popen[bytes], timeout: float = 400
+) -> None:
+    deadline = time.monotonic() + timeout
+    while time.monotonic() < deadline:
+        if condition():
+            return
+        if process.poll() is not None:
+            pytest.fail(f"the trainer ended with {process.returncode} before {what}:\n{line.log()}")
+        time.sleep(0.1)
+    pytest.fail(f"{what} did not come within {timeout} s:\n{line.log()}")
+
+
+def test_a_run_survives_a_kill_and_an_outage_finishes_and_answers(line: Line) -> None:
+    with ended(line.start_trainer()) as first:
+        # In the middle of step 2: its episodes are under way and step 1 is in a checkpoint.
+        await_condition(
+            "step 2",
+            lambda: len(line.steps()) == 1 and line.status().get("phase") == "rollout" and line.status()["step"] == 2,
+            line,
+            first,
+        )
+        os.kill(first.pid, 9)
+        first.wait()
+
+    with ended(line.start_trainer()) as second:
+        await_condition("the resumption", lambda: "going on after step 1" in line.log(), line, second)
+        await_condition("its rollout", lambda: line.status().get("phase") == "rollout", line, second)
+        server_end(line.retriever.process)
+        await_condition("the pause", lambda: bool(line.status().get("waiting_for")), line, second)
+        _answer_is_503_soon(line)
+        line.start_retriever()
+        second.wait(timeout=600)
+        assert second.returncode == 0, line.log()
+    log = line.log()
+    assert "training pauses: the retriever" in log
+    assert "training goes on" in log
+
+    _summary_is_whole(line)
+    _no_episode_was_lost_or_scored_for_an_outage(line)
+    _the_policy_answers_with_the_last_weights(line)
+
+
+def _answer_is_503_soon(line: Line) -> None:
+    started = time.monotonic()
+    answers = [
+        httpx.post(f"{line.policy.url}/answer", json={"question": question}, timeout=120)
+        for question in ("Who painted The Starry Night?", "In which year was Ulysses published?")
+    ]
+    assert 503 in [answer.status_code for answer in answers], [answer.text for answer in answers]
+    refused = next(answer for answer in answers if answer.status_code == 503)
+    assert refused.json()["error"] == "service_unavailable"
+    assert "the retriever" in refused.json()["message"]
+    assert time.monotonic() - started < 60
+
+
+def _summary_is_whole(line: Line) -> None:
+    summary = json.loads((line.run / "summary.json").read_text())
+    assert summary["steps"] == STEPS
+    for name in ("reward_per_step", "weight_versions", "searches_per_episode"):
+        assert len(summary[name]) == STEPS, name
+    versions = summary["weight_versions"]
+    assert versions == sorted(versions)
+    for stage in ("before", "after"):
+        for kind in ("one_hop", "two_hop"):
+            figures = summary["eval"][stage][kind]
+            assert figures["n"] == 8
+            assert 0 <= figures["em"] <= figures["f1"] <= 1
+    assert summary["eval"]["after"]["one_hop"]["well_formed"] > summary["eval"]["before"]["one_hop"]["well_formed"]
+    assert {"rollout", "evaluation", "publish", "warm-up"} <= summary["seconds"].keys()
+    assert (line.run / "training.png").read_bytes()[:8] == b"\x89PNG\r\n\x1a\n"
+    assert not list(line.run.rglob("*.partial"))
+
+
+def _no_episode_was_lost_or_scored_for_an_outage(line: Line) -> None:
+    assert [entry["step"] for entry in line.steps()] == list(range(1, STEPS + 1))
+    assert sum(entry["infra_errors"] for entry in line.steps()) > 0
+    for step in range(1, STEPS + 1):
+        with gzip.open(line.run / "episodes" / f"step-{step:06d}.jsonl.gz", "rt") as lines:
+            episodes = [json.loads(text) for text in lines]
+        assert len(episodes) == GROUPS * GROUP_SIZE
+        for record in episodes:
+            episode = record["episode"]
+            # Every search that was asked for was answered: its turn is followed by a result of the retriever.
+            assert all(turn["result"] for turn in episode["turns"] if turn["query"])
+            assert len(episode["token_ids"]) == len(episode["sampled"]) == len(episode["versions"])
+
+
+def _the_policy_answers_with_the_last_weights(line: Line) -> None:
+    answer = httpx.post(
+        f"{line.policy.url}/answer", json={"question": "Who painted The Starry Night?"}, timeout=120
+    ).raise_for_status()
+    body = answer.json()
+    assert body["weight_versions"] == [str(line.steps()[-1]["version"])]
+    assert [step["kind"] for step in body["trace"]][:3] == ["think", "search", "result"]
+    assert body["passages"]
+    assert body["usage"]["searches"] >= 1

@@ -1,0 +1,349 @@
+"""The real policy server: vLLM with our plugin, its weights exchanged while it serves.
+
+The tests run in order and share one server; the last ones compare with a second server that is started afresh on the
+checkpoint that the first one was given.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import shutil
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from transformers import AutoTokenizer
+
+from research.clients import PolicyAdmin, PolicyClient
+from research.config import Settings, load_settings
+from research.episode import Finish, Generation, Sampling
+from research.errors import ServiceError
+from research.prompts import load_prompt
+from research.schemas import WeightsRequest
+from research.tokens import HuggingFaceTokenizer
+from services.trainer.learner import Learner
+from services.trainer.sequences import TrainingSequence
+from tests.conftest import Server, server_end
+
+KEY, ADMIN = "key-for-tests", "admin-for-tests"
+SECRETS = {"RESEARCH_API_KEY": KEY, "RESEARCH_ADMIN_TOKEN": ADMIN, "OMP_NUM_THREADS": "2"}
+QUESTION = "Who painted The Starry Night?"
+
+
+@dataclass
+class Setting:
+    """One policy server and everything that asks it."""
+
+    server: Server
+    runs: Path
+    tokenizer: HuggingFaceTokenizer
+    prompt_ids: list[int]
+
+    def client(self) -> PolicyClient:
+        return PolicyClient(self.server.url, api_key=KEY)
+
+    def admin(self) -> PolicyAdmin:
+        return PolicyAdmin(self.server.url, token=ADMIN, retries=0)
+
+    def generate(self, tokens: int = 24, prompt: list[int] | None = None, version: str = "0") -> Generation:
+        async def run() -> Generation:
+            async with self.client() as client:
+                client.weight_version = version
+                return await client.generate(prompt or self.prompt_ids, tokens, Sampling(0.0))
+
+        return asyncio.run(run())
+
+    def digests(self) -> dict[str, str]:
+        async def run() -> dict[str, str]:
+            async with self.admin() as admin:
+                return await admin.digests()
+
+        return asyncio.run(run())
+
+    def update(self, path: Path | str, version: str) -> Any:
+        async def run() -> Any:
+            async with self.admin() as admin:
+                return await admin.update_weights(WeightsRequest(path=str(path), version=version))
+
+        return asyncio.run(run())
+
+
+@pytest.fixture(scope="module")
+def model(data_dir: Path) -> Path:
+    return data_dir / "models" / "smollm2-135m-instruct"
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("runs")
+
+
+def open_setting(launch: Any, runs: Path, model: Path, *overrides: str) -> Setting:
+    server = launch(
+        "policy",
+        f"policy.weights_dir={runs}",
+        "policy.retriever_url=http://127.0.0.1:9",  # nothing listens there
+        "episode.search_timeout=2",
+        "episode.retries=1",
+        *overrides,
+        timeout=300,
+        environment=SECRETS,
+    )
+    tokenizer = HuggingFaceTokenizer(AutoTokenizer.from_pretrained(model))
+    return Setting(server, runs, tokenizer, tokenizer.prompt_ids(load_prompt("research-small"), QUESTION))
+
+
+@pytest.fixture(scope="module")
+def policy(launch: Any, runs: Path, model: Path) -> Setting:
+    return open_setting(launch, runs, model)
+
+
+@pytest.fixture(scope="module")
+def perturbed(runs: Path, model: Path) -> Path:
+    """A checkpoint in which every matrix, the tied embeddings too, differs from the served one."""
+    target = runs / "perturbed"
+    shutil.copytree(model, target)
+    tensors = load_file(target / "model.safetensors")
+    torch.manual_seed(0)
+    noisy = {name: t + 0.01 * torch.randn_like(t) if t.ndim > 1 else t for name, t in tensors.items()}
+    save_file(noisy, target / "model.safetensors", metadata={"format": "pt"})
+    return target
+
+
+@pytest.fixture
+def http(policy: Setting) -> Iterator[httpx.Client]:
+    with policy.server.client() as client:
+        client.headers["Authorization"] = f"Bearer {KEY}"
+        client.timeout = httpx.Timeout(120)
+        yield client
+
+
+def test_a_plain_openai_client_talks_to_the_raw_model(policy: Setting) -> None:
+    from openai import AuthenticationError, OpenAI
+
+    client = OpenAI(base_url=f"{policy.server.url}/v1", api_key=KEY)
+    assert [served.id for served in client.models.list()] == ["policy"]
+    chat = client.chat.completions.create(
+        model="policy", messages=[{"role": "user", "content": "Say hello."}], max_tokens=8
+    )
+    assert chat.choices[0].message.content
+    with pytest.raises(AuthenticationError):
+        OpenAI(base_url=f"{policy.server.url}/v1", api_key="wrong").models.list()
+
+
+def test_answer_has_the_documented_shape(http: httpx.Client) -> None:
+    answer = http.post("/answer", json={"question": QUESTION, "max_tokens": 40}).raise_for_status().json()
+    assert answer["question"] == QUESTION
+    assert answer["usage"]["sampled_tokens"] > 0
+    assert answer["weight_versions"] == ["0"]
+    assert answer["stop_reason"] in {"answered", "token_limit", "search_limit", "malformed_search"}
+    assert answer["seconds"]["total"] >= answer["seconds"]["generate"] > 0
+    described = http.get("/openapi.json").json()["paths"]["/answer"]["post"]["responses"]
+    assert {"200", "401", "422", "429", "503"} <= described.keys()
+
+
+@pytest.mark.parametrize(
+    ("body", "named"),
+    [
+        ({"question": ""}, "question"),
+        ({"question": "   "}, "question"),
+        ({}, "question: Field required"),
+        ({"question": 7}, "question"),
+        ({"question": "x" * 1_000_000}, "policy.max_question_chars"),
+        ({"question": "x y " * 2000}, "leaves no room"),
+        ({"question": "ok", "top_k": 0}, "top_k"),
+        ({"question": "ok", "max_searches": -1}, "max_searches"),
+        ({"question": "ok", "temperature": 3}, "temperature"),
+        ({"question": "ok", "nonsense": 1}, "nonsense: there is no such field"),
+    ],
+)
+def test_wrong_questions_get_a_clear_422(http: httpx.Client, body: dict[str, Any], named: str) -> None:
+    response = http.post("/answer", json=body)
+    assert response.status_code == 422, response.text
+    assert named in response.json()["message"]
+
+
+def test_a_body_that_is_no_json_or_too_large_is_refused(http: httpx.Client) -> None:
+    broken = http.post("/answer", content=b"{", headers={"Content-Type": "application/json"})
+    assert (broken.status_code, broken.json()["error"]) == (422, "invalid_request")
+    assert http.post("/answer", json={"question": "x" * 20_000_000}).status_code == 413
+
+
+@pytest.mark.parametrize(
+    ("method", "path"), [("POST", "/answer"), ("GET", "/v1/models"), ("POST", "/inference/v1/generate")]
+)
+def test_inference_needs_the_key(policy: Setting, method: str, path: str) -> None:
+    with policy.server.client() as client:
+        assert client.request(method, path, json={"question": QUESTION}).status_code == 401
+
+
+@pytest.mark.parametrize(
+    ("method", "path"),
+    [
+        ("POST", "/admin/weights"),
+        ("GET", "/admin/weights"),
+        ("GET", "/admin/weights/digests"),
+        ("POST", "/pause"),
+        ("POST", "/resume"),
+        ("GET", "/weight_info"),
+    ],
+)
+@pytest.mark.parametrize("token", [None, KEY, "wrong", ""])
+def test_weight_routes_need_the_admin_token(policy: Setting, method: str, path: str, token: str | None) -> None:
+    headers = {} if token is None else {"Authorization": f"Bearer {token}"}
+    with policy.server.client() as client:
+        answer = client.request(method, path, json={"path": "x", "version": "1"}, headers=headers)
+    assert answer.status_code == 401
+    assert "RESEARCH_ADMIN_TOKEN" in answer.json()["message"]
+
+
+@pytest.mark.parametrize(
+    "path",
+    ["/collective_rpc", "/sleep", "/reset_prefix_cache", "/update_weights", "/start_weight_update", "/weight_checker"],
+)
+def test_routes_of_the_development_mode_do_not_exist(policy: Setting, path: str) -> None:
+    with policy.server.client() as client:
+        assert client.post(path, headers={"Authorization": f"Bearer {ADMIN}"}, json={}).status_code == 404
+
+
+def test_without_an_admin_token_there_are_no_weight_routes(monkeypatch: pytest.MonkeyPatch) -> None:
+    from fastapi import FastAPI
+
+    from services.policy.admin import attach_admin_routes
+
+    monkeypatch.delenv("RESEARCH_ADMIN_TOKEN", raising=False)
+    app = FastAPI()
+    before = len(app.routes)
+    assert not attach_admin_routes(app)
+    assert len(app.routes) == before
+
+
+def test_learner_and_sampler_agree_on_log_probabilities(policy: Setting, model: Path, tmp_path: Path) -> None:
+    async def sample() -> list[Generation]:
+        async with policy.client() as client:
+            draws = (client.generate(policy.prompt_ids, 60, Sampling(1.0, seed=seed)) for seed in range(8))
+            return await asyncio.gather(*draws)
+
+    generations = asyncio.run(sample())
+    start = len(policy.prompt_ids)
+    sequences = [
+        TrainingSequence(policy.prompt_ids + g.token_ids, list(range(start, start + len(g.token_ids))), g.logprobs)
+        for g in generations
+    ]
+    settings: Settings = load_settings(overrides=[f"paths.runs={tmp_path}"])
+    learnt = Learner(settings, model).logprobs(sequences)
+    differences = [
+        mine - theirs
+        for s, row in zip(sequences, learnt, strict=True)
+        for mine, theirs in zip(row, s.behaviour, strict=True)
+    ]
+    mean = sum(map(abs, differences)) / len(differences)
+    kl = sum(math.exp(d) - d - 1 for d in differences) / len(differences)
+    print(f"{len(differences)} tokens: mean {mean:.4f}, max {max(map(abs, differences)):.4f}, mismatch KL {kl:.6f}")
+    assert mean < 0.05
+    assert kl < 0.01
+
+
+def test_a_turn_stops_at_the_end_of_a_search_and_keeps_what_was_sampled(policy: Setting) -> None:
+    pattern = "".join(f"<search>{word}</search>\n" for word in ("red", "green", "blue", "black", "white"))
+    generation = policy.generate(30, policy.tokenizer.encode(f"{pattern}<search>yellow"))
+    assert generation.finish is Finish.SEARCH
+    assert "</search>" in policy.tokenizer.decode(generation.token_ids)
+    cut = policy.generate(1, policy.tokenizer.encode(f"{pattern}<search>yellow"))
+    assert cut.finish is Finish.LENGTH
+    assert set(generation.versions) == {"0"}
+
+
+def test_refused_checkpoints_leave_the_old_weights_serving(policy: Setting, model: Path) -> None:
+    before = policy.digests()
+    tensors = load_file(model / "model.safetensors")
+    name = "model.layers.0.mlp.down_proj.weight"
+    wrong_shape = {**tensors, name: tensors[name][:-1].contiguous()}
+    wrong_dtype = {**tensors, name: tensors[name].float()}
+    missing = {key: tensor for key, tensor in tensors.items() if key != name}
+    for number, faulty in enumerate((wrong_shape, wrong_dtype, missing)):
+        folder = policy.runs / f"faulty-{number}"
+        folder.mkdir()
+        save_file(faulty, folder / "model.safetensors")
+        with pytest.raises(ServiceError, match=r"422.*down_proj"):
+            policy.update(folder, "9")
+    half = policy.runs / "half"
+    half.mkdir()
+    (half / "model.safetensors").write_bytes((model / "model.safetensors").read_bytes()[:-100])
+    with pytest.raises(ServiceError, match="cut off"):
+        policy.update(half, "9")
+    for path, message in ((model, "weights_dir"), ("/etc", "weights_dir"), (policy.runs / "nothing", "does not exist")):
+        with pytest.raises(ServiceError, match=message):
+            policy.update(path, "9")
+    assert policy.digests() == before
+    assert set(policy.generate().versions) == {"0"}
+
+
+def test_an_update_in_flight_loses_no_request_and_marks_each_token(policy: Setting, perturbed: Path) -> None:
+    seen_before = policy.generate()  # its prompt is now in the prefix cache, computed by the old weights
+    old = policy.digests()
+
+    async def run() -> list[Generation]:
+        async with policy.client() as client, policy.admin() as admin:
+            asked = [
+                asyncio.create_task(client.generate(policy.prompt_ids, 250, Sampling(1.0, seed=seed)))
+                for seed in range(16)
+            ]
+            async with httpx.AsyncClient(base_url=policy.server.url) as watcher:
+                # Each look is a round trip, so this loop is no busy wait.
+                while _sampled_tokens((await watcher.get("/metrics")).text) - start < 300:
+                    pass
+            answer = await admin.update_weights(WeightsRequest(path=str(perturbed), version="1"))
+            print("seconds of each phase:", answer.seconds)
+            return await asyncio.gather(*asked)
+
+    with policy.server.client() as client:
+        start = _sampled_tokens(client.get("/metrics").text)
+    generations = asyncio.run(run())
+    assert len(generations) == 16
+    both = [g for g in generations if set(g.versions) == {"0", "1"}]
+    assert both, [sorted(set(g.versions)) for g in generations]
+    for generation in generations:
+        assert generation.versions == sorted(generation.versions)
+        assert len(generation.versions) == len(generation.token_ids) == len(generation.logprobs)
+        assert generation.finish is Finish.EOS or len(generation.token_ids) == 250
+    new = policy.digests()
+    changed = {key for key in old if old[key] != new[key]}
+    # Every matrix: 30 layers of four packed ones, the embeddings as a table, and the two packed heads tied to them.
+    assert len([key for key in changed if ".packed" in key]) == 30 * 4 + 2
+    assert policy.generate(version="0").logprobs != seen_before.logprobs
+
+
+def test_after_an_update_all_is_as_on_a_fresh_server(policy: Setting, perturbed: Path, launch: Any, runs: Path) -> None:
+    prompts = [policy.prompt_ids, policy.tokenizer.prompt_ids(load_prompt("research-small"), "Where is Paris?")]
+    # Salted with the old version on purpose: even so nothing of the old weights may come out of the cache.
+    updated = [policy.generate(prompt=prompt, version="0") for prompt in prompts]
+    with policy.server.client() as client:
+        client.headers["Authorization"] = f"Bearer {KEY}"
+        body = {"model": "policy", "prompt": policy.prompt_ids, "max_tokens": 8, "temperature": 0, "logprobs": 0}
+        plain = client.post("/v1/completions", json=body).raise_for_status().json()["choices"][0]
+    digests = policy.digests()
+    server_end(policy.server.process)
+
+    fresh = open_setting(launch, runs, perturbed, f"model.name={perturbed}")
+    assert fresh.digests() == digests
+    for prompt, before in zip(prompts, updated, strict=True):
+        again = fresh.generate(prompt=prompt)
+        assert again.token_ids == before.token_ids
+        assert again.logprobs == pytest.approx(before.logprobs, abs=1e-4)
+    with fresh.server.client() as client:
+        client.headers["Authorization"] = f"Bearer {KEY}"
+        again_plain = client.post("/v1/completions", json=body).raise_for_status().json()["choices"][0]
+    assert again_plain["text"] == plain["text"]
+    assert again_plain["logprobs"]["token_logprobs"] == pytest.approx(plain["logprobs"]["token_logprobs"], abs=1e-4)
+
+
+def _sampled_tokens(metrics: str) -> float:
+    lines = [line for line in metrics.splitlines() if line.startswith("vllm:generation_tokens_total")]
+    return sum(float(line.rsplit(" ", 1)[1]) for line in lines)

@@ -1,0 +1,74 @@
+"""What the policy server checks before it loads a byte of new weights."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from research.errors import AssetError, ConfigurationError
+from services.policy.checkpoint_files import confined, require_same_tensors, safetensors_files, tensor_specs
+
+GOOD = {"a": torch.zeros(2, 3, dtype=torch.bfloat16), "b": torch.ones(4)}
+
+
+def checkpoint(path: Path, tensors: dict[str, torch.Tensor]) -> Path:
+    path.mkdir()
+    save_file(tensors, path / "model.safetensors")
+    return path
+
+
+def test_headers_tell_names_dtypes_and_shapes(tmp_path: Path) -> None:
+    specs = tensor_specs(checkpoint(tmp_path / "good", GOOD))
+    assert {name: (spec.dtype, spec.shape) for name, spec in specs.items()} == {
+        "a": ("BF16", (2, 3)),
+        "b": ("F32", (4,)),
+    }
+
+
+@pytest.mark.parametrize(
+    ("tensors", "message"),
+    [
+        ({"a": GOOD["a"]}, "b is missing"),
+        ({**GOOD, "c": torch.ones(1)}, "c is not part of the model"),
+        ({**GOOD, "b": torch.ones(5)}, r"b is F32 \[5\], not F32 \[4\]"),
+        ({**GOOD, "a": torch.zeros(2, 3)}, r"a is F32 \[2, 3\], not BF16 \[2, 3\]"),
+    ],
+)
+def test_a_checkpoint_that_does_not_fit_is_refused(
+    tmp_path: Path, tensors: dict[str, torch.Tensor], message: str
+) -> None:
+    expected = tensor_specs(checkpoint(tmp_path / "served", GOOD))
+    with pytest.raises(AssetError, match=message):
+        require_same_tensors(tensor_specs(checkpoint(tmp_path / "new", tensors)), expected)
+
+
+@pytest.mark.parametrize("cut", [0, 4, 9, 60, -1])
+def test_a_file_that_is_cut_off_is_refused(tmp_path: Path, cut: int) -> None:
+    path = checkpoint(tmp_path / "cut", GOOD) / "model.safetensors"
+    path.write_bytes(path.read_bytes()[:cut])
+    with pytest.raises(AssetError):
+        tensor_specs(path.parent)
+
+
+def test_only_safetensors_are_accepted(tmp_path: Path) -> None:
+    (tmp_path / "model.bin").write_bytes(b"pickle")
+    with pytest.raises(AssetError, match="only safetensors"):
+        safetensors_files(tmp_path)
+    with pytest.raises(AssetError, match="only safetensors"):
+        safetensors_files(tmp_path / "model.bin")
+
+
+def test_paths_are_confined(tmp_path: Path) -> None:
+    inside, outside = tmp_path / "runs", tmp_path / "elsewhere"
+    (inside / "x").mkdir(parents=True)
+    outside.mkdir()
+    (inside / "link").symlink_to(outside)
+    assert confined(str(inside / "x"), inside) == (inside / "x").resolve()
+    for path in (outside, inside / ".." / "elsewhere", inside / "link", Path("/etc")):
+        with pytest.raises(ConfigurationError, match="weights_dir"):
+            confined(str(path), inside)
+    with pytest.raises(AssetError, match="does not exist"):
+        confined(str(inside / "missing"), inside)

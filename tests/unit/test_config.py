@@ -1,0 +1,74 @@
+"""Presets, overrides and the errors that name what is wrong."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from research.config import PRESET_DIR, load_settings
+from research.errors import ConfigurationError
+from research.prompts import load_prompt
+
+
+@pytest.mark.parametrize("preset", sorted(path.stem for path in PRESET_DIR.glob("*.toml")))
+def test_every_preset_is_valid_and_its_prompt_exists(preset: str) -> None:
+    load_prompt(load_settings(preset).episode.prompt)
+
+
+def test_command_line_beats_environment_beats_preset(monkeypatch: pytest.MonkeyPatch) -> None:
+    preset = load_settings().grpo.steps
+    monkeypatch.setenv("RESEARCH__GRPO__STEPS", str(preset + 1))
+    assert load_settings().grpo.steps == preset + 1
+    assert load_settings(overrides=[f"grpo.steps={preset + 2}"]).grpo.steps == preset + 2
+
+
+def test_values_are_toml_or_else_text() -> None:
+    settings = load_settings(
+        overrides=["questions.mix={ one_hop = 1.0 }", "model.name=./mine", "optimizer.betas=[0.8, 0.9]"]
+    )
+    assert settings.questions.mix == {"one_hop": 1.0}
+    assert settings.model.name == "./mine"
+    assert settings.optimizer.betas == (0.8, 0.9)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (["grpo.stps=3"], r"grpo\.stps: there is no such setting"),
+        (["nonsense=3"], "nonsense: there is no such setting"),
+        (["grpo.steps=0"], r"grpo\.steps: .*greater than or equal to 1"),
+        (["grpo.steps=many"], r"grpo\.steps: .*integer"),
+        (["grpo.steps"], "not of the form"),
+        (["run.x=1"], "is a value, not a section"),
+        (["retriever.port=70000"], r"retriever\.port"),
+        (["episode.max_tokens=5000"], r"episode\.max_tokens .* must be below model\.max_length"),
+        (["run=../elsewhere"], "run: "),
+    ],
+)
+def test_wrong_settings_name_the_field(overrides: list[str], message: str) -> None:
+    with pytest.raises(ConfigurationError, match=message):
+        load_settings(overrides=overrides)
+
+
+def test_an_unknown_environment_setting_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RESEARCH__GRPO__STPS", "3")
+    with pytest.raises(ConfigurationError, match=r"grpo\.stps"):
+        load_settings()
+
+
+def test_an_unknown_preset_lists_the_known() -> None:
+    with pytest.raises(ConfigurationError, match="quickstart-cpu"):
+        load_settings("no-such-preset")
+
+
+def test_broken_toml_is_said(tmp_path: Path) -> None:
+    path = tmp_path / "broken.toml"
+    path.write_text("run = ")
+    with pytest.raises(ConfigurationError, match="not valid TOML"):
+        load_settings(path)
+
+
+def test_an_unknown_prompt_lists_the_known() -> None:
+    with pytest.raises(ConfigurationError, match="research-instruct"):
+        load_prompt("nope")

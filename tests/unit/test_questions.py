@@ -1,0 +1,117 @@
+"""Question files and the order of questions."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from research.errors import AssetError, ConfigurationError
+from research.questions import Hop, Question, read_questions, write_questions
+from research.questions.sources import load_questions
+from research.questions.stream import QuestionStream
+
+QUESTIONS = [
+    Question(f"{kind}-{i}", f"{kind} {i}?", ("yes",), kind, hops=(Hop("q", "what", "T", "yes"),))
+    for kind in ("one_hop", "two_hop")
+    for i in range(7)
+]
+
+
+def test_questions_survive_writing_and_reading(tmp_path: Path) -> None:
+    write_questions(tmp_path / "q.jsonl", QUESTIONS)
+    assert read_questions(tmp_path / "q.jsonl") == QUESTIONS
+    assert [path.name for path in tmp_path.iterdir()] == ["q.jsonl"]
+
+
+def test_a_broken_line_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "q.jsonl"
+    path.write_text(json.dumps(asdict(QUESTIONS[0])) + "\n{\n")
+    with pytest.raises(AssetError, match=":2:"):
+        read_questions(path)
+
+
+MUSIQUE = {
+    "id": "2hop__1_2",
+    "question": "Who?",
+    "answer": "Ann",
+    "answer_aliases": ["Anna"],
+    "answerable": True,
+    "paragraphs": [],
+}
+HOTPOT = {"_id": "5a", "question": "Who?", "answer": "Ann", "type": "bridge", "level": "hard", "context": []}
+FLASHRAG = {"id": "dev_1", "question": "Who?", "golden_answers": ["Ann", "Anna"], "metadata": {}}
+
+
+@pytest.mark.parametrize(
+    ("name", "records", "answers", "kind"),
+    [
+        ("musique.jsonl", [MUSIQUE], ("Ann", "Anna"), "2hop"),
+        ("hotpot.json", [HOTPOT], ("Ann",), "bridge"),
+        ("flashrag.jsonl", [FLASHRAG], ("Ann", "Anna"), "unknown"),
+        ("ours.jsonl", [asdict(QUESTIONS[0])], ("yes",), "one_hop"),
+    ],
+)
+def test_known_formats(
+    tmp_path: Path, name: str, records: list[dict[str, Any]], answers: tuple[str, ...], kind: str
+) -> None:
+    path = tmp_path / name
+    if path.suffix == ".json":
+        path.write_text(json.dumps(records))
+    else:
+        path.write_text("".join(json.dumps(record) + "\n" for record in records))
+    (question,) = load_questions(str(path), "train", tmp_path)
+    assert question.answers == answers
+    assert question.kind == kind
+
+
+def test_a_data_set_of_the_hub_library_loads(tmp_path: Path) -> None:
+    (tmp_path / "set").mkdir()
+    (tmp_path / "set" / "train.jsonl").write_text(json.dumps(FLASHRAG) + "\n")
+    (question,) = load_questions(f"hub:{tmp_path}/set::train", "train", tmp_path)
+    assert question.answers == ("Ann", "Anna")
+
+
+@pytest.mark.parametrize("name", ["missing.jsonl", "hub:only-two:parts", "builtin"])
+def test_missing_sets_are_said(tmp_path: Path, name: str) -> None:
+    with pytest.raises(AssetError):
+        load_questions(name if ":" in name or name == "builtin" else str(tmp_path / name), "train", tmp_path)
+
+
+@given(st.integers(1, 12), st.integers(0, 1000))
+def test_the_stream_goes_on_exactly_where_its_cursors_say(count: int, seed: int) -> None:
+    mix = {"one_hop": 0.3, "two_hop": 0.7}
+    stream = QuestionStream(QUESTIONS, mix, seed)
+    whole = [question for _ in range(6) for question in stream.draw(count)]
+    first = QuestionStream(QUESTIONS, mix, seed)
+    before = [question for _ in range(2) for question in first.draw(count)]
+    resumed = QuestionStream(QUESTIONS, mix, seed)
+    resumed.cursors = dict(first.cursors)
+    after = [question for _ in range(4) for question in resumed.draw(count)]
+    assert before + after == whole
+
+
+def test_an_epoch_asks_every_question_once_and_the_next_in_another_order() -> None:
+    stream = QuestionStream(QUESTIONS, {}, 3)
+    first, second = stream.draw(len(QUESTIONS)), stream.draw(len(QUESTIONS))
+    assert Counter(q.id for q in first) == Counter(q.id for q in second) == Counter(q.id for q in QUESTIONS)
+    assert first != second
+
+
+@given(st.integers(1, 40))
+def test_the_mix_is_kept_exactly(count: int) -> None:
+    drawn = QuestionStream(QUESTIONS, {"one_hop": 0.3, "two_hop": 0.7}, 1).draw(count)
+    assert len(drawn) == count
+    ones = sum(question.kind == "one_hop" for question in drawn)
+    assert abs(ones - 0.3 * count) < 1
+
+
+def test_a_mix_of_unknown_kinds_is_refused() -> None:
+    with pytest.raises(ConfigurationError, match="one_hop, two_hop"):
+        QuestionStream(QUESTIONS, {"three_hop": 1.0}, 1)
