@@ -20,11 +20,6 @@ def register_weight_engine() -> None:
     """Entry point of `vllm.general_plugins`; vLLM may call it more than once in a process."""
     from vllm.distributed.weight_transfer.factory import WeightTransferEngineFactory
 
-    from services.policy.idle import wait_by_notification
-
-    import os
-    if not os.environ.get("RESEARCH_BENCHMARK_SPIN"):
-        wait_by_notification()
     if "file" not in WeightTransferEngineFactory._registry:
         WeightTransferEngineFactory.register_engine("file", "services.policy.weight_engine", "FileWeightTransferEngine")
 
