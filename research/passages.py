@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from research.errors import AssetError
+from research.files import atomic_write
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,11 +23,9 @@ class Passage:
 def write_passages(path: Path, passages: Iterable[Passage]) -> None:
     """Write one JSON object a line, beside the target first, then rename."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(path.name + ".partial")
-    with partial.open("w", encoding="utf-8") as out:
+    with atomic_write(path) as out:
         for passage in passages:
-            out.write(json.dumps(asdict(passage), ensure_ascii=False) + "\n")
-    partial.replace(path)
+            out.write(json.dumps(asdict(passage), ensure_ascii=False).encode() + b"\n")
 
 
 def iter_passages(path: Path) -> Iterator[Passage]:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from research.errors import AssetError
+from research.files import atomic_write
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,11 +52,9 @@ def question_from_dict(record: dict[str, Any]) -> Question:
 def write_questions(path: Path, questions: Iterable[Question]) -> None:
     """Write one JSON object a line, beside the target first, then rename."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(path.name + ".partial")
-    with partial.open("w", encoding="utf-8") as out:
+    with atomic_write(path) as out:
         for question in questions:
-            out.write(json.dumps(asdict(question), ensure_ascii=False) + "\n")
-    partial.replace(path)
+            out.write(json.dumps(asdict(question), ensure_ascii=False).encode() + b"\n")
 
 
 def read_questions(path: Path) -> list[Question]:

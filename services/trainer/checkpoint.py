@@ -14,8 +14,8 @@ from typing import Any
 import torch
 from safetensors.torch import load_model, save_model
 
+from research.files import write_json
 from services.trainer.learner import Learner
-from services.trainer.publish import write_json
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
@@ -77,11 +76,3 @@ def write_checkpoint(state: dict[str, torch.Tensor], base: Path, target: Path) -
         save_file(shard, partial / file.name, metadata={"format": "pt"})
     shutil.rmtree(target, ignore_errors=True)
     partial.rename(target)
-
-
-def write_json(path: Path, content: object) -> None:
-    """Write JSON beside the target, then rename."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(path.name + ".partial")
-    partial.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-    partial.replace(path)

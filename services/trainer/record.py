@@ -15,7 +15,7 @@ from typing import Any
 from research.config import Settings
 from research.errors import ConfigurationError
 from research.evaluate import Answered, KindFigures, figures_as_dict
-from services.trainer.publish import write_json
+from research.files import atomic_write, write_json
 from services.trainer.rollouts import Group
 
 # May change between the start and a resumption of a run; every other setting defines what the run is.
@@ -51,6 +51,7 @@ class RunRecord:
                     f"{self.directory} was started with other settings ({', '.join(differing)}); "
                     "give another name with run=…, or start over with --fresh"
                 )
+        self.directory.mkdir(parents=True, exist_ok=True)
         write_json(config, current)
 
     @property
@@ -66,9 +67,8 @@ class RunRecord:
     def forget_steps_after(self, step: int) -> None:
         """Drop metrics of steps that the checkpoint does not know; they will be done again."""
         kept = [entry for entry in self.metrics() if entry["step"] <= step]
-        partial = self._metrics.with_name("metrics.jsonl.partial")
-        partial.write_text("".join(json.dumps(entry) + "\n" for entry in kept), encoding="utf-8")
-        partial.replace(self._metrics)
+        with atomic_write(self._metrics) as out:
+            out.writelines(json.dumps(entry).encode() + b"\n" for entry in kept)
 
     def add_metrics(self, entry: dict[str, Any]) -> None:
         with self._metrics.open("a", encoding="utf-8") as out:
@@ -125,8 +125,6 @@ def _differences(former: dict[str, Any], current: dict[str, Any]) -> list[str]:
 
 def _write_gzip_lines(path: Path, records: Sequence[dict[str, Any]]) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(path.name + ".partial")
-    with gzip.open(partial, "wt", encoding="utf-8") as out:
+    with atomic_write(path) as file, gzip.open(file, "wt", encoding="utf-8") as out:
         for record in records:
             out.write(json.dumps(record, ensure_ascii=False) + "\n")
-    partial.replace(path)

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from services.trainer.publish import write_json
+from research.files import atomic_write, write_json
 from services.trainer.record import RunRecord
 
 _STAGES = ("before", "warmup", "after")
@@ -78,7 +78,6 @@ def _plot(metrics: Sequence[dict[str, Any]], evaluations: dict[str, Any], path: 
     held_out.set_xticks([i + 0.2 for i in range(len(evaluations))], list(evaluations))
     held_out.set(title="held-out EM (greedy)", ylim=(0, 1))
     held_out.legend()
-    partial = path.with_name(path.name + ".partial")
-    figure.savefig(partial, format="png", dpi=120)
+    with atomic_write(path) as out:
+        figure.savefig(out, format="png", dpi=120)
     plt.close(figure)
-    partial.replace(path)
