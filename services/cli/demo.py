@@ -24,7 +24,7 @@ def run_demo(settings: Settings, arguments: Sequence[str], console: Console) -> 
     record = RunRecord(settings.run_dir)
     with running(("retriever", "policy"), arguments, settings, console):
         console.print(f"status page: http://{settings.trainer.host}:{settings.trainer.port}/", highlight=False)
-        if not train(settings, fresh=record.is_finished, console=console):
+        if not train(settings, fresh=record.is_finished(settings.grpo.steps), console=console):
             return
         show_evaluations(record.evaluations(), console)
         question = _one_to_show(settings)

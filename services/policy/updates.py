@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +32,7 @@ class WeightUpdates:
         self._expected = tensor_specs(base)
         self._lock = asyncio.Lock()
         self._connected = False
+        self._running: asyncio.Task[dict[str, float]] | None = None
         self.path = base
         self.version = INITIAL_VERSION
 
@@ -52,7 +53,9 @@ class WeightUpdates:
         """
         checkpoint = confined(path, self._weights_dir)
         require_same_tensors(await asyncio.to_thread(tensor_specs, checkpoint), self._expected)
-        return await asyncio.shield(asyncio.ensure_future(self._swap(checkpoint, version)))
+        # Kept by name, because the loop itself holds tasks only weakly.
+        self._running = asyncio.create_task(self._swap(checkpoint, version))
+        return await asyncio.shield(self._running)
 
     async def _swap(self, checkpoint: Path, version: str) -> dict[str, float]:
         seconds: dict[str, float] = {}
@@ -67,7 +70,7 @@ class WeightUpdates:
                     await self._load(checkpoint, version, seconds)
                 except Exception as error:
                     logger.exception("Loading %s failed; going back to version %s", checkpoint, self.version)
-                    await self._load(self.path, self.version, {})
+                    await self._restore()
                     raise UpdateFailedError(
                         f"version {version} could not be loaded ({error}); version {self.version} is served on"
                     ) from error
@@ -77,6 +80,12 @@ class WeightUpdates:
                     await self._engine.resume_generation()
         logger.info("Serving weight version %s (%.2f s)", version, sum(seconds.values()))
         return seconds
+
+    async def _restore(self) -> None:
+        """Load the weights that were served before; a failure may have left vLLM's update session open."""
+        with suppress(Exception):
+            await self._engine.finish_weight_update()
+        await self._load(self.path, self.version, {})
 
     async def _load(self, checkpoint: Path, version: str, seconds: dict[str, float]) -> None:
         with _timed(seconds, "start"):

@@ -116,6 +116,7 @@ class TrainingLoop:
             await self._publish(state.version)
             return state.step
         self._record.forget_steps_after(0)
+        self._record.forget_evaluations()
         await self._publish(0)
         await self._evaluate("before")
         if self._settings.warmup.enabled:
@@ -224,8 +225,6 @@ class TrainingLoop:
         self._status.version = version
 
     async def _evaluate(self, name: str) -> None:
-        if self._record.evaluation(name) is not None:
-            return
         with self._phase(RunPhase.EVALUATION, len(self._held_out)):
             answered, figures = await evaluate(
                 self._agent,

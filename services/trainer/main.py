@@ -45,7 +45,7 @@ def train(settings: Settings, *, fresh: bool, console: Console) -> bool:
     record = RunRecord(settings.run_dir)
     if fresh:
         shutil.rmtree(record.directory, ignore_errors=True)
-    if record.is_finished:
+    if record.is_finished(settings.grpo.steps):
         console.print(f"{record.directory} is finished; use --fresh to start over, or another name with run=…")
         return True
     require_free_port(settings.trainer.host, settings.trainer.port, "trainer.port")

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import shutil
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -54,9 +55,10 @@ class RunRecord:
         self.directory.mkdir(parents=True, exist_ok=True)
         write_json(config, current)
 
-    @property
-    def is_finished(self) -> bool:
-        return (self.directory / "summary.json").is_file()
+    def is_finished(self, steps: int) -> bool:
+        """Whether a report over at least this many steps has been written."""
+        summary = self.directory / "summary.json"
+        return summary.is_file() and json.loads(summary.read_text(encoding="utf-8"))["steps"] >= steps
 
     def metrics(self) -> list[dict[str, Any]]:
         """One entry a finished step."""
@@ -85,6 +87,10 @@ class RunRecord:
                 for member in group.members
             ],
         )
+
+    def forget_evaluations(self) -> None:
+        """Drop them all, because the run begins anew."""
+        shutil.rmtree(self.directory / "evaluations", ignore_errors=True)
 
     def evaluation(self, name: str) -> dict[str, Any] | None:
         """The figures of an evaluation that was done before, by kind."""

@@ -65,7 +65,8 @@ def test_the_report_is_made_from_the_files_alone(tmp_path: Path) -> None:
     assert [summary["eval"][stage]["two_hop"]["em"] for stage in summary["eval"]] == [0.0, 0.25, 0.5]
     assert "| after | two_hop | 0.500 |" in (tmp_path / "report.md").read_text()
     assert (tmp_path / "training.png").stat().st_size > 1000
-    assert record.is_finished
+    assert record.is_finished(3)
+    assert not record.is_finished(4)
 
 
 def test_status_tells_its_listeners() -> None:
