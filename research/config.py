@@ -94,7 +94,7 @@ class PolicyService(Section):
 
     host: str = "127.0.0.1"
     port: Port = 8001
-    retriever_url: str = Field("http://127.0.0.1:8000", description="where /answer searches")
+    retriever_url: str = Field("", description="where /answer searches; empty: retriever.host and retriever.port")
     threads: PositiveInt = Field(2, description="threads of vLLM on a CPU")
     kv_cache_gib: PositiveInt = Field(2, description="size of the KV cache on a CPU, GiB")
     max_sequences: PositiveInt = Field(64, description="requests decoded together at most")
@@ -112,8 +112,10 @@ class TrainerService(Section):
 
     host: str = "127.0.0.1"
     port: Port = 8002
-    retriever_url: str = "http://127.0.0.1:8000"
-    policy_urls: list[str] = Field(["http://127.0.0.1:8001"], description="every replica gets each new version")
+    retriever_url: str = Field("", description="where episodes search; empty: retriever.host and retriever.port")
+    policy_urls: list[str] = Field(
+        default_factory=list, description="every replica gets each new version; empty: policy.host and policy.port"
+    )
     threads: PositiveInt = Field(2, description="torch threads of the learner on a CPU")
     device: Literal["auto", "cpu", "cuda"] = "auto"
     outage_patience: float = Field(900.0, gt=0, description="seconds that training waits for a service to come back")
@@ -219,6 +221,20 @@ class Settings(Section):
     checkpoints: Checkpoints = Checkpoints()
 
     @model_validator(mode="after")
+    def _addresses_follow_the_ports(self) -> Settings:
+        """Services that are not said to be elsewhere are where their own sections put them."""
+        retriever = _address(self.retriever.host, self.retriever.port)
+        policy = _address(self.policy.host, self.policy.port)
+        if not self.policy.retriever_url:
+            object.__setattr__(self, "policy", self.policy.model_copy(update={"retriever_url": retriever}))
+        found = {
+            "retriever_url": self.trainer.retriever_url or retriever,
+            "policy_urls": self.trainer.policy_urls or [policy],
+        }
+        object.__setattr__(self, "trainer", self.trainer.model_copy(update=found))
+        return self
+
+    @model_validator(mode="after")
     def _episode_fits_the_context(self) -> Settings:
         if self.episode.max_tokens >= self.model.max_length:
             raise ValueError(
@@ -234,6 +250,10 @@ class Settings(Section):
     @property
     def index_dir(self) -> Path:
         return self.paths.data / "indexes" / self.corpus.index
+
+
+def _address(host: str, port: int) -> str:
+    return f"http://{'127.0.0.1' if host == '0.0.0.0' else host}:{port}"
 
 
 def load_settings(preset: str | Path = DEFAULT_PRESET, overrides: list[str] | None = None) -> Settings:

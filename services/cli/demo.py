@@ -10,7 +10,7 @@ from rich.console import Console
 from research.config import Settings
 from research.questions.sources import load_questions
 from services.cli.ask import ask_policy
-from services.cli.launcher import running
+from services.cli.launcher import require_free_ports, running
 from services.cli.prepare import prepare
 from services.cli.show import show_answer, show_evaluations
 from services.trainer.main import train
@@ -20,6 +20,7 @@ from services.trainer.record import RunRecord
 def run_demo(settings: Settings, arguments: Sequence[str], console: Console) -> None:
     """Prepare, serve, train, evaluate and answer; raises ResearchError where a part fails."""
     started = time.monotonic()
+    require_free_ports(("retriever", "policy", "trainer"), settings)
     prepare(settings, console)
     record = RunRecord(settings.run_dir)
     with running(("retriever", "policy"), arguments, settings, console):

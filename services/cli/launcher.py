@@ -54,8 +54,7 @@ def running(
         ServiceError: a service ended or did not get ready; the message shows the end of its log.
     """
     os.environ.setdefault(ADMIN_TOKEN_VARIABLE, secrets.token_urlsafe(24))
-    for name in services:
-        require_free_port(getattr(settings, name).host, getattr(settings, name).port, f"{name}.port")
+    require_free_ports(services, settings)
     started: list[RunningService] = []
     try:
         for name in services:
@@ -66,6 +65,12 @@ def running(
         yield started
     finally:
         _stop(started)
+
+
+def require_free_ports(services: Sequence[Service], settings: Settings) -> None:
+    """Raise ConfigurationError, before anything slow begins, if a service could not listen."""
+    for name in services:
+        require_free_port(getattr(settings, name).host, getattr(settings, name).port, f"{name}.port")
 
 
 def wait_for_end(services: Sequence[RunningService]) -> RunningService:

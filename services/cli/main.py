@@ -88,12 +88,14 @@ def up(overrides: Overrides = None, preset: Preset = DEFAULT_PRESET) -> None:
 
     Then ask with: research ask "Who painted The Starry Night?"
     """
-    from services.cli.launcher import running, tail, wait_for_end
+    from services.cli.launcher import Service, require_free_ports, running, tail, wait_for_end
     from services.cli.prepare import prepare as prepare_all
 
     settings = load_settings(preset, overrides)
+    everything: tuple[Service, ...] = ("retriever", "policy", "trainer")
+    require_free_ports(everything, settings)
     prepare_all(settings, console)
-    with running(("retriever", "policy", "trainer"), _passed_on(preset, overrides), settings, console) as services:
+    with running(everything, _passed_on(preset, overrides), settings, console) as services:
         console.print("all three are up; Ctrl-C ends them")
         ended = wait_for_end(services)
         raise ServiceError(f"the {ended.name} ended by itself; the end of {ended.log}:\n{tail(ended.log)}")

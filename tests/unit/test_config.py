@@ -72,3 +72,14 @@ def test_broken_toml_is_said(tmp_path: Path) -> None:
 def test_an_unknown_prompt_lists_the_known() -> None:
     with pytest.raises(ConfigurationError, match="research-instruct"):
         load_prompt("nope")
+
+
+def test_addresses_follow_the_ports_unless_given() -> None:
+    settings = load_settings(overrides=["retriever.port=9000", "policy.port=9001", "policy.host=0.0.0.0"])
+    assert settings.policy.retriever_url == settings.trainer.retriever_url == "http://127.0.0.1:9000"
+    assert settings.trainer.policy_urls == ["http://127.0.0.1:9001"]
+    given = load_settings(
+        overrides=["policy.retriever_url=http://far:1", 'trainer.policy_urls=["http://a", "http://b"]']
+    )
+    assert given.policy.retriever_url == "http://far:1"
+    assert given.trainer.policy_urls == ["http://a", "http://b"]
