@@ -50,4 +50,5 @@ def local_checkpoint(name: str, data: Path) -> Path:
             snapshot_download(resolved, allow_patterns=["*.safetensors", "*.json", "*.jinja", "*.txt", "*.model"])
         )
     except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
-        raise AssetError(f"model {name!r} is neither a directory nor to be had from the hub: {error}") from error
+        reason = str(error).strip().splitlines()[0]
+        raise AssetError(f"model {name!r} is neither a directory nor to be had from the hub: {reason}") from error

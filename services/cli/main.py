@@ -10,6 +10,7 @@ from typing import Annotated, Literal
 
 import typer
 from rich.console import Console
+from rich.markup import escape
 
 from research.config import DEFAULT_PRESET, load_settings
 from research.errors import ResearchError, ServiceError
@@ -180,7 +181,7 @@ def main() -> None:
     try:
         app()
     except ResearchError as error:
-        errors.print(f"[bold red]error:[/] {error}", highlight=False)
+        errors.print(f"[bold red]error:[/] {escape(str(error))}", highlight=False, soft_wrap=True)
         sys.exit(2)
     except KeyboardInterrupt:
         errors.print("interrupted")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
@@ -62,12 +62,17 @@ MISTAKES: list[tuple[Sequence[str], str]] = [
     ("arguments", "message"), MISTAKES, ids=lambda value: " ".join(value) if isinstance(value, list) else ""
 )
 def test_a_mistake_is_one_clear_error(
-    arguments: Sequence[str], message: str, service_environment: dict[str, str], data_dir: Path, tmp_path: Path
+    arguments: Sequence[str],
+    message: str,
+    service_environment: dict[str, str],
+    data_dir: Path,
+    tmp_path: Path,
+    free_port: Callable[[], int],
 ) -> None:
     settings = {
         "RESEARCH__PATHS__DATA": str(data_dir),
         "RESEARCH__PATHS__RUNS": str(tmp_path),
-        "RESEARCH__TRAINER__PORT": "18402",
+        **{f"RESEARCH__{name}__PORT": str(free_port()) for name in ("RETRIEVER", "POLICY", "TRAINER")},
     }
     if "RESEARCH_ADMIN_TOKEN" not in message:
         settings["RESEARCH_ADMIN_TOKEN"] = "for-tests"
