@@ -2,9 +2,10 @@
 # No BuildKit needed: it builds with the classic builder too.
 FROM python:3.11-slim
 
-# Folder or page of wheels to look at first, such as PyTorch's CPU wheels; see docs/docker.md.
+# Where pip shall look besides, such as PyTorch's CPU wheels, and a host to trust without TLS; see docs/docker.md.
 ARG PIP_FIND_LINKS=""
 ARG PIP_EXTRA_INDEX_URL=""
+ARG PIP_TRUSTED_HOST=""
 ENV PIP_NO_CACHE_DIR=1 PIP_DISABLE_PIP_VERSION_CHECK=1 PYTHONUNBUFFERED=1
 
 RUN apt-get update && apt-get install -y --no-install-recommends libgomp1 libnuma1 && rm -rf /var/lib/apt/lists/*

@@ -64,6 +64,9 @@ def server_environment(settings: Settings) -> dict[str, str]:
         "VLLM_CPU_KVCACHE_SPACE": str(settings.policy.kv_cache_gib),
         "OMP_NUM_THREADS": str(settings.policy.threads),
     }
+    if settings.policy.eager:
+        # vLLM compiles a few small functions even then, at the first request, and dies where there is no C++ compiler.
+        environment["TORCH_COMPILE_DISABLE"] = "1"
     if key := environment_secret(API_KEY_VARIABLE):
         environment["VLLM_API_KEY"] = key
     return environment

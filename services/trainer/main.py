@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import shutil
 from contextlib import suppress
 
@@ -18,11 +19,15 @@ from services.trainer.status import RunPhase
 from services.web.logs import LOGGING
 from services.web.ports import require_free_port
 
+logger = logging.getLogger(__name__)
+
 
 def serve(settings: Settings) -> None:
     """Serve status and control until SIGINT or SIGTERM; a run starts on `POST /run/start`."""
+    app = create_app(settings)
+    app.state.controller.status.listeners.append(logger.info)
     uvicorn.run(
-        create_app(settings),
+        app,
         host=settings.trainer.host,
         port=settings.trainer.port,
         log_config=LOGGING,

@@ -28,5 +28,7 @@ LOGGING: dict[str, Any] = {
     "disable_existing_loggers": False,
     "formatters": {"json": {"()": JsonLine}},
     "handlers": {"stderr": {"class": "logging.StreamHandler", "formatter": "json"}},
+    # A line for each request of an episode would hide everything else.
+    "loggers": {"httpx": {"level": "WARNING"}},
     "root": {"level": "INFO", "handlers": ["stderr"]},
 }
