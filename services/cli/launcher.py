@@ -56,6 +56,7 @@ def running(
     os.environ.setdefault(ADMIN_TOKEN_VARIABLE, secrets.token_urlsafe(24))
     require_free_ports(services, settings)
     started: list[RunningService] = []
+    former = signal.signal(signal.SIGTERM, signal.default_int_handler)  # `kill` ends the children as Ctrl-C does
     try:
         for name in services:
             service = _start(name, arguments, settings)
@@ -65,6 +66,7 @@ def running(
         yield started
     finally:
         _stop(started)
+        signal.signal(signal.SIGTERM, former)
 
 
 def require_free_ports(services: Sequence[Service], settings: Settings) -> None:
