@@ -33,6 +33,7 @@ class ResearchPlugin:
     def attach_router(self, app: FastAPI) -> None:
         from services.policy import answering, health
         from services.policy.admin import attach_admin_routes
+        from services.policy.closed_routes import ClosedRoutes
         from services.web.body_limit import BodyLimit
         from services.web.problems import install_problem_handler
 
@@ -41,6 +42,7 @@ class ResearchPlugin:
         app.include_router(answering.router)
         app.state.research_admin = attach_admin_routes(app)
         app.add_middleware(BodyLimit, max_bytes=MAX_BODY_BYTES)
+        app.add_middleware(ClosedRoutes)
 
     async def init_state(self, engine_client: Any, state: State, args: Namespace) -> None:
         import os

@@ -13,8 +13,8 @@ from statistics import fmean
 from typing import Any, TypeVar
 
 from research.config import Settings
-from research.episode import Episode, SearchAgent
-from research.errors import ConfigurationError, TrainingError
+from research.episode import SearchAgent
+from research.errors import ConfigurationError
 from research.evaluate import evaluate
 from research.questions import Question
 from research.questions.sampling import first_of_each_kind
@@ -26,7 +26,7 @@ from services.trainer.memory import keep_freed_memory
 from services.trainer.publish import Publisher
 from services.trainer.record import RunRecord
 from services.trainer.report import write_report
-from services.trainer.rollouts import Group, Rollouts
+from services.trainer.rollouts import Group, Rollouts, require_version
 from services.trainer.sequences import TrainingSequence, sequence_of
 from services.trainer.status import RunPhase, RunStatus
 from services.trainer.warmup import make_traces
@@ -152,7 +152,6 @@ class TrainingLoop:
         questions = self._stream.draw(settings.questions_per_step)
         with self._phase(RunPhase.ROLLOUT, len(questions) * settings.group_size):
             groups = await self._rollouts.groups(step, questions, settings.group_size, self._status.advance)
-        require_version([m.episode for group in groups for m in group.members], self._publisher.version)
         sequences, silent = self._training_sequences(groups)
         report = None
         if sequences:
@@ -226,6 +225,7 @@ class TrainingLoop:
         self._status.version = version
 
     async def _evaluate(self, name: str) -> None:
+        await self._rollouts.outage.wait_until_over()
         with self._phase(RunPhase.EVALUATION, len(self._held_out)):
             answered, figures = await evaluate(
                 self._agent,
@@ -233,7 +233,7 @@ class TrainingLoop:
                 concurrency=self._settings.policy.max_sequences,
                 on_answer=self._status.advance,
             )
-        require_version([a.episode for a in answered], self._publisher.version)
+        require_version([a.episode for a in answered], str(self._publisher.version))
         self._record.write_evaluation(name, answered, figures)
         told = "; ".join(f"{kind} EM {f.em:.3f} F1 {f.f1:.3f} (n {f.n})" for kind, f in figures.items())
         self._status.say(f"evaluation {name!r} on held-out questions: {told}")
@@ -266,16 +266,3 @@ class TrainingLoop:
             yield
         finally:
             self._seconds[str(phase)] += time.perf_counter() - started
-
-
-def require_version(episodes: Sequence[Episode], version: int) -> None:
-    """Raise TrainingError if a token was written by other weights than those published.
-
-    A policy server that was started anew serves its base model; training or evaluating on that would be silently wrong.
-    """
-    others = {v for episode in episodes for v in episode.weight_versions} - {str(version)}
-    if others:
-        raise TrainingError(
-            f"the policy served weight version {', '.join(sorted(others))} instead of {version}; was it started anew? "
-            "Start the run again: it publishes its weights and goes on from the last checkpoint"
-        )

@@ -50,6 +50,16 @@ class Publisher:
         await asyncio.to_thread(self._forget_older_than, version - KEPT_VERSIONS + 1)
         return max(sum(answer.seconds.values()) for answer in answers)
 
+    async def restore(self) -> None:
+        """Make every server that serves another version load the published one; a server started anew serves its base.
+
+        Raises ServiceError if one cannot be asked or does not take it.
+        """
+        for admin in self._admins:
+            if (await admin.weights()).version != str(self.version):
+                path = str(self.path_of(self.version).resolve())
+                await admin.update_weights(WeightsRequest(path=path, version=str(self.version)))
+
     def _forget_older_than(self, version: int) -> None:
         for path in self._directory.glob("version-*"):
             if int(path.name.removeprefix("version-")) < version:

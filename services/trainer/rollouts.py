@@ -19,6 +19,20 @@ logger = logging.getLogger(__name__)
 _POLL_SECONDS = 1.0
 
 
+class WrongWeightsError(TrainingError):
+    """A policy server sampled with other weights than those that were published to it."""
+
+
+def require_version(episodes: Sequence[Episode], version: str) -> None:
+    """Raise WrongWeightsError if any token was written by other weights than `version`."""
+    others = {written for episode in episodes for written in episode.weight_versions} - {version}
+    if others:
+        raise WrongWeightsError(
+            f"the policy served weight version {', '.join(sorted(others))} instead of {version}; was it started anew? "
+            "Start the run again: it publishes its weights and goes on from the last checkpoint"
+        )
+
+
 @dataclass(frozen=True, slots=True)
 class Member:
     """One scored episode of a group."""
@@ -44,7 +58,7 @@ class Outage:
     """Holds episodes back while a service is down, so that they pause together instead of failing one by one."""
 
     def __init__(self, first_unready: Callable[[], Awaitable[str | None]], patience: float, status: RunStatus) -> None:
-        """`first_unready` tells what is down, or None; `patience` is in seconds."""
+        """`first_unready` tells what is down or serves other weights, or None; `patience` is in seconds."""
         self._first_unready = first_unready
         self._patience = patience
         self._status = status
@@ -69,18 +83,25 @@ class Outage:
 
 @dataclass(slots=True)
 class Rollouts:
-    """Samples groups of episodes; an episode that failed for want of a service is sampled anew, never scored."""
+    """Samples groups of episodes; one that failed for want of a service is sampled anew, never scored.
+
+    So is one that other weights than the published `version` had a hand in: a policy server that was started anew
+    serves its base model until it is given the published weights again.
+    """
 
     agent: SearchAgent
     sampling: Sampling
     outage: Outage
     infra_retries: int
+    version: Callable[[], str]
     infra_errors: int = field(default=0)
 
     async def groups(
         self, step: int, questions: Sequence[Question], size: int, on_episode: Callable[[], None]
     ) -> list[Group]:
         """Sample `size` episodes for each question, all concurrently; a group may come back smaller after failures."""
+
+        await self.outage.wait_until_over()
 
         async def group(number: int, question: Question) -> Group:
             members = await asyncio.gather(*(self._member(question, on_episode) for _ in range(size)))
@@ -95,7 +116,8 @@ class Rollouts:
         while failures <= self.infra_retries:
             try:
                 episode = await self.agent.run(question.text, self.sampling)
-            except ServiceError as error:
+                require_version([episode], self.version())
+            except (ServiceError, WrongWeightsError) as error:
                 self.infra_errors += 1
                 logger.info("an episode is sampled anew: %s", error)
                 # While a service is down, tries are free; they count when all are up and it fails all the same.

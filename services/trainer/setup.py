@@ -66,7 +66,17 @@ async def training_loop(settings: Settings, status: RunStatus) -> AsyncIterator[
         limits=limits,
         context_length=settings.model.max_length,
     )
-    outage = Outage(lambda: first_unready([retriever, *clients]), trainer.outage_patience, status)
+
+    async def first_fault() -> str | None:
+        if fault := await first_unready([retriever, *clients]):
+            return fault
+        try:
+            await publisher.restore()
+        except ServiceError as error:
+            return str(error)
+        return None
+
+    outage = Outage(first_fault, trainer.outage_patience, status)
     try:
         yield TrainingLoop(
             settings,
@@ -77,6 +87,7 @@ async def training_loop(settings: Settings, status: RunStatus) -> AsyncIterator[
                 Sampling(limits.temperature, limits.top_p),
                 outage,
                 settings.grpo.infra_retries,
+                version=lambda: str(publisher.version),
             ),
             publisher=publisher,
             record=record,

@@ -6,6 +6,7 @@ import contextlib
 import gzip
 import json
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -47,6 +48,7 @@ class Line:
     port: int
     environment: dict[str, str]
     start_retriever: Callable[[], Server]
+    start_policy: Callable[[], Server]
 
     def start_trainer(self) -> subprocess.Popen[bytes]:
         with (self.run.parent / "trainer.log").open("ab") as log:
@@ -91,14 +93,21 @@ def line(
     runs = tmp_path / "runs"
     runs.mkdir()
     shared = [f"paths.runs={runs}", *SMALL]
-    policy = launch(
-        "policy",
-        f"policy.weights_dir={runs}",
-        f"policy.retriever_url={retriever.url}",
-        *shared,
-        timeout=300,
-        environment=ENVIRONMENT,
-    )
+    policy_port = free_port()
+
+    def start_policy() -> Server:
+        server: Server = launch(
+            "policy",
+            f"policy.weights_dir={runs}",
+            f"policy.retriever_url={retriever.url}",
+            *shared,
+            timeout=300,
+            environment=ENVIRONMENT,
+            port=policy_port,
+        )
+        return server
+
+    policy = start_policy()
     trainer_port = free_port()
     overrides = [
         f"paths.data={data_dir}",
@@ -107,7 +116,16 @@ def line(
         f'trainer.policy_urls=["{policy.url}"]',
         *shared,
     ]
-    return Line(retriever, policy, runs / "line", overrides, trainer_port, service_environment, start_retriever)
+    return Line(
+        retriever,
+        policy,
+        runs / "line",
+        overrides,
+        trainer_port,
+        service_environment,
+        start_retriever,
+        start_policy,
+    )
 
 
 @contextlib.contextmanager
@@ -131,7 +149,7 @@ def await_condition(
     pytest.fail(f"{what} did not come within {timeout} s:\n{line.log()}")
 
 
-def test_a_run_survives_a_kill_and_an_outage_finishes_and_answers(line: Line) -> None:
+def test_a_run_survives_a_kill_and_outages_of_both_services_finishes_and_answers(line: Line) -> None:
     with ended(line.start_trainer()) as first:
         # In the middle of step 2: its episodes are under way and step 1 is in a checkpoint.
         await_condition(
@@ -150,6 +168,17 @@ def test_a_run_survives_a_kill_and_an_outage_finishes_and_answers(line: Line) ->
         await_condition("the pause", lambda: bool(line.status().get("waiting_for")), line, second)
         _answer_is_503_soon(line)
         line.start_retriever()
+
+        await_condition(
+            "the rollout of step 3",
+            lambda: line.status().get("phase") == "rollout" and line.status()["step"] == 3,
+            line,
+            second,
+        )
+        os.killpg(line.policy.process.pid, signal.SIGKILL)
+        line.policy.process.wait()
+        await_condition("the second pause", lambda: "training pauses: the policy" in line.log(), line, second)
+        line.start_policy()  # it comes back with the untouched model
         second.wait(timeout=600)
         assert second.returncode == 0, line.log()
     log = line.log()
@@ -158,6 +187,7 @@ def test_a_run_survives_a_kill_and_an_outage_finishes_and_answers(line: Line) ->
 
     _summary_is_whole(line)
     _no_episode_was_lost_or_scored_for_an_outage(line)
+    _every_token_came_from_the_published_weights(line)
     _the_policy_answers_with_the_last_weights(line)
 
 
@@ -204,6 +234,18 @@ def _no_episode_was_lost_or_scored_for_an_outage(line: Line) -> None:
             # Every search that was asked for was answered: its turn is followed by a result of the retriever.
             assert all(turn["result"] for turn in episode["turns"] if turn["query"])
             assert len(episode["token_ids"]) == len(episode["sampled"]) == len(episode["versions"])
+
+
+def _every_token_came_from_the_published_weights(line: Line) -> None:
+    published = 1  # by the warm-up
+    for entry in line.steps():
+        with gzip.open(line.run / "episodes" / f"step-{entry['step']:06d}.jsonl.gz", "rt") as lines:
+            written = {version for text in lines for version in json.loads(text)["episode"]["versions"] if version}
+        assert written == {str(published)}, f"step {entry['step']}"
+        published = entry["version"]
+    with gzip.open(line.run / "evaluations" / "after.jsonl.gz", "rt") as lines:
+        written = {version for text in lines for version in json.loads(text)["episode"]["versions"] if version}
+    assert written == {str(published)}
 
 
 def _the_policy_answers_with_the_last_weights(line: Line) -> None:

@@ -212,6 +212,24 @@ def test_routes_of_the_development_mode_do_not_exist(policy: Setting, path: str)
         assert client.post(path, headers={"Authorization": f"Bearer {ADMIN}"}, json={}).status_code == 404
 
 
+@pytest.mark.parametrize("path", ["/scale_elastic_ep", "/is_scaling_elastic_ep", "/generative_scoring", "/invocations"])
+def test_routes_that_no_token_would_guard_are_closed(policy: Setting, path: str) -> None:
+    body = {"model": "policy", "messages": [{"role": "user", "content": "Hi"}], "max_tokens": 1}
+    with policy.server.client() as client:
+        answers = [client.post(url, json=body).status_code for url in (path, f"{path}/")]
+    assert answers == [404, 404]
+
+
+def test_every_route_that_takes_orders_or_infers_asks_for_a_token(policy: Setting) -> None:
+    harmless = {"/tokenize", "/detokenize", "/ping"}
+    with policy.server.client() as client:
+        described = client.get("/openapi.json").json()["paths"]
+        posts = {path for path, methods in described.items() if "post" in methods} - harmless
+        statuses = {path: client.post(path.replace("{response_id}", "x"), json={}).status_code for path in posts}
+    assert posts
+    assert {path: status for path, status in statuses.items() if status not in (401, 404)} == {}
+
+
 def test_without_an_admin_token_there_are_no_weight_routes(monkeypatch: pytest.MonkeyPatch) -> None:
     from fastapi import FastAPI
 

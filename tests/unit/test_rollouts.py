@@ -8,13 +8,13 @@ from collections.abc import Awaitable, Callable
 import pytest
 
 from research.config import EpisodeLimits
-from research.episode import Sampling, SearchAgent
+from research.episode import Episode, Sampling, SearchAgent
 from research.errors import ServiceError, TrainingError
 from research.passages import Passage
 from research.prompts import Prompt
 from research.questions import Question
 from services.trainer import rollouts as module
-from services.trainer.rollouts import Group, Outage, Rollouts
+from services.trainer.rollouts import Group, Outage, Rollouts, WrongWeightsError, require_version
 from services.trainer.status import RunStatus
 from tests.unit.characters import CharacterTokenizer, Shelf
 from tests.unit.test_episode import ANSWER, SEARCH
@@ -52,14 +52,18 @@ def quick_polls(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def sample(
-    retriever: Flaky, first_unready: Callable[[], Awaitable[str | None]], retries: int = 2, patience: float = 5
+    retriever: Flaky,
+    first_unready: Callable[[], Awaitable[str | None]],
+    retries: int = 2,
+    patience: float = 5,
+    version: str = "1",
 ) -> tuple[list[Group], Rollouts, RunStatus]:
     status = RunStatus("test", 1)
     limits = EpisodeLimits(max_tokens=3000)
     agent = SearchAgent(EndlessScript(), retriever, CharacterTokenizer(), Prompt("none", "rules"), limits, 4000)
 
     async def run() -> tuple[list[Group], Rollouts]:
-        rollouts = Rollouts(agent, Sampling(), Outage(first_unready, patience, status), retries)
+        rollouts = Rollouts(agent, Sampling(), Outage(first_unready, patience, status), retries, lambda: version)
         return await rollouts.groups(1, QUESTIONS, 3, status.advance), rollouts
 
     groups, rollouts = asyncio.run(run())
@@ -79,7 +83,7 @@ def test_groups_are_told_apart_by_draw_and_not_by_text() -> None:
 
 
 def test_an_outage_pauses_and_costs_no_episode() -> None:
-    answers = iter(["the retriever is down"] * 5)
+    answers = iter([None, *["the retriever is down"] * 5])  # all is well when the step begins
 
     async def down_for_a_while() -> str | None:
         return next(answers, None)
@@ -99,9 +103,27 @@ def test_what_keeps_failing_while_all_is_up_is_left_out_not_scored() -> None:
 
 
 def test_patience_ends() -> None:
+    answers = iter([None])  # all is well when the step begins
+
     async def down() -> str | None:
-        return "the retriever is down"
+        return next(answers, "the retriever is down")
 
     with pytest.raises(ExceptionGroup) as caught:
         sample(Flaky(10**6), down, patience=0.01)
     assert caught.group_contains(TrainingError, match="outage_patience")
+
+
+def test_episodes_of_other_weights_are_never_scored() -> None:
+    # The script writes version 1 throughout; what was published is version 2.
+    groups, rollouts, _ = sample(Flaky(0), all_ready, retries=1, version="2")
+    assert [group.members for group in groups] == [[], []]
+    assert rollouts.infra_errors == 6 * 2
+
+
+def test_other_weights_are_named() -> None:
+    def episode(*versions: str) -> Episode:
+        return Episode("Q?", [1], versions=list(versions))
+
+    require_version([episode("3", "", "3"), episode()], "3")
+    with pytest.raises(WrongWeightsError, match="version 0 instead of 3"):
+        require_version([episode("3", "3"), episode("3", "", "0")], "3")
