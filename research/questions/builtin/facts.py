@@ -6,8 +6,8 @@ from collections import defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-# A country has one neighbour in each direction; the roles of other relations only choose words.
-DIRECTED = frozenset({"neighbour", "sea"})
+# A country has one neighbour in each direction, and one leader at a time; the roles of others only choose words.
+DIRECTED = frozenset({"neighbour", "sea", "leader"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -15,8 +15,10 @@ class Fact:
     """One relation of one article.
 
     `kind` and `relation` name the template ("work", "creator"); `role` picks or fills its wording ("author", "north").
-    `subject` is the title of the article, `phrase` how a question speaks of it ("the novel Dune") and `search` how a
-    query does ("Dune novel"). `answer` stands in the served text; `aliases` are as good.
+    `subject` is the title of the article it is about, `phrase` how a question speaks of it ("the novel Dune") and
+    `search` how a query does ("Dune novel"). `answer` stands in the served text; `aliases` are as good. `read_in` is
+    the title of the article that tells it, where that is another than the subject ("Oslo" tells Norway's capital),
+    and `leads_to` the name that a chain goes on with, where that is not the answer ("France" after "French").
     """
 
     kind: str
@@ -27,6 +29,18 @@ class Fact:
     answer: str
     role: str = ""
     aliases: tuple[str, ...] = ()
+    read_in: str = ""
+    leads_to: str = ""
+
+    @property
+    def title(self) -> str:
+        """The title of the passage that settles the fact."""
+        return self.read_in or self.subject
+
+    @property
+    def template(self) -> str:
+        """The template of the one-hop question."""
+        return f"{self.kind}-{self.relation}"
 
 
 def unambiguous(facts: Iterable[Fact]) -> list[Fact]:

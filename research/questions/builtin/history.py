@@ -24,6 +24,9 @@ _ORGANISATION = re.compile(
     r"|platform|institute|association|agency|alliance|group)\b",
     re.IGNORECASE,
 )
+_SEAT = re.compile(
+    r"\b(?P<verb>headquartered|based|formed) in (?P<city>[A-Z][\w-]+(?: [A-Z][\w-]+){0,2})(?=[,.]| in \d{4}| and\b)"
+)
 
 
 def history_facts(article: Article, people: set[str]) -> Iterator[Fact]:
@@ -45,6 +48,12 @@ def organisation_facts(article: Article, people: set[str]) -> Iterator[Fact]:
     for match in _FOUNDED.finditer(article.served):
         yield Fact(
             "organisation", "founding_year", article.title, spoken_name(article), search_name(article), match["year"]
+        )
+    seat = _SEAT.search(article.served)
+    if seat:
+        role = "headquarters" if seat["verb"] == "headquartered" else "base" if seat["verb"] == "based" else "origin"
+        yield Fact(
+            "organisation", "city", article.title, spoken_name(article), search_name(article), seat["city"], role
         )
 
 

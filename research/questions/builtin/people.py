@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 
+from research.questions.builtin.aliases import DATE
 from research.questions.builtin.article import Article, search_name, spoken_name
 from research.questions.builtin.facts import Fact
 from research.questions.builtin.names import known_name_after
@@ -36,6 +37,49 @@ _DEMONYMS = (
     r"|Portuguese|Romanian|Russian|Scottish|Senegalese|Serbian|Soviet|Spanish|Swedish|Swiss|Syrian|Turkish"
     r"|Ukrainian|Venetian|Venezuelan|Vietnamese|Welsh"
 )
+_HOMELANDS = {
+    "American": "United States",
+    "Argentine": "Argentina",
+    "Australian": "Australia",
+    "Belgian": "Belgium",
+    "Brazilian": "Brazil",
+    "Canadian": "Canada",
+    "Chilean": "Chile",
+    "Colombian": "Colombia",
+    "Cuban": "Cuba",
+    "Danish": "Denmark",
+    "Dutch": "Netherlands",
+    "Egyptian": "Egypt",
+    "Ethiopian": "Ethiopia",
+    "Finnish": "Finland",
+    "French": "France",
+    "Ghanaian": "Ghana",
+    "Icelandic": "Iceland",
+    "Indian": "India",
+    "Indonesian": "Indonesia",
+    "Italian": "Italy",
+    "Jamaican": "Jamaica",
+    "Japanese": "Japan",
+    "Kenyan": "Kenya",
+    "Mexican": "Mexico",
+    "Moroccan": "Morocco",
+    "Nigerian": "Nigeria",
+    "Norwegian": "Norway",
+    "Pakistani": "Pakistan",
+    "Peruvian": "Peru",
+    "Polish": "Poland",
+    "Portuguese": "Portugal",
+    "Romanian": "Romania",
+    "Senegalese": "Senegal",
+    "Spanish": "Spain",
+    "Swedish": "Sweden",
+    "Swiss": "Switzerland",
+    "Turkish": "Turkey",
+    "Venezuelan": "Venezuela",
+    "Vietnamese": "Vietnam",
+}
+_BRITONS = dict.fromkeys(("English", "Scottish", "Welsh"), ("British",))
+_NATIONS_OF_TODAY_SINCE = 1850
 _NATIONALITY = re.compile(rf"^(?P<demonym>{_DEMONYMS}) (?!and\b|Empire\b)[a-z]")
 # There the word before the last is a surname, too: Pablo Ruiz Picasso.
 _TWO_SURNAMES = re.compile(
@@ -45,7 +89,11 @@ _OFFICE = re.compile(
     r"^(?P<office>[^;,()]*?(?P<title>President|King|Queen|Emperor|Empress|Tsar|Prime Minister|Chancellor|Leader"
     r"|Dictator|Shah|Shahanshah|Ruler|Sultan|Khan|Head|emperor|caliph|Caliph|monarch)"
     r"(?: of (?P<the>the )?(?P<realm>[A-Z][\w’'–-]*(?: (?:of |the )?[A-Z][\w’'–-]*)*))?)"
-    r" from (?:AD |c\. )?(?P<start>\d{3,4}) to (?P<end>\d{2,4})(?! BC|\d)"
+    r" from (?:AD |c\. )?(?P<start>\d{3,4}) to (?P<end>\d{2,4})(?! BC|\d|,? (?:and|to) (?:again|from|\d))"
+)
+_REIGN_DATE = re.compile(
+    r"\b(?:King|Queen|Emperor|Empress|Tsar|Pope|Sultan|monarch|Pharaoh|pope|emperor|Church|ruler)\b"
+    rf"(?:(?! consort\b)[^.])*? from (?P<date>{DATE})\b"
 )
 _BORDERS_OF_TODAY_SINCE = 1945
 _DYNASTY_OF_PERSON = re.compile(
@@ -78,9 +126,18 @@ def person_facts(article: Article) -> Iterator[Fact]:
         return
     yield from _life(article)
     yield from _offices(article)
+    reign = _REIGN_DATE.search(article.served)
+    if reign:
+        yield _fact(article, "reign_date", reign["date"])
     nationality = _NATIONALITY.match(article.description)
     if nationality:
-        yield _fact(article, "nationality", nationality["demonym"])
+        yield _fact(
+            article,
+            "nationality",
+            nationality["demonym"],
+            aliases=_BRITONS.get(nationality["demonym"], ()),
+            leads_to=_homeland(article, nationality["demonym"]),
+        )
     first, *others = article.name.split()
     if len(others) == 1 and not _TWO_SURNAMES.match(article.description):
         full_name = re.match(
@@ -141,6 +198,22 @@ def _offices(article: Article) -> Iterator[Fact]:
         yield _fact(article, relation, realm, office["title"].lower())
 
 
-def _fact(article: Article, relation: str, answer: str, role: str = "", aliases: tuple[str, ...] = ()) -> Fact:
+def _homeland(article: Article, demonym: str) -> str:
+    """The country of today that a nationality means, for somebody who was born when it already meant that."""
+    life = _LIFE.search(article.description)
+    born = (life["born"] or life["born_alone"]) if life and not life["era"] else None
+    return _HOMELANDS.get(demonym, "") if born and int(born) >= _NATIONS_OF_TODAY_SINCE else ""
+
+
+def _fact(
+    article: Article,
+    relation: str,
+    answer: str,
+    role: str = "",
+    aliases: tuple[str, ...] = (),
+    leads_to: str = "",
+) -> Fact:
     phrase = spoken_name(article)
-    return Fact("person", relation, article.title, phrase, search_name(article), answer, role, aliases)
+    return Fact(
+        "person", relation, article.title, phrase, search_name(article), answer, role, aliases, leads_to=leads_to
+    )

@@ -58,6 +58,7 @@ _PHRASES = {
         ),
         query="{s} nationality",
         goal="the nationality of {s}",
+        refers=("the home country of {s}", "the country whose nationality {s} has"),
     ),
     ("person", "reign_start"): Wording(
         asks=("In what year did {s} become {role}?", "From which year on was {s} {role}?"),
@@ -108,13 +109,13 @@ _PHRASES = {
     ),
     ("city", "country"): Wording(
         asks=(
-            "Which country does the city of {s} belong to?",
+            "Which country does {s} belong to?",
             "In which country is {s}?",
-            "{s} is a city in which country?",
+            "In which country does {s} lie?",
         ),
         query="{s} city country",
         goal="the country of {s}",
-        refers=("the country that the city of {s} belongs to", "the country in which the city of {s} lies"),
+        refers=("the country that {s} belongs to", "the country in which {s} lies"),
     ),
     ("place", "country"): Wording(
         asks=(
@@ -132,20 +133,21 @@ _PHRASES = {
             "Which country lies to the {role} of {s}, sharing a border with it?",
             "Which country is the {role}ern neighbour of {s}?",
         ),
-        query="{s} bordered to the {role}",
+        query="{s} country borders",
         goal="which country borders {s} to the {role}",
+        refers=("the {role}ern neighbour of {s}", "the country that is the {role}ern neighbour of {s}"),
     ),
     ("country", "sea"): Wording(
         asks=(
             "To the {role}, which sea or ocean borders {s}?",
             "Which sea or ocean lies to the {role} of {s}?",
         ),
-        query="{s} bordered to the {role}",
+        query="{s} country borders",
         goal="which sea or ocean borders {s} to the {role}",
     ),
     ("country", "official_name"): Wording(
         asks=("What is the official name of {s}?", "What is the full official name of {s}?"),
-        query="{s} official name",
+        query="{s} country official name",
         goal="the official name of {s}",
     ),
     ("polity", "start_year"): Wording(
@@ -159,7 +161,7 @@ _PHRASES = {
     ),
     ("polity", "end_year"): Wording(
         asks=("In what year did {s} end?", "What is the last year of {s}?", "Until what year did {s} exist?"),
-        query="{s} end",
+        query="{s}",
         goal="when {s} ended",
     ),
     ("event", "start_year"): Wording(
@@ -234,7 +236,7 @@ _PHRASES = {
             "Which taxonomic order includes {s}?",
             "Name the taxonomic order of {s}.",
         ),
-        query="{s} order",
+        query="{s}",
         goal="the taxonomic order of {s}",
         refers=("the taxonomic order of {s}", "the taxonomic order that includes {s}"),
     ),
@@ -244,12 +246,67 @@ _PHRASES = {
             "Which taxonomic genus includes {s}?",
             "Name the taxonomic genus of {s}.",
         ),
-        query="{s} genus",
+        query="{s}",
         goal="the taxonomic genus of {s}",
         refers=("the taxonomic genus of {s}", "the taxonomic genus that includes {s}"),
     ),
 }
 
+_PHRASES["place", "city"] = Wording(
+    asks=("In which city is {s}?", "Which city is home to {s}?", "Name the city where one finds {s}."),
+    query="{s} city",
+    goal="the city of {s}",
+    refers=("the city where one finds {s}", "the city that is home to {s}"),
+)
+_PHRASES["organisation", "city"] = Wording(
+    asks=("Which city is the {role} of {s}?", "Name the city that is the {role} of {s}."),
+    query="{s} city",
+    goal="the city that is the {role} of {s}",
+    refers=("the city that is the {role} of {s}",),
+)
+_PHRASES["city", "province"] = Wording(
+    asks=(
+        "In which province, state or region is {s}?",
+        "Which province, state or region does {s} belong to?",
+    ),
+    query="{s} city",
+    goal="the province, state or region of {s}",
+)
+_PHRASES["city", "river"] = Wording(
+    asks=("On which river does {s} lie?", "Which river flows past {s}?", "Name the river on which {s} lies."),
+    query="{s} city river",
+    goal="the river on which {s} lies",
+)
+_PHRASES["city", "population"] = Wording(
+    asks=("About how many people live in {s}?", "What is the population of {s}?"),
+    query="{s} city population",
+    goal="the population of {s}",
+)
+_PHRASES["country", "region"] = Wording(
+    asks=("In which part of the world is {s}?", "Which region of the world does {s} belong to?"),
+    query="{s} country location",
+    goal="in which part of the world {s} is",
+)
+_PHRASES["country", "capital"] = Wording(
+    asks=("What is the capital of {s}?", "Which city is the capital of {s}?", "Name the capital of {s}."),
+    query="{s} capital city",
+    goal="the capital of {s}",
+)
+_PHRASES["country", "leader"] = Wording(
+    asks=("Who {role} of {s}?", "Which person {role} of {s}?", "Name the person who {role} of {s}."),
+    query="who {role} of {s}",
+    goal="who {role} of {s}",
+)
+_PHRASES["person", "reign_date"] = Wording(
+    asks=("On what date did the reign of {s} begin?", "From which date on did {s} reign?"),
+    query="{s} reign from",
+    goal="the date on which the reign of {s} began",
+)
+_PHRASES["article", "other_name"] = Wording(
+    asks=("By what other name is {s} known?", "What is another name of {s}?", "What is {s} also called?"),
+    query="{s} also known as",
+    goal="another name of {s}",
+)
 _PHRASES["person", "country"] = _PHRASES["person", "realm"]
 
 

@@ -1,21 +1,14 @@
-"""Facts about places: the country of a city, the province of a capital, the neighbours of a country."""
+"""Facts about places: the country, province, river and population of a city, the city and country of a landmark."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
-from functools import cache
+from collections.abc import Collection, Iterator
 
 from research.questions.builtin.article import Article, spoken_name
+from research.questions.builtin.countries import is_country, other_names, proper_name
 from research.questions.builtin.facts import Fact
 
-_COUNTRY = re.compile(
-    r"^(?:[\w-]+ ){0,2}country (?:in|on|of|at|off|within|between|primarily|mostly|comprising)\b",
-    re.IGNORECASE,
-)
-_OFFICIAL_NAME = re.compile(
-    r"\bofficially (?:known as |as )?the (?P<name>[A-Z][\w'’-]*(?: (?:of |the |and )*[A-Z][\w'’-]*)+)"
-)
 _CAPITAL = re.compile(
     r"^(?:Federal |National )?capital(?: city)?(?:,? and (?:the )?(?:largest|most populous|chief)(?: city| port)?)?"
     r" (?:of|in) (?:the )?(?P<where>[A-Z].*)$",
@@ -26,45 +19,31 @@ _CITY = re.compile(
     re.IGNORECASE,
 )
 _FEATURE = re.compile(
-    r"^[^.]*?\b(?:river|lake|mountain|volcano|temple|palace|fort|fortress|monument|castle|waterfall|canal|mosque"
-    r"|cathedral|desert|peninsula|plateau|bridge|museum|university|stadium|tower)\b[^,]*? (?:in|of) (?P<where>[^.]*)$",
+    r"^[^.]*?\b(?:river|lake|mountain|volcano|stratovolcano|temple|palace|fort|fortress|monument|castle|waterfall"
+    r"|waterfalls|canal|mosque|cathedral|church|desert|peninsula|plateau|bridge|museum|gallery|university|stadium|tower"
+    r"|state|province|region|island|archipelago|department|district|valley|park|site|complex|statue|building"
+    r"|skyscraper|garden|school|institute|opera house|ruins|citadel|mountain range|strait|gulf|territory)\b"
+    r"[^,]*? (?:in|of) (?P<where>[^.]*)$",
     re.IGNORECASE,
 )
-_DIRECTION = r"(?:north|south)?(?:east|west)|north|south"
-_ENDS_IN_ANOTHER_NAME = re.compile(r"[A-Z][\w'’-]*,? (?:and )?(?:the )?$")
-_COUNTRY_ALIASES = {
-    "United States": ("US", "USA", "United States of America", "U.S."),
-    "United Kingdom": ("UK", "Great Britain", "Britain"),
-    "Czech Republic": ("Czechia",),
-    "Democratic Republic of the Congo": ("DR Congo", "DRC"),
-    "Ivory Coast": ("Côte d'Ivoire",),
-    "Myanmar": ("Burma",),
-    "Turkey": ("Türkiye",),
-    "Eswatini": ("Swaziland",),
-    "United Arab Emirates": ("UAE",),
-    "Bosnia and Herzegovina": ("Bosnia",),
-    "Netherlands": ("Holland",),
-    "China": ("People's Republic of China", "PRC"),
-    "North Macedonia": ("Macedonia",),
-    "Republic of Ireland": ("Ireland",),
-    **dict.fromkeys(("England", "Scotland", "Wales"), ("United Kingdom", "UK")),
-    "Russia": ("Russian Federation",),
-}
-_SPELLINGS_OF_COUNTRIES = {"U.S.": "United States", "US": "United States", "Ireland": "Republic of Ireland"}
+_RIVER = re.compile(
+    r"\b(?:on|along) the (?:(?:left|right|north|south|east|west|\w+ern) )?"
+    r"(?:(?:banks?|shores?) of the )?(?P<river>River [A-Z]\w+|[A-Z]\w+ River)\b"
+    r"|\bbanks? of the (?P<short>[A-Z]\w+)(?=[,.]| (?:in|and|at|near)\b)"
+)
+_POPULATION = re.compile(
+    r"\bpopulation of (?:about |over |more than |approximately |around |nearly |some |roughly |an estimated )*"
+    r"(?P<number>\d{1,3}(?:,\d{3})+|\d+(?:\.\d+)? million)\b"
+)
 
 
-def is_country(article: Article) -> bool:
-    """Whether the description says "Country in …"."""
-    return bool(_COUNTRY.match(article.description))
+def place_facts(article: Article, countries: Collection[str], cities: Collection[str]) -> Iterator[Fact]:
+    """The country of a capital, city or landmark, the province of a capital, the city of a landmark.
 
-
-def country_aliases(name: str) -> tuple[str, ...]:
-    """Other common names of a country."""
-    return _COUNTRY_ALIASES.get(name, ())
-
-
-def place_facts(article: Article, countries: set[str]) -> Iterator[Fact]:
-    """The country of a capital, city or landmark, and the province of a provincial capital."""
+    `countries` and `cities` are the names that are known as such.
+    """
+    if is_country(article):
+        return
     capital = _CAPITAL.match(article.description)
     if capital:
         province, country = _split_where(capital["where"], countries)
@@ -73,55 +52,48 @@ def place_facts(article: Article, countries: set[str]) -> Iterator[Fact]:
         elif country:
             yield _located(article, "city", country)
             yield Fact("capital", "province", article.title, article.name, article.name, province)
+        yield from _city_facts(article)
         return
     for kind, pattern in (("city", _CITY), ("place", _FEATURE)):
-        match = pattern.match(article.description)
-        if match:
-            _, country = _split_where(match["where"], countries)
+        described = pattern.match(article.description)
+        if described:
+            region, country = _split_where(described["where"], countries)
             if country:
                 yield _located(article, kind, country)
+            if kind == "city":
+                yield from _city_facts(article)
+                if country and region:
+                    yield Fact("city", "province", article.title, article.name, article.name, region)
+            elif region in cities:
+                yield Fact("place", "city", article.title, spoken_name(article), article.name, region)
             return
 
 
-def country_facts(article: Article, countries: set[str]) -> Iterator[Fact]:
-    """The official name of a country, and the one that borders it in a direction ("bordered by Togo to the west")."""
-    if not is_country(article):
-        return
-    phrase = spoken_name(article)
-    official = _OFFICIAL_NAME.search(article.served)
-    # Anybody would guess "Republic of Malawi" without a search.
-    if official and not re.fullmatch(rf"Republic of (?:the )?{re.escape(article.name)}", official["name"]):
-        yield Fact("country", "official_name", article.title, phrase, article.name, official["name"])
-    for match in _border_pattern(frozenset(countries)).finditer(article.served):
-        name, direction = match["name"], match["direction"]
-        named_once = len(re.findall(rf"(?<![\w-]){direction}(?![\w-])", article.full)) == 1
-        if named_once and not _ENDS_IN_ANOTHER_NAME.search(article.served[: match.start()]):
-            relation = "neighbour" if name in countries else "sea"
-            aliases = country_aliases(name)
-            yield Fact("country", relation, article.title, phrase, article.name, name, direction, aliases)
+def is_city(article: Article) -> bool:
+    """Whether the description is that of a city or a capital."""
+    return bool(_CAPITAL.match(article.description) or _CITY.match(article.description))
 
 
-@cache
-def _border_pattern(countries: frozenset[str]) -> re.Pattern[str]:
-    names = "|".join(sorted(map(re.escape, countries), key=len, reverse=True))
-    return re.compile(
-        rf"(?<![\w-])(?P<name>(?:[A-Z]\w+ )?[A-Z]\w+ (?:Sea|Ocean)|{names})"
-        rf" (?:to|in|on) (?:the|its) (?P<direction>{_DIRECTION})(?![\w-])(?! and (?:{_DIRECTION})\b)"
-    )
+def _city_facts(article: Article) -> Iterator[Fact]:
+    for course in _RIVER.finditer(article.served):
+        river = course["river"] or course["short"]
+        short = re.sub(r"^River | River$", "", river)
+        yield Fact("city", "river", article.title, article.name, article.name, river, aliases=(short, f"{short} River"))
+    # A second figure is that of the urban area, of another year, …
+    if article.full.count("population") == 1 and (count := _POPULATION.search(article.served)):
+        yield Fact("city", "population", article.title, article.name, article.name, count["number"])
 
 
-def _split_where(where: str, countries: set[str]) -> tuple[str, str]:
+def _split_where(where: str, countries: Collection[str]) -> tuple[str, str]:
     """ "Khuzestan province, Iran" → ("Khuzestan", "Iran"); ("", "") where the country is not known."""
     *regions, country = [part.strip() for part in where.split(",")]
-    country = re.sub(r"^(?:the |(?:north|south|east|west|centr)[a-z]*(?:ern|al) )", "", country)
-    if country not in countries and country not in _SPELLINGS_OF_COUNTRIES:
+    country = re.sub(r"^(?:the |(?:north|south|east|west|centr)[a-z]*(?:ern|al)? )", "", country)
+    if proper_name(country) not in countries:
         return "", ""
     region = ", ".join(regions).removeprefix("the ")
     return re.sub(r" (?:[Pp]rovince|[Ss]tate)$", "", region), country
 
 
 def _located(article: Article, kind: str, country: str) -> Fact:
-    proper = _SPELLINGS_OF_COUNTRIES.get(country, country)
-    aliases = tuple(name for name in (proper, *country_aliases(proper)) if name != country)
     phrase = spoken_name(article) if kind == "place" else article.name
-    return Fact(kind, "country", article.title, phrase, article.name, country, aliases=aliases)
+    return Fact(kind, "country", article.title, phrase, article.name, country, aliases=other_names(country))
