@@ -1,32 +1,47 @@
-"""What a run needs to go on after it was stopped: weights, optimizer, cursors and random states, as one directory.
+"""The checkpoints of a run: from any of them it goes on as if it had never stopped.
 
-A checkpoint is written beside and renamed, so a directory named `step-…` is always whole.
+A directory named `step-…` is whole (see `sealed`); one that a disk has spoilt since is set aside and said so.
 """
 
 from __future__ import annotations
 
 import json
+import logging
 import shutil
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-import torch
-from safetensors.torch import load_model, save_model
-
+from research.errors import TrainingError
 from research.files import write_json
 from services.trainer.learner import Learner
+from services.trainer.learner_state import read_learner, write_learner
+from services.trainer.sealed import PARTIAL, discard, fault_of, sealed_directory
+
+logger = logging.getLogger(__name__)
+
+_STATE = "state.json"
+_DAMAGED = "damaged-"
+
+
+def step_name(step: int) -> str:
+    """The name of the checkpoint after a step."""
+    return f"step-{step:06d}"
 
 
 @dataclass(frozen=True, slots=True)
 class RunState:
-    """The small part of a checkpoint."""
+    """The small part of a checkpoint; `updates` is where the learning-rate schedule stands.
+
+    `curriculum` is whatever JSON the curriculum needs to go on; `seconds` counts each phase since the run began.
+    """
 
     step: int
     version: int
     updates: int
     question_cursors: dict[str, int]
     seconds: dict[str, float]
+    curriculum: dict[str, Any] = field(default_factory=dict)
 
 
 class CheckpointStore:
@@ -37,40 +52,55 @@ class CheckpointStore:
         self._keep = keep
 
     def save(self, learner: Learner, state: RunState) -> Path:
-        """Write one checkpoint; blocks for as long as the disk takes."""
-        target = self._directory / f"step-{state.step:06d}"
-        partial = target.with_name(target.name + ".partial")
-        shutil.rmtree(partial, ignore_errors=True)
-        partial.mkdir(parents=True)
-        save_model(learner.model, str(partial / "model.safetensors"))
-        if learner.reference is not None:
-            save_model(learner.reference, str(partial / "reference.safetensors"))
-        torch.save(
-            {"optimizer": learner.optimizer.state_dict(), "rng": torch.get_rng_state()}, partial / "optimizer.pt"
-        )
-        write_json(partial / "state.json", asdict(state))
-        shutil.rmtree(target, ignore_errors=True)
-        partial.rename(target)
+        """Write one checkpoint; blocks until it is on the disk. Older ones go only after that."""
+        target = self._directory / self._free_name(state.step)
+        with sealed_directory(target) as directory:
+            write_learner(learner, directory)
+            write_json(directory / _STATE, asdict(state))
         for old in self.all()[: -self._keep]:
-            shutil.rmtree(old)
+            discard(old)
         return target
 
     def all(self) -> list[Path]:
-        """Whole checkpoints, oldest first."""
-        return sorted(path for path in self._directory.glob("step-*") if not path.name.endswith(".partial"))
+        """Finished checkpoints, oldest first."""
+        return sorted(path for path in self._directory.glob("step-*") if not path.name.endswith(PARTIAL))
 
     def restore_latest(self, learner: Learner) -> RunState | None:
-        """Load the newest checkpoint into the learner; None if there is none yet."""
-        found = self.all()
-        if not found:
-            return None
-        path = found[-1]
-        load_model(learner.model, str(path / "model.safetensors"), device=str(learner.device))
-        if learner.reference is not None:
-            load_model(learner.reference, str(path / "reference.safetensors"), device=str(learner.device))
-        saved: dict[str, Any] = torch.load(path / "optimizer.pt", weights_only=True, map_location=learner.device)
-        learner.optimizer.load_state_dict(saved["optimizer"])
-        torch.set_rng_state(saved["rng"].cpu())
-        state = RunState(**json.loads((path / "state.json").read_text(encoding="utf-8")))
-        learner.updates = state.updates
-        return state
+        """Load the newest whole checkpoint into the learner; None if the run has none yet.
+
+        Checkpoints that are not what was written are renamed to `damaged-step-…`; call it before the first `save`,
+        because it also removes what a kill has left unfinished.
+
+        Raises TrainingError if there are checkpoints, but none is whole.
+        """
+        for unfinished in self._directory.glob(f"*{PARTIAL}"):
+            shutil.rmtree(unfinished)
+        for path in reversed(self.all()):
+            if fault := fault_of(path):
+                logger.warning("checkpoint %s is damaged (%s) and set aside; the one before is taken", path, fault)
+                self._set_aside(path)
+                continue
+            state = RunState(**json.loads((path / _STATE).read_text(encoding="utf-8")))
+            read_learner(learner, path)
+            learner.updates = state.updates
+            return state
+        if damaged := sorted(self._directory.glob(f"{_DAMAGED}*")):
+            raise TrainingError(
+                f"no checkpoint in {self._directory} is whole ({', '.join(path.name for path in damaged)}); "
+                "put a good copy of one back under its step-… name, or start over with --fresh"
+            )
+        return None
+
+    def _free_name(self, step: int) -> str:
+        """`step-000010`; if the run came back to that step and saves it again, `step-000010-01` and so on.
+
+        Nothing is overwritten, because a directory cannot be replaced in one move; the later name sorts behind.
+        """
+        name = step_name(step)
+        taken = [path.name for path in self.all() if path.name.startswith(name)]
+        return f"{name}-{int(taken[-1].removeprefix(name).lstrip('-') or 0) + 1:02d}" if taken else name
+
+    def _set_aside(self, path: Path) -> None:
+        aside = path.with_name(_DAMAGED + path.name)
+        shutil.rmtree(aside, ignore_errors=True)
+        path.rename(aside)

@@ -95,18 +95,21 @@ class Learner:
     def grpo_update(self, sequences: Sequence[TrainingSequence]) -> UpdateReport | None:
         """One GRPO update over all sequences, in one or several optimizer steps; None if it had to be skipped.
 
-        A loss or gradient that is not finite leaves the weights as they were.
+        None means that nothing has changed: a number from the sampler, a loss or a gradient was not finite. If that
+        happens in a later one of several optimizer steps, the update ends there and reports the steps before.
         """
         weights = token_weights(
             [s.sampled_tokens for s in sequences], self._grpo.normalization, self._grpo.constant_length
         )
         groups = cut(sequences, self._optim.micro_batch_tokens)
         batches = [collate(sequences, members, weights, self.device) for members in groups]
+        # The cap of the importance weights would hide an infinite one.
+        if not all(bool(torch.isfinite(batch.behaviour).all()) for batch in batches):
+            return None
         references = [self._reference_logprobs(batch) for batch in batches]
-        learning_rate = self._set_learning_rate()
+        learning_rate = self._schedule_learning_rate()
         old: list[Tensor] = []
-        sums: dict[str, float] = {}
-        grad_norm = math.nan
+        done: dict[str, float] = {}
         for step in range(self._grpo.optimizer_steps):
             sums = dict.fromkeys(("loss", "policy", "kl", "clipped", "entropy"), 0.0)
             for index, batch in enumerate(batches):
@@ -133,19 +136,21 @@ class Learner:
                 sums["kl"] += terms.kl.item()
                 sums["clipped"] += terms.clipped.item()
                 sums["entropy"] += (batch.weights * entropy.detach()).sum().item()
-            stepped = self._step(sums["loss"])
-            if stepped is None:
-                return None
-            grad_norm = stepped
+            grad_norm = self._step(sums["loss"])
+            if grad_norm is None:
+                break
+            done = sums | {"grad_norm": grad_norm}
+        if not done:
+            return None
         self.updates += 1
         apart = mismatch(torch.cat(old), torch.cat([batch.behaviour for batch in batches]))
         return UpdateReport(
-            loss=sums["loss"],
-            policy_loss=sums["policy"],
-            kl=sums["kl"],
-            entropy=sums["entropy"],
-            clipped_share=sums["clipped"],
-            grad_norm=grad_norm,
+            loss=done["loss"],
+            policy_loss=done["policy"],
+            kl=done["kl"],
+            entropy=done["entropy"],
+            clipped_share=done["clipped"],
+            grad_norm=done["grad_norm"],
             learning_rate=learning_rate,
             tokens=sum(s.sampled_tokens for s in sequences),
             mismatch_mean=apart.mean,
@@ -177,11 +182,19 @@ class Learner:
         optimizer.zero_grad(set_to_none=True)
         return norm if sound else None
 
-    def _set_learning_rate(self) -> float:
-        share = min(1.0, (self.updates + 1) / self._optim.warmup_steps) if self._optim.warmup_steps else 1.0
-        for group in self.optimizer.param_groups:
-            group["lr"] = self._optim.learning_rate * share
+    def _schedule_learning_rate(self) -> float:
+        warmup = self._optim.warmup_steps
+        share = min(1.0, (self.updates + 1) / warmup) if warmup else 1.0
+        if self._optim.schedule == "linear" and self.updates >= warmup:
+            left = self._grpo.steps - self.updates
+            share = max(0.0, left / max(self._grpo.steps - warmup, 1))
+        self.set_learning_rate(self._optim.learning_rate * share)
         return self._optim.learning_rate * share
+
+    def set_learning_rate(self, learning_rate: float) -> None:
+        """Of the optimizer that `grpo_update` uses, which sets it by schedule itself."""
+        for group in self.optimizer.param_groups:
+            group["lr"] = learning_rate
 
     def _reference_logprobs(self, batch: MicroBatch) -> Tensor | None:
         if self.reference is None:

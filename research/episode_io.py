@@ -1,0 +1,28 @@
+"""Episodes read back from JSON, exactly as they were when `dataclasses.asdict` and `json.dumps` wrote them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from research.episode import Episode, StopReason, Turn
+from research.errors import ProtocolError
+from research.passages import Passage
+
+
+def episode_from_dict(record: dict[str, Any]) -> Episode:
+    """The inverse of `dataclasses.asdict` through JSON; floats come back bit for bit.
+
+    Raises ProtocolError if fields are missing or unknown, or if the token streams differ in length.
+    """
+    try:
+        turns = [_turn_from_dict(turn) for turn in record["turns"]]
+        episode = Episode(**{**record, "turns": turns, "stop_reason": StopReason(record["stop_reason"])})
+    except (KeyError, TypeError, ValueError) as error:
+        raise ProtocolError(f"not an episode record ({error!r})") from error
+    if not len(episode.token_ids) == len(episode.sampled) == len(episode.logprobs) == len(episode.versions):
+        raise ProtocolError("not an episode record (its token streams differ in length)")
+    return episode
+
+
+def _turn_from_dict(record: dict[str, Any]) -> Turn:
+    return Turn(**{**record, "passages": [Passage(**passage) for passage in record["passages"]]})

@@ -1,0 +1,118 @@
+"""Episodes that are sampled but not yet part of a checkpoint, so that a killed run does not sample them again.
+
+Each is appended to the journal of its step as soon as it is finished; when the step is over, the record holds all of
+them (`step-….jsonl.gz`) and the journal goes. A resumed run asks here first: what was sampled once is what is trained
+on, whether or not the sampler would say the same again.
+"""
+
+from __future__ import annotations
+
+import gzip
+import json
+import os
+import zlib
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from research.episode import Episode
+from research.episode_io import episode_from_dict
+from research.errors import ProtocolError
+
+Place = tuple[int, int]  # number of the group within its step, and of the member within its group
+
+
+class EpisodeJournal:
+    """Works in the directory where the record keeps the episodes of finished steps."""
+
+    def __init__(self, directory: Path) -> None:
+        self._directory = directory
+
+    def recorded(self, step: int, questions: Sequence[str], version: str) -> dict[Place, Episode]:
+        """What has been sampled of a step before and still holds.
+
+        Args:
+            questions: the text that each group asks now.
+            version: the weights that would sample now; an episode that others had a hand in does not hold.
+        """
+        entries = [*_of_finished_step(self._finished(step)), *_of_journal(self._journal(step))]
+        return {
+            place: episode
+            for place, episode in entries
+            if place[0] < len(questions)
+            and episode.question == questions[place[0]]
+            and episode.weight_versions == [version]
+        }
+
+    def add(self, step: int, group: int, member: int, episode: Episode) -> None:
+        """Append one finished episode."""
+        self._directory.mkdir(parents=True, exist_ok=True)
+        entry = {"group": group, "member": member, "episode": asdict(episode)}
+        # A kill loses nothing that the kernel has; a power cut may, and then the episode is sampled anew: no fsync.
+        with self._journal(step).open("a+b") as out:
+            if out.tell():
+                out.seek(-1, os.SEEK_END)
+                if out.read(1) != b"\n":
+                    out.write(b"\n")  # a kill left half a line; it stays alone and is never read
+            out.write(json.dumps(entry).encode() + b"\n")
+
+    def close(self, step: int) -> None:
+        """Drop the journal of a step whose episodes are in the record."""
+        self._journal(step).unlink(missing_ok=True)
+
+    def forget_after(self, step: int) -> None:
+        """Drop the episodes of later steps, finished or not, because they are to be sampled anew."""
+        for path in self._directory.glob("step-*.jsonl*"):
+            if int(path.name.removeprefix("step-").partition(".")[0]) > step:
+                path.unlink()
+
+    def _journal(self, step: int) -> Path:
+        return self._directory / f"step-{step:06d}.journal.jsonl"
+
+    def _finished(self, step: int) -> Path:
+        return self._directory / f"step-{step:06d}.jsonl.gz"
+
+
+def _of_journal(path: Path) -> Iterator[tuple[Place, Episode]]:
+    if not path.is_file():
+        return
+    with path.open(encoding="utf-8", errors="replace") as lines:
+        for entry in _entries(lines):
+            if (episode := _episode(entry)) is not None:
+                yield (entry["group"], entry["member"]), episode
+
+
+def _of_finished_step(path: Path) -> Iterator[tuple[Place, Episode]]:
+    """The record counts groups in their id (`7.0`: step 7, group 0) and lists members in order."""
+    if not path.is_file():
+        return
+    members: Counter[int] = Counter()
+    try:
+        with gzip.open(path, "rt", encoding="utf-8") as lines:
+            for entry in _entries(lines):
+                if (episode := _episode(entry)) is not None:
+                    group = int(entry["group"].partition(".")[2])
+                    yield (group, members[group]), episode
+                    members[group] += 1
+    except (OSError, EOFError, zlib.error, UnicodeDecodeError):
+        return  # a damaged file is worth as much as could be read of it
+
+
+def _entries(lines: Iterable[str]) -> Iterator[dict[str, Any]]:
+    """One JSON object a line; what is not one was cut off by a kill."""
+    for line in lines:
+        try:
+            entry = json.loads(line)
+        except ValueError:
+            continue
+        if isinstance(entry, dict):
+            yield entry
+
+
+def _episode(entry: dict[str, Any]) -> Episode | None:
+    try:
+        return episode_from_dict(entry["episode"])
+    except (KeyError, ProtocolError):
+        return None
