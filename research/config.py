@@ -140,7 +140,7 @@ class EpisodeLimits(Section):
 class Grpo(Section):
     """Group relative policy optimisation."""
 
-    steps: PositiveInt = 20
+    steps: int = Field(20, ge=0, description="0: only the warm-up")
     questions_per_step: PositiveInt = 256
     group_size: PositiveInt = Field(5, ge=2)
     clip_low: float = Field(0.2, gt=0)
@@ -158,7 +158,6 @@ class Grpo(Section):
         None, description="train on this many episodes of a group, half best and half worst; None: all"
     )
     infra_retries: int = Field(3, ge=0, description="resamples of an episode that failed for want of a service")
-    mismatch_kl_warning: float = Field(0.05, gt=0, description="warn when the sampler and the learner differ by more")
 
 
 class Optimizer(Section):
@@ -166,6 +165,9 @@ class Optimizer(Section):
 
     learning_rate: float = Field(1e-6, gt=0)
     warmup_steps: int = Field(0, ge=0)
+    schedule: Literal["constant", "linear"] = Field(
+        "constant", description="after warmup_steps; linear falls to 0 at the end of grpo.steps"
+    )
     betas: tuple[float, float] = (0.9, 0.999)
     weight_decay: float = Field(0.01, ge=0)
     max_grad_norm: float = Field(1.0, gt=0)
@@ -177,8 +179,9 @@ class Warmup(Section):
     """Short supervised warm-up on the format, for models too small to follow it by themselves."""
 
     enabled: bool = False
-    one_hop: int = Field(128, ge=0, description="distinct one-hop traces")
-    two_hop: int = Field(24, ge=0, description="distinct two-hop traces")
+    traces: dict[str, int] = Field(
+        {"one_hop": 128, "two_hop": 24}, description="distinct traces of each kind of question"
+    )
     steps: PositiveInt = 25
     batch_size: PositiveInt = 8
     learning_rate: float = Field(2e-4, gt=0)
@@ -188,8 +191,53 @@ class Warmup(Section):
 class Evaluation(Section):
     """Greedy evaluation on held-out questions."""
 
-    per_kind: PositiveInt = Field(64, description="questions of each kind")
-    every: int = Field(0, ge=0, description="steps between evaluations; 0: only before and after")
+    per_kind: PositiveInt = Field(
+        64, description="questions of each kind, and as many with a template never trained on"
+    )
+    kinds: list[str] = Field(
+        default_factory=list, description="such as one_hop or two_hop_new_template; empty: all that are held out"
+    )
+    every: int = Field(0, ge=0, description="steps between small evaluations; 0: only before and after")
+    per_kind_between: PositiveInt = Field(32, description="questions of each kind in a small evaluation")
+    sampled_per_kind: int = Field(
+        0, ge=0, description="questions of each kind sampled grpo.group_size times before GRPO, for pass@k"
+    )
+
+
+AlarmAction = Literal["warn", "stop", "roll_back"]
+
+
+class Alarms(Section):
+    """Signs that a run goes wrong; None switches one off. `roll_back` returns to the last checkpoint, with new
+    questions."""
+
+    entropy_floor: float | None = Field(0.01, ge=0, description="nats a token, mean of three steps")
+    on_low_entropy: AlarmAction = "warn"
+    well_formed_floor: float | None = Field(0.3, ge=0, le=1, description="share of episodes, mean of three steps")
+    on_malformed: AlarmAction = "warn"
+    mismatch_kl_ceiling: float | None = Field(0.05, gt=0, description="nats a token between sampler and learner")
+    on_mismatch: AlarmAction = "warn"
+    roll_backs: PositiveInt = Field(3, description="after so many the run stops")
+
+
+class Control(Section):
+    """A run that must not, or need not, learn from rewards: what a real run is compared with."""
+
+    kind: Literal["none", "shuffled_rewards", "supervised"] = Field(
+        "none",
+        description="shuffled_rewards: GRPO with the rewards of a batch dealt out at random; "
+        "supervised: the warm-up goes on instead of GRPO",
+    )
+    seconds: float = Field(600, gt=0, description="how long `supervised` trains, over all steps")
+
+
+class Study(Section):
+    """Several runs that are reported together: for each seed one warm-up, and each arm from there."""
+
+    seeds: list[int] = Field([1, 2, 3], min_length=1)
+    arms: list[Literal["grpo", "shuffled_rewards", "supervised"]] = Field(
+        ["grpo", "shuffled_rewards", "supervised"], min_length=1
+    )
 
 
 class Checkpoints(Section):
@@ -219,6 +267,9 @@ class Settings(Section):
     warmup: Warmup = Warmup()
     evaluation: Evaluation = Evaluation()
     checkpoints: Checkpoints = Checkpoints()
+    alarms: Alarms = Alarms()
+    control: Control = Control()
+    study: Study = Study()
 
     @model_validator(mode="after")
     def _addresses_follow_the_ports(self) -> Settings:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass
 from statistics import fmean
 from typing import Any
@@ -13,6 +13,7 @@ from research.episode import Episode, Sampling, SearchAgent
 from research.errors import ServiceError
 from research.questions import Question
 from research.reward import Score, score
+from research.trace_facts import corrected_queries
 
 GREEDY = Sampling(temperature=0.0)
 
@@ -28,7 +29,10 @@ class Answered:
 
 @dataclass(frozen=True, slots=True)
 class KindFigures:
-    """Means over the `n` questions of one kind; `failed` could not be asked and count as wrong in no figure."""
+    """Means over the `n` answers to one kind of question; `failed` could not be asked and count in no figure.
+
+    `corrected` is the share of episodes that replaced an unhelpful search by a helpful one (see `trace_facts`).
+    """
 
     n: int
     em: float
@@ -37,6 +41,7 @@ class KindFigures:
     searches: float
     well_formed: float
     truncated: float
+    corrected: float
     failed: int
 
 
@@ -44,20 +49,21 @@ async def evaluate(
     agent: SearchAgent,
     questions: Sequence[Question],
     *,
+    sampling: Sampling = GREEDY,
     concurrency: int,
     on_answer: Callable[[], None] = lambda: None,
 ) -> tuple[list[Answered], dict[str, KindFigures]]:
-    """Ask every question greedily.
+    """Ask every question, greedily unless told otherwise.
 
     Returns:
-        What was answered, in the order of the questions, and the figures of each kind.
+        What was answered, in the order of the questions, and the figures of each kind (new templates apart).
     """
     slots = asyncio.Semaphore(concurrency)
 
     async def ask(question: Question) -> Answered | None:
         async with slots:
             try:
-                episode = await agent.run(question.text, GREEDY)
+                episode = await agent.run(question.text, sampling)
             except ServiceError:
                 return None
             finally:
@@ -68,9 +74,18 @@ async def evaluate(
     answered = [result for result in results if result is not None]
     failed: dict[str, int] = defaultdict(int)
     for question, result in zip(questions, results, strict=True):
-        failed[question.kind] += result is None
-    kinds = dict.fromkeys(question.kind for question in questions)
-    return answered, {kind: _figures([a for a in answered if a.question.kind == kind], failed[kind]) for kind in kinds}
+        failed[question.stratum] += result is None
+    kinds = dict.fromkeys(question.stratum for question in questions)
+    by_kind = {kind: [a for a in answered if a.question.stratum == kind] for kind in kinds}
+    return answered, {kind: _figures(by_kind[kind], failed[kind]) for kind in kinds}
+
+
+def pass_at_k(answered: Iterable[tuple[str, str, float]]) -> dict[str, float]:
+    """From (question id, kind, EM) of k samples each: the share of questions of a kind that one sample got right."""
+    solved: dict[str, dict[str, bool]] = defaultdict(dict)
+    for question, kind, em in answered:
+        solved[kind][question] = solved[kind].get(question, False) or em == 1.0
+    return {kind: fmean(outcomes.values()) for kind, outcomes in solved.items()}
 
 
 def figures_as_dict(figures: dict[str, KindFigures]) -> dict[str, Any]:
@@ -80,7 +95,7 @@ def figures_as_dict(figures: dict[str, KindFigures]) -> dict[str, Any]:
 
 def _figures(answered: Sequence[Answered], failed: int) -> KindFigures:
     if not answered:
-        return KindFigures(0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, failed)
+        return KindFigures(0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, failed)
     return KindFigures(
         n=len(answered),
         em=fmean(a.score.em for a in answered),
@@ -89,5 +104,6 @@ def _figures(answered: Sequence[Answered], failed: int) -> KindFigures:
         searches=fmean(a.episode.searches for a in answered),
         well_formed=fmean(a.episode.format_fault is None for a in answered),
         truncated=fmean(a.episode.stop_reason.truncated for a in answered),
+        corrected=fmean(corrected_queries(a.episode, a.question) > 0 for a in answered),
         failed=failed,
     )

@@ -13,6 +13,7 @@ from rich.console import Console
 from rich.markup import escape
 
 from research.config import DEFAULT_PRESET, load_settings
+from research.episode import StopReason
 from research.errors import ResearchError, ServiceError
 
 app = typer.Typer(
@@ -131,6 +132,28 @@ def demo(overrides: Overrides = None, preset: Preset = DEFAULT_PRESET) -> None:
 
 
 @app.command()
+def study(
+    overrides: Overrides = None,
+    preset: Preset = "study-cpu",
+    report: Annotated[bool, typer.Option("--report", help="only write the report of what is there")] = False,
+) -> None:
+    """Train over several seeds and with controls, and report what was learnt, with intervals.
+
+    About an hour a seed and arm together on two CPU cores; an interrupted study goes on where it was.
+    Example: research study study.seeds=[1,2]
+    """
+    from services.cli.study.plan import StudyPlan
+    from services.cli.study.report import write_study_report
+    from services.cli.study.runner import run_study
+
+    plan = StudyPlan.load(preset, overrides or [])
+    if report:
+        console.print(f"the report is {write_study_report(plan)}", highlight=False, soft_wrap=True)
+    elif not run_study(plan, _passed_on(preset, overrides), console):
+        raise typer.Exit(130)
+
+
+@app.command()
 def ask(
     question: Annotated[str, typer.Argument(help="the question, in quotes")],
     overrides: Overrides = None,
@@ -164,6 +187,59 @@ def evaluate(
     from services.cli.evaluate import evaluate_policy
 
     asyncio.run(evaluate_policy(load_settings(preset, overrides), output, console))
+
+
+@app.command()
+def inspect(
+    run: Annotated[str, typer.Argument(help="the name of a run, or its directory")],
+    overrides: Overrides = None,
+    preset: Preset = DEFAULT_PRESET,
+    step: Annotated[list[int] | None, typer.Option(help="episodes of this training step (may be repeated)")] = None,
+    evaluation: Annotated[
+        list[str] | None, typer.Option("--eval", help="episodes of this evaluation, e.g. after (may be repeated)")
+    ] = None,
+    group: Annotated[str | None, typer.Option(help="episodes of one question's group, e.g. 3.0")] = None,
+    stop: Annotated[StopReason | None, typer.Option(help="why the episode ended")] = None,
+    kind: Annotated[str | None, typer.Option(help="kind of question, e.g. two_hop")] = None,
+    corrected: Annotated[
+        bool, typer.Option("--corrected", help="only with a search that corrected one which did not help")
+    ] = False,
+    min_reward: Annotated[float | None, typer.Option(help="lowest reward")] = None,
+    max_reward: Annotated[float | None, typer.Option(help="highest reward")] = None,
+    text: Annotated[str | None, typer.Option(help="words in question, gold answers, episode or results")] = None,
+    limit: Annotated[int | None, typer.Option(min=1, help="most episodes; default: 10, or 2000 with --html")] = None,
+    tokens: Annotated[
+        bool, typer.Option("--tokens", help="also each token: mask, log-probability, weight version")
+    ] = False,
+    html: Annotated[Path | None, typer.Option(help="write one HTML file to read in a browser instead")] = None,
+) -> None:
+    """Read what the episodes of a run really said: who wrote what, what it earned and why. The newest come first.
+
+    - What went wrong in step 8?
+      `research inspect demo --step 8 --max-reward 0.1`
+    - One group, with its advantages:
+      `research inspect demo --group 8.0`
+    - Where did the model correct a query?
+      `research inspect demo --corrected --eval after`
+    - All of it, with charts and filters, in a browser:
+      `research inspect demo --html runs/demo/inspect.html`
+    """
+    from services.cli.inspect import inspect_run
+    from services.cli.inspect_filters import Filters
+
+    filters = Filters(
+        steps=tuple(step or ()),
+        evaluations=tuple(evaluation or ()),
+        group=group,
+        stop=stop,
+        kind=kind,
+        corrected=corrected,
+        min_reward=min_reward,
+        max_reward=max_reward,
+        text=text,
+    )
+    settings = load_settings(preset, overrides)
+    inspect_run(settings, run, filters, limit=limit, tokens=tokens, html=html, console=console)
 
 
 @app.command()

@@ -6,9 +6,12 @@ import json
 import os
 import sys
 
+import torch
+
 from research.assets import local_checkpoint
 from research.config import Settings
 from services.policy.plugin import PLUGIN_NAMES, SETTINGS_VARIABLE
+from services.policy.threads import BIND_VARIABLE, cores_to_bind
 from services.web.auth import API_KEY_VARIABLE, environment_secret
 
 SERVED_NAME = "policy"
@@ -51,7 +54,13 @@ def server_arguments(settings: Settings, model: str) -> list[str]:
         "--disable-uvicorn-access-log",
         *("--generation-config", "vllm"),
     ]
-    return [*arguments, "--enforce-eager"] if policy.eager else arguments
+    if not torch.cuda.is_available():
+        # vLLM 0.32 dies on a CPU when a request with a seed is prefilled in parts: it then takes a random draw back,
+        # which CPU generators cannot do ("CPU Generator does not use offset").
+        arguments.append("--no-enable-chunked-prefill")
+    if policy.eager:
+        arguments.append("--enforce-eager")
+    return arguments
 
 
 def server_environment(settings: Settings) -> dict[str, str]:
@@ -64,6 +73,8 @@ def server_environment(settings: Settings) -> dict[str, str]:
         "VLLM_CPU_KVCACHE_SPACE": str(settings.policy.kv_cache_gib),
         "OMP_NUM_THREADS": str(settings.policy.threads),
     }
+    if BIND_VARIABLE not in os.environ and hasattr(os, "sched_getaffinity"):
+        environment[BIND_VARIABLE] = cores_to_bind(settings.policy.threads)
     if settings.policy.eager:
         # vLLM compiles a few small functions even then, at the first request, and dies where there is no C++ compiler.
         environment["TORCH_COMPILE_DISABLE"] = "1"

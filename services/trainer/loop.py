@@ -4,32 +4,33 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from functools import partial
-from statistics import fmean
 from typing import Any, TypeVar
 
 from research.config import Settings
 from research.episode import SearchAgent
-from research.errors import ConfigurationError
-from research.evaluate import evaluate
+from research.errors import TrainingError
+from research.evaluate import figures_as_dict
 from research.questions import Question
-from research.questions.sampling import first_of_each_kind
 from research.questions.stream import QuestionStream
+from services.trainer.alarms import alarms, strongest
 from services.trainer.checkpoint import CheckpointStore, RunState
-from services.trainer.grpo import best_and_worst, group_advantages
-from services.trainer.learner import Learner, UpdateReport
+from services.trainer.examiner import AFTER, BEFORE, SAMPLED, WARMUP, Examiner, between
+from services.trainer.learner import Learner
 from services.trainer.memory import keep_freed_memory
+from services.trainer.metrics import step_metrics, supervised_metrics, told
 from services.trainer.publish import Publisher
 from services.trainer.record import RunRecord
 from services.trainer.report import write_report
-from services.trainer.rollouts import Group, Rollouts, require_version
-from services.trainer.sequences import TrainingSequence, sequence_of
+from services.trainer.rollouts import Rollouts
+from services.trainer.selection import select
 from services.trainer.status import RunPhase, RunStatus
-from services.trainer.warmup import make_traces
+from services.trainer.trackers import Trackers
+from services.trainer.warmup_phase import WarmupPhase, prepare_warmup
 
 Result = TypeVar("Result")
 
@@ -53,7 +54,8 @@ class TrainingLoop:
         self._settings = settings
         self._learner, self._agent, self._rollouts = learner, agent, rollouts
         self._publisher, self._record, self._status = publisher, record, status
-        self._train, self._held_out = train, first_of_each_kind(held_out, settings.evaluation.per_kind)
+        self._train = train
+        self._examiner = Examiner(settings, agent, rollouts, record, held_out, status.advance)
         self._stream = QuestionStream(train, settings.questions.mix, settings.seed)
         self._checkpoints = CheckpointStore(record.checkpoints_dir, settings.checkpoints.keep)
         # The learner gets a thread of its own: torch's thread settings hold by thread, and the loop stays responsive.
@@ -62,6 +64,9 @@ class TrainingLoop:
         self._may_go_on = asyncio.Event()
         self._may_go_on.set()
         self._stop = False
+        self._trackers: Trackers | None = None
+        self._traces: WarmupPhase | None = None
+        self._roll_backs = 0
 
     def pause(self) -> None:
         """Hold before the next step."""
@@ -87,16 +92,18 @@ class TrainingLoop:
             step += 1
             status.step = step
             await self._step(step)
+            step = await self._sound_the_alarms(step)
             every = settings.evaluation.every
             if every and step % every == 0 and step < settings.grpo.steps:
-                await self._evaluate(f"step-{step:06d}")
+                await self._evaluate(between(step))
             if step % settings.checkpoints.every == 0 or step == settings.grpo.steps or self._stop:
                 await self._save_checkpoint(step)
         if step < settings.grpo.steps:
             status.enter(RunPhase.STOPPED)
             status.say(f"stopped after step {step}; start again to go on from there")
             return
-        await self._evaluate("after")
+        if step:
+            await self._evaluate(AFTER)
         await asyncio.to_thread(write_report, self._record, dict(self._seconds))
         status.enter(RunPhase.FINISHED)
         status.say(f"finished; report, plot and summary are in {self._record.directory}")
@@ -106,117 +113,138 @@ class TrainingLoop:
         self._status.enter(RunPhase.STARTING)
         keep_freed_memory()
         await self._in_learner_thread(self._learner.prepare_thread)
+        state = await self._restore()
+        await self._open_trackers(state.step if state is not None else None)
+        if state is not None:
+            self._status.say(f"going on after step {state.step}, from the last checkpoint")
+            await self._publish(state.version)
+        else:
+            self._record.forget_steps_after(0)
+            self._rollouts.journal.forget_after(0)
+            await self._publish(0)
+            await self._evaluate_once(BEFORE)
+            if self._settings.warmup.enabled:
+                await self._warm_up()
+                await self._publish(1)
+            await self._save_checkpoint(0)
+        step = state.step if state is not None else 0
+        if step == 0 and self._settings.warmup.enabled:
+            await self._evaluate_once(WARMUP)
+        if step == 0 and self._settings.evaluation.sampled_per_kind:
+            await self._evaluate_once(SAMPLED)
+        return step
+
+    async def _open_trackers(self, after_step: int | None) -> None:
+        if self._trackers is not None:
+            self._trackers.close()
+        self._trackers = await asyncio.to_thread(Trackers, self._record.directory, self._settings, after_step)
+
+    async def _restore(self) -> RunState | None:
+        """Take learner, questions and record back to the last checkpoint, if there is one."""
         state = await self._in_learner_thread(lambda: self._checkpoints.restore_latest(self._learner))
         if state is not None:
             self._stream.cursors = dict(state.question_cursors)
-            self._seconds.update(state.seconds)
+            self._seconds = defaultdict(float, state.seconds)
             self._record.forget_steps_after(state.step)
             self._status.step = state.step
-            self._status.say(f"going on after step {state.step}, from the last checkpoint")
-            await self._publish(state.version)
-            return state.step
-        self._record.forget_steps_after(0)
-        self._record.forget_evaluations()
-        await self._publish(0)
-        await self._evaluate("before")
-        if self._settings.warmup.enabled:
-            await self._warm_up()
-            await self._publish(1)
-            await self._evaluate("warmup")
-        await self._save_checkpoint(0)
-        return 0
+        return state
 
     async def _warm_up(self) -> None:
         warmup = self._settings.warmup
-        counts = {"one_hop": warmup.one_hop, "two_hop": warmup.two_hop}
         with self._phase(RunPhase.WARMUP, warmup.steps):
-            traces = await make_traces(self._agent, self._train, counts, warmup.retry_share, self._settings.seed)
-            if not traces:
-                raise ConfigurationError("warmup: no training question has hops that the retriever can follow")
-            self._status.say(f"warm-up: {warmup.steps} supervised steps on {len(traces)} traces of the format")
-            sequences = [sequence_of(trace) for trace in traces]
+            phase = await self._warmup_phase()
+            self._status.say(f"warm-up: {warmup.steps} supervised steps on {len(phase.sequences)} traces of the format")
             optimizer = self._learner.new_optimizer(warmup.learning_rate)
-            for step in range(warmup.steps):
-                start = step * warmup.batch_size
-                batch = [sequences[i % len(sequences)] for i in range(start, start + warmup.batch_size)]
-                loss = await self._in_learner_thread(partial(self._learner.supervised_update, batch, optimizer))
+            for number in range(warmup.steps):
+                loss = await self._in_learner_thread(partial(phase.step, number, self._learner, optimizer))
                 self._status.advance()
-                if step == 0 or (step + 1) % 5 == 0:
-                    self._status.say(f"warm-up step {step + 1}/{warmup.steps}: loss {loss:.3f} a token")
+                if number == 0 or (number + 1) % 5 == 0:
+                    self._status.say(f"warm-up step {number + 1}/{warmup.steps}: loss {loss:.3f} a token")
             self._learner.freeze_reference()
 
+    async def _warmup_phase(self) -> WarmupPhase:
+        if self._traces is None:
+            self._traces = await prepare_warmup(self._settings, self._agent, self._train)
+        return self._traces
+
     async def _step(self, step: int) -> None:
-        settings = self._settings.grpo
         before = self._seconds.copy()
+        supervised = self._settings.control.kind == "supervised"
+        entry = await (self._supervised_step(step) if supervised else self._grpo_step(step))
+        entry["seconds"] = {phase: round(total - before[phase], 3) for phase, total in self._seconds.items()}
+        self._record.add_metrics(entry)
+        if self._trackers is not None:
+            self._trackers.step(step, entry)
+        self._status.say(told(entry, self._settings.grpo.steps))
+
+    async def _grpo_step(self, step: int) -> dict[str, Any]:
+        settings = self._settings.grpo
         self._rollouts.infra_errors = 0
         questions = self._stream.draw(settings.questions_per_step)
         with self._phase(RunPhase.ROLLOUT, len(questions) * settings.group_size):
             groups = await self._rollouts.groups(step, questions, settings.group_size, self._status.advance)
-        sequences, silent = self._training_sequences(groups)
+        selection = select(groups, self._settings, step)
         report = None
-        if sequences:
+        if selection.sequences:
             with self._phase(RunPhase.UPDATE):
-                report = await self._in_learner_thread(lambda: self._learner.grpo_update(sequences))
+                report = await self._in_learner_thread(lambda: self._learner.grpo_update(selection.sequences))
         if report is not None:
             await self._publish(self._publisher.version + 1)
-        seconds = {phase: round(total - before[phase], 3) for phase, total in self._seconds.items()}
-        entry = self._metrics(step, groups, silent, report, seconds)
+        else:
+            why = "no group carried a signal" if not selection.sequences else "the loss or its gradient was not finite"
+            self._status.say(f"step {step}: no update, {why}")
         self._record.write_episodes(step, groups)
-        self._record.add_metrics(entry)
-        self._tell(entry, report, silent, len(groups))
-
-    def _training_sequences(self, groups: Sequence[Group]) -> tuple[list[TrainingSequence], int]:
-        """What is trained on, and how many groups carried no signal."""
-        settings = self._settings.grpo
-        sequences: list[TrainingSequence] = []
-        silent = 0
-        for group in groups:
-            advantages = group_advantages(group.rewards)
-            if advantages is None:
-                silent += 1
-                continue
-            keep = settings.keep_per_group or len(group.members)
-            for index in best_and_worst(group.rewards, keep):
-                episode = group.members[index].episode
-                if not (settings.mask_truncated and episode.stop_reason.truncated):
-                    sequences.append(sequence_of(episode, advantages[index]))
-        return sequences, silent
-
-    def _metrics(
-        self, step: int, groups: Sequence[Group], silent: int, report: UpdateReport | None, seconds: dict[str, float]
-    ) -> dict[str, Any]:
-        members = [member for group in groups for member in group.members]
-        episodes = [member.episode for member in members]
-        return {
-            "step": step,
-            "version": self._publisher.version,
-            "reward": fmean(member.score.reward for member in members),
-            "em": fmean(member.score.em for member in members),
-            "f1": fmean(member.score.f1 for member in members),
-            "well_formed": fmean(episode.format_fault is None for episode in episodes),
-            "truncated": fmean(episode.stop_reason.truncated for episode in episodes),
-            "searches": fmean(episode.searches for episode in episodes),
-            "sampled_tokens": fmean(episode.sampled_tokens for episode in episodes),
-            "stop_reasons": dict(Counter(str(episode.stop_reason) for episode in episodes)),
-            "episodes": len(episodes),
-            "silent_groups": silent,
-            "infra_errors": self._rollouts.infra_errors,
-            "update": report.as_dict() if report is not None else None,
-            "seconds": seconds,
-        }
-
-    def _tell(self, entry: dict[str, Any], report: UpdateReport | None, silent: int, groups: int) -> None:
-        took = ", ".join(f"{phase} {seconds:.0f} s" for phase, seconds in entry["seconds"].items() if seconds >= 0.5)
-        self._status.say(
-            f"step {entry['step']}/{self._settings.grpo.steps}: reward {entry['reward']:.3f}, EM {entry['em']:.3f}, "
-            f"{entry['searches']:.2f} searches, {entry['sampled_tokens']:.0f} tokens an episode, "
-            f"version {entry['version']} ({took})"
+        self._rollouts.journal.close(step)
+        return step_metrics(
+            step,
+            self._publisher.version,
+            groups,
+            silent=selection.silent,
+            infra_errors=self._rollouts.infra_errors,
+            update=report,
         )
-        if report is None:
-            why = "no group carried a signal" if silent == groups else "the loss or its gradient was not finite"
-            self._status.say(f"step {entry['step']}: no update, {why}")
-        elif report.mismatch_kl > self._settings.grpo.mismatch_kl_warning:
-            self._status.say(f"step {entry['step']}: WARNING: mismatch KL {report.mismatch_kl:.4f} nats a token")
+
+    async def _supervised_step(self, step: int) -> dict[str, Any]:
+        """The warm-up goes on, on the same traces, for this step's share of the time that the control has."""
+        warmup, control = self._settings.warmup, self._settings.control
+        phase = await self._warmup_phase()
+        seconds = control.seconds / max(self._settings.grpo.steps, 1)
+        losses: list[float] = []
+        with self._phase(RunPhase.UPDATE):
+            started = time.perf_counter()
+            while not losses or time.perf_counter() - started < seconds:
+                number = warmup.steps + self._learner.updates
+                losses.append(await self._in_learner_thread(partial(self._supervised, phase, number)))
+                self._learner.updates += 1
+        await self._publish(self._publisher.version + 1)
+        return supervised_metrics(step, self._publisher.version, losses, warmup.learning_rate)
+
+    def _supervised(self, phase: WarmupPhase, number: int) -> float:
+        self._learner.set_learning_rate(self._settings.warmup.learning_rate)
+        return phase.step(number, self._learner, self._learner.optimizer)
+
+    async def _sound_the_alarms(self, step: int) -> int:
+        """Do what the alarms ask for; returns the number of finished steps, which is less after a roll-back."""
+        if self._settings.control.kind == "supervised":
+            return step
+        fired = alarms(self._record.metrics(), self._settings.alarms)
+        for alarm in fired:
+            self._status.say(f"step {step}: WARNING: {alarm}")
+        worst = strongest(fired)
+        if worst is None or worst.action == "warn":
+            return step
+        if worst.action == "stop" or self._roll_backs >= self._settings.alarms.roll_backs:
+            raise TrainingError(f"stopped after step {step}: {worst}")
+        self._roll_backs += 1
+        cursors = dict(self._stream.cursors)
+        state = await self._restore()
+        assert state is not None
+        self._stream.cursors = cursors  # with the same questions it would go the same way again
+        self._rollouts.journal.forget_after(state.step)
+        await self._open_trackers(state.step)
+        self._status.say(f"rolled back to step {state.step}; going on with other questions")
+        await self._publish(self._publisher.version + 1)
+        return state.step
 
     async def _publish(self, version: int) -> None:
         with self._phase(RunPhase.PUBLISH):
@@ -225,18 +253,18 @@ class TrainingLoop:
         self._status.version = version
 
     async def _evaluate(self, name: str) -> None:
-        await self._rollouts.outage.wait_until_over()
-        with self._phase(RunPhase.EVALUATION, len(self._held_out)):
-            answered, figures = await evaluate(
-                self._agent,
-                self._held_out,
-                concurrency=self._settings.policy.max_sequences,
-                on_answer=self._status.advance,
-            )
-        require_version([a.episode for a in answered], str(self._publisher.version))
-        self._record.write_evaluation(name, answered, figures)
-        told = "; ".join(f"{kind} EM {f.em:.3f} F1 {f.f1:.3f} (n {f.n})" for kind, f in figures.items())
-        self._status.say(f"evaluation {name!r} on held-out questions: {told}")
+        with self._phase(RunPhase.EVALUATION, len(self._examiner.questions(name))):
+            figures = await self._examiner.examine(name)
+        if self._trackers is not None:
+            self._trackers.evaluation(name, self._status.step, figures_as_dict(figures))
+        self._status.say(self._examiner.told(name, figures))
+
+    async def _evaluate_once(self, name: str) -> None:
+        """As `_evaluate`, unless the record has it from before an interruption (or from the start of a study)."""
+        if await asyncio.to_thread(self._examiner.is_done, name):
+            self._status.say(f"evaluation {name!r}: taken from the record")
+        else:
+            await self._evaluate(name)
 
     async def _save_checkpoint(self, step: int) -> None:
         state = RunState(

@@ -5,7 +5,9 @@ from __future__ import annotations
 import asyncio
 import logging
 import shutil
+from collections.abc import Callable, Coroutine
 from contextlib import suppress
+from typing import Any
 
 import uvicorn
 from rich.console import Console
@@ -15,7 +17,7 @@ from services.trainer.app import create_app
 from services.trainer.console import show
 from services.trainer.controller import RunController
 from services.trainer.record import RunRecord
-from services.trainer.status import RunPhase
+from services.trainer.status import RunPhase, RunStatus
 from services.web.logs import LOGGING
 from services.web.ports import require_free_port
 
@@ -35,11 +37,15 @@ def serve(settings: Settings) -> None:
     )
 
 
-def train(settings: Settings, *, fresh: bool, console: Console) -> bool:
+View = Callable[[RunStatus, Console], Coroutine[Any, Any, None]]
+
+
+def train(settings: Settings, *, fresh: bool, console: Console, view: View = show) -> bool:
     """Start or resume the run and follow it to its end; the status page is served meanwhile.
 
     Args:
         fresh: throw away what the run directory holds.
+        view: shows the run in the terminal, until it is cancelled.
 
     Returns:
         True if the run is finished, False if it was stopped before.
@@ -54,10 +60,10 @@ def train(settings: Settings, *, fresh: bool, console: Console) -> bool:
         console.print(f"{record.directory} is finished; use --fresh to start over, or another name with run=…")
         return True
     require_free_port(settings.trainer.host, settings.trainer.port, "trainer.port")
-    return asyncio.run(_train(settings, console))
+    return asyncio.run(_train(settings, console, view))
 
 
-async def _train(settings: Settings, console: Console) -> bool:
+async def _train(settings: Settings, console: Console, view: View) -> bool:
     app = create_app(settings)
     controller: RunController = app.state.controller
     server = uvicorn.Server(
@@ -65,7 +71,7 @@ async def _train(settings: Settings, console: Console) -> bool:
             app, host=settings.trainer.host, port=settings.trainer.port, log_level="warning", access_log=False
         )
     )
-    view = asyncio.create_task(show(controller.status, console))
+    viewing = asyncio.create_task(view(controller.status, console))
     await asyncio.sleep(0)
     controller.start()
     run, serving = asyncio.create_task(controller.wait()), asyncio.create_task(server.serve())
@@ -78,6 +84,6 @@ async def _train(settings: Settings, console: Console) -> bool:
             await run
         return controller.status.phase is RunPhase.FINISHED
     finally:
-        view.cancel()
+        viewing.cancel()
         server.should_exit = True
         await serving

@@ -9,7 +9,19 @@ from prometheus_client import CollectorRegistry, Gauge, generate_latest
 
 from services.trainer.status import RunPhase, RunStatus
 
-_OF_LAST_STEP = ("reward", "em", "f1", "well_formed", "truncated", "searches", "sampled_tokens", "silent_groups")
+_OF_LAST_STEP = (
+    "reward",
+    "em",
+    "f1",
+    "well_formed",
+    "truncated",
+    "searches",
+    "sampled_tokens",
+    "silent_groups",
+    "corrected",
+    "solved_groups",
+    "infra_share",
+)
 
 
 def render_metrics(status: RunStatus, steps: Sequence[dict[str, Any]]) -> bytes:
@@ -23,7 +35,8 @@ def render_metrics(status: RunStatus, steps: Sequence[dict[str, Any]]) -> bytes:
     if steps:
         last = steps[-1]
         for name in _OF_LAST_STEP:
-            Gauge(f"research_step_{name}", f"Mean {name} of the last step.", registry=registry).set(last[name])
+            if name in last:  # the control `supervised` samples no episode
+                Gauge(f"research_step_{name}", f"Mean {name} of the last step.", registry=registry).set(last[name])
         seconds = Gauge("research_step_seconds", "Seconds of the last step by phase.", ["phase"], registry=registry)
         for name, value in last["seconds"].items():
             seconds.labels(name).set(value)

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import gzip
 import json
-import shutil
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -20,7 +19,7 @@ from research.files import atomic_write, write_json
 from services.trainer.rollouts import Group
 
 # May change between the start and a resumption of a run; every other setting defines what the run is.
-_CHANGEABLE = frozenset({"paths", "retriever", "policy", "trainer", "checkpoints", "evaluation"})
+_CHANGEABLE = frozenset({"paths", "retriever", "policy", "trainer", "checkpoints", "evaluation", "alarms", "study"})
 
 
 class RunRecord:
@@ -33,6 +32,10 @@ class RunRecord:
     @property
     def weights_dir(self) -> Path:
         return self.directory / "weights"
+
+    @property
+    def episodes_dir(self) -> Path:
+        return self.directory / "episodes"
 
     @property
     def checkpoints_dir(self) -> Path:
@@ -64,13 +67,18 @@ class RunRecord:
         """One entry a finished step."""
         if not self._metrics.is_file():
             return []
-        return [json.loads(line) for line in self._metrics.read_text(encoding="utf-8").splitlines()]
+        lines = self._metrics.read_text(encoding="utf-8").splitlines(keepends=True)
+        return [json.loads(line) for line in lines if line.endswith("\n")]  # a kill may leave half a line at the end
 
     def forget_steps_after(self, step: int) -> None:
-        """Drop metrics of steps that the checkpoint does not know; they will be done again."""
+        """Drop metrics and evaluations of steps that the checkpoint does not know; they will be done again."""
         kept = [entry for entry in self.metrics() if entry["step"] <= step]
         with atomic_write(self._metrics) as out:
             out.writelines(json.dumps(entry).encode() + b"\n" for entry in kept)
+        for path in self.directory.glob("evaluations/*"):
+            name = path.name.partition(".")[0]
+            if name == "after" or (name.startswith("step-") and int(name.removeprefix("step-")) > step):
+                path.unlink()
 
     def add_metrics(self, entry: dict[str, Any]) -> None:
         with self._metrics.open("a", encoding="utf-8") as out:
@@ -79,7 +87,7 @@ class RunRecord:
     def write_episodes(self, step: int, groups: Sequence[Group]) -> None:
         """All episodes of a step, one JSON object a line, compressed."""
         _write_gzip_lines(
-            self.directory / "episodes" / f"step-{step:06d}.jsonl.gz",
+            self.episodes_dir / f"step-{step:06d}.jsonl.gz",
             [
                 {"group": group.id, "question": asdict(group.question)}
                 | {"score": asdict(member.score), "episode": asdict(member.episode)}
@@ -88,9 +96,14 @@ class RunRecord:
             ],
         )
 
-    def forget_evaluations(self) -> None:
-        """Drop them all, because the run begins anew."""
-        shutil.rmtree(self.directory / "evaluations", ignore_errors=True)
+    def answers(self, name: str) -> list[dict[str, Any]]:
+        """The questions, episodes and scores of an evaluation; none if it was not done or cannot be read."""
+        path = self.directory / "evaluations" / f"{name}.jsonl.gz"
+        try:
+            with gzip.open(path, "rt", encoding="utf-8") as lines:
+                return [json.loads(line) for line in lines]
+        except (OSError, EOFError, ValueError):
+            return []
 
     def evaluation(self, name: str) -> dict[str, Any] | None:
         """The figures of an evaluation that was done before, by kind."""

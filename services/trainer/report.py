@@ -15,19 +15,20 @@ _STAGES = ("before", "warmup", "after")
 def write_report(record: RunRecord, seconds: dict[str, float]) -> Path:
     """Write `summary.json`, `report.md` and `training.png`; returns the path of the summary."""
     metrics = record.metrics()
+    sampled = [entry for entry in metrics if "reward" in entry]  # the control `supervised` samples none
     evaluations = {name: figures for name in _STAGES if (figures := record.evaluation(name)) is not None}
     summary = {
         "steps": len(metrics),
-        "reward_per_step": [entry["reward"] for entry in metrics],
-        "em_per_step": [entry["em"] for entry in metrics],
+        "reward_per_step": [entry["reward"] for entry in sampled],
+        "em_per_step": [entry["em"] for entry in sampled],
         "weight_versions": [entry["version"] for entry in metrics],
-        "searches_per_episode": [entry["searches"] for entry in metrics],
-        "sampled_tokens_per_episode": [entry["sampled_tokens"] for entry in metrics],
-        "mismatch_kl_per_step": [entry["update"]["mismatch_kl"] if entry["update"] else None for entry in metrics],
+        "searches_per_episode": [entry["searches"] for entry in sampled],
+        "sampled_tokens_per_episode": [entry["sampled_tokens"] for entry in sampled],
+        "mismatch_kl_per_step": [entry["update"]["mismatch_kl"] if entry["update"] else None for entry in sampled],
         "eval": evaluations,
         "seconds": {phase: round(value, 1) for phase, value in seconds.items()},
     }
-    _plot(metrics, evaluations, record.directory / "training.png")
+    _plot(sampled, evaluations, record.directory / "training.png")
     (record.directory / "report.md").write_text(_markdown(summary), encoding="utf-8")
     path = record.directory / "summary.json"
     write_json(path, summary)

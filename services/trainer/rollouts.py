@@ -5,13 +5,15 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
+import zlib
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from research.episode import Episode, Sampling, SearchAgent
 from research.errors import ServiceError, TrainingError
 from research.questions import Question
 from research.reward import Score, score
+from services.trainer.journal import EpisodeJournal, Place
 from services.trainer.status import RunStatus
 
 logger = logging.getLogger(__name__)
@@ -86,7 +88,8 @@ class Rollouts:
     """Samples groups of episodes; one that failed for want of a service is sampled anew, never scored.
 
     So is one that other weights than the published `version` had a hand in: a policy server that was started anew
-    serves its base model until it is given the published weights again.
+    serves its base model until it is given the published weights again. What the journal holds from before a kill is
+    not sampled again. Each episode has a seed of its own, which follows from `seed` and its place in the run.
     """
 
     agent: SearchAgent
@@ -94,6 +97,8 @@ class Rollouts:
     outage: Outage
     infra_retries: int
     version: Callable[[], str]
+    journal: EpisodeJournal
+    seed: int
     infra_errors: int = field(default=0)
 
     async def groups(
@@ -102,20 +107,31 @@ class Rollouts:
         """Sample `size` episodes for each question, all concurrently; a group may come back smaller after failures."""
 
         await self.outage.wait_until_over()
+        recorded = self.journal.recorded(step, [question.text for question in questions], self.version())
+
+        async def member(place: Place, question: Question) -> Member | None:
+            episode = recorded.get(place)
+            if episode is None:
+                seed = zlib.crc32(f"{self.seed}/{step}/{place}".encode()) >> 1
+                episode = await self._sampled(question, replace(self.sampling, seed=seed))
+                if episode is not None:
+                    self.journal.add(step, *place, episode)
+            on_episode()
+            return Member(episode, score(episode.answer, question.answers, episode.format_fault)) if episode else None
 
         async def group(number: int, question: Question) -> Group:
-            members = await asyncio.gather(*(self._member(question, on_episode) for _ in range(size)))
+            members = await asyncio.gather(*(member((number, place), question) for place in range(size)))
             return Group(f"{step}.{number}", question, [member for member in members if member is not None])
 
         async with asyncio.TaskGroup() as tasks:
             running = [tasks.create_task(group(number, question)) for number, question in enumerate(questions)]
         return [task.result() for task in running]
 
-    async def _member(self, question: Question, on_episode: Callable[[], None]) -> Member | None:
+    async def _sampled(self, question: Question, sampling: Sampling) -> Episode | None:
         failures = 0
         while failures <= self.infra_retries:
             try:
-                episode = await self.agent.run(question.text, self.sampling)
+                episode = await self.agent.run(question.text, sampling)
                 require_version([episode], self.version())
             except (ServiceError, WrongWeightsError) as error:
                 self.infra_errors += 1
@@ -123,8 +139,6 @@ class Rollouts:
                 # While a service is down, tries are free; they count when all are up and it fails all the same.
                 failures += not await self.outage.wait_until_over()
                 continue
-            on_episode()
-            return Member(episode, score(episode.answer, question.answers, episode.format_fault))
+            return episode
         logger.warning("an episode failed %d times and is left out: %s", failures, question.text)
-        on_episode()
         return None

@@ -16,6 +16,7 @@ from research.errors import ConfigurationError, ServiceError
 from research.prompts import load_prompt
 from research.questions.sources import load_questions
 from research.tokens import HuggingFaceTokenizer
+from services.trainer.journal import EpisodeJournal
 from services.trainer.learner import Learner
 from services.trainer.loop import TrainingLoop
 from services.trainer.publish import Publisher
@@ -88,6 +89,8 @@ async def training_loop(settings: Settings, status: RunStatus) -> AsyncIterator[
                 outage,
                 settings.grpo.infra_retries,
                 version=lambda: str(publisher.version),
+                journal=EpisodeJournal(record.episodes_dir),
+                seed=settings.seed,
             ),
             publisher=publisher,
             record=record,

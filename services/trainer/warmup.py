@@ -35,13 +35,16 @@ class ScriptedPolicy:
 def script(question: Question, *, failed_first: bool) -> list[str]:
     """The turns of an ideal episode; with `failed_first`, its first search is too vague and is then corrected."""
     turns: list[str] = []
-    learnt = ""
+    learnt, found = "", []
     for number, hop in enumerate(question.hops):
         if failed_first and number == 0:
             turns.append(_search(f"I need to find {hop.goal}.", vague_query(hop)))
             learnt = "That did not help. I should search again. "
         turns.append(_search(f"{learnt}I need to find {hop.goal}.", hop.query))
+        found.append(hop.answer)
         learnt = f"I found {hop.answer}. "
+    if question.kind == "comparison":
+        learnt = f"I found {' and '.join(found)}. "
     turns.append(f"<think>{learnt.strip()}</think>\n<answer>\\boxed{{{question.answers[0]}}}</answer>")
     return turns
 

@@ -37,7 +37,7 @@ def test_values_are_toml_or_else_text() -> None:
     [
         (["grpo.stps=3"], r"grpo\.stps: there is no such setting"),
         (["nonsense=3"], "nonsense: there is no such setting"),
-        (["grpo.steps=0"], r"grpo\.steps: .*greater than or equal to 1"),
+        (["grpo.steps=-1"], r"grpo\.steps: .*greater than or equal to 0"),
         (["grpo.steps=many"], r"grpo\.steps: .*integer"),
         (["grpo.steps"], "not of the form"),
         (["run.x=1"], "is a value, not a section"),

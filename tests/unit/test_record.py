@@ -30,7 +30,7 @@ def entry(step: int) -> dict[str, Any]:
 
 
 def figures(em: float) -> dict[str, KindFigures]:
-    return {kind: KindFigures(8, em, em, em, 1.0, 1.0, 0.0, 0) for kind in ("one_hop", "two_hop")}
+    return {kind: KindFigures(8, em, em, em, 1.0, 1.0, 0.0, 0.0, 0) for kind in ("one_hop", "two_hop")}
 
 
 def test_a_run_goes_on_only_with_the_settings_that_define_it(tmp_path: Path) -> None:

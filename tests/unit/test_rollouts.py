@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from pathlib import Path
 
 import pytest
 
@@ -14,6 +15,7 @@ from research.passages import Passage
 from research.prompts import Prompt
 from research.questions import Question
 from services.trainer import rollouts as module
+from services.trainer.journal import EpisodeJournal
 from services.trainer.rollouts import Group, Outage, Rollouts, WrongWeightsError, require_version
 from services.trainer.status import RunStatus
 from tests.unit.characters import CharacterTokenizer, Shelf
@@ -52,6 +54,7 @@ def quick_polls(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def sample(
+    directory: Path,
     retriever: Flaky,
     first_unready: Callable[[], Awaitable[str | None]],
     retries: int = 2,
@@ -63,7 +66,8 @@ def sample(
     agent = SearchAgent(EndlessScript(), retriever, CharacterTokenizer(), Prompt("none", "rules"), limits, 4000)
 
     async def run() -> tuple[list[Group], Rollouts]:
-        rollouts = Rollouts(agent, Sampling(), Outage(first_unready, patience, status), retries, lambda: version)
+        outage, journal = Outage(first_unready, patience, status), EpisodeJournal(directory)
+        rollouts = Rollouts(agent, Sampling(), outage, retries, lambda: version, journal, seed=1)
         return await rollouts.groups(1, QUESTIONS, 3, status.advance), rollouts
 
     groups, rollouts = asyncio.run(run())
@@ -74,21 +78,21 @@ async def all_ready() -> str | None:
     return None
 
 
-def test_groups_are_told_apart_by_draw_and_not_by_text() -> None:
-    groups, _, status = sample(Flaky(0), all_ready)
+def test_groups_are_told_apart_by_draw_and_not_by_text(tmp_path: Path) -> None:
+    groups, _, status = sample(tmp_path, Flaky(0), all_ready)
     assert [group.id for group in groups] == ["1.0", "1.1"]
     assert [len(group.members) for group in groups] == [3, 3]
     assert [group.rewards for group in groups] == [[1.0] * 3, [0.1] * 3]
     assert status.done == 6
 
 
-def test_an_outage_pauses_and_costs_no_episode() -> None:
+def test_an_outage_pauses_and_costs_no_episode(tmp_path: Path) -> None:
     answers = iter([None, *["the retriever is down"] * 5])  # all is well when the step begins
 
     async def down_for_a_while() -> str | None:
         return next(answers, None)
 
-    groups, rollouts, status = sample(Flaky(40), down_for_a_while, retries=40)
+    groups, rollouts, status = sample(tmp_path, Flaky(40), down_for_a_while, retries=40)
     assert [group.rewards for group in groups] == [[1.0] * 3, [0.1] * 3]
     assert rollouts.infra_errors == 40
     assert status.waiting_for is None
@@ -96,26 +100,26 @@ def test_an_outage_pauses_and_costs_no_episode() -> None:
     assert any("goes on" in line for line in status.lines)
 
 
-def test_what_keeps_failing_while_all_is_up_is_left_out_not_scored() -> None:
-    groups, rollouts, _ = sample(Flaky(10**6), all_ready, retries=2)
+def test_what_keeps_failing_while_all_is_up_is_left_out_not_scored(tmp_path: Path) -> None:
+    groups, rollouts, _ = sample(tmp_path, Flaky(10**6), all_ready, retries=2)
     assert [group.members for group in groups] == [[], []]
     assert rollouts.infra_errors == 6 * 3
 
 
-def test_patience_ends() -> None:
+def test_patience_ends(tmp_path: Path) -> None:
     answers = iter([None])  # all is well when the step begins
 
     async def down() -> str | None:
         return next(answers, "the retriever is down")
 
     with pytest.raises(ExceptionGroup) as caught:
-        sample(Flaky(10**6), down, patience=0.01)
+        sample(tmp_path, Flaky(10**6), down, patience=0.01)
     assert caught.group_contains(TrainingError, match="outage_patience")
 
 
-def test_episodes_of_other_weights_are_never_scored() -> None:
+def test_episodes_of_other_weights_are_never_scored(tmp_path: Path) -> None:
     # The script writes version 1 throughout; what was published is version 2.
-    groups, rollouts, _ = sample(Flaky(0), all_ready, retries=1, version="2")
+    groups, rollouts, _ = sample(tmp_path, Flaky(0), all_ready, retries=1, version="2")
     assert [group.members for group in groups] == [[], []]
     assert rollouts.infra_errors == 6 * 2
 
@@ -127,3 +131,13 @@ def test_other_weights_are_named() -> None:
     require_version([episode("3", "", "3"), episode()], "3")
     with pytest.raises(WrongWeightsError, match="version 0 instead of 3"):
         require_version([episode("3", "3"), episode("3", "", "0")], "3")
+
+
+def test_what_was_sampled_before_a_kill_is_not_sampled_again(tmp_path: Path) -> None:
+    first, _, _ = sample(tmp_path, Flaky(0), all_ready)
+    again, rollouts, status = sample(tmp_path, Flaky(10**6), all_ready)
+    assert [[member.episode for member in group.members] for group in again] == [
+        [member.episode for member in group.members] for group in first
+    ]
+    assert rollouts.infra_errors == 0
+    assert status.done == 6

@@ -1,0 +1,91 @@
+"""Facts about the searches of an episode: what each of them newly found, and which of them corrected the one before."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+from research.episode import Episode, Turn
+from research.questions import Question
+
+# A passage cannot settle these by containing them.
+_CLOSED_ANSWERS = frozenset({"yes", "no", "noanswer"})
+
+
+@dataclass(frozen=True, slots=True)
+class SearchFact:
+    """One search: `turn` indexes `Episode.turns`, `found` are the sought answers that its result is the first to hold.
+
+    `corrects` says that the search before it found nothing new and this one, with a different query, did.
+    """
+
+    turn: int
+    query: str
+    found: tuple[str, ...]
+    corrects: bool
+
+
+def corrected_queries(episode: Episode, question: Question) -> int:
+    """How often the model replaced a search that did not help by a different one that did.
+
+    Counted is each pair of consecutive searches (whatever stands between them) of which
+
+    1. the first is *unhelpful*: its result holds no sought answer that no earlier result held,
+    2. the second is *helpful*: its result holds at least one such answer, and
+    3. the queries differ, case-folded and with runs of white space taken as one space.
+
+    So a run of several unhelpful searches counts once, at the helpful search that ends it, and a search after
+    everything was found never counts.
+
+    Sought are the answers of the question's hops, each for itself; for a question without hops its gold answers, any
+    one of which will do (they are spellings of the same thing). `yes`, `no` and `noanswer` are never sought, because
+    finding the word in a passage means nothing; where nothing is left to seek, the count is 0.
+
+    A result is the text that the retriever's passages were cut to for the model (`Turn.result`, titles included), also
+    that of a last search which found no room in the context. It holds an answer if the answer stands in it as whole
+    words, case-folded and with runs of white space taken as one space: "25" is in "(25 Mn)" and in "1925–25", not in
+    "1925". This is textual: a passage that holds the words by chance counts as helpful. In scripts that put no
+    space between words an answer is found only where punctuation or an end of line sets it apart.
+    """
+    return sum(fact.corrects for fact in search_facts(episode, question))
+
+
+def search_facts(episode: Episode, question: Question) -> list[SearchFact]:
+    """One entry a search, in order; see `corrected_queries` for what counts as found and as corrected."""
+    sought = _sought(question)
+    facts: list[SearchFact] = []
+    for number, turn in enumerate(episode.turns):
+        if turn.query is None:
+            continue
+        found = [spellings for spellings in sought if _holds(turn, spellings)]
+        sought = [spellings for spellings in sought if spellings not in found]
+        before = facts[-1] if facts else None
+        corrects = bool(found) and before is not None and not before.found and not _same(before.query, turn.query)
+        facts.append(SearchFact(number, turn.query, tuple(spellings[0] for spellings in found), corrects))
+    return facts
+
+
+def _sought(question: Question) -> list[tuple[str, ...]]:
+    """The spellings of each thing to be found."""
+    things: list[tuple[str, ...]] = [(hop.answer,) for hop in question.hops] or [question.answers]
+    named = (tuple(spelling for spelling in spellings if _is_findable(spelling)) for spellings in things)
+    return [spellings for spellings in dict.fromkeys(named) if spellings]
+
+
+def _is_findable(answer: str) -> bool:
+    return bool(answer.strip()) and _plain(answer) not in _CLOSED_ANSWERS
+
+
+def _holds(turn: Turn, spellings: tuple[str, ...]) -> bool:
+    if not turn.passages:
+        return False
+    text = _plain(turn.result)
+    return any(re.search(rf"(?<!\w){re.escape(_plain(spelling))}(?!\w)", text) for spelling in spellings)
+
+
+def _same(query: str, other: str) -> bool:
+    return _plain(query) == _plain(other)
+
+
+def _plain(text: str) -> str:
+    return " ".join(text.casefold().split())

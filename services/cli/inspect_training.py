@@ -1,0 +1,61 @@
+"""What a training step made of the episodes of a group, recomputed from their rewards as the loop does it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from research.episode import Episode
+from services.trainer.grpo import best_and_worst, group_advantages
+
+
+@dataclass(frozen=True, slots=True)
+class TrainingRules:
+    """Who of a step is trained on: two settings of `research.config.Grpo`, and whether it updated at all."""
+
+    keep_per_group: int | None
+    mask_truncated: bool
+    updated: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Training:
+    """The advantage of an episode (None: its group has none), and why it was not trained on (None: it was).
+
+    `rewards` are those of its group that the advantage was computed from; in a control run that deals rewards out at
+    random they are not what the episodes earned.
+    """
+
+    advantage: float | None
+    left_out: str | None
+    rewards: tuple[float, ...]
+
+
+def training_of_group(
+    rewards: Sequence[float], episodes: Sequence[Episode], rules: TrainingRules, *, complete: bool
+) -> list[Training]:
+    """One entry an episode, in order.
+
+    Args:
+        rewards: what the advantages were computed from, one an episode.
+        complete: whether this is the whole group; if not, no advantage can be told.
+    """
+    advantages = group_advantages(rewards) if complete else None
+    if not complete:
+        why = "unknown: the file was cut off"
+    elif len(rewards) < 2:
+        why = "a group of one has nothing to be compared with"
+    else:
+        why = f"group without signal, all its rewards are {rewards[0]:.2f}"
+    if advantages is None:
+        return [Training(None, why, tuple(rewards)) for _ in rewards]
+    kept = best_and_worst(rewards, rules.keep_per_group or len(rewards))
+
+    def left_out(index: int) -> str | None:
+        if index not in kept:
+            return f"not among the {len(kept)} kept of {len(rewards)}"
+        if rules.mask_truncated and episodes[index].stop_reason.truncated:
+            return "truncated episodes are masked"
+        return None if rules.updated else "the step made no update"
+
+    return [Training(advantage, left_out(i), tuple(rewards)) for i, advantage in enumerate(advantages)]

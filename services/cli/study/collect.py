@@ -1,0 +1,142 @@
+"""What a study has measured, read from the files of its runs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+from research.episode_io import episode_from_dict
+from research.questions.model import question_from_dict
+from research.statistics import Estimate, cluster_bootstrap
+from research.trace_facts import corrected_queries
+from services.cli.study.plan import START, PlannedRun, StudyPlan
+from services.trainer.examiner import AFTER, BEFORE, SAMPLED, WARMUP
+
+# Stages in the order of the tables; the last three are the arms after training.
+STAGES = ("untouched", "warm-up", "grpo", "shuffled_rewards", "supervised")
+# What the tables speak of, as strata of questions. A comparison is apart, because a guess is right half of the time.
+GROUPS = {
+    "one-hop": ("one_hop",),
+    "multi-hop": ("two_hop", "three_hop"),
+    "comparison": ("comparison",),
+    "one-hop, new templates": ("one_hop_new_template",),
+    "multi-hop, new templates": ("two_hop_new_template", "three_hop_new_template"),
+    "comparison, new templates": ("comparison_new_template",),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """One greedy answer (or one of the sampled ones), without its text."""
+
+    stage: str
+    seed: int
+    question: str
+    stratum: str
+    entity: str
+    em: float
+    f1: float
+    searches: int
+    tokens: int
+    well_formed: bool
+    truncated: bool
+    corrected: bool
+
+
+@dataclass(frozen=True, slots=True)
+class StudyData:
+    """All greedy outcomes, the sampled ones before GRPO, and the metrics of each run by arm and seed."""
+
+    outcomes: list[Outcome]
+    sampled: list[Outcome]
+    metrics: dict[tuple[str, int], list[dict[str, Any]]]
+    curves: dict[tuple[str, int], dict[int, dict[str, Any]]]
+
+    def of(self, stage: str, group: str) -> list[Outcome]:
+        return [o for o in self.outcomes if o.stage == stage and o.stratum in GROUPS[group]]
+
+    def seeds(self, stage: str) -> list[int]:
+        return sorted({o.seed for o in self.outcomes if o.stage == stage})
+
+
+def collect(plan: StudyPlan) -> StudyData:
+    """Read what is there; runs that are not finished give what they have."""
+    outcomes: list[Outcome] = []
+    sampled: list[Outcome] = []
+    metrics: dict[tuple[str, int], list[dict[str, Any]]] = {}
+    curves: dict[tuple[str, int], dict[int, dict[str, Any]]] = {}
+    for run in plan.runs:
+        if run.arm == START:
+            outcomes += _outcomes(plan, run, BEFORE, "untouched")
+            outcomes += _outcomes(plan, run, WARMUP, "warm-up")
+            sampled += _outcomes(plan, run, SAMPLED, "sampled")
+        else:
+            outcomes += _outcomes(plan, run, AFTER, run.arm)
+            metrics[run.arm, run.seed] = plan.record(run).metrics()
+            curves[run.arm, run.seed] = _curve(plan, run)
+    return StudyData(outcomes, sampled, metrics, curves)
+
+
+def by_question(outcomes: Iterable[Outcome]) -> dict[str, tuple[float, str]]:
+    """Mean EM over the seeds, and the entity, of each question."""
+    found: dict[str, list[float]] = {}
+    entities: dict[str, str] = {}
+    for outcome in outcomes:
+        found.setdefault(outcome.question, []).append(outcome.em)
+        entities[outcome.question] = outcome.entity
+    return {question: (sum(ems) / len(ems), entities[question]) for question, ems in found.items()}
+
+
+def em_estimate(outcomes: Iterable[Outcome]) -> Estimate | None:
+    """Mean EM with its interval over entities; None without outcomes."""
+    questions = by_question(outcomes)
+    if not questions:
+        return None
+    return cluster_bootstrap([em for em, _ in questions.values()], [entity for _, entity in questions.values()])
+
+
+def em_difference(later: Iterable[Outcome], former: Iterable[Outcome]) -> Estimate | None:
+    """How much EM rose on the questions that both were asked, paired; over the seeds that both have."""
+    later, former = list(later), list(former)
+    seeds = {o.seed for o in later} & {o.seed for o in former}
+    first = by_question(o for o in former if o.seed in seeds)
+    second = by_question(o for o in later if o.seed in seeds)
+    both = [question for question in second if question in first]
+    if not both:
+        return None
+    return cluster_bootstrap([second[q][0] - first[q][0] for q in both], [second[q][1] for q in both])
+
+
+def _outcomes(plan: StudyPlan, run: PlannedRun, evaluation: str, stage: str) -> list[Outcome]:
+    outcomes = []
+    for answer in plan.record(run).answers(evaluation):
+        question, episode = question_from_dict(answer["question"]), episode_from_dict(answer["episode"])
+        outcomes.append(
+            Outcome(
+                stage=stage,
+                seed=run.seed,
+                question=question.id,
+                stratum=question.stratum,
+                entity=question.entity or question.id,
+                em=answer["score"]["em"],
+                f1=answer["score"]["f1"],
+                searches=episode.searches,
+                tokens=episode.sampled_tokens,
+                well_formed=episode.format_fault is None,
+                truncated=episode.stop_reason.truncated,
+                corrected=corrected_queries(episode, question) > 0,
+            )
+        )
+    return outcomes
+
+
+def _curve(plan: StudyPlan, run: PlannedRun) -> dict[int, dict[str, Any]]:
+    """Figures of each evaluation by the step it came after."""
+    steps = {WARMUP: 0, AFTER: plan.settings.grpo.steps}
+    curve = {}
+    for name, figures in plan.record(run).evaluations().items():
+        step = int(name.removeprefix("step-")) if name.startswith("step-") else steps.get(name)
+        if step is not None:
+            curve[step] = figures
+    return dict(sorted(curve.items()))

@@ -1,0 +1,129 @@
+"""Which runs a study is made of, and how each begins where another ended."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from research.config import Settings, load_settings
+from research.errors import ConfigurationError
+from services.trainer.checkpoint import step_name
+from services.trainer.examiner import BEFORE, SAMPLED, WARMUP
+from services.trainer.record import RunRecord
+
+Arm = Literal["start", "grpo", "shuffled_rewards", "supervised"]
+
+START: Arm = "start"
+_CONTROL_OF: dict[Arm, str] = {
+    "start": "none",
+    "grpo": "none",
+    "shuffled_rewards": "shuffled_rewards",
+    "supervised": "supervised",
+}
+# What a step of training takes; evaluations and checkpoints are not part of "equal wall time".
+_TRAINING_PHASES = ("rollout", "update", "publish")
+
+
+@dataclass(frozen=True, slots=True)
+class PlannedRun:
+    """One run: `start` is the untouched model and its warm-up; every other arm goes on from there."""
+
+    seed: int
+    arm: Arm
+
+    @property
+    def name(self) -> str:
+        return f"seed-{self.seed}-{self.arm}"
+
+
+@dataclass(frozen=True, slots=True)
+class StudyPlan:
+    """The runs of a study, in the order in which they are done, and their settings."""
+
+    preset: str
+    overrides: tuple[str, ...]
+    settings: Settings
+
+    @staticmethod
+    def load(preset: str, overrides: Sequence[str]) -> StudyPlan:
+        """Raises ConfigurationError if the settings are wrong or the study has nothing to compare."""
+        settings = load_settings(preset, list(overrides))
+        if not settings.warmup.enabled and "supervised" in settings.study.arms:
+            raise ConfigurationError("study.arms: 'supervised' continues the warm-up; set warmup.enabled=true")
+        if "supervised" in settings.study.arms and "grpo" not in settings.study.arms:
+            raise ConfigurationError("study.arms: 'supervised' gets the wall time that 'grpo' took; name both")
+        if settings.control.kind != "none":
+            raise ConfigurationError("control.kind: a study sets it itself, one for each of study.arms")
+        return StudyPlan(preset, tuple(overrides), settings)
+
+    @property
+    def directory(self) -> Path:
+        return self.settings.run_dir
+
+    @property
+    def runs(self) -> list[PlannedRun]:
+        """By arm, then by seed: a study that is cut short has every seed of the arms that it has."""
+        first, *others = self.settings.study.arms
+        together = [PlannedRun(seed, arm) for seed in self.settings.study.seeds for arm in (START, first)]
+        return together + [PlannedRun(seed, arm) for arm in others for seed in self.settings.study.seeds]
+
+    def record(self, run: PlannedRun) -> RunRecord:
+        return RunRecord(self.directory / run.name)
+
+    def settings_of(self, run: PlannedRun) -> Settings:
+        """The settings of one run; those of `supervised` are known only once `grpo` of its seed is finished."""
+        changes = [f"paths.runs={self.directory}", f"run={run.name}", f"seed={run.seed}"]
+        changes.append(f"control.kind={_CONTROL_OF[run.arm]}")
+        if run.arm == START:
+            changes.append("grpo.steps=0")
+        if run.arm == "supervised":
+            seconds = training_seconds(self.record(PlannedRun(run.seed, "grpo")))
+            changes.append(f"control.seconds={max(seconds, 1.0):.1f}")
+        return load_settings(self.preset, [*self.overrides, *changes])
+
+    def is_finished(self, run: PlannedRun) -> bool:
+        return self.record(run).is_finished(0 if run.arm == START else self.settings.grpo.steps)
+
+    def begin(self, run: PlannedRun) -> None:
+        """Give a run that has not begun what was done before it: evaluations, and the weights after the warm-up."""
+        target = self.record(run)
+        if target.directory.exists():
+            return
+        partial = target.directory.with_name(target.directory.name + ".partial")
+        shutil.rmtree(partial, ignore_errors=True)
+        if run.arm == START:
+            # Greedy answers of the untouched model do not depend on the seed.
+            others = [self.record(PlannedRun(seed, START)) for seed in self.settings.study.seeds]
+            if source := next((other for other in others if other.answers(BEFORE)), None):
+                _link_evaluations(source, partial, [BEFORE])
+        else:
+            source = self.record(PlannedRun(run.seed, START))
+            _link_evaluations(source, partial, [BEFORE, WARMUP, SAMPLED])
+            checkpoint = source.checkpoints_dir / step_name(0)
+            shutil.copytree(checkpoint, partial / "checkpoints" / checkpoint.name, copy_function=os.link)
+        if partial.exists():
+            partial.rename(target.directory)
+
+    def tidy(self) -> None:
+        """Drop checkpoints (a gigabyte each) that nothing will start or go on from any more."""
+        for run in self.runs:
+            arms = [PlannedRun(run.seed, arm) for arm in self.settings.study.arms]
+            needed = arms if run.arm == START else [run]
+            if all(self.is_finished(each) for each in needed):
+                shutil.rmtree(self.record(run).checkpoints_dir, ignore_errors=True)
+
+
+def training_seconds(record: RunRecord) -> float:
+    """Wall time of the steps of a run, without evaluations and checkpoints."""
+    return sum(float(entry["seconds"].get(phase, 0)) for entry in record.metrics() for phase in _TRAINING_PHASES)
+
+
+def _link_evaluations(source: RunRecord, target: Path, names: Sequence[str]) -> None:
+    (target / "evaluations").mkdir(parents=True)
+    for name in names:
+        for file in sorted(source.directory.glob(f"evaluations/{name}.*")):
+            os.link(file, target / "evaluations" / file.name)

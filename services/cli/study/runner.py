@@ -1,0 +1,37 @@
+"""Runs a study: retriever and policy once, then every run that is not finished."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from rich.console import Console
+
+from services.cli.launcher import require_free_ports, running
+from services.cli.prepare import prepare
+from services.cli.study.plan import StudyPlan
+from services.cli.study.report import write_study_report
+from services.cli.study.view import StudyView
+from services.trainer.main import train
+
+
+def run_study(plan: StudyPlan, arguments: Sequence[str], console: Console) -> bool:
+    """Do what is not done yet and write the report; False if it was stopped before the end.
+
+    Raises ResearchError where a part fails; the same command goes on from there.
+    """
+    unfinished = [run for run in plan.runs if not plan.is_finished(run)]
+    if unfinished:
+        require_free_ports(("retriever", "policy", "trainer"), plan.settings)
+        prepare(plan.settings, console)
+        view = StudyView(plan)
+        with running(("retriever", "policy"), arguments, plan.settings, console):
+            for run in unfinished:
+                console.rule(f"{run.name} ({plan.runs.index(run) + 1} of {len(plan.runs)})")
+                plan.begin(run)
+                if not train(plan.settings_of(run), fresh=False, console=console, view=view.follow):
+                    console.print("stopped; the same command goes on from here")
+                    return False
+                plan.tidy()
+                write_study_report(plan)  # what is known so far can be read while the rest runs
+    console.print(f"the report is {write_study_report(plan)}", highlight=False, soft_wrap=True)
+    return True

@@ -1,0 +1,83 @@
+"""What a step is measured by: the entry of `metrics.jsonl`."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from statistics import fmean
+from typing import Any
+
+from research.trace_facts import corrected_queries
+from services.trainer.learner import UpdateReport
+from services.trainer.rollouts import Group, Member
+
+Row = tuple[Group, Member]
+
+
+def step_metrics(
+    step: int,
+    version: int,
+    groups: Sequence[Group],
+    *,
+    silent: int,
+    infra_errors: int,
+    update: UpdateReport | None,
+) -> dict[str, Any]:
+    """Means over all sampled episodes of a step, over those of each kind of question, and what the update did.
+
+    `sampled_tokens` counts what the model wrote, results left out. `solved_groups` is the share of groups with at
+    least one exact match (pass@k of the policy before the update, on this step's questions).
+    """
+    rows = [(group, member) for group in groups for member in group.members]
+    kinds = dict.fromkeys(group.question.kind for group in groups)
+    return {
+        "step": step,
+        "version": version,
+        **_means(rows),
+        "solved_groups": fmean(any(member.score.em for member in group.members) for group in groups),
+        "by_kind": {kind: _means([row for row in rows if row[0].question.kind == kind]) for kind in kinds},
+        "stop_reasons": dict(Counter(str(member.episode.stop_reason) for _, member in rows)),
+        "silent_groups": silent,
+        "infra_errors": infra_errors,
+        "infra_share": infra_errors / (len(rows) + infra_errors),
+        "update": update.as_dict() if update is not None else None,
+    }
+
+
+def supervised_metrics(step: int, version: int, losses: Sequence[float], learning_rate: float) -> dict[str, Any]:
+    """The entry of a step of the control `supervised`, which samples no episode."""
+    return {
+        "step": step,
+        "version": version,
+        "supervised_steps": len(losses),
+        "update": {"loss": fmean(losses), "learning_rate": learning_rate},
+    }
+
+
+def told(entry: dict[str, Any], steps: int) -> str:
+    """An entry, with its `seconds`, as one line for people."""
+    took = ", ".join(f"{phase} {seconds:.0f} s" for phase, seconds in entry["seconds"].items() if seconds >= 0.5)
+    if "reward" in entry:
+        what = (
+            f"reward {entry['reward']:.3f}, EM {entry['em']:.3f}, {entry['searches']:.2f} searches, "
+            f"{entry['sampled_tokens']:.0f} tokens an episode"
+        )
+    else:
+        what = f"{entry['supervised_steps']} supervised steps, loss {entry['update']['loss']:.3f} a token"
+    return f"step {entry['step']}/{steps}: {what}, version {entry['version']} ({took})"
+
+
+def _means(rows: Sequence[Row]) -> dict[str, float]:
+    scores = [member.score for _, member in rows]
+    episodes = [member.episode for _, member in rows]
+    return {
+        "episodes": len(rows),
+        "reward": fmean(score.reward for score in scores),
+        "em": fmean(score.em for score in scores),
+        "f1": fmean(score.f1 for score in scores),
+        "well_formed": fmean(episode.format_fault is None for episode in episodes),
+        "truncated": fmean(episode.stop_reason.truncated for episode in episodes),
+        "searches": fmean(episode.searches for episode in episodes),
+        "sampled_tokens": fmean(episode.sampled_tokens for episode in episodes),
+        "corrected": fmean(corrected_queries(member.episode, group.question) > 0 for group, member in rows),
+    }

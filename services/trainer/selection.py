@@ -1,0 +1,48 @@
+"""Which episodes of a step are trained on, and with what advantage."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from research.config import Settings
+from services.trainer.grpo import best_and_worst, group_advantages
+from services.trainer.rollouts import Group
+from services.trainer.sequences import TrainingSequence, sequence_of
+
+
+@dataclass(frozen=True, slots=True)
+class Selection:
+    """The sequences of one update; `silent` groups had equal rewards and so carry no signal."""
+
+    sequences: list[TrainingSequence]
+    silent: int
+
+
+def select(groups: Sequence[Group], settings: Settings, step: int) -> Selection:
+    """Advantages within each group, and of each group its best and worst episodes.
+
+    With the control `shuffled_rewards`, the rewards of the whole batch are dealt out at random first.
+    """
+    rewards = [group.rewards for group in groups]
+    if settings.control.kind == "shuffled_rewards":
+        rewards = dealt_out(rewards, random.Random(f"{settings.seed}/{step}"))
+    selection = Selection([], sum(group_advantages(each) is None for each in rewards))
+    for group, own in zip(groups, rewards, strict=True):
+        advantages = group_advantages(own)
+        if advantages is None:
+            continue
+        for index in best_and_worst(own, settings.grpo.keep_per_group or len(own)):
+            episode = group.members[index].episode
+            if not (settings.grpo.mask_truncated and episode.stop_reason.truncated):
+                selection.sequences.append(sequence_of(episode, advantages[index]))
+    return selection
+
+
+def dealt_out(rewards: Sequence[Sequence[float]], rng: random.Random) -> list[list[float]]:
+    """The same rewards in the same shape, in a random order."""
+    pool = [reward for group in rewards for reward in group]
+    rng.shuffle(pool)
+    dealt = iter(pool)
+    return [[next(dealt) for _ in group] for group in rewards]

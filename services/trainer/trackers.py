@@ -1,0 +1,161 @@
+"""Curves for people: TensorBoard event files in the run directory, and Weights & Biases where it was asked for.
+
+The truth stays in `metrics.jsonl`. A tracker that fails is warned of once and left out; it never ends a run.
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import logging
+import os
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, Protocol
+
+from research.config import Settings
+
+logger = logging.getLogger(__name__)
+
+# Also the default of wandb's own WANDB_PROJECT, which wins.
+_PROJECT = "research"
+# Evaluations that are no point of the curve of what training makes of the model.
+_APART = frozenset({"before", "sampled"})
+
+
+def step_scalars(metrics: Mapping[str, Any]) -> dict[str, float]:
+    """The numbers of one entry of `metrics.jsonl` under flat names: `train/reward`, `update/mismatch_kl`, …
+
+    A number at the top is `train/<key>`, a number in a section `<section>/<key>`. The step itself, None, and whatever
+    else is no number (booleans included) are left out.
+    """
+    top = {key: value for key, value in metrics.items() if key != "step" and not isinstance(value, Mapping)}
+    sections = {key: value for key, value in metrics.items() if isinstance(value, Mapping)}
+    return _flat("train", top) | {
+        name: value for section, values in sections.items() for name, value in _flat(section, values).items()
+    }
+
+
+def evaluation_scalars(figures: Mapping[str, Any], prefix: str = "eval") -> dict[str, float]:
+    """The numbers of one evaluation, by kind of question, under flat names: `eval/two_hop/em`, …"""
+    return _flat(prefix, figures)
+
+
+def _flat(prefix: str, values: Mapping[str, Any]) -> dict[str, float]:
+    flat: dict[str, float] = {}
+    for key, value in values.items():
+        name = f"{prefix}/{key}"
+        if isinstance(value, Mapping):
+            flat |= _flat(name, value)
+        elif isinstance(value, int | float) and not isinstance(value, bool):
+            flat[name] = float(value)
+    return flat
+
+
+class Trackers:
+    """Where the loop tells its numbers; W&B joins if `wandb` is installed and the environment asks for it.
+
+    It asks with WANDB_API_KEY, or with WANDB_MODE=offline, which needs no key; WANDB_MODE=disabled wins over both.
+    """
+
+    def __init__(self, directory: Path, settings: Settings, after_step: int | None) -> None:
+        """Open every tracker; W&B may take seconds to answer, so call this off the event loop.
+
+        Args:
+            directory: the run directory; TensorBoard files go to `tensorboard`, those of W&B to `wandb` in it.
+            settings: shown by W&B as the run's configuration.
+            after_step: the step of the checkpoint that the run goes on from (None: it begins anew); later steps are
+                purged, because they will be done again.
+        """
+        self._sinks: dict[str, _Sink] = {}
+        self._open("TensorBoard", lambda: _TensorBoard(directory, (after_step or 0) + 1))
+        if _wandb_is_wanted():
+            self._open("W&B", lambda: _WeightsAndBiases(directory, settings, after_step or 0))
+
+    def step(self, step: int, metrics: Mapping[str, Any]) -> None:
+        """Tell the metrics of a finished step."""
+        self._add(step_scalars(metrics), step)
+
+    def evaluation(self, name: str, step: int, figures: Mapping[str, Any]) -> None:
+        """Tell the figures of an evaluation, by kind, as they stood after `step` (0: before training).
+
+        `before` and `sampled` have curves of their own (`eval_before/…`): they share step 0 with `warmup`, and are
+        made by the untouched model, or not greedily.
+        """
+        self._add(evaluation_scalars(figures, f"eval_{name}" if name in _APART else "eval"), step)
+
+    def close(self) -> None:
+        """Write out what is buffered."""
+        for name in list(self._sinks):
+            self._try(name, self._sinks[name].close)
+        self._sinks.clear()
+
+    def _open(self, name: str, make: Callable[[], _Sink]) -> None:
+        def open_it() -> None:
+            self._sinks[name] = make()
+
+        self._try(name, open_it)
+
+    def _add(self, scalars: Mapping[str, float], step: int) -> None:
+        for name, sink in list(self._sinks.items()):
+            self._try(name, lambda sink=sink: sink.add(scalars, step))  # type: ignore[misc]
+
+    def _try(self, name: str, work: Callable[[], None]) -> None:
+        try:
+            work()
+        except Exception as error:
+            self._sinks.pop(name, None)
+            logger.warning("%s is left out of this run from here on, because it failed: %s", name, error)
+
+
+class _Sink(Protocol):
+    def add(self, scalars: Mapping[str, float], step: int) -> None: ...
+
+    def close(self) -> None: ...
+
+
+class _TensorBoard:
+    def __init__(self, directory: Path, purge_step: int) -> None:
+        from torch.utils.tensorboard import SummaryWriter
+
+        self._writer: Any = SummaryWriter(str(directory / "tensorboard"), purge_step=purge_step)
+
+    def add(self, scalars: Mapping[str, float], step: int) -> None:
+        for name, value in scalars.items():
+            self._writer.add_scalar(name, value, step)
+        # Whoever watches sees each step when it ends, and a killed run keeps it.
+        self._writer.flush()
+
+    def close(self) -> None:
+        self._writer.close()
+
+
+class _WeightsAndBiases:
+    """Each start of a run is a W&B run of its own, in a group of the run's name: W&B cannot take steps back."""
+
+    def __init__(self, directory: Path, settings: Settings, after_step: int) -> None:
+        self._run: Any = importlib.import_module("wandb").init(
+            project=os.environ.get("WANDB_PROJECT", _PROJECT),
+            dir=str(directory),
+            group=settings.run,
+            name=f"{settings.run} from step {after_step}",
+            config=settings.model_dump(mode="json"),
+        )
+        # An axis of our own, because W&B's counts calls and refuses to log a step twice (metrics, then evaluation).
+        self._run.define_metric("*", step_metric="step")
+
+    def add(self, scalars: Mapping[str, float], step: int) -> None:
+        self._run.log({**scalars, "step": step})
+
+    def close(self) -> None:
+        self._run.finish()
+
+
+def _wandb_is_wanted() -> bool:
+    mode = os.environ.get("WANDB_MODE")
+    if mode == "disabled" or not (os.environ.get("WANDB_API_KEY") or mode == "offline"):
+        return False
+    if importlib.util.find_spec("wandb") is None:
+        logger.warning("the environment asks for W&B, but wandb is not installed (pip install wandb); going on without")
+        return False
+    return True

@@ -1,0 +1,42 @@
+"""The supervised warm-up as a part of a run: its traces, made once, and steps on them for as long as one likes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+
+from research.config import Settings
+from research.episode import SearchAgent
+from research.errors import ConfigurationError
+from research.questions import Question
+from services.trainer.learner import Learner
+from services.trainer.sequences import TrainingSequence, sequence_of
+from services.trainer.warmup import make_traces
+
+
+@dataclass(frozen=True, slots=True)
+class WarmupPhase:
+    """Sequences of the traces, in a fixed order; step i trains on the i-th batch of their endless repetition."""
+
+    sequences: list[TrainingSequence]
+    batch_size: int
+
+    def step(self, number: int, learner: Learner, optimizer: torch.optim.Optimizer) -> float:
+        """One supervised step; returns the loss a token. Blocks."""
+        start = number * self.batch_size
+        batch = [self.sequences[i % len(self.sequences)] for i in range(start, start + self.batch_size)]
+        return learner.supervised_update(batch, optimizer)
+
+
+async def prepare_warmup(settings: Settings, agent: SearchAgent, questions: Sequence[Question]) -> WarmupPhase:
+    """Make the traces against the real retriever; the same settings and seed give the same ones.
+
+    Raises ConfigurationError if no training question can be followed.
+    """
+    warmup = settings.warmup
+    traces = await make_traces(agent, questions, warmup.traces, warmup.retry_share, settings.seed)
+    if not traces:
+        raise ConfigurationError("warmup: no training question has hops that the retriever can follow")
+    return WarmupPhase([sequence_of(trace) for trace in traces], warmup.batch_size)

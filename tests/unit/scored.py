@@ -1,0 +1,35 @@
+"""Groups of scored episodes with given rewards, built from real episodes and scores."""
+
+from __future__ import annotations
+
+from research.episode import Episode, StopReason, Turn
+from research.questions import Question
+from research.reward import score
+from services.trainer.rollouts import Group, Member
+
+GOLD = "Paris"
+
+
+def answered(text: str, *, searches: int = 0, stop_reason: StopReason = StopReason.ANSWERED) -> Episode:
+    """An episode of `searches` searches that answers `text`, of three tokens, the middle one not sampled."""
+    turns = [Turn(f"<think>t</think>\n<search>q{i}</search>", query=f"q{i}") for i in range(searches)]
+    turns.append(Turn(f"<think>t</think>\n<answer>\\boxed{{{text}}}</answer>"))
+    return Episode(
+        question="Q?",
+        prompt_ids=[1, 2],
+        token_ids=[3, 4, 5],
+        sampled=[True, False, True],
+        logprobs=[-0.5, 0.0, -0.25],
+        versions=["1", "", "1"],
+        turns=turns,
+        stop_reason=stop_reason,
+    )
+
+
+def member(episode: Episode) -> Member:
+    return Member(episode, score(episode.answer, (GOLD,), episode.format_fault))
+
+
+def group(name: str, texts: list[str], kind: str = "one_hop", searches: int = 1) -> Group:
+    question = Question(name, "Q?", (GOLD,), kind=kind)
+    return Group(name, question, [member(answered(text, searches=searches)) for text in texts])
