@@ -11,8 +11,8 @@ import random
 import numpy as np
 
 from research.config import load_settings
-from research.questions import read_questions
-from research.questions.sources import builtin_path
+from research.passages import iter_passages
+from research.questions.builtin.build import chains_and_facts
 from services.retriever.checkpoint import open_checkpoint
 from services.retriever.encoder import load_encoder
 from services.retriever.index import SearchIndex
@@ -28,8 +28,9 @@ def main() -> None:
     checkpoint = open_checkpoint(settings.encoder.name, data)
     encoder = load_encoder(checkpoint, settings.encoder, settings.encoder.backend, 1, data)
     index = SearchIndex(settings.index_dir, checkpoint, settings.encoder, threads=1)
-    held_out = read_questions(builtin_path(data, "held_out"))
-    queries = sorted({hop.query for question in held_out for hop in question.hops})
+    passages = list(iter_passages(data / "corpus" / "wikipedia-leads.jsonl"))
+    # Those that the margin will refuse are among them.
+    queries = sorted({hop.query for question in chains_and_facts(passages, 40)[0] for hop in question.hops})
     queries = random.Random(0).sample(queries, QUERIES)
 
     def scores(vectors: np.ndarray) -> np.ndarray:

@@ -22,6 +22,7 @@ DEFAULT_PRESET = "quickstart-cpu"
 Port = Annotated[int, Field(ge=1, le=65535)]
 PositiveInt = Annotated[int, Field(ge=1)]
 Probability = Annotated[float, Field(ge=0.0, le=1.0)]
+Counts = Annotated[int, Field(ge=0)] | dict[str, Annotated[int, Field(ge=0)]]
 
 
 class Section(BaseModel):
@@ -74,6 +75,11 @@ class Questions(Section):
     mix: dict[str, float] = Field(
         default_factory=dict,
         description="share of each kind of question in a training batch; empty: as they come",
+    )
+    candidates: PositiveInt = Field(
+        1,
+        description="questions looked at for each that is asked; taken is the one whose template is answered right "
+        "nearest to half of the time",
     )
 
 
@@ -157,6 +163,9 @@ class Grpo(Section):
     keep_per_group: PositiveInt | None = Field(
         None, description="train on this many episodes of a group, half best and half worst; None: all"
     )
+    seeded: bool = Field(
+        True, description="give each episode a seed of its own; on a GPU, vLLM samples slower with seeds"
+    )
     infra_retries: int = Field(3, ge=0, description="resamples of an episode that failed for want of a service")
 
 
@@ -191,16 +200,15 @@ class Warmup(Section):
 class Evaluation(Section):
     """Greedy evaluation on held-out questions."""
 
-    per_kind: PositiveInt = Field(
-        64, description="questions of each kind, and as many with a template never trained on"
-    )
-    kinds: list[str] = Field(
-        default_factory=list, description="such as one_hop or two_hop_new_template; empty: all that are held out"
+    per_kind: Counts = Field(
+        64,
+        description="questions of each kind (and as many with a template never trained on), or such as "
+        "{one_hop = 64, two_hop_new_template = 32}, and then no others",
     )
     every: int = Field(0, ge=0, description="steps between small evaluations; 0: only before and after")
-    per_kind_between: PositiveInt = Field(32, description="questions of each kind in a small evaluation")
-    sampled_per_kind: int = Field(
-        0, ge=0, description="questions of each kind sampled grpo.group_size times before GRPO, for pass@k"
+    per_kind_between: Counts = Field(32, description="as per_kind, for a small evaluation")
+    sampled_per_kind: Counts = Field(
+        0, description="as per_kind: questions sampled grpo.group_size times before GRPO, for pass@k"
     )
 
 

@@ -17,13 +17,15 @@ class Hop:
     """One search that a chain needs.
 
     `query` is a plausible search, `goal` what it is to find out (a phrase that completes "I need to find …"),
-    `title` the passage that settles it and `answer` the string that stands in that passage.
+    `title` the passage that settles it and `answer` the string that stands in that passage. `beside` is what must be
+    read, too, to know that this is the answer ("north" beside the name of a neighbour), if anything.
     """
 
     query: str
     goal: str
     title: str
     answer: str
+    beside: str = ""
 
 
 @dataclass(frozen=True, slots=True)

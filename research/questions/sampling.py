@@ -3,27 +3,28 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from research.errors import ConfigurationError
 from research.questions.model import Question
 
 
-def first_of_each_kind(questions: Sequence[Question], count: int, kinds: Sequence[str] = ()) -> list[Question]:
-    """The first `count` questions of each kind, new templates apart, in their order; sets are stored shuffled.
+def first_of_each_kind(questions: Sequence[Question], counts: int | Mapping[str, int]) -> list[Question]:
+    """The first questions of each kind, new templates apart, in their order; sets are stored shuffled.
 
-    `kinds` (values of `Question.stratum`) leaves out all others; empty, none is left out.
-    Raises ConfigurationError if one of them is unknown.
+    `counts` is one number for every kind, or a number for each `Question.stratum`; others are then left out.
+    Raises ConfigurationError if it names one that no question has.
     """
-    if unknown := set(kinds) - {question.stratum for question in questions}:
-        known = ", ".join(sorted({question.stratum for question in questions}))
+    known = {question.stratum for question in questions}
+    wanted = dict.fromkeys(known, counts) if isinstance(counts, int) else counts
+    if unknown := sorted(set(wanted) - known):
         raise ConfigurationError(
-            f"evaluation.kinds: no held-out question is of kind {', '.join(sorted(unknown))}; there are: {known}"
+            f"evaluation: no held-out question is of kind {', '.join(unknown)}; there are: {', '.join(sorted(known))}"
         )
     seen: Counter[str] = Counter()
     chosen = []
     for question in questions:
         seen[question.stratum] += 1
-        if seen[question.stratum] <= count and (not kinds or question.stratum in kinds):
+        if seen[question.stratum] <= wanted.get(question.stratum, 0):
             chosen.append(question)
     return chosen

@@ -1,18 +1,28 @@
-"""The order in which questions are asked: shuffled by epoch, mixed by kind, and resumable from a few numbers."""
+"""The order in which questions are asked: shuffled by epoch, mixed by kind, chosen for what they teach, resumable."""
 
 from __future__ import annotations
 
 import random
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from research.errors import ConfigurationError
 from research.questions.model import Question
 
+# What is assumed of a template that was never asked: worth asking. A new outcome counts as much as all before it.
+_UNKNOWN, _NEWEST = 0.5, 0.5
+
 
 class QuestionStream:
-    """Draws batches without end. Which question comes next depends on the seed and the cursors alone."""
+    """Draws batches without end. Which questions come next depends on the seed, `cursors` and `success` alone.
 
-    def __init__(self, questions: Sequence[Question], mix: Mapping[str, float], seed: int) -> None:
+    With several candidates for each question that is asked, the one is taken whose template is answered right nearest
+    to half of the time: a group whose episodes are all right or all wrong teaches nothing (sampling for learnability,
+    https://arxiv.org/abs/2408.15099).
+    """
+
+    def __init__(
+        self, questions: Sequence[Question], mix: Mapping[str, float], seed: int, *, candidates: int = 1
+    ) -> None:
         """`mix` gives the share of each kind in a batch; if it is empty, questions come as they are.
 
         Raises ConfigurationError if the mix names a kind that no question has.
@@ -20,6 +30,7 @@ class QuestionStream:
         if not questions:
             raise ConfigurationError("questions.train holds no question")
         self._seed = seed
+        self._candidates = candidates
         self._shares = dict(mix) or {"": 1.0}
         self._pools = {kind: [q for q in questions if not kind or q.kind == kind] for kind in self._shares}
         for kind, pool in self._pools.items():
@@ -27,15 +38,28 @@ class QuestionStream:
                 known = ", ".join(sorted({q.kind for q in questions}))
                 raise ConfigurationError(f"questions.mix: no training question is of kind {kind!r}; there are: {known}")
         self.cursors = dict.fromkeys(self._shares, 0)
+        self.success: dict[str, float] = {}
 
     def draw(self, count: int) -> list[Question]:
         """The next `count` questions, kinds in the order of the mix."""
         drawn: list[Question] = []
         for kind, number in _apportion(self._shares, count).items():
             for _ in range(number):
-                drawn.append(self._at(kind, self.cursors[kind]))
-                self.cursors[kind] += 1
+                start = self.cursors[kind]
+                candidates = [self._at(kind, start + offset) for offset in range(self._candidates)]
+                drawn.append(max(candidates, key=self._learnability))
+                self.cursors[kind] += self._candidates
         return drawn
+
+    def learn(self, outcomes: Iterable[tuple[Question, float]]) -> None:
+        """Take note of the share of right episodes of each question that was asked."""
+        for question, share in outcomes:
+            former = self.success.get(question.template, _UNKNOWN)
+            self.success[question.template] = (1 - _NEWEST) * former + _NEWEST * share
+
+    def _learnability(self, question: Question) -> float:
+        success = self.success.get(question.template, _UNKNOWN)
+        return success * (1 - success)
 
     def _at(self, kind: str, cursor: int) -> Question:
         pool = self._pools[kind]

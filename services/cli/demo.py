@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from rich.console import Console
 
 from research.config import Settings
+from research.questions.sampling import first_of_each_kind
 from research.questions.sources import load_questions
 from services.cli.ask import ask_policy
 from services.cli.launcher import require_free_ports, running
@@ -36,7 +37,8 @@ def run_demo(settings: Settings, arguments: Sequence[str], console: Console) -> 
 
 
 def _one_to_show(settings: Settings) -> str:
-    """A held-out question, the one after those of the evaluation, whatever the model makes of it."""
+    """A held-out question, the first after those of the evaluation, whatever the model makes of it."""
     questions = load_questions(settings.questions.held_out, "held_out", settings.paths.data)
-    hard = [q for q in questions if q.kind == "two_hop"] or questions
-    return hard[min(settings.evaluation.per_kind, len(hard) - 1)].text
+    asked = {question.id for question in first_of_each_kind(questions, settings.evaluation.per_kind)}
+    unasked = [question for question in questions if question.id not in asked] or questions
+    return next((question for question in unasked if question.stratum == "two_hop"), unasked[0]).text

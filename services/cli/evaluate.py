@@ -28,7 +28,7 @@ async def evaluate_policy(settings: Settings, output: Path | None, console: Cons
     """Ask, score and print; with `output`, write every episode as a line of JSON."""
     limits = settings.episode
     held_out = load_questions(settings.questions.held_out, "held_out", settings.paths.data)
-    questions = first_of_each_kind(held_out, settings.evaluation.per_kind, settings.evaluation.kinds)
+    questions = first_of_each_kind(held_out, settings.evaluation.per_kind)
     tokenizer = AutoTokenizer.from_pretrained(local_checkpoint(settings.model.name, settings.paths.data))
     key = environment_secret(API_KEY_VARIABLE)
     async with (

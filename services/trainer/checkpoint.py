@@ -10,7 +10,6 @@ import logging
 import shutil
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
 
 from research.errors import TrainingError
 from research.files import write_json
@@ -33,7 +32,8 @@ def step_name(step: int) -> str:
 class RunState:
     """The small part of a checkpoint; `updates` is where the learning-rate schedule stands.
 
-    `curriculum` is whatever JSON the curriculum needs to go on; `seconds` counts each phase since the run began.
+    `curriculum` is the success by template that the next questions are chosen by; `seconds` counts each phase since
+    the run began.
     """
 
     step: int
@@ -41,7 +41,8 @@ class RunState:
     updates: int
     question_cursors: dict[str, int]
     seconds: dict[str, float]
-    curriculum: dict[str, Any] = field(default_factory=dict)
+    curriculum: dict[str, float] = field(default_factory=dict)
+    roll_backs: int = 0
 
 
 class CheckpointStore:

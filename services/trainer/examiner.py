@@ -40,11 +40,11 @@ class Examiner:
         """What the evaluation `name` asks; of `sampled`, each question as often as a group is large."""
         sizes, k = self._settings.evaluation, self._settings.grpo.group_size
         if name == SAMPLED:
-            few = first_of_each_kind(self._held_out, sizes.sampled_per_kind, sizes.kinds)
+            few = first_of_each_kind(self._held_out, sizes.sampled_per_kind)
             return [question for question in few for _ in range(k)]
         whole = name in (BEFORE, WARMUP, AFTER)
         count = sizes.per_kind if whole else sizes.per_kind_between
-        return first_of_each_kind(self._held_out, count, sizes.kinds)
+        return first_of_each_kind(self._held_out, count)
 
     def is_done(self, name: str) -> bool:
         """Whether the record has answers to just these questions."""

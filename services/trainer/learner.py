@@ -101,6 +101,7 @@ class Learner:
         weights = token_weights(
             [s.sampled_tokens for s in sequences], self._grpo.normalization, self._grpo.constant_length
         )
+        sampled_tokens = sum(s.sampled_tokens for s in sequences)
         groups = cut(sequences, self._optim.micro_batch_tokens)
         batches = [collate(sequences, members, weights, self.device) for members in groups]
         # The cap of the importance weights would hide an infinite one.
@@ -135,7 +136,7 @@ class Learner:
                 sums["policy"] += terms.policy.item()
                 sums["kl"] += terms.kl.item()
                 sums["clipped"] += terms.clipped.item()
-                sums["entropy"] += (batch.weights * entropy.detach()).sum().item()
+                sums["entropy"] += entropy.detach().sum().item() / sampled_tokens
             grad_norm = self._step(sums["loss"])
             if grad_norm is None:
                 break
@@ -152,7 +153,7 @@ class Learner:
             clipped_share=done["clipped"],
             grad_norm=done["grad_norm"],
             learning_rate=learning_rate,
-            tokens=sum(s.sampled_tokens for s in sequences),
+            tokens=sampled_tokens,
             mismatch_mean=apart.mean,
             mismatch_max=apart.max,
             mismatch_kl=apart.kl,

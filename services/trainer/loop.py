@@ -56,7 +56,9 @@ class TrainingLoop:
         self._publisher, self._record, self._status = publisher, record, status
         self._train = train
         self._examiner = Examiner(settings, agent, rollouts, record, held_out, status.advance)
-        self._stream = QuestionStream(train, settings.questions.mix, settings.seed)
+        self._stream = QuestionStream(
+            train, settings.questions.mix, settings.seed, candidates=settings.questions.candidates
+        )
         self._checkpoints = CheckpointStore(record.checkpoints_dir, settings.checkpoints.keep)
         # The learner gets a thread of its own: torch's thread settings hold by thread, and the loop stays responsive.
         self._learner_thread = ThreadPoolExecutor(1, thread_name_prefix="learner")
@@ -86,13 +88,23 @@ class TrainingLoop:
         Raises:
             TrainingError, ServiceError: what made going on impossible; the last checkpoint is whole.
         """
+        try:
+            await self._run()
+        finally:
+            self._learner_thread.shutdown(wait=False)
+            if self._trackers is not None:
+                self._trackers.close()
+
+    async def _run(self) -> None:
         settings, status = self._settings, self._status
         step = await self._start()
         while step < settings.grpo.steps and not await self._told_to_stop():
             step += 1
             status.step = step
             await self._step(step)
-            step = await self._sound_the_alarms(step)
+            if (back_to := await self._sound_the_alarms(step)) < step:
+                step = back_to
+                continue
             every = settings.evaluation.every
             if every and step % every == 0 and step < settings.grpo.steps:
                 await self._evaluate(between(step))
@@ -144,7 +156,9 @@ class TrainingLoop:
         state = await self._in_learner_thread(lambda: self._checkpoints.restore_latest(self._learner))
         if state is not None:
             self._stream.cursors = dict(state.question_cursors)
+            self._stream.success = dict(state.curriculum)
             self._seconds = defaultdict(float, state.seconds)
+            self._roll_backs = max(self._roll_backs, state.roll_backs)
             self._record.forget_steps_after(state.step)
             self._status.step = state.step
         return state
@@ -183,6 +197,7 @@ class TrainingLoop:
         questions = self._stream.draw(settings.questions_per_step)
         with self._phase(RunPhase.ROLLOUT, len(questions) * settings.group_size):
             groups = await self._rollouts.groups(step, questions, settings.group_size, self._status.advance)
+        self._stream.learn((group.question, group.success) for group in groups if group.members)
         selection = select(groups, self._settings, step)
         report = None
         if selection.sequences:
@@ -244,6 +259,7 @@ class TrainingLoop:
         await self._open_trackers(state.step)
         self._status.say(f"rolled back to step {state.step}; going on with other questions")
         await self._publish(self._publisher.version + 1)
+        await self._save_checkpoint(state.step)
         return state.step
 
     async def _publish(self, version: int) -> None:
@@ -273,6 +289,8 @@ class TrainingLoop:
             updates=self._learner.updates,
             question_cursors=dict(self._stream.cursors),
             seconds=dict(self._seconds),
+            curriculum=dict(self._stream.success),
+            roll_backs=self._roll_backs,
         )
         with self._phase(RunPhase.CHECKPOINT):
             await self._in_learner_thread(lambda: self._checkpoints.save(self._learner, state))

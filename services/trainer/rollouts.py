@@ -8,6 +8,7 @@ import time
 import zlib
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field, replace
+from statistics import fmean
 
 from research.episode import Episode, Sampling, SearchAgent
 from research.errors import ServiceError, TrainingError
@@ -55,6 +56,11 @@ class Group:
     def rewards(self) -> list[float]:
         return [member.score.reward for member in self.members]
 
+    @property
+    def success(self) -> float:
+        """Share of the episodes that are exactly right."""
+        return fmean(member.score.em for member in self.members)
+
 
 class Outage:
     """Holds episodes back while a service is down, so that they pause together instead of failing one by one."""
@@ -89,7 +95,7 @@ class Rollouts:
 
     So is one that other weights than the published `version` had a hand in: a policy server that was started anew
     serves its base model until it is given the published weights again. What the journal holds from before a kill is
-    not sampled again. Each episode has a seed of its own, which follows from `seed` and its place in the run.
+    not sampled again. With a `seed`, each episode has one of its own, which follows from it and its place in the run.
     """
 
     agent: SearchAgent
@@ -98,7 +104,7 @@ class Rollouts:
     infra_retries: int
     version: Callable[[], str]
     journal: EpisodeJournal
-    seed: int
+    seed: int | None
     infra_errors: int = field(default=0)
 
     async def groups(
@@ -112,8 +118,7 @@ class Rollouts:
         async def member(place: Place, question: Question) -> Member | None:
             episode = recorded.get(place)
             if episode is None:
-                seed = zlib.crc32(f"{self.seed}/{step}/{place}".encode()) >> 1
-                episode = await self._sampled(question, replace(self.sampling, seed=seed))
+                episode = await self._sampled(question, self._sampling_at(step, place))
                 if episode is not None:
                     self.journal.add(step, *place, episode)
             on_episode()
@@ -126,6 +131,11 @@ class Rollouts:
         async with asyncio.TaskGroup() as tasks:
             running = [tasks.create_task(group(number, question)) for number, question in enumerate(questions)]
         return [task.result() for task in running]
+
+    def _sampling_at(self, step: int, place: Place) -> Sampling:
+        if self.seed is None:
+            return self.sampling
+        return replace(self.sampling, seed=zlib.crc32(f"{self.seed}/{step}/{place}".encode()) >> 1)
 
     async def _sampled(self, question: Question, sampling: Sampling) -> Episode | None:
         failures = 0

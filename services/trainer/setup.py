@@ -90,7 +90,7 @@ async def training_loop(settings: Settings, status: RunStatus) -> AsyncIterator[
                 settings.grpo.infra_retries,
                 version=lambda: str(publisher.version),
                 journal=EpisodeJournal(record.episodes_dir),
-                seed=settings.seed,
+                seed=settings.seed if settings.grpo.seeded else None,
             ),
             publisher=publisher,
             record=record,

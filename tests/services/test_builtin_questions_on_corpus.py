@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import json
+import shutil
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -16,7 +18,7 @@ from research.episode import Episode, Sampling, SearchAgent, StopReason
 from research.passages import Passage, iter_passages
 from research.prompts import load_prompt
 from research.questions import Question, read_questions
-from research.questions.builtin import verify
+from research.questions.builtin import EDITION, verify
 from research.questions.builtin.article import stands_in
 from research.questions.sources import builtin_path
 from research.reward import score
@@ -104,11 +106,26 @@ def _faults_of(question: Question, episode: Episode) -> list[str]:
     for number, (hop, turn) in enumerate(zip(question.hops, searching, strict=True)):
         if turn.passages[0].title != hop.title:
             faults.append(f"{hop.query!r} finds {turn.passages[0].title!r} instead of {hop.title!r}")
-        if not stands_in(hop.answer, turn.result):
+        if not stands_in(hop.answer, turn.result) or (hop.beside and not stands_in(hop.beside, turn.result)):
             faults.append(f"{hop.answer!r} does not stand in what {hop.query!r} shows")
         later = [other.answer for other in question.hops[number + 1 :]] if question.kind != "comparison" else []
         faults += [f"{hop.query!r} shows {answer!r} already" for answer in later if stands_in(answer, turn.result)]
     return faults
+
+
+def test_sets_of_another_edition_or_another_retriever_are_noticed(settings: Settings, tmp_path: Path) -> None:
+    for part in ("indexes", "questions"):
+        (tmp_path / part).symlink_to(settings.paths.data.resolve() / part)
+    here = [f"paths.data={tmp_path}"]
+    assert builtin_questions_are_current(load_settings(overrides=here))
+    assert not builtin_questions_are_current(load_settings(overrides=[*here, "episode.max_passage_tokens=32"]))
+    (tmp_path / "questions").unlink()
+    shutil.copytree(settings.paths.data / "questions", tmp_path / "questions")
+    note = tmp_path / "questions" / "builtin.json"
+    note.write_text(json.dumps({**json.loads(note.read_text()), "edition": EDITION - 1}))
+    assert not builtin_questions_are_current(load_settings(overrides=here))
+    note.unlink()
+    assert not builtin_questions_are_current(load_settings(overrides=here))
 
 
 def test_every_question_is_sound(passages: dict[str, Passage], everything: list[Question]) -> None:

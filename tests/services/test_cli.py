@@ -22,7 +22,7 @@ def research(*arguments: str, environment: dict[str, str]) -> subprocess.Complet
     )
 
 
-COMMANDS = ["prepare", "index", "serve", "up", "train", "demo", "ask", "eval", "config"]
+COMMANDS = ["prepare", "index", "serve", "up", "train", "demo", "study", "ask", "eval", "inspect", "config"]
 
 
 def test_help_teaches_every_command(service_environment: dict[str, str]) -> None:
@@ -52,7 +52,7 @@ MISTAKES: list[tuple[Sequence[str], str]] = [
     (["train", "episode.prompt=nope"], "there is no prompt"),
     (["train", "episode.temperature=0"], "is greedy"),
     (["train", "questions.train=missing.jsonl"], "missing.jsonl"),
-    (["train", "questions.mix={ three_hop = 1.0 }"], "three_hop"),
+    (["train", "questions.mix={ four_hop = 1.0 }"], "four_hop"),
     (["ask", "anything?", 'trainer.policy_urls=["http://127.0.0.1:9"]'], "research up"),
     (["eval", "trainer.retriever_url=http://127.0.0.1:9"], "does not answer"),
 ]

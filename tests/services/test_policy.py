@@ -278,6 +278,27 @@ def test_a_turn_stops_at_the_end_of_a_search_and_keeps_what_was_sampled(policy: 
     assert set(generation.versions) == {"0"}
 
 
+def test_requests_with_a_seed_are_served_however_many_come_at_once(policy: Setting) -> None:
+    """vLLM 0.32 on a CPU died of these: together they are more tokens than one prefill takes (2,048)."""
+    prompts = [policy.prompt_ids + policy.tokenizer.encode(f"Number {n}. " * 60) for n in range(24)]
+    assert sum(map(len, prompts)) > 3 * 2048
+
+    async def run() -> list[Generation]:
+        async with policy.client() as client:
+            drawn = [client.generate(prompt, 8, Sampling(1.0, seed=n)) for n, prompt in enumerate(prompts)]
+            return await asyncio.gather(*drawn)
+
+    assert [len(generation.token_ids) > 0 for generation in asyncio.run(run())] == [True] * 24
+
+    async def twice() -> list[Generation]:
+        async with policy.client() as client:
+            return [await client.generate(policy.prompt_ids, 16, Sampling(1.0, seed=seed)) for seed in (7, 7, 8)]
+
+    first, again, other = asyncio.run(twice())
+    assert first.token_ids == again.token_ids
+    assert first.token_ids != other.token_ids
+
+
 def test_refused_checkpoints_leave_the_old_weights_serving(policy: Setting, model: Path) -> None:
     before = policy.digests()
     tensors = load_file(model / "model.safetensors")

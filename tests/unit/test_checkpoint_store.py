@@ -41,7 +41,7 @@ def saved(tiny: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, d
     learner, store, meant = new_learner(tiny, work), CheckpointStore(work, keep=3), {}
     for step in (1, 2, 3):
         assert learner.grpo_update(random_sequences(2, seed=step)) is not None
-        state = RunState(step, step, learner.updates, {"one_hop": step}, {"update": 0.1}, {"level": [step]})
+        state = RunState(step, step, learner.updates, {"one_hop": step}, {"update": 0.1}, {"t": 0.1 * step}, step)
         meant[step] = digest(learner, state)
         store.save(learner, state)
     return work, meant
@@ -70,7 +70,7 @@ def cut_short(path: Path) -> None:
 def test_everything_comes_back_bit_for_bit(run: Run, saved: tuple[Path, dict[int, str]]) -> None:
     _, store, learner = run
     state = store.restore_latest(learner)
-    assert state == RunState(3, 3, 3, {"one_hop": 3}, {"update": 0.1}, {"level": [3]})
+    assert state == RunState(3, 3, 3, {"one_hop": 3}, {"update": 0.1}, {"t": 0.1 * 3}, 3)
     assert learner.updates == 3
     assert digest(learner, state) == saved[1][3]
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 from research.errors import AssetError, ConfigurationError
 from research.questions import Hop, Question, read_questions, write_questions
+from research.questions.sampling import first_of_each_kind
 from research.questions.sources import load_questions
 from research.questions.stream import QuestionStream
 
@@ -115,3 +116,34 @@ def test_the_mix_is_kept_exactly(count: int) -> None:
 def test_a_mix_of_unknown_kinds_is_refused() -> None:
     with pytest.raises(ConfigurationError, match="one_hop, two_hop"):
         QuestionStream(QUESTIONS, {"three_hop": 1.0}, 1)
+
+
+def test_of_several_candidates_the_most_instructive_template_is_asked() -> None:
+    pool = [
+        Question(f"{t}/{n}", "Q?", ("a",), kind="one_hop", template=t)
+        for t in ("easy", "open", "hard")
+        for n in range(30)
+    ]
+    stream = QuestionStream(pool, {"one_hop": 1.0}, 1, candidates=4)
+    for _ in range(5):
+        stream.learn((question, {"easy": 1.0, "open": 0.4, "hard": 0.0}[question.template]) for question in pool)
+    shares = Counter(question.template for question in stream.draw(60))
+    assert shares["open"] > 40
+    assert stream.cursors == {"one_hop": 240}
+
+
+def test_a_resumed_stream_draws_what_the_unbroken_one_draws() -> None:
+    pool = [Question(str(n), "Q?", ("a",), kind="one_hop", template=f"t{n % 7}") for n in range(50)]
+    unbroken = QuestionStream(pool, {}, 3, candidates=3)
+    unbroken.learn((question, int(question.id) % 3 / 2) for question in unbroken.draw(9))
+    resumed = QuestionStream(pool, {}, 3, candidates=3)
+    resumed.cursors, resumed.success = dict(unbroken.cursors), dict(unbroken.success)
+    assert resumed.draw(12) == unbroken.draw(12)
+
+
+def test_kinds_can_be_counted_one_by_one() -> None:
+    two = [replace(question, id=question.id + "n", new_template=True) for question in QUESTIONS]
+    chosen = first_of_each_kind([*QUESTIONS, *two], {"one_hop": 2, "two_hop_new_template": 1})
+    assert Counter(question.stratum for question in chosen) == {"one_hop": 2, "two_hop_new_template": 1}
+    with pytest.raises(ConfigurationError, match="four_hop; there are: one_hop, one_hop_new_template"):
+        first_of_each_kind([*QUESTIONS, *two], {"four_hop": 1})

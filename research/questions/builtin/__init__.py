@@ -14,5 +14,5 @@ from research.questions.builtin.verify import verify
 
 __all__ = ["EDITION", "QuestionSplit", "build_questions", "verify"]
 
-EDITION = 2
+EDITION = 3
 """Counts the changes of what `build_questions` makes; sets of another edition are made anew."""

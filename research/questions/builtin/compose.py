@@ -70,6 +70,7 @@ def hop_of(fact: Fact, phrase: str, search: str) -> Hop:
         goal=_fill(wording.goal, fact, phrase),
         title=fact.title,
         answer=fact.answer,
+        beside={"neighbour": fact.role, "sea": fact.role, "species_count": "species"}.get(fact.relation, ""),
     )
 
 

@@ -19,6 +19,8 @@ _OFFICIAL_NAME = re.compile(
 _REGION = re.compile(
     r"^Country in (?:the )?(?P<region>(?:\w+ )?(?:Africa|Asia|Europe|America|Oceania|Caribbean|Balkans|Caucasus))$"
 )
+# A lead that names one of these gives a second right answer to "which part of the world".
+_SECOND_REGION = re.compile(r"\b(?:Maghreb|Levant|Horn of Africa|Baltic|Sahel|Nordic)\b")
 _REGION_ALIASES = {"West": "Western", "East": "Eastern", "North": "Northern", "Southeast": "Southeastern"}
 _DIRECTION = r"(?:north|south)?(?:east|west)|north|south"
 _ENDS_IN_ANOTHER_NAME = re.compile(r"[A-Z][\w'’-]*,? (?:and )?(?:the )?$")
@@ -65,7 +67,7 @@ def country_facts(article: Article, countries: Collection[str]) -> Iterator[Fact
         return
     phrase = spoken_name(article)
     region = _REGION.match(article.description)
-    if region:
+    if region and not _SECOND_REGION.search(article.full):
         yield Fact(
             "country",
             "region",

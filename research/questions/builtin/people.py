@@ -108,6 +108,9 @@ _RELATIVES = {
     "commander": re.compile(r"\bgeneral (?:under|of) "),
 }
 
+# "Vasilyevna" stands in the middle, and nobody calls it a middle name.
+_PATRONYMIC = re.compile(r"(?:vich|vna|ich)$")
+
 
 def is_person(article: Article) -> bool:
     """Whether the description gives years of life, or of an office, of somebody."""
@@ -144,7 +147,7 @@ def person_facts(article: Article) -> Iterator[Fact]:
             rf"{re.escape(first)} (?P<middle>[A-Z][\w’'-]{{2,}}) {re.escape(others[0])}(?: Jr\.| Sr\.)? (?:was|is)\b",
             article.lead,
         )
-        if full_name:
+        if full_name and not _PATRONYMIC.search(full_name["middle"]):
             yield _fact(article, "middle_name", full_name["middle"])
 
 
