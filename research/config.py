@@ -158,6 +158,9 @@ class Grpo(Section):
         "token", description="DAPO, Dr. GRPO, or a sequence"
     )
     constant_length: PositiveInt = Field(8192, description="the constant of normalization = 'constant', tokens")
+    scale_advantages: bool = Field(
+        True, description="divide by the standard deviation of the group, as GRPO does; false: Dr. GRPO"
+    )
     optimizer_steps: PositiveInt = Field(1, description="optimizer steps a batch")
     mask_truncated: bool = Field(False, description="leave episodes that were cut out of the loss")
     keep_per_group: PositiveInt | None = Field(
@@ -175,7 +178,7 @@ class Optimizer(Section):
     learning_rate: float = Field(1e-6, gt=0)
     warmup_steps: int = Field(0, ge=0)
     schedule: Literal["constant", "linear"] = Field(
-        "constant", description="after warmup_steps; linear falls to 0 at the end of grpo.steps"
+        "constant", description="after warmup_steps; linear would reach 0 with the step after grpo.steps"
     )
     betas: tuple[float, float] = (0.9, 0.999)
     weight_decay: float = Field(0.01, ge=0)
@@ -188,7 +191,7 @@ class Warmup(Section):
     """Short supervised warm-up on the format, for models too small to follow it by themselves."""
 
     enabled: bool = False
-    traces: dict[str, int] = Field(
+    traces: dict[str, Annotated[int, Field(ge=0)]] = Field(
         {"one_hop": 128, "two_hop": 24}, description="distinct traces of each kind of question"
     )
     steps: PositiveInt = 25

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from statistics import fmean
 from typing import Any
 
@@ -60,17 +60,19 @@ async def evaluate(
     """
     slots = asyncio.Semaphore(concurrency)
 
-    async def ask(question: Question) -> Answered | None:
+    async def ask(question: Question, place: int) -> Answered | None:
+        # The same question may be asked several times: each time with a seed of its own.
+        own = sampling if sampling.seed is None else replace(sampling, seed=sampling.seed + place)
         async with slots:
             try:
-                episode = await agent.run(question.text, sampling)
+                episode = await agent.run(question.text, own)
             except ServiceError:
                 return None
             finally:
                 on_answer()
         return Answered(question, episode, score(episode.answer, question.answers, episode.format_fault))
 
-    results = await asyncio.gather(*(ask(question) for question in questions))
+    results = await asyncio.gather(*(ask(question, place) for place, question in enumerate(questions)))
     answered = [result for result in results if result is not None]
     failed: dict[str, int] = defaultdict(int)
     for question, result in zip(questions, results, strict=True):

@@ -148,7 +148,12 @@ class RunEpisodes:
     def _rules(self, source: Source) -> TrainingRules:
         grpo = self.config.get("grpo", {})
         updated = source.step not in self._steps_without_update()
-        return TrainingRules(grpo.get("keep_per_group"), grpo.get("mask_truncated", False), updated)
+        return TrainingRules(
+            keep_per_group=grpo.get("keep_per_group"),
+            mask_truncated=grpo.get("mask_truncated", False),
+            scale_advantages=grpo.get("scale_advantages", True),
+            updated=updated,
+        )
 
     def _dealt_rewards(self, source: Source) -> list[list[float]] | None:
         """What each group was trained on in the control run that deals rewards out at random; None in any other."""

@@ -11,10 +11,11 @@ from services.trainer.grpo import best_and_worst, group_advantages
 
 @dataclass(frozen=True, slots=True)
 class TrainingRules:
-    """Who of a step is trained on: two settings of `research.config.Grpo`, and whether it updated at all."""
+    """Who of a step is trained on and how: settings of `research.config.Grpo`, and whether it updated at all."""
 
     keep_per_group: int | None
     mask_truncated: bool
+    scale_advantages: bool
     updated: bool
 
 
@@ -40,7 +41,7 @@ def training_of_group(
         rewards: what the advantages were computed from, one an episode.
         complete: whether this is the whole group; if not, no advantage can be told.
     """
-    advantages = group_advantages(rewards) if complete else None
+    advantages = group_advantages(rewards, scaled=rules.scale_advantages) if complete else None
     if not complete:
         why = "unknown: the file was cut off"
     elif len(rewards) < 2:

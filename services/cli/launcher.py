@@ -56,7 +56,8 @@ def running(
     os.environ.setdefault(ADMIN_TOKEN_VARIABLE, secrets.token_urlsafe(24))
     require_free_ports(services, settings)
     started: list[RunningService] = []
-    former = signal.signal(signal.SIGTERM, signal.default_int_handler)  # `kill` ends the children as Ctrl-C does
+    # `kill` and a terminal that goes away end the children as Ctrl-C does.
+    former = {number: signal.signal(number, signal.default_int_handler) for number in (signal.SIGTERM, signal.SIGHUP)}
     try:
         for name in services:
             service = _start(name, arguments, settings)
@@ -66,7 +67,8 @@ def running(
         yield started
     finally:
         _stop(started)
-        signal.signal(signal.SIGTERM, former)
+        for number, handler in former.items():
+            signal.signal(number, handler)
 
 
 def require_free_ports(services: Sequence[Service], settings: Settings) -> None:

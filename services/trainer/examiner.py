@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from dataclasses import replace
 
 from research.config import Settings
-from research.episode import Sampling, SearchAgent
+from research.episode import SearchAgent
+from research.errors import TrainingError
 from research.evaluate import GREEDY, KindFigures, evaluate, pass_at_k
 from research.questions import Question
 from research.questions.model import question_from_dict
 from research.questions.sampling import first_of_each_kind
 from services.trainer.record import RunRecord
 from services.trainer.rollouts import Rollouts, require_version
+from services.trainer.status import RunStatus
 
 BEFORE, WARMUP, AFTER, SAMPLED = "before", "warmup", "after", "sampled"
 
@@ -31,10 +34,13 @@ class Examiner:
         rollouts: Rollouts,
         record: RunRecord,
         held_out: Sequence[Question],
-        on_answer: Callable[[], None],
+        status: RunStatus,
     ) -> None:
+        """Raises ConfigurationError if an evaluation names a kind of question that no held-out question is of."""
         self._settings, self._agent, self._rollouts, self._record = settings, agent, rollouts, record
-        self._held_out, self._on_answer = held_out, on_answer
+        self._held_out, self._on_answer, self._say = held_out, status.advance, status.say
+        for name in (BEFORE, between(0), SAMPLED):
+            self.questions(name)
 
     def questions(self, name: str) -> list[Question]:
         """What the evaluation `name` asks; of `sampled`, each question as often as a group is large."""
@@ -52,16 +58,27 @@ class Examiner:
         return sorted(asked) == sorted(question.id for question in self.questions(name))
 
     async def examine(self, name: str) -> dict[str, KindFigures]:
-        """Ask and record. Raises WrongWeightsError if other weights than the published ones answered."""
-        await self._rollouts.outage.wait_until_over()
-        sampling: Sampling = self._rollouts.sampling if name == SAMPLED else GREEDY
-        answered, figures = await evaluate(
-            self._agent,
-            self.questions(name),
-            sampling=sampling,
-            concurrency=self._settings.policy.max_sequences,
-            on_answer=self._on_answer,
-        )
+        """Ask and record.
+
+        Raises:
+            WrongWeightsError: other weights than the published ones answered.
+            TrainingError: some questions could not be asked, however often they were tried.
+        """
+        sampling = replace(self._rollouts.sampling, seed=self._rollouts.seed) if name == SAMPLED else GREEDY
+        for _ in range(1 + self._settings.grpo.infra_retries):
+            await self._rollouts.outage.wait_until_over()
+            answered, figures = await evaluate(
+                self._agent,
+                self.questions(name),
+                sampling=sampling,
+                concurrency=self._settings.policy.max_sequences,
+                on_answer=self._on_answer,
+            )
+            if not (failed := sum(f.failed for f in figures.values())):
+                break
+            self._say(f"evaluation {name!r}: {failed} questions could not be asked; asking all of them again")
+        else:
+            raise TrainingError(f"evaluation {name!r}: {failed} questions could not be asked; see the services' logs")
         require_version([a.episode for a in answered], self._rollouts.version())
         self._record.write_evaluation(name, answered, figures)
         return figures

@@ -18,15 +18,18 @@ STD_EPSILON = 1e-6
 Normalization = Literal["token", "constant", "sequence"]
 
 
-def group_advantages(rewards: Sequence[float]) -> list[float] | None:
+def group_advantages(rewards: Sequence[float], *, scaled: bool = True) -> list[float] | None:
     """(r - mean) / (std + 1e-6) within one group (ReSearch, eq. 2; std with Bessel's correction, as in verl and TRL).
 
+    Not `scaled`, it is r - mean (Dr. GRPO, https://arxiv.org/abs/2503.20783): a group in which only the format made a
+    difference (0.1) then counts a tenth of one in which the answer did.
     None if the group carries no signal, because all its rewards are equal.
     """
     values = torch.tensor(rewards, dtype=torch.float64)
     if len(rewards) < 2 or bool((values == values[0]).all()):
         return None
-    advantages: list[float] = ((values - values.mean()) / (values.std() + STD_EPSILON)).tolist()
+    centred = values - values.mean()
+    advantages: list[float] = (centred / (values.std() + STD_EPSILON) if scaled else centred).tolist()
     return advantages
 
 

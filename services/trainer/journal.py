@@ -11,7 +11,6 @@ import gzip
 import json
 import os
 import zlib
-from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -85,17 +84,15 @@ def _of_journal(path: Path) -> Iterator[tuple[Place, Episode]]:
 
 
 def _of_finished_step(path: Path) -> Iterator[tuple[Place, Episode]]:
-    """The record counts groups in their id (`7.0`: step 7, group 0) and lists members in order."""
+    """The record counts groups in their id (`7.0`: step 7, group 0)."""
     if not path.is_file():
         return
-    members: Counter[int] = Counter()
     try:
         with gzip.open(path, "rt", encoding="utf-8") as lines:
             for entry in _entries(lines):
-                if (episode := _episode(entry)) is not None:
+                if (episode := _episode(entry)) is not None and "member" in entry:
                     group = int(entry["group"].partition(".")[2])
-                    yield (group, members[group]), episode
-                    members[group] += 1
+                    yield (group, entry["member"]), episode
     except (OSError, EOFError, zlib.error, UnicodeDecodeError):
         return  # a damaged file is worth as much as could be read of it
 

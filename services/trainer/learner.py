@@ -92,7 +92,7 @@ class Learner:
                 result[index], flat = flat[:count], flat[count:]
         return result
 
-    def grpo_update(self, sequences: Sequence[TrainingSequence]) -> UpdateReport | None:
+    def grpo_update(self, sequences: Sequence[TrainingSequence], step: int | None = None) -> UpdateReport | None:
         """One GRPO update over all sequences, in one or several optimizer steps; None if it had to be skipped.
 
         None means that nothing has changed: a number from the sampler, a loss or a gradient was not finite. If that
@@ -108,7 +108,7 @@ class Learner:
         if not all(bool(torch.isfinite(batch.behaviour).all()) for batch in batches):
             return None
         references = [self._reference_logprobs(batch) for batch in batches]
-        learning_rate = self._schedule_learning_rate()
+        learning_rate = self._schedule_learning_rate(self.updates + 1 if step is None else step)
         old: list[Tensor] = []
         done: dict[str, float] = {}
         for step in range(self._grpo.optimizer_steps):
@@ -183,12 +183,11 @@ class Learner:
         optimizer.zero_grad(set_to_none=True)
         return norm if sound else None
 
-    def _schedule_learning_rate(self) -> float:
-        warmup = self._optim.warmup_steps
-        share = min(1.0, (self.updates + 1) / warmup) if warmup else 1.0
-        if self._optim.schedule == "linear" and self.updates >= warmup:
-            left = self._grpo.steps - self.updates
-            share = max(0.0, left / max(self._grpo.steps - warmup, 1))
+    def _schedule_learning_rate(self, step: int) -> float:
+        warmup, last = self._optim.warmup_steps, self._grpo.steps
+        share = min(1.0, step / warmup) if warmup else 1.0
+        if self._optim.schedule == "linear" and step > warmup:
+            share = max(0.0, (last - step + 1) / (last - warmup + 1))
         self.set_learning_rate(self._optim.learning_rate * share)
         return self._optim.learning_rate * share
 

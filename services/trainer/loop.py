@@ -55,7 +55,7 @@ class TrainingLoop:
         self._learner, self._agent, self._rollouts = learner, agent, rollouts
         self._publisher, self._record, self._status = publisher, record, status
         self._train = train
-        self._examiner = Examiner(settings, agent, rollouts, record, held_out, status.advance)
+        self._examiner = Examiner(settings, agent, rollouts, record, held_out, status)
         self._stream = QuestionStream(
             train, settings.questions.mix, settings.seed, candidates=settings.questions.candidates
         )
@@ -130,8 +130,12 @@ class TrainingLoop:
         if state is not None:
             self._status.say(f"going on after step {state.step}, from the last checkpoint")
             await self._publish(state.version)
+        elif self._record.metrics():
+            raise TrainingError(
+                f"{self._record.directory} has steps but no checkpoint to go on from; start over with --fresh, "
+                "or give another name with run=…"
+            )
         else:
-            self._record.forget_steps_after(0)
             self._rollouts.journal.forget_after(0)
             await self._publish(0)
             await self._evaluate_once(BEFORE)
@@ -197,12 +201,14 @@ class TrainingLoop:
         questions = self._stream.draw(settings.questions_per_step)
         with self._phase(RunPhase.ROLLOUT, len(questions) * settings.group_size):
             groups = await self._rollouts.groups(step, questions, settings.group_size, self._status.advance)
+        if not any(group.members for group in groups):
+            raise TrainingError(f"step {step}: not one episode could be sampled; see the log of the policy")
         self._stream.learn((group.question, group.success) for group in groups if group.members)
         selection = select(groups, self._settings, step)
         report = None
         if selection.sequences:
             with self._phase(RunPhase.UPDATE):
-                report = await self._in_learner_thread(lambda: self._learner.grpo_update(selection.sequences))
+                report = await self._in_learner_thread(lambda: self._learner.grpo_update(selection.sequences, step))
         if report is not None:
             await self._publish(self._publisher.version + 1)
         else:

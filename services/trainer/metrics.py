@@ -29,7 +29,7 @@ def step_metrics(
     least one exact match (pass@k of the policy before the update, on this step's questions).
     """
     rows = [(group, member) for group in groups for member in group.members]
-    kinds = dict.fromkeys(group.question.kind for group in groups)
+    kinds = dict.fromkeys(group.question.kind for group, _ in rows)
     return {
         "step": step,
         "version": version,

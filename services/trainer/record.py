@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import zlib
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -89,7 +90,7 @@ class RunRecord:
         _write_gzip_lines(
             self.episodes_dir / f"step-{step:06d}.jsonl.gz",
             [
-                {"group": group.id, "question": asdict(group.question)}
+                {"group": group.id, "member": member.place, "question": asdict(group.question)}
                 | {"score": asdict(member.score), "episode": asdict(member.episode)}
                 for group in groups
                 for member in group.members
@@ -102,7 +103,7 @@ class RunRecord:
         try:
             with gzip.open(path, "rt", encoding="utf-8") as lines:
                 return [json.loads(line) for line in lines]
-        except (OSError, EOFError, ValueError):
+        except (OSError, EOFError, ValueError, zlib.error):
             return []
 
     def evaluation(self, name: str) -> dict[str, Any] | None:
@@ -119,14 +120,16 @@ class RunRecord:
         return {path.stem: json.loads(path.read_text(encoding="utf-8")) for path in files}
 
     def write_evaluation(self, name: str, answered: Sequence[Answered], figures: dict[str, KindFigures]) -> None:
+        directory = self.directory / "evaluations"
+        directory.mkdir(parents=True, exist_ok=True)
+        write_json(directory / f"{name}.json", figures_as_dict(figures))
         _write_gzip_lines(
-            self.directory / "evaluations" / f"{name}.jsonl.gz",
+            directory / f"{name}.jsonl.gz",
             [
                 {"question": asdict(a.question), "score": asdict(a.score), "episode": asdict(a.episode)}
                 for a in answered
             ],
         )
-        write_json(self.directory / "evaluations" / f"{name}.json", figures_as_dict(figures))
 
 
 def _differences(former: dict[str, Any], current: dict[str, Any]) -> list[str]:

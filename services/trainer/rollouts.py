@@ -38,10 +38,11 @@ def require_version(episodes: Sequence[Episode], version: str) -> None:
 
 @dataclass(frozen=True, slots=True)
 class Member:
-    """One scored episode of a group."""
+    """One scored episode of a group; `place` counts the samples of its question, failed ones too."""
 
     episode: Episode
     score: Score
+    place: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,7 +123,9 @@ class Rollouts:
                 if episode is not None:
                     self.journal.add(step, *place, episode)
             on_episode()
-            return Member(episode, score(episode.answer, question.answers, episode.format_fault)) if episode else None
+            if episode is None:
+                return None
+            return Member(episode, score(episode.answer, question.answers, episode.format_fault), place[1])
 
         async def group(number: int, question: Question) -> Group:
             members = await asyncio.gather(*(member((number, place), question) for place in range(size)))

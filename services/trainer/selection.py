@@ -28,9 +28,10 @@ def select(groups: Sequence[Group], settings: Settings, step: int) -> Selection:
     rewards = [group.rewards for group in groups]
     if settings.control.kind == "shuffled_rewards":
         rewards = dealt_out(rewards, random.Random(f"{settings.seed}/{step}"))
+    scaled = settings.grpo.scale_advantages
     selection = Selection([], sum(group_advantages(each) is None for each in rewards))
     for group, own in zip(groups, rewards, strict=True):
-        advantages = group_advantages(own)
+        advantages = group_advantages(own, scaled=scaled)
         if advantages is None:
             continue
         for index in best_and_worst(own, settings.grpo.keep_per_group or len(own)):

@@ -37,6 +37,9 @@ async def prepare_warmup(settings: Settings, agent: SearchAgent, questions: Sequ
     """
     warmup = settings.warmup
     traces = await make_traces(agent, questions, warmup.traces, warmup.retry_share, settings.seed)
-    if not traces:
-        raise ConfigurationError("warmup: no training question has hops that the retriever can follow")
+    if len(traces) < sum(warmup.traces.values()):
+        raise ConfigurationError(
+            f"warmup.traces: {len(traces)} of {sum(warmup.traces.values())} traces could be made; "
+            "there are too few training questions of a kind, or the retriever does not find what their hops need"
+        )
     return WarmupPhase([sequence_of(trace) for trace in traces], warmup.batch_size)

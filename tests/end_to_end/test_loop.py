@@ -29,7 +29,7 @@ SMALL = [
     f"grpo.group_size={GROUP_SIZE}",
     "warmup.traces={ one_hop = 24, two_hop = 12 }",
     "warmup.steps=14",
-    "evaluation.per_kind=8",
+    "evaluation.per_kind={ one_hop = 8, two_hop = 8 }",
     "checkpoints.every=1",
     "episode.retries=1",
     "episode.search_timeout=5",

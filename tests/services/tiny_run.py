@@ -81,7 +81,6 @@ SETTINGS = [
     "warmup.learning_rate=1e-2",
     "warmup.retry_share=0.0",
     "evaluation.per_kind=2",
-    "evaluation.kinds=[]",
     "evaluation.sampled_per_kind=0",
     "checkpoints.every=2",
     "checkpoints.keep=9",

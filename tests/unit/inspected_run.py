@@ -47,7 +47,7 @@ def _append(to: Episode, ids: list[int], version: str) -> None:
 
 
 def group(name: str, question: Question, *episodes: Episode) -> Group:
-    scored = [Member(e, score(e.answer, question.answers, e.format_fault)) for e in episodes]
+    scored = [Member(e, score(e.answer, question.answers, e.format_fault), p) for p, e in enumerate(episodes)]
     return Group(name, question, scored)
 
 

@@ -26,10 +26,10 @@ def answered(text: str, *, searches: int = 0, stop_reason: StopReason = StopReas
     )
 
 
-def member(episode: Episode) -> Member:
-    return Member(episode, score(episode.answer, (GOLD,), episode.format_fault))
+def member(episode: Episode, place: int = 0) -> Member:
+    return Member(episode, score(episode.answer, (GOLD,), episode.format_fault), place)
 
 
 def group(name: str, texts: list[str], kind: str = "one_hop", searches: int = 1) -> Group:
     question = Question(name, "Q?", (GOLD,), kind=kind)
-    return Group(name, question, [member(answered(text, searches=searches)) for text in texts])
+    return Group(name, question, [member(answered(text, searches=searches), place) for place, text in enumerate(texts)])

@@ -40,6 +40,11 @@ def test_advantages_are_centred_and_scaled_or_absent(rewards: list[float]) -> No
     assert advantages == pytest.approx(expected, rel=1e-6, abs=1e-9)
 
 
+def test_unscaled_advantages_are_differences_to_the_mean() -> None:
+    assert group_advantages([1.0, 0.1, 0.1], scaled=False) == pytest.approx([0.6, -0.3, -0.3])
+    assert group_advantages([0.1, 0.1], scaled=False) is None
+
+
 def test_a_group_of_one_has_no_signal() -> None:
     assert group_advantages([0.3]) is None
 

@@ -137,6 +137,9 @@ def test_lines_that_are_no_entries_are_passed_over(tmp_path: Path) -> None:
     assert list(journal.recorded(7, ["Q0"], "3")) == [(0, 1)]
 
 
+PLACES = (0, 2, 3)  # the sample between them could not be taken
+
+
 def finished_step(directory: Path) -> list[Episode]:
     members = [replace(sampled("Q1", "3"), generate_seconds=float(i)) for i in range(3)]
     score = Score(0.1, 0.0, 0.0, "")
@@ -144,7 +147,11 @@ def finished_step(directory: Path) -> list[Episode]:
         7,
         [
             Group("7.0", Question("a", "Q0", ("x",)), []),
-            Group("7.1", Question("b", "Q1", ("x",)), [Member(episode, score) for episode in members]),
+            Group(
+                "7.1",
+                Question("b", "Q1", ("x",)),
+                [Member(episode, score, p) for p, episode in zip(PLACES, members, strict=True)],
+            ),
         ],
     )
     return members
@@ -153,7 +160,9 @@ def finished_step(directory: Path) -> list[Episode]:
 def test_a_finished_step_is_read_from_the_record(tmp_path: Path) -> None:
     members = finished_step(tmp_path)
     journal = EpisodeJournal(tmp_path / "episodes")
-    assert journal.recorded(7, ["Q0", "Q1"], "3") == {(1, i): episode for i, episode in enumerate(members)}
+    assert journal.recorded(7, ["Q0", "Q1"], "3") == {
+        (1, p): episode for p, episode in zip(PLACES, members, strict=True)
+    }
     assert journal.recorded(7, ["Q0", "Q1"], "4") == {}
 
 

@@ -50,7 +50,7 @@ def test_each_arm_has_its_own_settings(plan: StudyPlan) -> None:
     ("overrides", "message"),
     [
         (["warmup.enabled=false"], "supervised.*warmup.enabled"),
-        (["study.arms=['supervised']"], "name both"),
+        (["study.arms=['supervised']"], "name .grpo. before it"),
         (["control.kind=supervised"], "control.kind"),
         (["study.seeds=[]"], r"study\.seeds"),
     ],

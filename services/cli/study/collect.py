@@ -98,14 +98,17 @@ def em_estimate(outcomes: Iterable[Outcome]) -> Estimate | None:
 
 def em_difference(later: Iterable[Outcome], former: Iterable[Outcome]) -> Estimate | None:
     """How much EM rose on the questions that both were asked, paired; over the seeds that both have."""
-    later, former = list(later), list(former)
-    seeds = {o.seed for o in later} & {o.seed for o in former}
-    first = by_question(o for o in former if o.seed in seeds)
-    second = by_question(o for o in later if o.seed in seeds)
-    both = [question for question in second if question in first]
-    if not both:
+    first = {(o.seed, o.question): o.em for o in former}
+    differences: dict[str, list[float]] = {}
+    entities: dict[str, str] = {}
+    for outcome in later:
+        if (outcome.seed, outcome.question) in first:
+            rise = outcome.em - first[outcome.seed, outcome.question]
+            differences.setdefault(outcome.question, []).append(rise)
+            entities[outcome.question] = outcome.entity
+    if not differences:
         return None
-    return cluster_bootstrap([second[q][0] - first[q][0] for q in both], [second[q][1] for q in both])
+    return cluster_bootstrap([sum(d) / len(d) for d in differences.values()], [entities[q] for q in differences])
 
 
 def _outcomes(plan: StudyPlan, run: PlannedRun, evaluation: str, stage: str) -> list[Outcome]:

@@ -54,8 +54,13 @@ class StudyPlan:
         settings = load_settings(preset, list(overrides))
         if not settings.warmup.enabled and "supervised" in settings.study.arms:
             raise ConfigurationError("study.arms: 'supervised' continues the warm-up; set warmup.enabled=true")
-        if "supervised" in settings.study.arms and "grpo" not in settings.study.arms:
-            raise ConfigurationError("study.arms: 'supervised' gets the wall time that 'grpo' took; name both")
+        arms, seeds = settings.study.arms, settings.study.seeds
+        if "supervised" in arms and "grpo" not in arms[: arms.index("supervised")]:
+            raise ConfigurationError(
+                "study.arms: 'supervised' gets the wall time that 'grpo' took; name 'grpo' before it"
+            )
+        if len(set(arms)) < len(arms) or len(set(seeds)) < len(seeds):
+            raise ConfigurationError("study.arms and study.seeds: each may stand there once")
         if settings.control.kind != "none":
             raise ConfigurationError("control.kind: a study sets it itself, one for each of study.arms")
         return StudyPlan(preset, tuple(overrides), settings)
@@ -82,7 +87,9 @@ class StudyPlan:
             changes.append("grpo.steps=0")
         if run.arm == "supervised":
             seconds = training_seconds(self.record(PlannedRun(run.seed, "grpo")))
-            changes.append(f"control.seconds={max(seconds, 1.0):.1f}")
+            if seconds <= 0:
+                raise ConfigurationError(f"{run.name}: the time that 'grpo' of its seed took is not known yet")
+            changes.append(f"control.seconds={seconds:.1f}")
         return load_settings(self.preset, [*self.overrides, *changes])
 
     def is_finished(self, run: PlannedRun) -> bool:
@@ -102,6 +109,11 @@ class StudyPlan:
                 _link_evaluations(source, partial, [BEFORE])
         else:
             source = self.record(PlannedRun(run.seed, START))
+            if not (source.checkpoints_dir / step_name(0)).is_dir():
+                raise ConfigurationError(
+                    f"{run.name} cannot begin: the weights after the warm-up were dropped when the study was finished; "
+                    "give a new study another name with run=…"
+                )
             _link_evaluations(source, partial, [BEFORE, WARMUP, SAMPLED])
             checkpoint = source.checkpoints_dir / step_name(0)
             shutil.copytree(checkpoint, partial / "checkpoints" / checkpoint.name, copy_function=os.link)

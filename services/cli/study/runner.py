@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Sequence
 
 from rich.console import Console
@@ -31,6 +32,7 @@ def run_study(plan: StudyPlan, arguments: Sequence[str], console: Console) -> bo
                 if not train(plan.settings_of(run), fresh=False, console=console, view=view.follow):
                     console.print("stopped; the same command goes on from here")
                     return False
+                gc.collect()  # the learner is in cycles, and the next one needs its memory
                 plan.tidy()
                 write_study_report(plan)  # what is known so far can be read while the rest runs
     console.print(f"the report is {write_study_report(plan)}", highlight=False, soft_wrap=True)

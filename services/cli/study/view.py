@@ -13,6 +13,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 from services.cli.study.plan import START, PlannedRun, StudyPlan
+from services.trainer.examiner import SAMPLED
 from services.trainer.status import RunStatus
 
 _REFRESH_SECONDS = 0.5
@@ -54,7 +55,8 @@ class StudyView:
         record = self._plan.record(run)
         metrics, steps = record.metrics(), 0 if run.arm == START else self._plan.settings.grpo.steps
         rewards = [entry["reward"] for entry in metrics if "reward" in entry]
-        last = list(record.evaluations().values())[-1:] or [{}]
+        greedy = [figures for name, figures in record.evaluations().items() if name != SAMPLED]
+        last = greedy[-1:] or [{}]
         return (
             run.name,
             f"{len(metrics)}/{steps}" if steps else "–",
