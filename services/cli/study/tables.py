@@ -32,8 +32,9 @@ def em_table(data: StudyData) -> str:
             cells.append(
                 f"**{estimate.mean:.3f}** [{estimate.low:.2f}, {estimate.high:.2f}] ({each})" if estimate else ""
             )
-        rows.append([group, str(questions), *cells])
-    return markdown_table(("questions", "n", *STAGES), rows)
+        clusters = len({o.entity for stage in STAGES for o in data.of(stage, group)})
+        rows.append([group, str(questions), str(clusters), *cells])
+    return markdown_table(("questions", "n", "entities", *STAGES), rows)
 
 
 def difference_table(data: StudyData) -> str:
@@ -60,6 +61,21 @@ def exploration_table(data: StudyData) -> str:
             k = len(chosen) // questions
             rows.append([group, f"{fmean(o.em for o in chosen):.3f}", f"{rate:.3f}", str(k), str(questions)])
     return markdown_table(("questions", "one sample", "any of k", "k", "n (seeds together)"), rows)
+
+
+def updates_table(data: StudyData) -> str:
+    """How many updates each run made, on how many tokens."""
+    rows = []
+    for (arm, seed), entries in data.metrics.items():
+        if entries:
+            updates = [entry["update"] for entry in entries if entry["update"] is not None]
+            supervised = sum(entry.get("supervised_steps", 0) for entry in entries)
+            silent = fmean(entry["silent_groups"] for entry in entries) if not supervised else None
+            tokens = sum(update.get("tokens", 0) for update in updates)
+            rows.append(
+                [arm, str(seed), str(supervised or len(updates)), str(tokens or ""), f"{silent:.1f}" if silent else ""]
+            )
+    return markdown_table(("arm", "seed", "updates", "sampled tokens trained on", "silent groups a step"), rows)
 
 
 def behaviour_table(data: StudyData) -> str:
