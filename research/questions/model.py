@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass, field
@@ -56,6 +57,14 @@ def question_from_dict(record: dict[str, Any]) -> Question:
     """Build a question from one JSON object; raises KeyError or TypeError when fields are missing or unknown."""
     hops = tuple(Hop(**hop) for hop in record.get("hops", ()))
     return Question(**{**record, "answers": tuple(record["answers"]), "hops": hops})
+
+
+def digest_of(questions: Iterable[Question]) -> str:
+    """A SHA-256 that changes with any field of any question, and with their order."""
+    digest = hashlib.sha256()
+    for question in questions:
+        digest.update(repr(question).encode())
+    return digest.hexdigest()
 
 
 def write_questions(path: Path, questions: Iterable[Question]) -> None:

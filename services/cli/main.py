@@ -148,6 +148,7 @@ def study(
 
     plan = StudyPlan.load(preset, overrides or [])
     if report:
+        plan.require_same_settings()
         console.print(f"the report is {write_study_report(plan)}", highlight=False, soft_wrap=True)
     elif not run_study(plan, _passed_on(preset, overrides), console):
         raise typer.Exit(130)

@@ -20,6 +20,7 @@ from research.files import atomic_write, write_json
 from services.trainer.rollouts import Group
 
 # May change between the start and a resumption of a run; every other setting defines what the run is.
+_QUESTIONS = "question_files"
 _CHANGEABLE = frozenset({"paths", "retriever", "policy", "trainer", "checkpoints", "evaluation", "alarms", "study"})
 
 
@@ -29,6 +30,7 @@ class RunRecord:
     def __init__(self, directory: Path) -> None:
         self.directory = directory
         self._metrics = directory / "metrics.jsonl"
+        self._config = directory / "config.json"
 
     @property
     def weights_dir(self) -> Path:
@@ -42,22 +44,26 @@ class RunRecord:
     def checkpoints_dir(self) -> Path:
         return self.directory / "checkpoints"
 
-    def open(self, settings: Settings) -> None:
-        """Create the directory, or check that it belongs to the same settings.
+    def open(self, settings: Settings, questions: str = "") -> None:
+        """Create the directory, or check that it belongs to the same settings and questions (given by a digest).
 
-        Raises ConfigurationError that names the settings which differ from those the run was started with.
+        Raises ConfigurationError that names what differs from what the run was started with.
         """
-        config = self.directory / "config.json"
-        current = settings.model_dump(mode="json")
-        if config.is_file():
-            former = json.loads(config.read_text(encoding="utf-8"))
-            if differing := _differences(former, current):
-                raise ConfigurationError(
-                    f"{self.directory} was started with other settings ({', '.join(differing)}); "
-                    "give another name with run=…, or start over with --fresh"
-                )
+        self.require_same(settings, questions)
         self.directory.mkdir(parents=True, exist_ok=True)
-        write_json(config, current)
+        write_json(self._config, settings.model_dump(mode="json") | {_QUESTIONS: questions})
+
+    def require_same(self, settings: Settings, questions: str = "") -> None:
+        """Raise ConfigurationError if the run was begun with other settings or questions; `open` does so, too."""
+        if not self._config.is_file():
+            return
+        former = json.loads(self._config.read_text(encoding="utf-8"))
+        current = settings.model_dump(mode="json") | {_QUESTIONS: questions or former.get(_QUESTIONS, "")}
+        if differing := _differences(former, current):
+            raise ConfigurationError(
+                f"{self.directory} was started with other settings ({', '.join(differing)}); "
+                "give another name with run=…, or start over with --fresh"
+            )
 
     def is_finished(self, steps: int) -> bool:
         """Whether a report over at least this many steps has been written."""

@@ -14,6 +14,7 @@ from research.config import Settings
 from research.episode import Sampling, SearchAgent
 from research.errors import ConfigurationError, ServiceError
 from research.prompts import load_prompt
+from research.questions.model import digest_of
 from research.questions.sources import load_questions
 from research.tokens import HuggingFaceTokenizer
 from services.trainer.journal import EpisodeJournal
@@ -41,9 +42,9 @@ async def training_loop(settings: Settings, status: RunStatus) -> AsyncIterator[
     if settings.episode.temperature == 0:
         raise ConfigurationError("episode.temperature: 0 is greedy; every episode of a group would be the same")
     record = RunRecord(settings.run_dir)
-    record.open(settings)
     train = load_questions(settings.questions.train, "train", settings.paths.data)
     held_out = load_questions(settings.questions.held_out, "held_out", settings.paths.data)
+    record.open(settings, digest_of([*train, *held_out]))
     base = local_checkpoint(settings.model.name, settings.paths.data)
     limits, trainer = settings.episode, settings.trainer
     api_key = environment_secret(API_KEY_VARIABLE)

@@ -95,6 +95,12 @@ class StudyPlan:
     def is_finished(self, run: PlannedRun) -> bool:
         return self.record(run).is_finished(0 if run.arm == START else self.settings.grpo.steps)
 
+    def require_same_settings(self) -> None:
+        """Raise ConfigurationError if a run was begun with other settings: one study never mixes two."""
+        for run in self.runs:
+            if self.record(run).directory.is_dir() and (run.arm != "supervised" or self.is_finished(run)):
+                self.record(run).require_same(self.settings_of(run))
+
     def begin(self, run: PlannedRun) -> None:
         """Give a run that has not begun what was done before it: evaluations, and the weights after the warm-up."""
         target = self.record(run)

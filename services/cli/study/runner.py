@@ -20,6 +20,7 @@ def run_study(plan: StudyPlan, arguments: Sequence[str], console: Console) -> bo
 
     Raises ResearchError where a part fails; the same command goes on from there.
     """
+    plan.require_same_settings()
     unfinished = [run for run in plan.runs if not plan.is_finished(run)]
     if unfinished:
         require_free_ports(("retriever", "policy", "trainer"), plan.settings)
