@@ -37,16 +37,24 @@ def script(question: Question, *, failed_first: bool) -> list[str]:
     turns: list[str] = []
     learnt, found = "", []
     for number, hop in enumerate(question.hops):
+        goal = f"{_opening(number, len(question.hops))} {hop.goal}."
         if failed_first and number == 0:
-            turns.append(_search(f"I need to find {hop.goal}.", vague_query(hop)))
+            turns.append(_search(goal, vague_query(hop)))
             learnt = "That did not help. I should search again. "
-        turns.append(_search(f"{learnt}I need to find {hop.goal}.", hop.query))
+        turns.append(_search(learnt + goal, hop.query))
         found.append(hop.answer)
         learnt = f"I found {hop.answer}. "
     if question.kind == "comparison":
         learnt = f"I found {' and '.join(found)}. "
     turns.append(f"<think>{learnt.strip()}</think>\n<answer>\\boxed{{{question.answers[0]}}}</answer>")
     return turns
+
+
+def _opening(number: int, hops: int) -> str:
+    """Says from the start whether one search will do, so that the model plans before it has read anything."""
+    if hops == 1:
+        return "I need to find"
+    return "First I need to find" if number == 0 else "Now I need to find"
 
 
 def vague_query(hop: Hop) -> str:
