@@ -19,9 +19,6 @@ class Estimate:
     high: float
     n: int
 
-    def __str__(self) -> str:
-        return f"{self.mean:.3f} [{self.low:.3f}, {self.high:.3f}]"
-
 
 def cluster_bootstrap(values: Sequence[float], clusters: Sequence[str], *, seed: int = 0) -> Estimate:
     """Mean and percentile interval, drawing whole clusters with replacement (Efron & Tibshirani 1993, ch. 8 and 13).

@@ -139,7 +139,7 @@ def study(
 ) -> None:
     """Train over several seeds and with controls, and report what was learnt, with intervals.
 
-    About an hour a seed and arm together on two CPU cores; an interrupted study goes on where it was.
+    Takes some hours on two CPU cores that have nothing else to do; an interrupted study goes on where it was.
     Example: research study study.seeds=[1,2]
     """
     from services.cli.study.plan import StudyPlan
