@@ -20,6 +20,7 @@ PRESET_DIR = Path(__file__).resolve().parent.parent / "configs"
 DEFAULT_PRESET = "quickstart-cpu"
 
 Port = Annotated[int, Field(ge=1, le=65535)]
+NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]*$"
 PositiveInt = Annotated[int, Field(ge=1)]
 Probability = Annotated[float, Field(ge=0.0, le=1.0)]
 Counts = Annotated[int, Field(ge=0)] | dict[str, Annotated[int, Field(ge=0)]]
@@ -63,8 +64,15 @@ class Encoder(Section):
 class Corpus(Section):
     """The passages that are searched."""
 
-    name: str = Field(description="`builtin:wikipedia-leads`, or a JSONL file of {id, title, text}")
-    index: str = Field(description="name of the index under <paths.data>/indexes")
+    name: str = Field(description="`builtin:wikipedia-leads`, or a file or directory of passages (docs/own-data.md)")
+    index: str = Field(pattern=NAME, description="name of the index under <paths.data>/indexes")
+    structure: Literal["auto", "flat", "hnsw", "ivf-sq8", "ivf-pq", "ivf-rabitq"] = Field(
+        "auto", description="how vectors are kept; auto: exact up to 200,000 passages, then ever smaller"
+    )
+    lexical: bool = Field(False, description="index words, too, and fuse both rankings")
+    milvus: str = Field(
+        "", description="address of a Milvus cluster, or a .db file, that keeps the vectors; empty: FAISS"
+    )
 
 
 class Questions(Section):
@@ -89,8 +97,14 @@ class RetrieverService(Section):
     host: str = "127.0.0.1"
     port: Port = 8000
     threads: PositiveInt = Field(1, description="threads of the encoder")
+    indexes: list[Annotated[str, Field(pattern=NAME)]] = Field(
+        default_factory=list, description="further indexes to serve, of the same encoder; requests name them"
+    )
     max_batch: PositiveInt = Field(64, description="queries encoded together at most")
-    max_queue: PositiveInt = Field(2048, description="queries that may wait; more are refused with 429")
+    max_batch_tokens: PositiveInt = Field(2048, description="tokens encoded together at most")
+    max_queue: PositiveInt = Field(4096, description="queries that may wait; more are refused with 429 (or 503)")
+    merge: bool = Field(True, description="equal queries that are under way share one place")
+    cache_mib: int = Field(64, ge=0, description="memory for the answers of former queries; 0: none are kept")
     max_query_chars: PositiveInt = Field(4096, description="longer queries are refused with 422")
     max_top_k: PositiveInt = 100
 
@@ -262,7 +276,7 @@ class Checkpoints(Section):
 class Settings(Section):
     """The whole tree."""
 
-    run: str = Field("demo", pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", description="name of the run directory")
+    run: str = Field("demo", pattern=NAME, description="name of the run directory")
     seed: int = 1
     paths: Paths = Paths()
     model: Model

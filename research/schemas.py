@@ -23,6 +23,7 @@ class SearchRequest(Request):
         None, description="several queries, answered in order"
     )
     top_k: int = Field(5, ge=1, description="passages a query")
+    index: str | None = Field(None, description="name of the index; left out: the server's first")
 
     @model_validator(mode="after")
     def _one_form(self) -> SearchRequest:
@@ -32,7 +33,7 @@ class SearchRequest(Request):
 
 
 class Hit(BaseModel):
-    """One retrieved passage; `score` is the inner product of unit vectors (cosine), higher is closer."""
+    """One passage; `score` is the inner product of unit vectors (cosine), or that of fused rankings; higher is better."""
 
     id: str
     title: str

@@ -55,11 +55,11 @@ class ServedSearch:
 
         from services.retriever.checkpoint import open_checkpoint
         from services.retriever.encoder import load_encoder
-        from services.retriever.index import SearchIndex
+        from services.retriever.published import SearchIndex
 
         data, threads = settings.paths.data, settings.retriever.threads
         checkpoint = open_checkpoint(settings.encoder.name, data)
-        self._index = SearchIndex(settings.index_dir, checkpoint, settings.encoder, threads)
+        self._index = SearchIndex(settings.corpus.index, settings.index_dir, checkpoint, settings.encoder, threads)
         self._encoder = load_encoder(checkpoint, settings.encoder, settings.encoder.backend, threads, data)
         self._tokenizer: Any = AutoTokenizer.from_pretrained(local_checkpoint(settings.model.name, data))
         self._limit = settings.episode.max_passage_tokens
@@ -72,7 +72,7 @@ class ServedSearch:
         with tqdm(total=len(queries), unit="query", desc="searching") as progress:
             for start in range(0, len(queries), _BATCH):
                 batch = queries[start : start + _BATCH]
-                scores, positions = self._index.search(self._encoder.encode_queries(batch), 2)
+                scores, positions = self._index.dense.search(self._encoder.encode_queries(batch), 2)
                 for (best, second), (position, _) in zip(scores.tolist(), positions.tolist(), strict=True):
                     passage = self._index.passages.record(position)
                     found.append(Found(passage["title"], self._cut(passage["text"]), best - second))
@@ -97,7 +97,7 @@ def _made_with(settings: Settings) -> dict[str, Any]:
 
     return {
         "edition": EDITION,
-        "index_revision": read_manifest(settings.index_dir).recipe.revision,
+        "index_revision": read_manifest(settings.index_dir).revision,
         "encoder_backend": settings.encoder.backend,
         "model": settings.model.name,
         "max_passage_tokens": settings.episode.max_passage_tokens,

@@ -1,8 +1,7 @@
-"""Build an index from passages: resumable, bit for bit repeatable, published at once.
+"""Build an index from passages: resumable, repeatable, published at once.
 
-Work goes on in a hidden directory beside the index. A shard of vectors appears there complete or not
-at all, and what it holds depends on its own passages only; so a build that was killed goes on where it was and
-ends up the same.
+Work goes on in a hidden directory beside the index. A shard of vectors appears there complete or not at all, and what
+it holds depends on its own passages only; so a build that was killed goes on where it was and ends up the same.
 """
 
 from __future__ import annotations
@@ -14,43 +13,43 @@ import shutil
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
 
-import numpy as np
 from tqdm import tqdm  # type: ignore[import-untyped]
 
 from research.config import Settings
 from research.errors import AssetError, ConfigurationError, ResearchError
-from research.files import atomic_write, sha256_of, write_json
-from research.passages import iter_passages
+from research.files import write_json
 from services.retriever.checkpoint import Checkpoint, open_checkpoint
-from services.retriever.encoder import Encoder, load_encoder
-from services.retriever.index import SearchIndex, write_vectors
+from services.retriever.dense import write_dense
+from services.retriever.encoder import load_encoders
+from services.retriever.lexical import write_lexical
 from services.retriever.manifest import MANIFEST, Manifest, Recipe, recipe_for
+from services.retriever.milvus import MilvusCollection, write_milvus
 from services.retriever.onnx_export import exported_graph
 from services.retriever.passage_store import PassageStore, write_passage_store
-
-# Passages a shard: what a kill can cost at most.
-_SHARD = 256
+from services.retriever.published import SearchIndex
+from services.retriever.shards import SHARD, VectorShards
+from services.retriever.sources import corpus_digest, read_passages
+from services.retriever.structure import structure_for
 
 
 def build_index(settings: Settings, passages: Path) -> Path:
-    """Bring `settings.index_dir` up to date with the JSONL file `passages` and return it.
+    """Bring `settings.index_dir` up to date with `passages`, a file or a directory of files, and return it.
 
     Returns at once if it is already. Otherwise the old index stays in service until the new one is complete.
     A build that was interrupted goes on when called again.
 
     Raises:
-        AssetError: passages or encoder are missing or broken.
+        AssetError: passages or encoder are missing or broken, or Milvus does not answer.
         ConfigurationError: the encoder's settings contradict each other, or another build of this index runs.
     """
     target = settings.index_dir
     checkpoint = open_checkpoint(settings.encoder.name, settings.paths.data)
-    recipe = recipe_for(checkpoint, settings.encoder, _corpus_digest(passages))
-    work = target.with_name(f".{target.name}.building")
+    recipe = recipe_for(checkpoint, settings.encoder, settings.corpus, corpus_digest(passages))
     with _only_builder(target):
+        work = target.with_name(f".{target.name}.building")
         if _is_current(settings, checkpoint, recipe):
             _say(f"index {target} is up to date (revision {recipe.revision})")
         else:
@@ -69,7 +68,7 @@ def build_index(settings: Settings, passages: Path) -> Path:
 
 def _is_current(settings: Settings, checkpoint: Checkpoint, recipe: Recipe) -> bool:
     try:
-        published = SearchIndex(settings.index_dir, checkpoint, settings.encoder, threads=1)
+        published = SearchIndex(settings.corpus.index, settings.index_dir, checkpoint, settings.encoder, threads=1)
     except ResearchError:
         return False
     return published.manifest.recipe == recipe
@@ -77,19 +76,51 @@ def _is_current(settings: Settings, checkpoint: Checkpoint, recipe: Recipe) -> b
 
 def _build(settings: Settings, checkpoint: Checkpoint, recipe: Recipe, passages: Path, work: Path) -> None:
     backend = settings.encoder.index_backend
-    index, shards = work / "index", work / "shards"
-    _resume_or_begin(work, {**asdict(recipe), "backend": backend, "shard": _SHARD})
+    index = work / "index"
+    _resume_or_begin(work, {"recipe": recipe.model_dump(), "backend": backend, "shard": SHARD})
     if not (index / MANIFEST).is_file():
         store = _snapshot(index, passages)
-        starts = range(0, len(store), _SHARD)
-        if missing := [start for start in starts if not _shard_path(shards, start).is_file()]:
-            encoder = load_encoder(checkpoint, settings.encoder, backend, _usable_cores(), settings.paths.data)
-            _encode_shards(encoder, store, shards, missing)
-        vectors = (np.load(_shard_path(shards, start)) for start in starts)
-        write_vectors(index, vectors, checkpoint.dimension)
-        created = datetime.now(UTC).isoformat(timespec="seconds")
-        Manifest(recipe, len(store), checkpoint.name, backend, created).write(index)
+        vectors = VectorShards(work / "shards", store)
+        if vectors.missing:
+            vectors.encode(load_encoders(checkpoint, settings.encoder, backend, _usable_cores(), settings.paths.data))
+        _write_index(settings, checkpoint, recipe, store, vectors, index)
     _publish(index, settings.index_dir)
+
+
+def _write_index(
+    settings: Settings, checkpoint: Checkpoint, recipe: Recipe, store: PassageStore, vectors: VectorShards, index: Path
+) -> None:
+    corpus = settings.corpus
+    structure, milvus = None, None
+    if corpus.milvus:
+        milvus = MilvusCollection(corpus.milvus, _collection(corpus.index, recipe))
+        _say(f"writing {len(store)} vectors to {milvus.uri}, collection {milvus.collection}")
+        write_milvus(milvus, vectors, checkpoint.dimension)
+    else:
+        structure = structure_for(corpus.structure, len(store), checkpoint.dimension)
+        _say(f"writing {len(store)} vectors as {structure.factory}")
+        write_dense(index, vectors, structure, checkpoint.dimension)
+    if recipe.lexical:
+        _say("indexing words")
+        records = map(store.record, range(len(store)))
+        write_lexical(index, (f"{record['title']} {record['text']}" for record in records))
+    Manifest(
+        revision=recipe.revision,
+        recipe=recipe,
+        count=len(store),
+        encoder=checkpoint.name,
+        build_backend=settings.encoder.index_backend,
+        created=datetime.now(UTC).isoformat(timespec="seconds"),
+        structure=structure,
+        milvus=milvus,
+    ).write(index)
+
+
+def _collection(index: str, recipe: Recipe) -> str:
+    """A name of its own for each revision, so that one is served while the next is filled."""
+    return "".join(
+        letter if letter.isascii() and letter.isalnum() else "_" for letter in f"r_{index}_{recipe.revision}"
+    )
 
 
 def _resume_or_begin(work: Path, plan: dict[str, object]) -> None:
@@ -111,32 +142,10 @@ def _snapshot(index: Path, passages: Path) -> PassageStore:
     try:
         return PassageStore(index)
     except AssetError:
-        _say(f"copying passages from {passages}")
-    write_passage_store(index, iter_passages(passages))
+        pass
+    interval = 0.5 if sys.stderr.isatty() else 15
+    write_passage_store(index, tqdm(read_passages(passages), unit="passage", desc="copying", mininterval=interval))
     return PassageStore(index)
-
-
-def _encode_shards(encoder: Encoder, store: PassageStore, shards: Path, missing: list[int]) -> None:
-    sizes = {start: min(_SHARD, len(store) - start) for start in missing}
-    left = sum(sizes.values())
-    with tqdm(
-        total=len(store),
-        initial=len(store) - left,
-        unit="passage",
-        desc="encoding",
-        # In a log file every refresh is a line.
-        mininterval=0.5 if sys.stderr.isatty() else 15,
-    ) as progress:
-        for start, size in sizes.items():
-            records = (store.record(position) for position in range(start, start + size))
-            vectors = encoder.encode_passages((record["title"], record["text"]) for record in records)
-            with atomic_write(_shard_path(shards, start)) as stream:
-                np.save(stream, vectors)
-            progress.update(size)
-
-
-def _shard_path(shards: Path, start: int) -> Path:
-    return shards / f"{start:010d}.npy"
 
 
 def _publish(index: Path, target: Path) -> None:
@@ -146,17 +155,6 @@ def _publish(index: Path, target: Path) -> None:
         target.rename(replaced)
     index.rename(target)
     shutil.rmtree(replaced, ignore_errors=True)
-
-
-def _corpus_digest(passages: Path) -> str:
-    try:
-        empty = passages.stat().st_size == 0
-        digest = sha256_of(passages)
-    except OSError as error:
-        raise AssetError(f"cannot read passages {passages}: {error.strerror}; run `research prepare` first") from error
-    if empty:
-        raise AssetError(f"{passages} is empty: there is nothing to index")
-    return digest
 
 
 @contextmanager

@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 from research import config
 from research.errors import ConfigurationError
 from services.retriever.checkpoint import Checkpoint
-from services.retriever.onnx_session import Forward, Vectors, forward_of, open_session
+from services.retriever.onnx_session import Forward, forward_of, open_session
+from services.retriever.search import TokenIds, Vectors
 
 # Rows that share a padded tensor. On a CPU small groups of like length beat one padded batch by two thirds;
 # a GPU wants many rows.
@@ -21,7 +22,7 @@ _CUDA_ROWS = 128
 
 
 class Encoder:
-    """A loaded encoder. Not to be called from two threads at once.
+    """A loaded encoder. Each of `tokenise` and `encode` may have a thread of its own, but not two.
 
     Args:
         checkpoint: what was loaded.
@@ -46,26 +47,33 @@ class Encoder:
         self._tokenizer = Tokenizer.from_file(str(checkpoint.directory / "tokenizer.json"))
         self._tokenizer.no_padding()
 
-    def encode_queries(self, queries: Sequence[str]) -> Vectors:
-        """Encode queries into float32 [queries, dimension]; longer ones are cut at `max_query_tokens`."""
+    def tokenise(self, queries: Sequence[str]) -> list[TokenIds]:
+        """Cut queries into token ids, prefix and special tokens included; longer ones end at `max_query_tokens`."""
         prefix = self._settings.query_prefix
-        return self._encode([prefix + query for query in queries], self._settings.max_query_tokens)
+        return self._tokenise([prefix + query for query in queries], self._settings.max_query_tokens)
+
+    def encode_queries(self, queries: Sequence[str]) -> Vectors:
+        """Both steps at once: float32 [queries, dimension]."""
+        return self.encode(self.tokenise(queries))
 
     def encode_passages(self, passages: Iterable[tuple[str, str]]) -> Vectors:
         """Encode (title, text) pairs into float32 [pairs, dimension], cut at `max_passage_tokens`."""
         prefix = self._settings.passage_prefix
         texts = [f"{prefix}{title} {text}" for title, text in passages]
-        return self._encode(texts, self._settings.max_passage_tokens)
+        return self.encode(self._tokenise(texts, self._settings.max_passage_tokens))
 
-    def _encode(self, texts: list[str], max_tokens: int) -> Vectors:
-        self._tokenizer.enable_truncation(max_tokens)
-        ids = [encoding.ids for encoding in self._tokenizer.encode_batch_fast(texts)]
+    def encode(self, ids: Sequence[TokenIds]) -> Vectors:
+        """Encode token ids into unit vectors, float32 [rows, dimension]."""
         by_length = sorted(range(len(ids)), key=lambda row: len(ids[row]))
         vectors = np.empty((len(ids), self.dimension), dtype=np.float32)
         for start in range(0, len(by_length), self._rows):
             rows = by_length[start : start + self._rows]
             vectors[rows] = self._forward(*self._pad([ids[row] for row in rows]))
         return vectors
+
+    def _tokenise(self, texts: list[str], max_tokens: int) -> list[TokenIds]:
+        self._tokenizer.enable_truncation(max_tokens)
+        return [encoding.ids for encoding in self._tokenizer.encode_batch_fast(texts)]
 
     def _pad(self, rows: list[list[int]]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         width = max(map(len, rows))
@@ -80,19 +88,34 @@ class Encoder:
 def load_encoder(checkpoint: Checkpoint, settings: config.Encoder, backend: str, threads: int, data: Path) -> Encoder:
     """Load `checkpoint` for one of the backends `torch`, `onnx`, `onnx-int8`.
 
-    The torch backend takes a CUDA device where there is one; else `threads` threads of the CPU do the work.
+    The torch backend takes the first CUDA device if there is one; else `threads` threads of the CPU do the work.
 
     Raises:
         AssetError: weights or tokenizer are broken, or the ONNX graph does not agree with torch.
         ConfigurationError: a token limit is beyond what the encoder reads.
     """
+    return load_encoders(checkpoint, settings, backend, threads, data, most=1)[0]
+
+
+def load_encoders(
+    checkpoint: Checkpoint, settings: config.Encoder, backend: str, threads: int, data: Path, most: int | None = None
+) -> list[Encoder]:
+    """Load `checkpoint` once for each CUDA device, at most `most` times; without such a device once for the CPU.
+
+    Raises what `load_encoder` raises.
+    """
     # Read once, when the tokenizer first works in parallel; its default is every core.
     os.environ["RAYON_NUM_THREADS"] = str(threads)
-    if backend == "torch":
-        forward, rows = _torch_forward(checkpoint, threads)
-    else:
-        forward, rows = _onnx_forward(checkpoint, threads, data, int8=backend == "onnx-int8"), _CPU_ROWS
-    return Encoder(checkpoint, settings, forward, rows)
+    if backend != "torch":
+        forward = _onnx_forward(checkpoint, threads, data, int8=backend == "onnx-int8")
+        return [Encoder(checkpoint, settings, forward, _CPU_ROWS)]
+    import torch
+
+    torch.set_num_threads(threads)
+    if not torch.cuda.is_available():
+        return [Encoder(checkpoint, settings, _torch_forward(checkpoint, "cpu"), _CPU_ROWS)]
+    devices = [f"cuda:{number}" for number in range(torch.cuda.device_count())][:most]
+    return [Encoder(checkpoint, settings, _torch_forward(checkpoint, device), _CUDA_ROWS) for device in devices]
 
 
 def _onnx_forward(checkpoint: Checkpoint, threads: int, data: Path, *, int8: bool) -> Forward:
@@ -101,20 +124,20 @@ def _onnx_forward(checkpoint: Checkpoint, threads: int, data: Path, *, int8: boo
     return forward_of(open_session(exported_graph(checkpoint, data, int8=int8), threads))
 
 
-def _torch_forward(checkpoint: Checkpoint, threads: int) -> tuple[Forward, int]:
+def _torch_forward(checkpoint: Checkpoint, device: str) -> Forward:
     import torch
 
     from services.retriever.torch_model import load_sentence_model
 
-    torch.set_num_threads(threads)
-    cuda = torch.cuda.is_available()
-    device = torch.device("cuda" if cuda else "cpu")
-    dtype = torch.float16 if cuda else torch.float32
+    dtype = torch.float32 if device == "cpu" else torch.float16
     model = load_sentence_model(checkpoint, dtype=dtype, attention="sdpa").to(device)
+    if device != "cpu":
+        # Rows and tokens change from batch to batch; a graph for each shape would be compiled without end.
+        model.compile(dynamic=True)
 
     def forward(ids: NDArray[np.int64], mask: NDArray[np.int64]) -> Vectors:
         with torch.inference_mode():
             vectors: Vectors = model(torch.from_numpy(ids).to(device), torch.from_numpy(mask).to(device)).cpu().numpy()
         return vectors
 
-    return forward, _CUDA_ROWS if cuda else _CPU_ROWS
+    return forward

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 from fastapi import FastAPI, Request
@@ -12,8 +11,9 @@ from starlette.exceptions import HTTPException
 
 from research.errors import ServiceBusyError, ServiceError
 from research.schemas import ErrorBody
-from services.retriever.service import NotReadyError, Retriever
-from services.web.problems import error_response, explain_fault
+from services.retriever.requests import InvalidFieldError
+from services.retriever.service import NotReadyError, Retriever, UnknownIndexError
+from services.web.problems import ProblemError, error_response, explain_fault
 
 # For the OpenAPI description of a route.
 ERROR_RESPONSES: dict[int | str, dict[str, Any]] = {
@@ -29,23 +29,27 @@ ERROR_RESPONSES: dict[int | str, dict[str, Any]] = {
 _KINDS = {400: "bad_request", 404: "not_found", 405: "method_not_allowed", 413: "body_too_large"}
 
 
-class InvalidFieldError(ValueError):
-    """A field is well-formed but beyond a limit of this server."""
-
-
 def install_error_handlers(app: FastAPI, retriever: Retriever) -> None:
     """Turn exceptions of the routes into responses."""
 
     async def busy(_request: Request, error: Exception) -> JSONResponse:
         retriever.metrics.count_rejected()
-        seconds = max(1, math.ceil(retriever.expected_wait))
-        return error_response(429, "busy", str(error), {"Retry-After": str(seconds)})
+        return error_response(429, "busy", str(error), retriever.retry_headers())
 
     async def not_ready(_request: Request, error: Exception) -> JSONResponse:
         return error_response(503, "not_ready", str(error), {"Retry-After": "1"})
 
     async def invalid_field(_request: Request, error: Exception) -> JSONResponse:
         return error_response(422, "invalid_request", str(error))
+
+    async def unknown_index(_request: Request, error: Exception) -> JSONResponse:
+        return error_response(422, "invalid_request", str(error))
+
+    async def problem(_request: Request, error: Exception) -> JSONResponse:
+        assert isinstance(error, ProblemError)
+        if error.error == "busy":
+            retriever.metrics.count_rejected()
+        return error_response(error.status, error.error, str(error), error.headers)
 
     async def invalid_body(_request: Request, error: Exception) -> JSONResponse:
         assert isinstance(error, RequestValidationError)
@@ -66,6 +70,8 @@ def install_error_handlers(app: FastAPI, retriever: Retriever) -> None:
     app.add_exception_handler(ServiceError, failed)
     app.add_exception_handler(NotReadyError, not_ready)
     app.add_exception_handler(InvalidFieldError, invalid_field)
+    app.add_exception_handler(UnknownIndexError, unknown_index)
+    app.add_exception_handler(ProblemError, problem)
     app.add_exception_handler(RequestValidationError, invalid_body)
     app.add_exception_handler(HTTPException, http_error)
     app.add_exception_handler(Exception, unexpected)

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from pydantic import BaseModel
 
+from services.retriever.published import SearchIndex
 from services.retriever.service import Retriever
 
 
-class Limits(BaseModel):
-    """Beyond these a request is refused."""
+class RequestLimits(BaseModel):
+    """Beyond these a request is refused; query tokens beyond their limit are cut."""
 
     top_k: int
     query_chars: int
@@ -16,35 +17,55 @@ class Limits(BaseModel):
     queue: int
 
 
+class IndexInfo(BaseModel):
+    """One of the indexes that are served."""
+
+    name: str
+    revision: str
+    passages: int
+    structure: str
+    lexical: bool
+    built_with: str
+    created: str
+
+
 class RetrieverInfo(BaseModel):
-    """Answer of `GET /info`. Query tokens beyond the limit are cut; all else beyond a limit is an error."""
+    """Answer of `GET /info`; `index` is what a request gets that names none."""
 
     encoder: str
     backend: str
     dimension: int
     pooling: str
     index: str
-    revision: str
-    passages: int
-    built_with: str
-    created: str
-    limits: Limits
+    indexes: list[IndexInfo]
+    limits: RequestLimits
+
+
+def describe_index(index: SearchIndex) -> IndexInfo:
+    """Collect what its manifest says."""
+    manifest = index.manifest
+    return IndexInfo(
+        name=index.name,
+        revision=manifest.revision,
+        passages=manifest.count,
+        structure=manifest.structure.factory if manifest.structure else "Milvus",
+        lexical=manifest.recipe.lexical,
+        built_with=manifest.build_backend,
+        created=manifest.created,
+    )
 
 
 def describe(retriever: Retriever) -> RetrieverInfo:
-    """Collect the answer; nothing in it changes while the service runs."""
-    settings, manifest = retriever.settings, retriever.index.manifest
+    """Collect the answer."""
+    settings = retriever.settings
     return RetrieverInfo(
         encoder=settings.encoder.name,
         backend=settings.encoder.backend,
-        dimension=manifest.recipe.dimension,
-        pooling=manifest.recipe.pooling,
+        dimension=retriever.checkpoint.dimension,
+        pooling=retriever.checkpoint.pooling,
         index=settings.corpus.index,
-        revision=manifest.recipe.revision,
-        passages=manifest.count,
-        built_with=manifest.build_backend,
-        created=manifest.created,
-        limits=Limits(
+        indexes=[describe_index(index) for index in retriever.indexes.values()],
+        limits=RequestLimits(
             top_k=settings.retriever.max_top_k,
             query_chars=settings.retriever.max_query_chars,
             query_tokens=settings.encoder.max_query_tokens,

@@ -4,86 +4,109 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import asdict, dataclass, fields
 from pathlib import Path
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, ValidationError
 
 from research import config
 from research.errors import AssetError, ConfigurationError
 from research.files import write_json
 from services.retriever.checkpoint import Checkpoint
+from services.retriever.milvus import MilvusCollection
+from services.retriever.structure import Structure
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 MANIFEST = "manifest.json"
 
 _REBUILD = "build it again with `research index`"
 
 
-@dataclass(frozen=True, slots=True)
-class Recipe:
+class _Noted(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Encoding(_Noted):
     """Everything that decides what the vectors mean. The runtime that computed them is not part of it."""
 
-    format_version: int
     encoder_digest: str
     pooling: str
     query_prefix: str
     passage_prefix: str
     max_passage_tokens: int
     dimension: int
+
+
+class Recipe(_Noted):
+    """Everything that decides what a search finds."""
+
+    format_version: Literal[2] = FORMAT_VERSION
+    encoding: Encoding
     corpus_sha256: str
+    structure: str
+    lexical: bool
 
     @property
     def revision(self) -> str:
         """Sixteen hex digits that name this recipe."""
-        return hashlib.sha256(json.dumps(asdict(self), sort_keys=True).encode()).hexdigest()[:16]
+        return hashlib.sha256(json.dumps(self.model_dump(), sort_keys=True).encode()).hexdigest()[:16]
 
 
-def recipe_for(checkpoint: Checkpoint, encoder: config.Encoder, corpus_sha256: str) -> Recipe:
-    """The recipe of an index over this corpus with this encoder."""
-    return Recipe(
-        format_version=FORMAT_VERSION,
-        encoder_digest=checkpoint.digest,
-        pooling=checkpoint.pooling,
-        query_prefix=encoder.query_prefix,
-        passage_prefix=encoder.passage_prefix,
-        max_passage_tokens=encoder.max_passage_tokens,
-        dimension=checkpoint.dimension,
-        corpus_sha256=corpus_sha256,
-    )
-
-
-@dataclass(frozen=True, slots=True)
-class Manifest:
+class Manifest(_Noted):
     """The `manifest.json` of a published index."""
 
+    revision: str
     recipe: Recipe
     count: int
     encoder: str
     build_backend: str
     created: str
+    structure: Structure | None
+    milvus: MilvusCollection | None
 
     def write(self, directory: Path) -> None:
-        """Write `manifest.json` atomically; the recipe's fields lie flat beside the others."""
-        flat = asdict(self)
-        recipe = flat.pop("recipe")
-        write_json(directory / MANIFEST, {**recipe, **flat, "revision": self.recipe.revision})
+        """Write `manifest.json` atomically."""
+        write_json(directory / MANIFEST, self.model_dump())
 
     def refuse_unless_fits(self, checkpoint: Checkpoint, encoder: config.Encoder, directory: Path) -> None:
         """Raise ConfigurationError, naming each difference, if `encoder` cannot query this index."""
-        wanted = recipe_for(checkpoint, encoder, self.recipe.corpus_sha256)
+        built, wanted = self.recipe.encoding, encoding_of(checkpoint, encoder)
         differences = [
-            f"{name} {built!r} instead of {asked!r}"
+            f"{name} {there!r} instead of {asked!r}"
             for name in ("dimension", "pooling", "query_prefix", "passage_prefix")
-            if (built := getattr(self.recipe, name)) != (asked := getattr(wanted, name))
+            if (there := getattr(built, name)) != (asked := getattr(wanted, name))
         ]
         # By content, not by name: the same files may be a hub name here and a directory there.
-        if self.recipe.encoder_digest != wanted.encoder_digest:
-            built_with = f"{self.encoder} ({self.recipe.encoder_digest[:12]})"
+        if built.encoder_digest != wanted.encoder_digest:
+            built_with = f"{self.encoder} ({built.encoder_digest[:12]})"
             differences.insert(0, f"{built_with} instead of {checkpoint.name} ({checkpoint.digest[:12]})")
         if differences:
             raise ConfigurationError(
                 f"index {directory} was built with another encoder: {'; '.join(differences)}; "
                 f"{_REBUILD}, or set encoder.* to what the index was built with"
             )
+
+
+def encoding_of(checkpoint: Checkpoint, encoder: config.Encoder) -> Encoding:
+    """What the vectors of this encoder under these settings mean."""
+    return Encoding(
+        encoder_digest=checkpoint.digest,
+        pooling=checkpoint.pooling,
+        query_prefix=encoder.query_prefix,
+        passage_prefix=encoder.passage_prefix,
+        max_passage_tokens=encoder.max_passage_tokens,
+        dimension=checkpoint.dimension,
+    )
+
+
+def recipe_for(checkpoint: Checkpoint, encoder: config.Encoder, corpus: config.Corpus, corpus_sha256: str) -> Recipe:
+    """The recipe of an index over these passages with this encoder, in the form that `corpus` asks for."""
+    return Recipe(
+        encoding=encoding_of(checkpoint, encoder),
+        corpus_sha256=corpus_sha256,
+        structure="milvus" if corpus.milvus else corpus.structure,
+        lexical=corpus.lexical,
+    )
 
 
 def read_manifest(directory: Path) -> Manifest:
@@ -94,20 +117,19 @@ def read_manifest(directory: Path) -> Manifest:
     """
     path = directory / MANIFEST
     try:
-        flat = json.loads(path.read_text(encoding="utf-8"))
+        noted = json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise AssetError(f"there is no index in {directory} ({error.strerror}); {_REBUILD}") from error
     except ValueError as error:
         raise AssetError(f"{path} is broken ({error}); {_REBUILD}") from error
-    if not isinstance(flat, dict) or flat.get("format_version") != FORMAT_VERSION:
+    version = noted.get("recipe", {}).get("format_version", 1) if isinstance(noted, dict) else None
+    if version != FORMAT_VERSION:
         raise AssetError(f"{path} is not of index format {FORMAT_VERSION}; {_REBUILD}")
     try:
-        manifest = Manifest(
-            recipe=Recipe(**{field.name: flat[field.name] for field in fields(Recipe)}),
-            **{field.name: flat[field.name] for field in fields(Manifest) if field.name != "recipe"},
-        )
-    except KeyError as error:
-        raise AssetError(f"{path} lacks {error}; {_REBUILD}") from error
-    if flat.get("revision") != manifest.recipe.revision:
-        raise AssetError(f"{path} was edited: its revision does not match its fields; {_REBUILD}")
+        manifest = Manifest.model_validate(noted)
+    except ValidationError as error:
+        fault = error.errors()[0]
+        raise AssetError(f"{path}: {'.'.join(map(str, fault['loc']))}: {fault['msg']}; {_REBUILD}") from error
+    if manifest.revision != manifest.recipe.revision:
+        raise AssetError(f"{path} was edited: its revision does not match its recipe; {_REBUILD}")
     return manifest

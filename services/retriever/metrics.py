@@ -6,7 +6,8 @@ from collections.abc import Callable
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
-from services.retriever.batching import BatchReport
+from services.retriever.cache import ResultCache
+from services.retriever.pipeline import BatchReport
 
 _SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
 _BATCH_SIZES = (1, 2, 4, 8, 16, 32, 64, 128, 256)
@@ -15,7 +16,7 @@ _BATCH_SIZES = (1, 2, 4, 8, 16, 32, 64, 128, 256)
 class Metrics:
     """A registry of its own, so that two apps in one process do not share counts."""
 
-    def __init__(self, queue_depth: Callable[[], int]) -> None:
+    def __init__(self, cache: ResultCache, queue_depth: Callable[[], int]) -> None:
         self._registry = registry = CollectorRegistry()
         self._requests = Counter(
             "retriever_requests",
@@ -35,6 +36,13 @@ class Metrics:
         self._merged = Counter("retriever_merged", "Queries answered by an equal one's batch row.", registry=registry)
         self._dropped = Counter("retriever_dropped", "Queries dropped: the client had gone.", registry=registry)
         self._rejected = Counter("retriever_rejected", "Requests refused: the queue was full.", registry=registry)
+        # Counted in the cache itself: they only grow, but a Counter cannot be read from elsewhere.
+        for name, text, read in (
+            ("retriever_cache_found", "Queries answered from the cache.", lambda: cache.found),
+            ("retriever_cache_missed", "Queries that were not in the cache.", lambda: cache.missed),
+            ("retriever_cache_bytes", "Size of the cache.", lambda: cache.size_bytes),
+        ):
+            Gauge(name, text, registry=registry).set_function(read)
         Gauge("retriever_queue_depth", "Queries that wait now.", registry=registry).set_function(queue_depth)
 
     def observe_batch(self, report: BatchReport) -> None:
@@ -42,8 +50,8 @@ class Metrics:
         self._dropped.inc(report.dropped)
         if not report.answers:
             return
-        self._batch.observe(report.texts)
-        self._merged.inc(len(report.answers) - report.texts)
+        self._batch.observe(report.queries)
+        self._merged.inc(len(report.answers) - report.queries)
         self._encode.observe(report.answers[0].encode_seconds)
         self._search.observe(report.answers[0].search_seconds)
         for answer in report.answers:

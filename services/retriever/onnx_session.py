@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-Vectors = NDArray[np.float32]
+from services.retriever.search import Vectors
+
 Forward = Callable[[NDArray[np.int64], NDArray[np.int64]], Vectors]
 
 

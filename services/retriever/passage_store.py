@@ -1,61 +1,63 @@
-"""Passages on disk with random access: one JSON object a line, and where each line begins.
+"""Passages on disk with random access: an Arrow file, memory-mapped.
 
-Both files are memory-mapped: 21 million passages cost address space, not RAM, and replicas share the cache.
+Twenty-one million passages cost address space, not RAM, and replicas on one host share the page cache.
 """
 
 from __future__ import annotations
 
-import mmap
-from array import array
 from collections.abc import Iterable
-from dataclasses import asdict
+from functools import lru_cache
+from itertools import islice
 from pathlib import Path
 
-import numpy as np
-import orjson
+import pyarrow as pa
 
 from research.errors import AssetError
 from research.files import atomic_write
 from research.passages import Passage
 
-_LINES = "passages.jsonl"
-_OFFSETS = "offsets.npy"
+PASSAGES = "passages.arrow"
+
+# Rows of a record batch: a position leads to its batch by division.
+_ROWS = 4096
+_FIELDS = ("id", "title", "text")
+_SCHEMA = pa.schema([(name, pa.string()) for name in _FIELDS])
 _REPAIR = "build the index again with `research index`"
 
 
 def write_passage_store(directory: Path, passages: Iterable[Passage]) -> None:
-    """Write the two files of a store into `directory`; a store that is there already is replaced."""
-    offsets = array("Q", [0])
-    with atomic_write(directory / _LINES) as lines:
-        for passage in passages:
-            size = lines.write(orjson.dumps(asdict(passage), option=orjson.OPT_APPEND_NEWLINE))
-            offsets.append(offsets[-1] + size)
-    with atomic_write(directory / _OFFSETS) as stream:
-        np.save(stream, np.frombuffer(offsets, dtype=np.uint64))
+    """Stream passages into `directory`; a store that is there already is replaced once the new one is complete."""
+    stream = iter(passages)
+    with atomic_write(directory / PASSAGES) as out, pa.ipc.new_file(out, _SCHEMA) as arrow:
+        while rows := list(islice(stream, _ROWS)):
+            columns = [pa.array([getattr(passage, name) for passage in rows]) for name in _FIELDS]
+            arrow.write_batch(pa.record_batch(columns, schema=_SCHEMA))
 
 
 class PassageStore:
     """Reads passages by their position.
 
     Raises:
-        AssetError: a file is missing or the two do not belong together.
+        AssetError: the file is missing or broken.
     """
 
     def __init__(self, directory: Path) -> None:
+        path = directory / PASSAGES
         try:
-            self._offsets = np.load(directory / _OFFSETS, mmap_mode="r")
-            with (directory / _LINES).open("rb") as lines:
-                self._lines = mmap.mmap(lines.fileno(), 0, access=mmap.ACCESS_READ)
-        except (OSError, ValueError) as error:
-            raise AssetError(f"the passages in {directory} are missing or broken ({error}); {_REPAIR}") from error
-        if int(self._offsets[-1]) != len(self._lines):
-            raise AssetError(f"{directory / _LINES} does not fit {_OFFSETS}; {_REPAIR}")
+            self._file = pa.ipc.open_file(pa.memory_map(str(path)))
+            batches = self._file.num_record_batches
+            last = self._file.get_batch(batches - 1).num_rows if batches else 0
+        except (OSError, pa.ArrowInvalid) as error:
+            raise AssetError(f"the passages in {path} are missing or broken ({error}); {_REPAIR}") from error
+        self._count = max(batches - 1, 0) * _ROWS + last
+        # A batch is a view of the file; opening one anew for each passage would parse its header each time.
+        self._batch = lru_cache(maxsize=None)(self._file.get_batch)
 
     def __len__(self) -> int:
-        return len(self._offsets) - 1
+        return self._count
 
     def record(self, position: int) -> dict[str, str]:
         """The passage at `position` as a fresh `{"id", "title", "text"}`."""
-        start, end = int(self._offsets[position]), int(self._offsets[position + 1])
-        passage: dict[str, str] = orjson.loads(self._lines[start:end])
-        return passage
+        batch, row = divmod(position, _ROWS)
+        columns = self._batch(batch).columns
+        return {name: column[row].as_py() for name, column in zip(_FIELDS, columns, strict=True)}

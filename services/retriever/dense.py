@@ -1,0 +1,161 @@
+"""Vectors by nearness: a FAISS structure on disk, and beside it the full vectors where the structure is coarse."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Protocol
+
+import faiss
+import numpy as np
+from numpy.typing import NDArray
+
+from research.errors import AssetError
+from services.retriever.search import Vectors
+from services.retriever.structure import HNSW_EF_CONSTRUCTION, Structure
+
+VECTORS = "vectors.faiss"
+FULL_VECTORS = "vectors.f16.npy"
+
+_REPAIR = "build the index again with `research index`"
+
+Positions = NDArray[np.int64]
+
+
+class Dense(Protocol):
+    """Finds the nearest of the vectors that it holds. Not to be called from two threads at once."""
+
+    @property
+    def count(self) -> int: ...
+
+    @property
+    def dimension(self) -> int: ...
+
+    def search(self, vectors: Vectors, top_k: int) -> tuple[Vectors, Positions]:
+        """Find the nearest of unit vectors, float32 [queries, dimension].
+
+        Returns:
+            Scores and positions, best first, both [queries, top_k]. Where fewer were found, positions end with -1.
+        """
+        ...
+
+
+class FaissVectors:
+    """A FAISS structure, memory-mapped as far as it allows.
+
+    Raises:
+        AssetError: the file is missing or broken.
+    """
+
+    def __init__(self, directory: Path, structure: Structure, threads: int) -> None:
+        path = directory / VECTORS
+        try:
+            self._index: Any = faiss.read_index(str(path), faiss.IO_FLAG_MMAP_IFC)
+        except RuntimeError as error:
+            raise AssetError(f"cannot read {path}; {_REPAIR} ({error})") from error
+        self._threads = threads
+        if structure.probes:
+            self._index.nprobe = structure.probes
+        if structure.ef_search:
+            self._index.hnsw.efSearch = structure.ef_search
+
+    @property
+    def count(self) -> int:
+        return int(self._index.ntotal)
+
+    @property
+    def dimension(self) -> int:
+        return int(self._index.d)
+
+    def search(self, vectors: Vectors, top_k: int) -> tuple[Vectors, Positions]:
+        """Find the nearest; see `Dense.search`."""
+        # The OpenMP setting belongs to the calling thread.
+        faiss.omp_set_num_threads(self._threads)
+        scores, positions = self._index.search(vectors, min(top_k, self.count))
+        return scores, positions
+
+
+class Reranked:
+    """Candidates of a coarse structure, ordered again by their full vectors, which stay on disk."""
+
+    def __init__(self, coarse: FaissVectors, directory: Path, factor: int) -> None:
+        try:
+            self._full: NDArray[np.float16] = np.load(directory / FULL_VECTORS, mmap_mode="r")
+        except (OSError, ValueError) as error:
+            raise AssetError(f"cannot read {directory / FULL_VECTORS}; {_REPAIR} ({error})") from error
+        if self._full.shape != (coarse.count, coarse.dimension):
+            raise AssetError(f"{directory / FULL_VECTORS} does not fit {VECTORS}; {_REPAIR}")
+        self._coarse = coarse
+        self._factor = factor
+        self.count, self.dimension = coarse.count, coarse.dimension
+
+    def search(self, vectors: Vectors, top_k: int) -> tuple[Vectors, Positions]:
+        """Find the nearest; see `Dense.search`."""
+        _, candidates = self._coarse.search(vectors, top_k * self._factor)
+        return rerank(vectors, candidates, self._full, min(top_k, self.count))
+
+
+def rerank(vectors: Vectors, candidates: Positions, full: NDArray[np.float16], top_k: int) -> tuple[Vectors, Positions]:
+    """Order each query's candidates by inner product with their full vectors.
+
+    Args:
+        vectors: float32 [queries, dimension].
+        candidates: positions [queries, n]; -1 where there is none.
+        full: [count, dimension], may be memory-mapped: only the candidates' rows are read.
+        top_k: at most n.
+
+    Returns:
+        Scores and positions, best first, both [queries, top_k]; score -inf and position -1 where there is none.
+    """
+    # In order of position, so that the disk is read forwards; each row once, however many queries share it.
+    wanted, places = np.unique(np.maximum(candidates, 0), return_inverse=True)
+    rows = full[wanted].astype(np.float32)[places.reshape(candidates.shape)]
+    scores = np.einsum("qd,qnd->qn", vectors, rows)
+    scores[candidates < 0] = -np.inf
+    best = np.argsort(-scores, axis=1, kind="stable")[:, :top_k]
+    return np.take_along_axis(scores, best, axis=1), np.take_along_axis(candidates, best, axis=1)
+
+
+def open_dense(directory: Path, structure: Structure, threads: int) -> Dense:
+    """Open the vectors of an index.
+
+    Raises:
+        AssetError: a file is missing or broken, or the files do not fit each other.
+    """
+    coarse = FaissVectors(directory, structure, threads)
+    return Reranked(coarse, directory, structure.rerank) if structure.rerank else coarse
+
+
+class ManyVectors(Protocol):
+    """Vectors that need not fit in memory, in parts of float32 [rows, dimension]."""
+
+    def __len__(self) -> int: ...
+
+    def __iter__(self) -> Iterator[Vectors]: ...
+
+    def sample(self, count: int, seed: int) -> Vectors:
+        """Draw `count` of them, or all if there are fewer."""
+        ...
+
+
+def write_dense(directory: Path, vectors: ManyVectors, structure: Structure, dimension: int) -> None:
+    """Train and fill a structure and write it, and the full vectors if it is coarse; from the same, the same files."""
+    index = faiss.index_factory(dimension, structure.factory, faiss.METRIC_INNER_PRODUCT)
+    if structure.ef_search:
+        index.hnsw.efConstruction = HNSW_EF_CONSTRUCTION
+    if not index.is_trained:
+        index.train(vectors.sample(structure.training_vectors, seed=0))
+    for part in vectors:
+        index.add(part)
+    faiss.write_index(index, str(directory / VECTORS))
+    if structure.rerank:
+        _write_full(directory / FULL_VECTORS, vectors, dimension)
+
+
+def _write_full(path: Path, vectors: ManyVectors, dimension: int) -> None:
+    full = np.lib.format.open_memmap(path, mode="w+", dtype=np.float16, shape=(len(vectors), dimension))
+    start = 0
+    for part in vectors:
+        full[start : start + len(part)] = part
+        start += len(part)
+    full.flush()

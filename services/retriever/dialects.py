@@ -1,0 +1,157 @@
+"""The routes of other projects, for their unmodified clients.
+
+| client | set it to | route |
+|---|---|---|
+| ReSearch, ReCall | base URL `http://HOST:8000/compat/research` | `/search`, `/batch_search` |
+| Search-R1, verl, SkyRL, slime | `http://HOST:8000/retrieve` | `/retrieve` |
+| R1-Searcher | `http://HOST:8000/queries` | `/queries` |
+
+Shapes as in each project's released server; `contents` is `"Title"\\ntext`, split at the first newline by all of them.
+These clients send whatever a model wrote and few of them look at the status: a blank query has no hits, an overlong one
+is cut, and a busy server answers 503, which those that retry do retry.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Annotated, Any
+
+from fastapi import APIRouter, FastAPI, Request, Response
+from pydantic import BaseModel, Field
+
+from research.errors import ServiceBusyError
+from research.schemas import ErrorBody
+from services.retriever.requests import (
+    CLIENT_CLOSED_REQUEST,
+    json_response,
+    require_within_limits,
+    unless_disconnected,
+)
+from services.retriever.search import Hit, Hits
+from services.retriever.service import Retriever
+from services.web.problems import ProblemError
+
+Count = Annotated[int, Field(ge=1)]
+
+_RESPONSES: dict[int | str, dict[str, Any]] = {status: {"model": ErrorBody} for status in (413, 422, 503)}
+
+
+class ReSearchQuery(BaseModel):
+    """`/search` of ReSearch and ReCall."""
+
+    query: str
+    top_n: Count = 10
+    return_score: bool = False
+
+
+class ReSearchQueries(BaseModel):
+    """`/batch_search` of ReSearch and ReCall."""
+
+    query: list[str]
+    top_n: Count = 10
+    return_score: bool = False
+
+
+class Retrieve(BaseModel):
+    """`/retrieve` of Search-R1, and with a single `query` of SkyRL; without `topk` it gets three."""
+
+    queries: list[str] | None = None
+    query: str | None = None
+    topk: Count | None = None
+    return_scores: bool = False
+
+
+class R1Queries(BaseModel):
+    """`/queries` of R1-Searcher."""
+
+    queries: list[str]
+    k: Count = 3
+
+
+def attach_dialects(app: FastAPI, retriever: Retriever) -> None:
+    """Add the routes; all search the index of `corpus.index`."""
+    router = APIRouter(tags=["compatible"], responses=_RESPONSES)
+    searcher = _Searcher(retriever)
+
+    @router.post("/compat/research/search")
+    async def research_search(body: ReSearchQuery, request: Request) -> Response:
+        """One query: a list of documents, or `[documents, scores]`."""
+        found = await searcher.search(request, "query", [body.query], ("top_n", body.top_n))
+        if found is None:
+            return _closed()
+        documents = [_document(hit) for hit in found[0]]
+        return json_response([documents, _scores(found[0])] if body.return_score else documents)
+
+    @router.post("/compat/research/batch_search")
+    async def research_batch_search(body: ReSearchQueries, request: Request) -> Response:
+        """Several queries: a list of documents for each, or `[documents, scores]`."""
+        found = await searcher.search(request, "query", body.query, ("top_n", body.top_n))
+        if found is None:
+            return _closed()
+        documents = [[_document(hit) for hit in hits] for hits in found]
+        return json_response([documents, [_scores(hits) for hits in found]] if body.return_score else documents)
+
+    @router.post("/retrieve")
+    async def retrieve(body: Retrieve, request: Request) -> Response:
+        """Several queries, or one: a list of documents for each, with scores wrapped as `document` and `score`."""
+        if (body.queries is None) == (body.query is None):
+            raise ProblemError(422, "invalid_request", "give either `queries` or `query`")
+        queries = [body.query] if body.query is not None else body.queries or []
+        found = await searcher.search(request, "queries", queries, ("topk", body.topk or 3))
+        if found is None:
+            return _closed()
+        shape = _scored_document if body.return_scores else _document
+        return json_response({"result": [[shape(hit) for hit in hits] for hits in found]})
+
+    @router.post("/queries")
+    async def r1_searcher(body: R1Queries, request: Request) -> Response:
+        """Several queries: a list of texts for each, every text behind a number that the client takes off."""
+        found = await searcher.search(request, "queries", body.queries, ("k", body.k))
+        if found is None:
+            return _closed()
+        answers = [[f"{rank}\t{hit['title']} {hit['text']}" for rank, hit in enumerate(hits)] for hits in found]
+        return json_response({"queries": body.queries, "answers": answers})
+
+    app.include_router(router)
+
+
+class _Searcher:
+    """Searches for whatever comes: blank queries find nothing, overlong ones are cut."""
+
+    def __init__(self, retriever: Retriever) -> None:
+        self._retriever = retriever
+
+    async def search(
+        self, request: Request, field: str, queries: Sequence[str], top_k: tuple[str, int]
+    ) -> list[Hits] | None:
+        """The hits of each query, or None if the client hung up."""
+        limits = self._retriever.settings.retriever
+        texts = [query.strip()[: limits.max_query_chars] for query in queries]
+        require_within_limits(limits, field=field, texts=texts, top_k=top_k)
+        index = self._retriever.index(None)
+        try:
+            found = await unless_disconnected(
+                request, self._retriever.search(index, [text for text in texts if text], top_k[1])
+            )
+        except ServiceBusyError as error:
+            raise ProblemError(503, "busy", str(error), self._retriever.retry_headers()) from error
+        if found is None:
+            return None
+        answers = iter(found)
+        return [next(answers).hits if text else [] for text in texts]
+
+
+def _document(hit: Hit) -> dict[str, Any]:
+    return {"id": hit["id"], "contents": f'"{hit["title"]}"\n{hit["text"]}'}
+
+
+def _scored_document(hit: Hit) -> dict[str, Any]:
+    return {"document": _document(hit), "score": hit["score"]}
+
+
+def _scores(hits: Hits) -> list[float]:
+    return [float(hit["score"]) for hit in hits]
+
+
+def _closed() -> Response:
+    return Response(status_code=CLIENT_CLOSED_REQUEST)

@@ -1,0 +1,48 @@
+"""The index as a tool for agent hosts: Model Context Protocol over streamable HTTP, at `/mcp`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import AbstractAsyncContextManager
+from typing import Annotated
+
+from fastapi import FastAPI
+from mcp.server.mcpserver import MCPServer
+from mcp.server.mcpserver.exceptions import ToolError
+from mcp.types import ToolAnnotations
+from pydantic import Field
+
+from research.errors import ResearchError
+from research.schemas import Hit
+from services.retriever.requests import InvalidFieldError, require_within_limits
+from services.retriever.service import Retriever
+
+_PATH = "/mcp"
+
+
+def attach_mcp(app: FastAPI, retriever: Retriever) -> Callable[[], AbstractAsyncContextManager[None]]:
+    """Add `/mcp` with one tool, `search`; returns what must be entered while the app runs."""
+    server = MCPServer("retriever", instructions="Passages of an encyclopedia or of your documents, by meaning.")
+
+    @server.tool(annotations=ToolAnnotations(read_only_hint=True, idempotent_hint=True))
+    async def search(
+        query: Annotated[str, Field(description="what to look for, in a few words or as a question")],
+        top_k: Annotated[int, Field(ge=1, description="passages wanted")] = 5,
+    ) -> list[Hit]:
+        """Search for passages; the best come first, a higher score is nearer."""
+        text = query.strip()
+        try:
+            if not text:
+                raise InvalidFieldError("query: it is blank")
+            require_within_limits(retriever.settings.retriever, field="query", texts=[text], top_k=("top_k", top_k))
+            [answer] = await retriever.search(retriever.index(None), [text], top_k)
+        except (InvalidFieldError, ResearchError) as error:
+            raise ToolError(str(error)) from error
+        return [Hit.model_validate(hit) for hit in answer.hits]
+
+    # Stateless: a search needs no session, and any replica may answer.
+    routes = server.streamable_http_app(
+        streamable_http_path=_PATH, stateless_http=True, json_response=True, host=retriever.settings.retriever.host
+    ).routes
+    app.router.routes.extend(routes)
+    return server.session_manager.run

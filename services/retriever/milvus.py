@@ -1,0 +1,116 @@
+"""Vectors in Milvus, beyond one host; an embedded database file (milvus-lite) is the same to us.
+
+The address and the collection stand in the manifest; a token, if the cluster asks for one, in `MILVUS_TOKEN`.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from research.errors import AssetError
+from services.retriever.dense import Positions
+from services.retriever.search import Vectors
+
+TOKEN = "MILVUS_TOKEN"
+
+_POSITION, _VECTOR = "position", "vector"
+_TIMEOUT_SECONDS = 30.0
+# Under the 64 MB that a message may have, up to 4,096 dimensions.
+_INSERT_ROWS = 2000
+
+
+@dataclass(frozen=True, slots=True)
+class MilvusCollection:
+    """Where the vectors of an index are: `uri` of a cluster or of a `.db` file, and the collection's name."""
+
+    uri: str
+    collection: str
+
+
+class MilvusVectors:
+    """A collection, searched for inner products.
+
+    Raises:
+        AssetError: Milvus does not answer, or does not have the collection.
+    """
+
+    def __init__(self, where: MilvusCollection) -> None:
+        from pymilvus import MilvusException
+
+        self._collection = where.collection
+        try:
+            self._client = _connect(where.uri)
+            self._client.load_collection(where.collection)
+            self.count = _count(self._client, where.collection)
+            fields = self._client.describe_collection(where.collection)["fields"]
+        except (MilvusException, OSError) as error:
+            raise AssetError(
+                f"cannot open the Milvus collection {where.collection!r} at {where.uri}: {error}; "
+                "is Milvus running, and was the index built into it with `research index`?"
+            ) from error
+        self.dimension = next(int(field["params"]["dim"]) for field in fields if field["name"] == _VECTOR)
+
+    def search(self, vectors: Vectors, top_k: int) -> tuple[Vectors, Positions]:
+        """Find the nearest; see `Dense.search`."""
+        found = self._client.search(
+            self._collection,
+            data=list(vectors),
+            limit=min(top_k, self.count),
+            anns_field=_VECTOR,
+            search_params={"metric_type": "IP"},
+            output_fields=[_POSITION],
+            timeout=_TIMEOUT_SECONDS,
+        )
+        scores = np.full((len(vectors), min(top_k, self.count)), -np.inf, dtype=np.float32)
+        positions = np.full(scores.shape, -1, dtype=np.int64)
+        for row, hits in enumerate(found):
+            for rank, hit in enumerate(hits):
+                scores[row, rank], positions[row, rank] = hit["distance"], hit[_POSITION]
+        return scores, positions
+
+
+def write_milvus(where: MilvusCollection, shards: Iterable[Vectors], dimension: int) -> None:
+    """Fill a new collection; one of that name, left by a build that was killed, is dropped first.
+
+    Raises:
+        AssetError: Milvus does not answer or refuses.
+    """
+    from pymilvus import DataType, MilvusClient, MilvusException
+
+    try:
+        client = _connect(where.uri)
+        if client.has_collection(where.collection):
+            client.drop_collection(where.collection)
+        schema = MilvusClient.create_schema(auto_id=False, enable_dynamic_field=False)
+        schema.add_field(_POSITION, DataType.INT64, is_primary=True)
+        schema.add_field(_VECTOR, DataType.FLOAT_VECTOR, dim=dimension)
+        index = client.prepare_index_params()
+        index.add_index(_VECTOR, index_type="AUTOINDEX", metric_type="IP")
+        client.create_collection(where.collection, schema=schema, index_params=index)
+        position = 0
+        for shard in shards:
+            for start in range(0, len(shard), _INSERT_ROWS):
+                rows = shard[start : start + _INSERT_ROWS]
+                client.insert(
+                    where.collection,
+                    [{_POSITION: position + row, _VECTOR: vector} for row, vector in enumerate(rows)],
+                )
+                position += len(rows)
+        client.flush(where.collection)
+    except (MilvusException, OSError) as error:
+        raise AssetError(f"cannot write the Milvus collection {where.collection!r} at {where.uri}: {error}") from error
+
+
+def _connect(uri: str) -> Any:
+    from pymilvus import MilvusClient
+
+    return MilvusClient(uri, token=os.environ.get(TOKEN, ""), timeout=_TIMEOUT_SECONDS)
+
+
+def _count(client: Any, collection: str) -> int:
+    return int(client.query(collection, filter="", output_fields=["count(*)"])[0]["count(*)"])

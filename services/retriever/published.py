@@ -1,0 +1,88 @@
+"""A published index: vectors, perhaps words, and the passages that they stand for."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from research import config
+from research.errors import AssetError
+from services.retriever.checkpoint import Checkpoint
+from services.retriever.dense import Dense, open_dense
+from services.retriever.fusion import fuse
+from services.retriever.lexical import LexicalIndex
+from services.retriever.manifest import Manifest, read_manifest
+from services.retriever.milvus import MilvusVectors
+from services.retriever.passage_store import PassageStore
+from services.retriever.search import Hit, Hits, Vectors
+
+# What each ranking contributes to a fused one at least; below it, what both find moderately well would be lost.
+_FUSED_DEPTH = 50
+
+
+class SearchIndex:
+    """One revision of an index, as `SearchTarget`. Not to be called from two threads at once.
+
+    Args:
+        name: what requests call it.
+        directory: where it was published.
+        checkpoint, encoder: what queries are encoded with.
+        threads: of the vector search.
+
+    Raises:
+        AssetError: a part is missing or broken, or the parts differ in number.
+        ConfigurationError: it was built with another encoder than `checkpoint` under `encoder`'s settings.
+    """
+
+    def __init__(
+        self, name: str, directory: Path, checkpoint: Checkpoint, encoder: config.Encoder, threads: int
+    ) -> None:
+        self.name = name
+        self.manifest: Manifest = read_manifest(directory)
+        self.manifest.refuse_unless_fits(checkpoint, encoder, directory)
+        self.passages = PassageStore(directory)
+        self.dense: Dense = (
+            MilvusVectors(self.manifest.milvus)
+            if self.manifest.milvus
+            else open_dense(directory, self.manifest.structure, threads)
+        )
+        self.lexical = LexicalIndex(directory) if self.manifest.recipe.lexical else None
+        self._refuse_unless_whole(directory, checkpoint.dimension)
+
+    @property
+    def key(self) -> str:
+        """Index and revision."""
+        return f"{self.name}@{self.manifest.recipe.revision}"
+
+    def search(self, texts: Sequence[str], vectors: Vectors, top_k: Sequence[int]) -> list[Hits]:
+        """Find the `top_k[i]` best passages of the i-th query, given as text and as unit vector [dimension].
+
+        A hit's score is the inner product, or the fused score where the index holds words, too; higher is better.
+        """
+        deepest = max(top_k)
+        if self.lexical is None:
+            scores, positions = self.dense.search(vectors, deepest)
+            rows = [zip(*row, strict=True) for row in zip(positions.tolist(), scores.tolist(), strict=True)]
+        else:
+            depth = max(deepest, _FUSED_DEPTH)
+            near = self.dense.search(vectors, depth)[1].tolist()
+            worded = self.lexical.search(texts, depth).tolist()
+            rows = [iter(fuse(pair, deepest)) for pair in zip(near, worded, strict=True)]
+        return [
+            [self._hit(position, score) for position, score in list(row)[:wanted] if position >= 0]
+            for row, wanted in zip(rows, top_k, strict=True)
+        ]
+
+    def _hit(self, position: int, score: float) -> Hit:
+        return {**self.passages.record(position), "score": score}
+
+    def _refuse_unless_whole(self, directory: Path, dimension: int) -> None:
+        counts = {"manifest": self.manifest.count, "passages": len(self.passages), "vectors": self.dense.count}
+        if self.lexical is not None:
+            counts["words"] = self.lexical.count
+        if len(set(counts.values())) != 1 or self.dense.dimension != dimension:
+            held = ", ".join(f"{count} {part}" for part, count in counts.items())
+            raise AssetError(
+                f"index {directory} does not hold together: {held}, vectors of size {self.dense.dimension} and an "
+                f"encoder of {dimension}; build it again with `research index`"
+            )

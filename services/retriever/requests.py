@@ -1,0 +1,55 @@
+"""What every search route does around the search: limits, a client that hangs up, fast JSON."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Coroutine, Sequence
+from typing import Any, TypeVar
+
+import orjson
+from fastapi import Request, Response
+
+from research.config import RetrieverService
+
+T = TypeVar("T")
+
+CLIENT_CLOSED_REQUEST = 499
+
+
+class InvalidFieldError(ValueError):
+    """A field is well-formed but beyond a limit of this server."""
+
+
+def require_within_limits(
+    limits: RetrieverService, *, field: str, texts: Sequence[str], top_k: tuple[str, int]
+) -> None:
+    """Raise InvalidFieldError, naming the field, if a request asks for more than it may."""
+    name, wanted = top_k
+    if wanted > limits.max_top_k:
+        raise InvalidFieldError(f"{name}: {wanted} is above the limit of {limits.max_top_k}")
+    if len(texts) > limits.max_queue:
+        raise InvalidFieldError(f"{field}: {len(texts)} queries are above the limit of {limits.max_queue}")
+    if (longest := max(map(len, texts), default=0)) > limits.max_query_chars:
+        raise InvalidFieldError(f"{field}: {longest} characters are above the limit of {limits.max_query_chars}")
+
+
+async def unless_disconnected(request: Request, work: Coroutine[Any, Any, T]) -> T | None:
+    """The result of `work`, or None after cancelling it because the client hung up."""
+    working = asyncio.ensure_future(work)
+    watching = asyncio.ensure_future(_disconnected(request))
+    try:
+        await asyncio.wait({working, watching}, return_when=asyncio.FIRST_COMPLETED)
+        return working.result() if working.done() else None
+    finally:
+        working.cancel()
+        watching.cancel()
+
+
+async def _disconnected(request: Request) -> None:
+    while (await request.receive())["type"] != "http.disconnect":
+        pass
+
+
+def json_response(content: object) -> Response:
+    """A response that is encoded at once, without a model in between."""
+    return Response(orjson.dumps(content), media_type="application/json")

@@ -1,0 +1,67 @@
+"""What a search is: a query, the index that it goes to, and the hits that come back."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+Vectors = NDArray[np.float32]
+TokenIds = list[int]
+Hit = dict[str, str | float]
+Hits = list[Hit]
+
+
+class SearchTarget(Protocol):
+    """One revision of an index. Not to be called from two threads at once."""
+
+    @property
+    def key(self) -> str:
+        """Names index and revision; the same key always gives the same hits."""
+        ...
+
+    def search(self, texts: Sequence[str], vectors: Vectors, top_k: Sequence[int]) -> list[Hits]:
+        """Find the `top_k[i]` best passages of the i-th query, given as text and as unit vector [dimension]."""
+        ...
+
+
+class QueryEncoder(Protocol):
+    """Texts to vectors in two steps, which may run in two threads."""
+
+    def tokenise(self, queries: Sequence[str]) -> list[TokenIds]:
+        """Cut queries into token ids, prefix and special tokens included."""
+        ...
+
+    def encode(self, rows: Sequence[TokenIds]) -> Vectors:
+        """Encode token ids into unit vectors, float32 [rows, dimension]."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Query:
+    """A text to search for, how many passages are wanted, and where."""
+
+    text: str
+    top_k: int
+    target: SearchTarget
+
+    @property
+    def key(self) -> tuple[str, str, int]:
+        """Queries with the same key have the same hits."""
+        return self.target.key, self.text, self.top_k
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """The hits of one query, best first, and the seconds that it waited, was encoded and searched with its batch.
+
+    All seconds are 0 if the hits come from the cache.
+    """
+
+    hits: Hits
+    queue_seconds: float = 0.0
+    encode_seconds: float = 0.0
+    search_seconds: float = 0.0

@@ -1,0 +1,94 @@
+"""The vectors of a build in shards on disk: what is there is complete, and a killed build goes on with the rest."""
+
+from __future__ import annotations
+
+import sys
+import threading
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+from tqdm import tqdm  # type: ignore[import-untyped]
+
+from research.files import atomic_write
+from services.retriever.encoder import Encoder
+from services.retriever.passage_store import PassageStore
+from services.retriever.search import Vectors
+
+# Passages a shard: what a kill can cost at most, for each encoder.
+SHARD = 256
+
+
+class VectorShards:
+    """Unit vectors of the passages of `store`, float32, in files of up to `SHARD` rows each."""
+
+    def __init__(self, directory: Path, store: PassageStore) -> None:
+        self._directory = directory
+        self._store = store
+
+    def __len__(self) -> int:
+        return len(self._store)
+
+    def __iter__(self) -> Iterator[Vectors]:
+        return (np.load(self._path(start)) for start in self._starts)
+
+    @property
+    def missing(self) -> list[int]:
+        """First positions of the shards that are not there yet."""
+        return [start for start in self._starts if not self._path(start).is_file()]
+
+    def sample(self, count: int, seed: int) -> Vectors:
+        """Draw `count` vectors, or all if there are fewer."""
+        chosen = np.sort(np.random.default_rng(seed).permutation(len(self))[:count])
+        parts = []
+        for start in self._starts:
+            first, last = np.searchsorted(chosen, [start, start + SHARD])
+            if first < last:
+                parts.append(np.load(self._path(start), mmap_mode="r")[chosen[first:last] - start])
+        drawn: Vectors = np.concatenate(parts)
+        return drawn
+
+    def encode(self, encoders: Sequence[Encoder]) -> None:
+        """Make what is missing, one thread an encoder; shows how far it is and how long it will take."""
+        missing = self.missing
+        todo, lock, stop = iter(missing), threading.Lock(), threading.Event()
+        sizes = {start: min(SHARD, len(self) - start) for start in missing}
+        with tqdm(
+            total=len(self),
+            initial=len(self) - sum(sizes.values()),
+            unit="passage",
+            desc="encoding",
+            # In a log file every refresh is a line.
+            mininterval=0.5 if sys.stderr.isatty() else 15,
+        ) as progress:
+
+            def work(encoder: Encoder) -> None:
+                while not stop.is_set():
+                    with lock:
+                        start = next(todo, None)
+                    if start is None:
+                        return
+                    self._encode(encoder, start, sizes[start])
+                    with lock:
+                        progress.update(sizes[start])
+
+            with ThreadPoolExecutor(len(encoders), thread_name_prefix="encode") as threads:
+                try:
+                    for done in [threads.submit(work, encoder) for encoder in encoders]:
+                        done.result()
+                finally:
+                    stop.set()
+
+    def _encode(self, encoder: Encoder, start: int, size: int) -> None:
+        records = (self._store.record(position) for position in range(start, start + size))
+        vectors = encoder.encode_passages((record["title"], record["text"]) for record in records)
+        with atomic_write(self._path(start)) as stream:
+            np.save(stream, vectors)
+
+    @property
+    def _starts(self) -> range:
+        return range(0, len(self), SHARD)
+
+    def _path(self, start: int) -> Path:
+        return self._directory / f"{start:010d}.npy"

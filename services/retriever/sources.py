@@ -1,0 +1,138 @@
+"""Passages from the files that people have, streamed: JSONL, TSV and Parquet, in the forms that are about.
+
+| form | columns |
+|---|---|
+| ours, BEIR | `id` (or `_id`), `title`, `text` |
+| wiki-18, FlashRAG | `id`, `contents`: the title on the first line, perhaps in quotes, the text on the others |
+| DPR | TSV with the header `id text title` |
+
+`.gz` of JSONL and TSV is read as it is; a directory stands for all files of these kinds in it, by name.
+"""
+
+from __future__ import annotations
+
+import csv
+import gzip
+import hashlib
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import IO, Any
+
+import orjson
+
+from research.errors import AssetError
+from research.files import sha256_of
+from research.passages import Passage
+
+_FORMATS = (".jsonl", ".json", ".tsv", ".parquet")
+_PARQUET_ROWS = 4096
+# The longest field that a TSV may have; Python's own limit is 128 KiB.
+_LONGEST_FIELD = 16 * 2**20
+
+
+def read_passages(path: Path) -> Iterator[Passage]:
+    """Stream the passages of a file or of a directory of files.
+
+    Raises:
+        AssetError: a file is missing, of no known format, or has a broken record; the message names file and line.
+    """
+    for file in corpus_files(path):
+        try:
+            for number, record in enumerate(_records(file), start=1):
+                yield _passage(record, f"{file}: record {number}")
+        except (OSError, EOFError, UnicodeDecodeError, csv.Error) as error:
+            raise AssetError(f"cannot read passages {file}: {error}") from error
+
+
+def corpus_files(path: Path) -> list[Path]:
+    """The files that `path` stands for, in order.
+
+    Raises:
+        AssetError: there is none, or one of no known format.
+    """
+    if not path.exists():
+        raise AssetError(f"there are no passages at {path}; run `research prepare`, or name a file that is there")
+    if path.is_dir():
+        files = sorted(file for file in path.iterdir() if _format(file) in _FORMATS)
+        if not files:
+            raise AssetError(f"no file in {path} ends in {', '.join(_FORMATS)} (or .gz of the first three)")
+        return files
+    if _format(path) not in _FORMATS:
+        raise AssetError(f"{path}: passages are read from {', '.join(_FORMATS)} (or .gz of the first three)")
+    return [path]
+
+
+def corpus_digest(path: Path) -> str:
+    """SHA-256 of a file, or of the digests of a directory's files, as hex.
+
+    Raises:
+        AssetError: there is nothing to read, or nothing in it.
+    """
+    files = corpus_files(path)
+    try:
+        if not any(file.stat().st_size for file in files):
+            raise AssetError(f"{path} is empty: there is nothing to index")
+        digests = [sha256_of(file) for file in files]
+    except OSError as error:
+        raise AssetError(f"cannot read passages {path}: {error.strerror}") from error
+    return digests[0] if path.is_file() else hashlib.sha256("".join(digests).encode()).hexdigest()
+
+
+def _format(file: Path) -> str:
+    return Path(file.stem).suffix if file.suffix == ".gz" else file.suffix
+
+
+def _records(file: Path) -> Iterator[dict[str, Any]]:
+    if _format(file) == ".parquet":
+        return _parquet_records(file)
+    return _tsv_records(file) if _format(file) == ".tsv" else _json_records(file)
+
+
+def _json_records(file: Path) -> Iterator[dict[str, Any]]:
+    with _open(file) as lines:
+        for number, line in enumerate(lines, start=1):
+            if not line.strip():
+                continue
+            try:
+                yield orjson.loads(line)
+            except orjson.JSONDecodeError as error:
+                raise AssetError(f"{file}: line {number} is not JSON ({error})") from error
+
+
+def _tsv_records(file: Path) -> Iterator[dict[str, Any]]:
+    csv.field_size_limit(_LONGEST_FIELD)
+    with _open(file) as lines:
+        yield from csv.DictReader((line.decode("utf-8") for line in lines), delimiter="\t")
+
+
+def _parquet_records(file: Path) -> Iterator[dict[str, Any]]:
+    import pyarrow as pa
+    import pyarrow.parquet as parquet
+
+    try:
+        for batch in parquet.ParquetFile(file).iter_batches(_PARQUET_ROWS):
+            yield from batch.to_pylist()
+    except pa.ArrowInvalid as error:
+        raise AssetError(f"{file} is not a Parquet file ({error})") from error
+
+
+def _open(file: Path) -> IO[bytes]:
+    return gzip.open(file) if file.suffix == ".gz" else file.open("rb")
+
+
+def _passage(record: dict[str, Any], where: str) -> Passage:
+    if not isinstance(record, dict):
+        raise AssetError(f"{where} is not an object of id, title and text")
+    own_id = record.get("id", record.get("_id"))
+    if own_id is None or own_id == "":
+        raise AssetError(f"{where} has no `id`; it has {_names(record)}")
+    if isinstance(record.get("title"), str) and isinstance(record.get("text"), str):
+        return Passage(str(own_id), record["title"], record["text"])
+    if isinstance(record.get("contents"), str):
+        title, _, text = record["contents"].partition("\n")
+        return Passage(str(own_id), title.strip().strip('"'), text)
+    raise AssetError(f"{where} has neither `title` and `text` nor `contents`; it has {_names(record)}")
+
+
+def _names(record: Iterable[Any]) -> str:
+    return ", ".join(f"`{name}`" for name in record) or "nothing"

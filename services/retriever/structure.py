@@ -1,0 +1,73 @@
+"""How the vectors of an index lie in memory: exact or compressed, chosen by name or by size.
+
+Measured in docs/results/retriever.md: `python benchmarks/retriever/million.py`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+StructureName = Literal["flat", "hnsw", "ivf-sq8", "ivf-pq", "ivf-rabitq"]
+
+# Up to here the exact search of a batch takes less time than encoding it.
+_FLAT_UP_TO = 200_000
+_HNSW_UP_TO = 2_000_000
+_TRAINING_VECTORS_PER_LIST = 40
+# A small index is cheap to search, and has few lists to miss.
+_LEAST_PROBES = 8
+# For the ranges and codes, which are learnt with or without lists.
+_TRAINING_VECTORS = 10_000
+# The default of 40 costs a tenth of the recall at 400,000 vectors (shared measurements on FAISS).
+HNSW_EF_CONSTRUCTION = 160
+
+
+@dataclass(frozen=True, slots=True)
+class Structure:
+    """A FAISS structure for unit vectors and how it is searched.
+
+    Attributes:
+        factory: what `faiss.index_factory` makes it from.
+        lists: inverted lists, 0 if there are none; `probes` of them are searched.
+        ef_search: candidates that a graph search keeps, 0 without a graph.
+        rerank: candidates a wanted passage that are compared again by their full vectors; 0: none are.
+    """
+
+    name: StructureName
+    factory: str
+    lists: int = 0
+    probes: int = 0
+    ef_search: int = 0
+    rerank: int = 0
+
+    @property
+    def training_vectors(self) -> int:
+        """Vectors that it learns its lists and codes from."""
+        return max(self.lists * _TRAINING_VECTORS_PER_LIST, _TRAINING_VECTORS)
+
+
+def structure_for(name: StructureName | Literal["auto"], count: int, dimension: int) -> Structure:
+    """The structure of that name, proportioned for `count` vectors; `auto` goes by the count alone."""
+    if name == "auto":
+        name = "flat" if count <= _FLAT_UP_TO else "hnsw" if count <= _HNSW_UP_TO else "ivf-pq"
+    if name == "flat":
+        return Structure(name, "Flat")
+    if name == "hnsw":
+        return Structure(name, "HNSW32_SQ8", ef_search=128)
+    lists = _lists_for(count)
+    probes = max(lists // 32, min(lists, _LEAST_PROBES))
+    if name == "ivf-sq8":
+        return Structure(name, f"IVF{lists},SQ8", lists, probes)
+    if name == "ivf-pq":
+        # Four dimensions a code of four bits: an eighth of a byte a dimension.
+        return Structure(name, f"IVF{lists},PQ{dimension // 4}x4fs", lists, probes, rerank=16)
+    return Structure(name, f"IVF{lists},RaBitQfs", lists, probes, rerank=16)
+
+
+def _lists_for(count: int) -> int:
+    """Four times the square root, as a power of two, and few enough to be trained from what is there."""
+    wanted = 4 * count**0.5
+    lists = 1
+    while lists * 2 <= wanted and lists * 2 * _TRAINING_VECTORS_PER_LIST <= count:
+        lists *= 2
+    return lists
