@@ -40,6 +40,8 @@ def read_passages(path: Path) -> Iterator[Passage]:
         try:
             for number, record in enumerate(_records(file), start=1):
                 yield _passage(record, f"{file}: record {number}")
+        except AssetError:
+            raise
         except (OSError, EOFError, UnicodeDecodeError, csv.Error) as error:
             raise AssetError(f"cannot read passages {file}: {error}") from error
 
@@ -70,11 +72,12 @@ def corpus_digest(path: Path) -> str:
     """
     files = corpus_files(path)
     try:
-        if not any(file.stat().st_size for file in files):
-            raise AssetError(f"{path} is empty: there is nothing to index")
+        filled = any(file.stat().st_size for file in files)
         digests = [sha256_of(file) for file in files]
     except OSError as error:
         raise AssetError(f"cannot read passages {path}: {error.strerror}") from error
+    if not filled:
+        raise AssetError(f"{path} is empty: there is nothing to index")
     return digests[0] if path.is_file() else hashlib.sha256("".join(digests).encode()).hexdigest()
 
 

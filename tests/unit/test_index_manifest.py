@@ -15,37 +15,71 @@ from research import config
 from research.errors import AssetError, ConfigurationError
 from research.passages import Passage
 from services.retriever.checkpoint import Checkpoint
-from services.retriever.index import SearchIndex, write_vectors
+from services.retriever.dense import write_dense
+from services.retriever.lexical import write_lexical
 from services.retriever.manifest import Manifest, read_manifest, recipe_for
 from services.retriever.passage_store import PassageStore, write_passage_store
+from services.retriever.published import SearchIndex
+from services.retriever.structure import structure_for
+from tests.unit.many_vectors import InMemory
 
 PASSAGES = [Passage("a", "Alpha", "first — é"), Passage("b", "Beta", "second"), Passage("c", "Gamma", "third")]
 ENCODER = config.Encoder(name="some/e5")
+CORPUS = config.Corpus(name="some.jsonl", index="some")
+AXES = np.eye(4, dtype=np.float32)
 CHECKPOINT = Checkpoint(
     name="some/e5", directory=Path("x"), dimension=4, heads=2, max_tokens=512, pad_id=0, pooling="mean", digest="d" * 64
 )
 
 
+def write_index(directory: Path, *, lexical: bool = False) -> Path:
+    """A small whole index: passage i lies along axis i."""
+    structure = structure_for("flat", 3, 4)
+    recipe = recipe_for(CHECKPOINT, ENCODER, CORPUS.model_copy(update={"lexical": lexical}), "c" * 64)
+    write_passage_store(directory, PASSAGES)
+    write_dense(directory, InMemory(AXES[:3]), structure, 4)
+    if lexical:
+        write_lexical(directory, [f"{passage.title} {passage.text}" for passage in PASSAGES])
+    Manifest(
+        revision=recipe.revision,
+        recipe=recipe,
+        count=3,
+        encoder="some/e5",
+        build_backend="torch",
+        created="2026-01-01T00:00:00+00:00",
+        structure=structure,
+        milvus=None,
+    ).write(directory)
+    return directory
+
+
 @pytest.fixture
 def index(tmp_path: Path) -> Path:
-    """A small whole index: passage i lies along axis i."""
-    write_passage_store(tmp_path, PASSAGES)
-    write_vectors(tmp_path, [np.eye(4, dtype=np.float32)[:2], np.eye(4, dtype=np.float32)[2:3]], 4)
-    manifest = Manifest(recipe_for(CHECKPOINT, ENCODER, "c" * 64), 3, "some/e5", "torch", "2026-01-01T00:00:00+00:00")
-    manifest.write(tmp_path)
-    return tmp_path
+    return write_index(tmp_path)
 
 
 def open_index(directory: Path, checkpoint: Checkpoint = CHECKPOINT, **settings: Any) -> SearchIndex:
-    return SearchIndex(directory, checkpoint, ENCODER.model_copy(update=settings), threads=1)
+    return SearchIndex("some", directory, checkpoint, ENCODER.model_copy(update=settings), threads=1)
 
 
-def test_a_whole_index_opens_and_finds(index: Path) -> None:
+def test_a_whole_index_opens_and_finds_as_many_as_each_query_wants(index: Path) -> None:
     opened = open_index(index)
-    scores, positions = opened.search(np.array([[0.1, 0.2, 0.9, 0]], dtype=np.float32), top_k=10)
-    assert positions.tolist() == [[2, 1, 0]]
-    assert scores[0] == pytest.approx([0.9, 0.2, 0.1])
-    assert opened.passages.record(0) == {"id": "a", "title": "Alpha", "text": "first — é"}
+    vectors = np.array([[0.1, 0.2, 0.9, 0], [1, 0, 0, 0]], dtype=np.float32)
+    several, one = opened.search(["x", "y"], vectors, [10, 1])
+    assert [(hit["id"], hit["score"]) for hit in several] == [
+        ("c", pytest.approx(0.9)),
+        ("b", pytest.approx(0.2)),
+        ("a", pytest.approx(0.1)),
+    ]
+    assert one == [{"id": "a", "title": "Alpha", "text": "first — é", "score": 1.0}]
+    assert opened.key == f"some@{opened.manifest.revision}"
+
+
+def test_with_words_both_rankings_count(tmp_path: Path) -> None:
+    opened = open_index(write_index(tmp_path, lexical=True))
+    # By meaning c, b, a; by words only b.
+    [hits] = opened.search(["seconds of Beta"], np.array([[0.1, 0.2, 0.9, 0]], dtype=np.float32), [2])
+    assert [(hit["id"], hit["score"]) for hit in hits] == [("b", 1 / 61 + 1 / 62), ("c", 1 / 61)]
 
 
 @pytest.mark.parametrize(
@@ -97,16 +131,16 @@ def cut(name: str) -> Callable[[Path], None]:
         (lambda directory: (directory / "manifest.json").unlink(), "there is no index"),
         (lambda directory: (directory / "manifest.json").write_text("{"), "manifest.json is broken"),
         (lambda directory: (directory / "manifest.json").write_text("[]"), "not of index format"),
-        (edit_manifest(lambda fields: fields.update(format_version=99)), "not of index format"),
-        (edit_manifest(lambda fields: fields.pop("count")), "lacks 'count'"),
-        (edit_manifest(lambda fields: fields.update(query_prefix="x")), "was edited"),
-        (edit_manifest(lambda fields: fields.update(count=4)), "3 passages, 4 in the manifest"),
-        (lambda directory: write_vectors(directory, [np.eye(4, dtype=np.float32)], 4), "4 vectors"),
+        (edit_manifest(lambda fields: fields["recipe"].update(format_version=99)), "not of index format"),
+        (edit_manifest(lambda fields: fields.pop("recipe")), "not of index format"),
+        (edit_manifest(lambda fields: fields.pop("count")), "count: Field required"),
+        (edit_manifest(lambda fields: fields["recipe"]["encoding"].update(query_prefix="x")), "was edited"),
+        (edit_manifest(lambda fields: fields.update(count=4)), "4 manifest, 3 passages, 3 vectors"),
+        (lambda directory: write_dense(directory, InMemory(AXES), structure_for("flat", 4, 4), 4), "4 vectors"),
         (lambda directory: write_passage_store(directory, PASSAGES[:2]), "2 passages"),
         (lambda directory: (directory / "vectors.faiss").unlink(), "cannot read"),
         (cut("vectors.faiss"), "cannot read"),
-        (cut("passages.jsonl"), "does not fit"),
-        (cut("offsets.npy"), "missing or broken"),
+        (cut("passages.arrow"), "missing or broken"),
     ],
 )
 def test_a_damaged_index_is_refused_with_the_fix(index: Path, damage: Callable[[Path], None], named: str) -> None:
@@ -119,10 +153,10 @@ def test_a_damaged_index_is_refused_with_the_fix(index: Path, damage: Callable[[
 
 def test_the_revision_names_the_recipe_and_nothing_else(index: Path) -> None:
     manifest = read_manifest(index)
-    later = replace(manifest, created="2027-01-01T00:00:00+00:00", build_backend="onnx")
-    assert later.recipe.revision == manifest.recipe.revision
-    other_corpus = replace(manifest.recipe, corpus_sha256="0" * 64)
-    assert other_corpus.revision != manifest.recipe.revision
+    later = manifest.model_copy(update={"created": "2027-01-01T00:00:00+00:00", "build_backend": "onnx"})
+    assert later.recipe.revision == manifest.revision
+    for change in ({"corpus_sha256": "0" * 64}, {"structure": "hnsw"}, {"lexical": True}):
+        assert manifest.recipe.model_copy(update=change).revision != manifest.revision
 
 
 def test_the_store_streams_and_survives_replacement(tmp_path: Path) -> None:
@@ -132,3 +166,13 @@ def test_the_store_streams_and_survives_replacement(tmp_path: Path) -> None:
     assert len(before) == 3
     assert before.record(2)["title"] == "Gamma"
     assert len(PassageStore(tmp_path)) == 1
+
+
+def test_positions_count_through_the_batches_of_the_file(tmp_path: Path) -> None:
+    write_passage_store(tmp_path, (Passage(str(number), f"t{number}", "x") for number in range(9000)))
+    store = PassageStore(tmp_path)
+    assert len(store) == 9000
+    for position in (0, 4095, 4096, 8191, 8192, 8999):
+        assert store.record(position) == {"id": str(position), "title": f"t{position}", "text": "x"}
+    write_passage_store(tmp_path, [])
+    assert len(PassageStore(tmp_path)) == 0

@@ -1,0 +1,28 @@
+"""Vectors in memory, in parts, where a test needs `ManyVectors`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+
+from services.retriever.search import Vectors
+
+
+class InMemory:
+    """Handed out in parts of `rows`."""
+
+    def __init__(self, vectors: Vectors, rows: int = 100) -> None:
+        self._vectors = vectors
+        self._rows = rows
+
+    def __len__(self) -> int:
+        return len(self._vectors)
+
+    def __iter__(self) -> Iterator[Vectors]:
+        return (self._vectors[start : start + self._rows] for start in range(0, len(self), self._rows))
+
+    def sample(self, count: int, seed: int) -> Vectors:
+        """Draw `count` of them."""
+        drawn: Vectors = np.random.default_rng(seed).permutation(self._vectors)[:count]
+        return drawn

@@ -1,0 +1,284 @@
+"""The pipeline as a unit: encoder and index are fakes that can be held still."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Awaitable, Callable, Sequence
+
+import numpy as np
+import pytest
+
+from research.errors import ServiceBusyError, ServiceError
+from services.retriever.cache import ResultCache
+from services.retriever.pipeline import BatchReport, Limits, SearchPipeline
+from services.retriever.search import Hits, Query, TokenIds, Vectors
+
+
+class FakeEncoder:
+    """A token a letter; holds each batch until `go` is set; breaks on a "!"."""
+
+    def __init__(self) -> None:
+        self.batches: list[list[str]] = []
+        self.go = threading.Event()
+        self.entered = threading.Event()
+
+    def tokenise(self, queries: Sequence[str]) -> list[TokenIds]:
+        return [[ord(letter) for letter in query] for query in queries]
+
+    def encode(self, rows: Sequence[TokenIds]) -> Vectors:
+        self.batches.append(["".join(map(chr, row)) for row in rows])
+        self.entered.set()
+        assert self.go.wait(timeout=10)
+        if any(ord("!") in row for row in rows):
+            raise RuntimeError("poisoned")
+        return np.array([[float(sum(row))] for row in rows], dtype=np.float32)
+
+
+class FakeIndex:
+    """Answers `text` with hits `key/text#0`, `key/text#1`, …; checks that text and vector belong together."""
+
+    def __init__(self, key: str = "index@1") -> None:
+        self.key = key
+        self.searches: list[list[str]] = []
+
+    def search(self, texts: Sequence[str], vectors: Vectors, top_k: Sequence[int]) -> list[Hits]:
+        self.searches.append(list(texts))
+        assert [sum(map(ord, text)) for text in texts] == vectors[:, 0].tolist()
+        return [
+            [{"id": f"{self.key}/{text}#{rank}", "score": 1.0} for rank in range(wanted)]
+            for text, wanted in zip(texts, top_k, strict=True)
+        ]
+
+
+class Bench:
+    """A started pipeline over fakes, and what it reported."""
+
+    def __init__(self, limits: Limits, merge: bool, cache_bytes: int) -> None:
+        self.encoder, self.index = FakeEncoder(), FakeIndex()
+        self.reports: list[BatchReport] = []
+        self.cache = ResultCache(cache_bytes)
+        self.pipeline = SearchPipeline(self.encoder, self.cache, limits, merge=merge, observe=self.reports.append)
+        self.pipeline.start()
+
+    def submit(self, *texts: str, top_k: int = 1, index: FakeIndex | None = None) -> asyncio.Task[list[str]]:
+        return asyncio.create_task(self._ids([Query(text, top_k, index or self.index) for text in texts]))
+
+    async def occupy(self) -> asyncio.Task[list[str]]:
+        """Submit one query and return once the encoder is busy with it."""
+        task = self.submit("first")
+        assert await asyncio.to_thread(self.encoder.entered.wait, 10)
+        return task
+
+    async def waiting(self, depth: int) -> None:
+        """Return once so many queries wait and all of them are tokenised."""
+        while self.pipeline.depth != depth or len(self.pipeline._tokenised) != depth:
+            await asyncio.sleep(0)
+
+    async def _ids(self, queries: list[Query]) -> list[str]:
+        answers = await self.pipeline.submit(queries)
+        return ["+".join(str(hit["id"]) for hit in answer.hits).replace("index@1/", "") for answer in answers]
+
+
+def with_bench(
+    scenario: Callable[[Bench], Awaitable[None]],
+    *,
+    batch: int = 8,
+    batch_tokens: int = 1000,
+    queue: int = 16,
+    merge: bool = True,
+    cache_bytes: int = 0,
+) -> Bench:
+    """Run a scenario on a fresh bench, then close the pipeline."""
+
+    async def main() -> Bench:
+        bench = Bench(Limits(batch, batch_tokens, queue), merge, cache_bytes)
+        try:
+            async with asyncio.timeout(20):
+                await scenario(bench)
+        finally:
+            bench.encoder.go.set()
+            await bench.pipeline.close()
+        return bench
+
+    return asyncio.run(main())
+
+
+def test_what_arrives_while_the_encoder_is_busy_goes_as_one_batch() -> None:
+    async def scenario(bench: Bench) -> None:
+        first = await bench.occupy()
+        others = [bench.submit(text) for text in "abc"]
+        await bench.waiting(3)
+        bench.encoder.go.set()
+        assert await asyncio.gather(first, *others) == [["first#0"], ["a#0"], ["b#0"], ["c#0"]]
+
+    bench = with_bench(scenario)
+    assert bench.encoder.batches == bench.index.searches == [["first"], ["a", "b", "c"]]
+
+
+def test_a_batch_holds_at_most_so_many_queries_and_requests_keep_their_order() -> None:
+    async def scenario(bench: Bench) -> None:
+        first = await bench.occupy()
+        five = bench.submit("a", "b", "c", "d", "e")
+        await bench.waiting(5)
+        bench.encoder.go.set()
+        await first
+        assert await five == ["a#0", "b#0", "c#0", "d#0", "e#0"]
+
+    assert with_bench(scenario, batch=2).encoder.batches == [["first"], ["a", "b"], ["c", "d"], ["e"]]
+
+
+def test_a_batch_holds_at_most_so_many_tokens_but_always_one_query() -> None:
+    async def scenario(bench: Bench) -> None:
+        first = await bench.occupy()
+        texts = bench.submit("aaaa", "bb", "c", "dddddddd", "e")
+        await bench.waiting(5)
+        bench.encoder.go.set()
+        await asyncio.gather(first, texts)
+
+    batches = with_bench(scenario, batch_tokens=6).encoder.batches
+    assert batches == [["first"], ["aaaa", "bb"], ["c"], ["dddddddd"], ["e"]]
+
+
+def test_equal_queries_are_worked_on_once_even_while_they_are_encoded() -> None:
+    async def scenario(bench: Bench) -> None:
+        first = await bench.occupy()
+        tasks = [bench.submit("first"), bench.submit("same"), bench.submit("other"), bench.submit("same")]
+        await bench.waiting(2)
+        bench.encoder.go.set()
+        assert await asyncio.gather(first, *tasks) == [["first#0"], ["first#0"], ["same#0"], ["other#0"], ["same#0"]]
+
+    bench = with_bench(scenario)
+    assert bench.encoder.batches == [["first"], ["same", "other"]]
+    assert [(report.queries, len(report.answers)) for report in bench.reports] == [(1, 2), (2, 3)]
+
+
+def test_without_merging_each_query_is_worked_on() -> None:
+    async def scenario(bench: Bench) -> None:
+        first = await bench.occupy()
+        two = [bench.submit("same"), bench.submit("same")]
+        await bench.waiting(2)
+        bench.encoder.go.set()
+        await asyncio.gather(first, *two)
+
+    assert with_bench(scenario, merge=False).encoder.batches == [["first"], ["same", "same"]]
+
+
+def test_another_depth_or_another_index_is_another_query() -> None:
+    async def scenario(bench: Bench) -> None:
+        first = await bench.occupy()
+        newer = FakeIndex("index@2")
+        tasks = [bench.submit("same"), bench.submit("same", top_k=2), bench.submit("same", index=newer)]
+        await bench.waiting(3)
+        bench.encoder.go.set()
+        await first
+        assert await asyncio.gather(*tasks) == [["same#0"], ["same#0+same#1"], ["index@2/same#0"]]
+        assert newer.searches == [["same"]]
+
+    bench = with_bench(scenario)
+    assert bench.index.searches[1] == ["same", "same"]
+
+
+def test_what_was_found_is_kept_until_its_index_has_a_new_revision() -> None:
+    async def scenario(bench: Bench) -> None:
+        bench.encoder.go.set()
+        assert await bench.submit("a", "b") == ["a#0", "b#0"]
+        assert await bench.submit("b", "c", "a") == ["b#0", "c#0", "a#0"]
+        assert await bench.submit("a", index=FakeIndex("index@2")) == ["index@2/a#0"]
+
+    bench = with_bench(scenario, cache_bytes=100_000)
+    assert bench.encoder.batches == [["a", "b"], ["c"], ["a"]]
+    assert (bench.cache.found, bench.cache.missed) == (2, 4)
+
+
+def test_cancelled_queries_are_dropped_before_encoding() -> None:
+    async def scenario(bench: Bench) -> None:
+        first = await bench.occupy()
+        kept, gone, half = bench.submit("kept"), bench.submit("gone", "gone too", "half"), bench.submit("half")
+        await bench.waiting(4)
+        gone.cancel()
+        await asyncio.gather(gone, return_exceptions=True)
+        bench.encoder.go.set()
+        await first
+        assert await asyncio.gather(kept, half) == [["kept#0"], ["half#0"]]
+
+    bench = with_bench(scenario)
+    assert bench.encoder.batches == [["first"], ["kept", "half"]]
+    assert sum(report.dropped for report in bench.reports) == 2
+
+
+def test_cancelling_while_encoding_harms_nobody() -> None:
+    async def scenario(bench: Bench) -> None:
+        first = await bench.occupy()
+        first.cancel()
+        await asyncio.gather(first, return_exceptions=True)
+        bench.encoder.go.set()
+        assert await bench.submit("next") == ["next#0"]
+
+    with_bench(scenario)
+
+
+def test_a_full_queue_refuses_whole_requests_and_admits_again_later() -> None:
+    async def scenario(bench: Bench) -> None:
+        first = await bench.occupy()
+        three = bench.submit("a", "b", "c")
+        await bench.waiting(3)
+        with pytest.raises(ServiceBusyError, match="3 queries wait already and 4 may"):
+            await bench.pipeline.submit([Query("d", 1, bench.index), Query("e", 1, bench.index)])
+        assert bench.pipeline.depth == 3
+        joined = bench.submit("a", "b", "d")  # two of them wait already, so there is room
+        bench.encoder.go.set()
+        await asyncio.gather(first, three, joined)
+        assert bench.pipeline.expected_wait == 0
+        assert await bench.submit("d", "e") == ["d#0", "e#0"]
+
+    with_bench(scenario, queue=4)
+
+
+def test_withdrawn_queries_make_room_in_a_full_queue() -> None:
+    async def scenario(bench: Bench) -> None:
+        await bench.occupy()
+        abandoned = bench.submit("a", "b", "c", "d")
+        await bench.waiting(4)
+        abandoned.cancel()
+        await asyncio.gather(abandoned, return_exceptions=True)
+        welcome = bench.submit("e", "f")
+        await bench.waiting(2)
+        bench.encoder.go.set()
+        assert await welcome == ["e#0", "f#0"]
+
+    assert sum(report.dropped for report in with_bench(scenario, queue=4).reports) == 4
+
+
+def test_an_error_reaches_every_request_of_its_batch_and_the_stages_live_on() -> None:
+    async def scenario(bench: Bench) -> None:
+        first = await bench.occupy()
+        doomed = [bench.submit("poison!"), bench.submit("beside it")]
+        await bench.waiting(2)
+        bench.encoder.go.set()
+        await first
+        for error in await asyncio.gather(*doomed, return_exceptions=True):
+            assert isinstance(error, ServiceError)
+            assert isinstance(error.__cause__, RuntimeError)
+        assert await bench.submit("healthy", "beside it") == ["healthy#0", "beside it#0"]
+
+    with_bench(scenario)
+
+
+def test_phases_are_measured_and_closing_drains_the_queue() -> None:
+    async def scenario() -> None:
+        bench = Bench(Limits(8, 1000, 16), merge=True, cache_bytes=0)
+        first = await bench.occupy()
+        waiting = asyncio.create_task(bench.pipeline.submit([Query("late", 1, bench.index)]))
+        await bench.waiting(1)
+        closing = asyncio.create_task(bench.pipeline.close())
+        await asyncio.sleep(0)
+        with pytest.raises(ServiceBusyError, match="shutting down"):
+            await bench.pipeline.submit([Query("too late", 1, bench.index)])
+        bench.encoder.go.set()
+        await closing
+        assert await first == ["first#0"]
+        [answer] = await waiting
+        assert min(answer.queue_seconds, answer.encode_seconds, answer.search_seconds) > 0
+
+    asyncio.run(scenario())

@@ -1,0 +1,110 @@
+"""Passages from the files that people have."""
+
+from __future__ import annotations
+
+import gzip
+import json
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as parquet
+import pytest
+
+from research.errors import AssetError
+from research.passages import Passage
+from services.retriever.sources import corpus_digest, read_passages
+
+OURS: list[dict[str, Any]] = [
+    {"id": "1", "title": "Alpha", "text": "first\nof two lines"},
+    {"id": 2, "title": "Béta", "text": ""},
+]
+WANTED = [Passage("1", "Alpha", "first\nof two lines"), Passage("2", "Béta", "")]
+# As in wiki-18.jsonl of Search-R1 and in the corpora of FlashRAG.
+WIKI_18 = [{"id": "0", "contents": '"Aaron"\nAaron is a prophet, "high priest"\nand the brother of Moses.'}]
+# The first lines of psgs_w100.tsv, quoted as there.
+DPR = 'id\ttext\ttitle\n1\t"Aaron Aaron ( or ; ""Ahärôn"") is a prophet"\tAaron\n2\tGod at Sinai\tAaron\n'
+
+
+def lines(records: list[dict[str, Any]]) -> bytes:
+    return b"".join(json.dumps(record).encode() + b"\n" for record in records)
+
+
+def test_our_own_form_and_blank_lines(tmp_path: Path) -> None:
+    (tmp_path / "p.jsonl").write_bytes(b"\n" + lines(OURS) + b"  \n")
+    assert list(read_passages(tmp_path / "p.jsonl")) == WANTED
+
+
+def test_wiki_18_contents_are_split_at_the_first_line(tmp_path: Path) -> None:
+    (tmp_path / "wiki.jsonl").write_bytes(lines(WIKI_18))
+    [passage] = read_passages(tmp_path / "wiki.jsonl")
+    assert passage == Passage("0", "Aaron", 'Aaron is a prophet, "high priest"\nand the brother of Moses.')
+
+
+def test_beir_ids_and_further_columns(tmp_path: Path) -> None:
+    (tmp_path / "corpus.jsonl").write_bytes(lines([{"_id": "d1", "title": "T", "text": "x", "metadata": {"url": "u"}}]))
+    assert list(read_passages(tmp_path / "corpus.jsonl")) == [Passage("d1", "T", "x")]
+
+
+def test_the_tsv_of_dpr(tmp_path: Path) -> None:
+    (tmp_path / "psgs.tsv").write_text(DPR, encoding="utf-8")
+    assert list(read_passages(tmp_path / "psgs.tsv")) == [
+        Passage("1", "Aaron", 'Aaron Aaron ( or ; "Ahärôn") is a prophet'),
+        Passage("2", "Aaron", "God at Sinai"),
+    ]
+
+
+@pytest.mark.parametrize(("name", "content"), [("p.jsonl.gz", lines(OURS)), ("p.tsv.gz", DPR.encode())])
+def test_gzip_is_read_as_it_is(tmp_path: Path, name: str, content: bytes) -> None:
+    (tmp_path / name).write_bytes(gzip.compress(content))
+    (tmp_path / name.removesuffix(".gz")).write_bytes(content)
+    assert list(read_passages(tmp_path / name)) == list(read_passages(tmp_path / name.removesuffix(".gz")))
+
+
+def test_parquet(tmp_path: Path) -> None:
+    parquet.write_table(pa.Table.from_pylist([{**r, "id": str(r["id"])} for r in OURS]), tmp_path / "p.parquet")
+    assert list(read_passages(tmp_path / "p.parquet")) == WANTED
+
+
+def test_a_directory_is_its_files_in_order_and_its_digest_is_theirs(tmp_path: Path) -> None:
+    (tmp_path / "b.jsonl").write_bytes(lines(OURS[1:]))
+    (tmp_path / "a.jsonl.gz").write_bytes(gzip.compress(lines(OURS[:1])))
+    (tmp_path / "notes.txt").write_text("no passages")
+    assert list(read_passages(tmp_path)) == WANTED
+    before = corpus_digest(tmp_path)
+    (tmp_path / "b.jsonl").write_bytes(lines(OURS[:1]))
+    assert corpus_digest(tmp_path) != before
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "named"),
+    [
+        ("p.jsonl", b'{"id": 1,\n', "line 1 is not JSON"),
+        ("p.jsonl", lines(OURS) + b"[]\n", "record 3 is not an object"),
+        ("p.jsonl", lines([{"title": "T", "text": "x"}]), "record 1 has no `id`; it has `title`, `text`"),
+        ("p.jsonl", lines([{"id": 1, "body": "x"}]), "neither `title` and `text` nor `contents`; it has `id`, `body`"),
+        ("p.tsv", b"1\tAlpha\tx\n2\tBeta\ty\n", "record 1 has no `id`; it has `1`, `Alpha`, `x`"),
+        ("p.tsv", b"id\ttitle\ttext\n1\tonly a title\n", "neither `title` and `text`"),
+        ("p.jsonl", b'{"id": 1, "title": "T", "text": "\xff"}\n', "p.jsonl"),
+        ("p.jsonl.gz", b"not gzip", "cannot read passages"),
+        ("p.jsonl.gz", gzip.compress(lines(OURS * 50))[:-20], "cannot read passages"),
+        ("p.parquet", b"not parquet", "is not a Parquet file"),
+        ("p.csv", b"id,title,text\n", "passages are read from .jsonl"),
+    ],
+)
+def test_what_is_broken_is_named_with_file_and_record(tmp_path: Path, name: str, content: bytes, named: str) -> None:
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(AssetError) as refusal:
+        list(read_passages(tmp_path / name))
+    assert named in str(refusal.value)
+    assert name in str(refusal.value)
+
+
+def test_nothing_to_read_is_said_before_anything_begins(tmp_path: Path) -> None:
+    with pytest.raises(AssetError, match="there are no passages at"):
+        corpus_digest(tmp_path / "none.jsonl")
+    with pytest.raises(AssetError, match="no file in"):
+        corpus_digest(tmp_path)
+    (tmp_path / "empty.jsonl").touch()
+    with pytest.raises(AssetError, match="is empty"):
+        corpus_digest(tmp_path)
