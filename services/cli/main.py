@@ -49,7 +49,14 @@ def prepare(overrides: Overrides = None, preset: Preset = DEFAULT_PRESET) -> Non
 
 @app.command()
 def index(
-    passages: Annotated[Path | None, typer.Option(help="JSONL of {id, title, text}; default: corpus.name")] = None,
+    passages: Annotated[
+        Path | None,
+        typer.Option(help="file or directory: JSONL, TSV, Parquet (docs/own-data.md); default: corpus.name"),
+    ] = None,
+    evaluate: Annotated[bool, typer.Option("--evaluate", help="build nothing, print recall of the index")] = False,
+    questions: Annotated[
+        Path | None, typer.Option(help="with --evaluate: MuSiQue, HotpotQA or our own, for recall of gold passages")
+    ] = None,
     overrides: Overrides = None,
     preset: Preset = DEFAULT_PRESET,
 ) -> None:
@@ -58,9 +65,15 @@ def index(
     Example: research index --passages my.jsonl corpus.index=mine
     """
     from services.cli.prepare import passages_path
-    from services.retriever.build import build_index
 
     settings = load_settings(preset, overrides)
+    if evaluate or questions:
+        from services.cli.recall import print_recall
+
+        print_recall(settings, questions, console)
+        return
+    from services.retriever.build import build_index
+
     console.print(f"index: {build_index(settings, passages or passages_path(settings))}", highlight=False)
 
 

@@ -1,4 +1,4 @@
-"""Vectors by nearness: a FAISS structure on disk, and beside it the full vectors where the structure is coarse."""
+"""Vectors by nearness: a FAISS structure on disk, and beside it the full vectors where the structure compresses them."""
 
 from __future__ import annotations
 
@@ -139,7 +139,7 @@ class ManyVectors(Protocol):
 
 
 def write_dense(directory: Path, vectors: ManyVectors, structure: Structure, dimension: int) -> None:
-    """Train and fill a structure and write it, and the full vectors if it is coarse; from the same, the same files."""
+    """Train and fill a structure and write it, and the full vectors beside it; from the same, the same files."""
     index = faiss.index_factory(dimension, structure.factory, faiss.METRIC_INNER_PRODUCT)
     if structure.ef_search:
         index.hnsw.efConstruction = HNSW_EF_CONSTRUCTION
@@ -148,7 +148,7 @@ def write_dense(directory: Path, vectors: ManyVectors, structure: Structure, dim
     for part in vectors:
         index.add(part)
     faiss.write_index(index, str(directory / VECTORS))
-    if structure.rerank:
+    if structure.name != "flat":
         _write_full(directory / FULL_VECTORS, vectors, dimension)
 
 

@@ -53,10 +53,10 @@ class ReSearchQueries(BaseModel):
 
 
 class Retrieve(BaseModel):
-    """`/retrieve` of Search-R1, and with a single `query` of SkyRL; without `topk` it gets three."""
+    """`/retrieve` of Search-R1; SkyRL calls the field `query`, one or several. Without `topk` it gets three."""
 
     queries: list[str] | None = None
-    query: str | None = None
+    query: str | list[str] | None = None
     topk: Count | None = None
     return_scores: bool = False
 
@@ -96,7 +96,7 @@ def attach_dialects(app: FastAPI, retriever: Retriever) -> None:
         """Several queries, or one: a list of documents for each, with scores wrapped as `document` and `score`."""
         if (body.queries is None) == (body.query is None):
             raise ProblemError(422, "invalid_request", "give either `queries` or `query`")
-        queries = [body.query] if body.query is not None else body.queries or []
+        queries = [body.query] if isinstance(body.query, str) else body.query or body.queries or []
         found = await searcher.search(request, "queries", queries, ("topk", body.topk or 3))
         if found is None:
             return _closed()

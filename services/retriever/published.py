@@ -59,19 +59,23 @@ class SearchIndex:
 
         A hit's score is the inner product, or the fused score where the index holds words, too; higher is better.
         """
-        deepest = max(top_k)
-        if self.lexical is None:
-            scores, positions = self.dense.search(vectors, deepest)
-            rows = [zip(*row, strict=True) for row in zip(positions.tolist(), scores.tolist(), strict=True)]
-        else:
-            depth = max(deepest, _FUSED_DEPTH)
-            near = self.dense.search(vectors, depth)[1].tolist()
-            worded = self.lexical.search(texts, depth).tolist()
-            rows = [iter(fuse(pair, deepest)) for pair in zip(near, worded, strict=True)]
         return [
-            [self._hit(position, score) for position, score in list(row)[:wanted] if position >= 0]
-            for row, wanted in zip(rows, top_k, strict=True)
+            [self._hit(position, score) for position, score in row[:wanted]]
+            for row, wanted in zip(self.rank(texts, vectors, max(top_k)), top_k, strict=True)
         ]
+
+    def rank(self, texts: Sequence[str], vectors: Vectors, top_k: int) -> list[list[tuple[int, float]]]:
+        """Positions and scores of the best passages of each query, at most `top_k`, best first."""
+        if self.lexical is None:
+            scores, positions = self.dense.search(vectors, top_k)
+            return [
+                [(position, score) for position, score in zip(*row, strict=True) if position >= 0]
+                for row in zip(positions.tolist(), scores.tolist(), strict=True)
+            ]
+        depth = max(top_k, _FUSED_DEPTH)
+        near = self.dense.search(vectors, depth)[1].tolist()
+        worded = self.lexical.search(texts, depth).tolist()
+        return [fuse(pair, top_k) for pair in zip(near, worded, strict=True)]
 
     def _hit(self, position: int, score: float) -> Hit:
         return {**self.passages.record(position), "score": score}

@@ -1,0 +1,118 @@
+"""How much of what it should find does an index find? Against exact search, and against gold passages."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from research.config import Settings
+from research.errors import AssetError
+from research.questions.gold import GoldPassage, GoldQuery, load_gold
+from services.retriever.checkpoint import open_checkpoint
+from services.retriever.dense import FULL_VECTORS, Positions
+from services.retriever.encoder import load_encoder
+from services.retriever.passage_store import PassageStore
+from services.retriever.published import SearchIndex
+from services.retriever.search import Vectors
+
+DEPTHS = (1, 5, 10)
+
+# Titles that stand for queries where there are none.
+_SAMPLED_TITLES = 500
+_BLOCK_ROWS = 100_000
+
+
+@dataclass(frozen=True, slots=True)
+class Recall:
+    """A row of the table: what was measured against what, with how many queries, and recall at each of `DEPTHS`."""
+
+    measured: str
+    against: str
+    queries: int
+    at: tuple[float, ...]
+
+
+def evaluate_index(settings: Settings, questions: Path | None) -> list[Recall]:
+    """Measure the published index.
+
+    Args:
+        settings: say which index, with which encoder.
+        questions: a file for `load_gold`; None: titles of the index are the queries, and only exact search the measure.
+
+    Raises:
+        AssetError: index, encoder or questions are missing or broken, or the index holds none of the gold passages.
+        ConfigurationError: the index was built with another encoder.
+    """
+    data, threads = settings.paths.data, settings.retriever.threads
+    checkpoint = open_checkpoint(settings.encoder.name, data)
+    index = SearchIndex(settings.corpus.index, settings.index_dir, checkpoint, settings.encoder, threads)
+    encoder = load_encoder(checkpoint, settings.encoder, settings.encoder.backend, threads, data)
+    gold = load_gold(questions) if questions else []
+    texts = [query.text for query in gold] or _titles(index.passages)
+    vectors = encoder.encode_queries(texts)
+    deepest = min(max(DEPTHS), index.dense.count)
+    found = {"vectors": index.dense.search(vectors, deepest)[1].tolist()}
+    rows: list[Recall] = []
+    full = settings.index_dir / FULL_VECTORS
+    if full.is_file():
+        exact = exact_search(np.load(full, mmap_mode="r"), vectors, deepest).tolist()
+        at = tuple(recall_at(found["vectors"], [set(row[:depth]) for row in exact], depth) for depth in DEPTHS)
+        rows.append(Recall("vectors", "exact search", len(texts), at))
+    if gold:
+        if index.lexical is not None:
+            found["words"] = index.lexical.search(texts, deepest).tolist()
+            ranked = index.rank(texts, vectors, deepest)
+            found["both, fused"] = [[position for position, _ in row] for row in ranked]
+        places = gold_positions(index.passages, gold)
+        rows += [
+            Recall(name, "gold passages", len(gold), tuple(recall_at(ranked, places, depth) for depth in DEPTHS))
+            for name, ranked in found.items()
+        ]
+    return rows
+
+
+def exact_search(full: NDArray[np.float16], vectors: Vectors, top_k: int) -> Positions:
+    """Positions of the `top_k` rows of `full` with the largest inner products, best first, [queries, top_k]."""
+    scores = np.full((len(vectors), 0), 0, dtype=np.float32)
+    positions = np.full((len(vectors), 0), 0, dtype=np.int64)
+    for start in range(0, len(full), _BLOCK_ROWS):
+        block = full[start : start + _BLOCK_ROWS].astype(np.float32)
+        scores = np.concatenate([scores, vectors @ block.T], axis=1)
+        own = np.broadcast_to(np.arange(start, start + len(block)), (len(vectors), len(block)))
+        positions = np.concatenate([positions, own], axis=1)
+        best = np.argsort(-scores, axis=1, kind="stable")[:, :top_k]
+        scores, positions = (np.take_along_axis(table, best, axis=1) for table in (scores, positions))
+    return positions
+
+
+def gold_positions(store: PassageStore, gold: Sequence[GoldQuery]) -> list[set[int]]:
+    """Where the gold passages of each query are; one that the index lacks counts as -1, which no search finds.
+
+    Raises:
+        AssetError: not one of them is there.
+    """
+    wanted = {passage for query in gold for passage in query.passages}
+    places: dict[GoldPassage, int] = {}
+    for position in range(len(store)):
+        record = store.record(position)
+        for passage in (GoldPassage(record["title"], record["text"]), GoldPassage(record["title"])):
+            if passage in wanted:
+                places.setdefault(passage, position)
+    if not places:
+        raise AssetError(f"none of the {len(wanted)} gold passages is in the index; it was built from another corpus")
+    return [{places.get(passage, -1) for passage in query.passages} for query in gold]
+
+
+def recall_at(ranked: Sequence[Sequence[int]], gold: Sequence[set[int]], depth: int) -> float:
+    """Mean over queries of the share of their gold positions among the first `depth`."""
+    shares = [len(wanted & set(row[:depth]) - {-1}) / len(wanted) for row, wanted in zip(ranked, gold, strict=True)]
+    return float(np.mean(shares))
+
+
+def _titles(store: PassageStore) -> list[str]:
+    places = np.random.default_rng(0).permutation(len(store))[:_SAMPLED_TITLES].tolist()
+    return [store.record(place)["title"] for place in places]
