@@ -15,7 +15,7 @@ from research.passages import iter_passages
 from research.questions.builtin.build import chains_and_facts
 from services.retriever.checkpoint import open_checkpoint
 from services.retriever.encoder import load_encoder
-from services.retriever.index import SearchIndex
+from services.retriever.published import SearchIndex
 
 BATCHES = (64, 16, 8, 5, 3, 64)
 QUERIES = 1200
@@ -27,14 +27,14 @@ def main() -> None:
     data = settings.paths.data
     checkpoint = open_checkpoint(settings.encoder.name, data)
     encoder = load_encoder(checkpoint, settings.encoder, settings.encoder.backend, 1, data)
-    index = SearchIndex(settings.index_dir, checkpoint, settings.encoder, threads=1)
+    index = SearchIndex(settings.corpus.index, settings.index_dir, checkpoint, settings.encoder, threads=1)
     passages = list(iter_passages(data / "corpus" / "wikipedia-leads.jsonl"))
     # Those that the margin will refuse are among them.
     queries = sorted({hop.query for question in chains_and_facts(passages, 40)[0] for hop in question.hops})
     queries = random.Random(0).sample(queries, QUERIES)
 
     def scores(vectors: np.ndarray) -> np.ndarray:
-        found, positions = index.search(vectors, len(index.passages))
+        found, positions = index.dense.search(vectors, len(index.passages))
         by_position = np.empty_like(found)
         np.put_along_axis(by_position, positions, found, axis=1)
         return by_position

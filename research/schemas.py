@@ -33,7 +33,7 @@ class SearchRequest(Request):
 
 
 class Hit(BaseModel):
-    """One passage; `score` is the inner product of unit vectors (cosine), or that of fused rankings; higher is better."""
+    """One passage; `score` is the inner product of unit vectors (cosine), or that of fused rankings; more is better."""
 
     id: str
     title: str

@@ -28,7 +28,7 @@ class GoldQuery:
 
 
 def load_gold(path: Path) -> list[GoldQuery]:
-    """Read MuSiQue (`paragraphs`), HotpotQA or 2Wiki (`context`), or our own questions, whose searches stand for themselves.
+    """Read MuSiQue (`paragraphs`), HotpotQA or 2Wiki (`context`), or our own, each of whose searches is a query.
 
     Raises:
         AssetError: the file is missing, or a record is of none of these formats.

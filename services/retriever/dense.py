@@ -1,4 +1,4 @@
-"""Vectors by nearness: a FAISS structure on disk, and beside it the full vectors where the structure compresses them."""
+"""Vectors by nearness: a FAISS structure on disk, and the full vectors beside one that compresses them."""
 
 from __future__ import annotations
 
@@ -50,14 +50,15 @@ class FaissVectors:
     def __init__(self, directory: Path, structure: Structure, threads: int) -> None:
         path = directory / VECTORS
         try:
-            self._index: Any = faiss.read_index(str(path), faiss.IO_FLAG_MMAP_IFC)
+            index: Any = faiss.read_index(str(path), faiss.IO_FLAG_MMAP_IFC)
         except RuntimeError as error:
             raise AssetError(f"cannot read {path}; {_REPAIR} ({error})") from error
         self._threads = threads
         if structure.probes:
-            self._index.nprobe = structure.probes
+            index.nprobe = structure.probes
         if structure.ef_search:
-            self._index.hnsw.efSearch = structure.ef_search
+            index.hnsw.efSearch = structure.ef_search
+        self._index = index
 
     @property
     def count(self) -> int:
@@ -140,7 +141,7 @@ class ManyVectors(Protocol):
 
 def write_dense(directory: Path, vectors: ManyVectors, structure: Structure, dimension: int) -> None:
     """Train and fill a structure and write it, and the full vectors beside it; from the same, the same files."""
-    index = faiss.index_factory(dimension, structure.factory, faiss.METRIC_INNER_PRODUCT)
+    index: Any = faiss.index_factory(dimension, structure.factory, faiss.METRIC_INNER_PRODUCT)
     if structure.ef_search:
         index.hnsw.efConstruction = HNSW_EF_CONSTRUCTION
     if not index.is_trained:
@@ -153,7 +154,9 @@ def write_dense(directory: Path, vectors: ManyVectors, structure: Structure, dim
 
 
 def _write_full(path: Path, vectors: ManyVectors, dimension: int) -> None:
-    full = np.lib.format.open_memmap(path, mode="w+", dtype=np.float16, shape=(len(vectors), dimension))
+    full = np.lib.format.open_memmap(  # type: ignore[no-untyped-call]
+        path, mode="w+", dtype=np.float16, shape=(len(vectors), dimension)
+    )
     start = 0
     for part in vectors:
         full[start : start + len(part)] = part

@@ -16,7 +16,7 @@ from services.retriever.checkpoint import Checkpoint
 from services.retriever.milvus import MilvusCollection
 from services.retriever.structure import Structure
 
-FORMAT_VERSION = 2
+FORMAT_VERSION: Literal[2] = 2
 MANIFEST = "manifest.json"
 
 _REBUILD = "build it again with `research index`"

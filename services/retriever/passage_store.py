@@ -49,7 +49,7 @@ class PassageStore:
             last = self._file.get_batch(batches - 1).num_rows if batches else 0
         except (OSError, pa.ArrowInvalid) as error:
             raise AssetError(f"the passages in {path} are missing or broken ({error}); {_REPAIR}") from error
-        self._count = max(batches - 1, 0) * _ROWS + last
+        self._count: int = max(batches - 1, 0) * _ROWS + last
         # A batch is a view of the file; opening one anew for each passage would parse its header each time.
         self._batch = lru_cache(maxsize=None)(self._file.get_batch)
 

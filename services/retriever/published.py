@@ -41,11 +41,7 @@ class SearchIndex:
         self.manifest: Manifest = read_manifest(directory)
         self.manifest.refuse_unless_fits(checkpoint, encoder, directory)
         self.passages = PassageStore(directory)
-        self.dense: Dense = (
-            MilvusVectors(self.manifest.milvus)
-            if self.manifest.milvus
-            else open_dense(directory, self.manifest.structure, threads)
-        )
+        self.dense = self._open_dense(directory, threads)
         self.lexical = LexicalIndex(directory) if self.manifest.recipe.lexical else None
         self._refuse_unless_whole(directory, checkpoint.dimension)
 
@@ -79,6 +75,13 @@ class SearchIndex:
 
     def _hit(self, position: int, score: float) -> Hit:
         return {**self.passages.record(position), "score": score}
+
+    def _open_dense(self, directory: Path, threads: int) -> Dense:
+        if self.manifest.milvus is not None:
+            return MilvusVectors(self.manifest.milvus)
+        if self.manifest.structure is None:
+            raise AssetError(f"the manifest of index {directory} says neither structure nor Milvus; build it again")
+        return open_dense(directory, self.manifest.structure, threads)
 
     def _refuse_unless_whole(self, directory: Path, dimension: int) -> None:
         counts = {"manifest": self.manifest.count, "passages": len(self.passages), "vectors": self.dense.count}

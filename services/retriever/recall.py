@@ -81,11 +81,11 @@ def exact_search(full: NDArray[np.float16], vectors: Vectors, top_k: int) -> Pos
     positions = np.full((len(vectors), 0), 0, dtype=np.int64)
     for start in range(0, len(full), _BLOCK_ROWS):
         block = full[start : start + _BLOCK_ROWS].astype(np.float32)
-        scores = np.concatenate([scores, vectors @ block.T], axis=1)
         own = np.broadcast_to(np.arange(start, start + len(block)), (len(vectors), len(block)))
-        positions = np.concatenate([positions, own], axis=1)
-        best = np.argsort(-scores, axis=1, kind="stable")[:, :top_k]
-        scores, positions = (np.take_along_axis(table, best, axis=1) for table in (scores, positions))
+        all_scores = np.concatenate([scores, vectors @ block.T], axis=1)
+        best = np.argsort(-all_scores, axis=1, kind="stable")[:, :top_k]
+        scores = np.take_along_axis(all_scores, best, axis=1)
+        positions = np.take_along_axis(np.concatenate([positions, own], axis=1), best, axis=1)
     return positions
 
 

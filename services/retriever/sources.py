@@ -16,7 +16,7 @@ import gzip
 import hashlib
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import IO, Any
+from typing import Any, BinaryIO, cast
 
 import orjson
 
@@ -119,8 +119,8 @@ def _parquet_records(file: Path) -> Iterator[dict[str, Any]]:
         raise AssetError(f"{file} is not a Parquet file ({error})") from error
 
 
-def _open(file: Path) -> IO[bytes]:
-    return gzip.open(file) if file.suffix == ".gz" else file.open("rb")
+def _open(file: Path) -> BinaryIO:
+    return cast(BinaryIO, gzip.open(file)) if file.suffix == ".gz" else file.open("rb")
 
 
 def _passage(record: dict[str, Any], where: str) -> Passage:

@@ -34,7 +34,8 @@ def titled(contents: str) -> tuple[str, str]:
 
 def numbered(text: str) -> tuple[str, str]:
     """R1-Searcher takes the number off and shows the rest."""
-    assert (shown := re.sub(r"^\d+\s+", "", text)) != text
+    shown = re.sub(r"^\d+\s+", "", text)
+    assert shown != text
     return shown, shown
 
 

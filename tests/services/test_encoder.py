@@ -15,7 +15,7 @@ from transformers import AutoModel, AutoTokenizer
 from research.config import Settings, load_settings
 from services.retriever.checkpoint import Checkpoint, open_checkpoint
 from services.retriever.encoder import load_encoder
-from services.retriever.index import SearchIndex
+from services.retriever.published import SearchIndex
 
 BACKENDS = {"torch": 0.99999, "onnx": 0.9999, "onnx-int8": 0.99}
 
@@ -68,7 +68,7 @@ def test_backends_agree_with_torch_fp32(
 def test_int8_queries_find_what_fp32_queries_find(
     settings: Settings, checkpoint: Checkpoint, queries: list[str], reference: NDArray[np.float32]
 ) -> None:
-    index = SearchIndex(settings.index_dir, checkpoint, settings.encoder, threads=1)
+    index = SearchIndex(settings.corpus.index, settings.index_dir, checkpoint, settings.encoder, threads=1).dense
     encoder = load_encoder(checkpoint, settings.encoder, "onnx-int8", 1, settings.paths.data)
     _, expected = index.search(reference, 5)
     _, found = index.search(encoder.encode_queries(queries), 5)

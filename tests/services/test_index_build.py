@@ -20,8 +20,8 @@ from research.errors import AssetError, ConfigurationError
 from research.passages import iter_passages, write_passages
 from services.retriever.build import build_index
 from services.retriever.checkpoint import open_checkpoint
-from services.retriever.index import SearchIndex
 from services.retriever.manifest import read_manifest
+from services.retriever.published import SearchIndex
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 StartBuild = Callable[[Path, str], "subprocess.Popen[bytes]"]
@@ -105,13 +105,12 @@ def test_a_build_killed_twice_ends_like_an_unbroken_one(
     unbroken = build_index(settings_for(data, "unbroken"), passages)
     killed = data / "indexes" / "killed"
     np.testing.assert_array_equal(vectors_of(killed), vectors_of(unbroken))
-    for name in ("vectors.faiss", "passages.jsonl", "offsets.npy"):
+    for name in ("vectors.faiss", "passages.arrow"):
         assert (killed / name).read_bytes() == (unbroken / name).read_bytes()
     assert read_manifest(killed).recipe == read_manifest(unbroken).recipe
     assert sorted(path.name for path in killed.iterdir()) == [
         "manifest.json",
-        "offsets.npy",
-        "passages.jsonl",
+        "passages.arrow",
         "vectors.faiss",
     ]
     assert sorted(path.name for path in (data / "indexes").iterdir() if path.is_dir()) == ["killed", "unbroken"]
@@ -130,13 +129,13 @@ def test_an_index_is_kept_while_it_fits_and_replaced_when_the_corpus_changes(
     assert (index / "vectors.faiss").stat().st_mtime_ns == written
 
     checkpoint = open_checkpoint(settings.encoder.name, data)
-    in_service = SearchIndex(index, checkpoint, settings.encoder, threads=1)
+    in_service = SearchIndex(index.name, index, checkpoint, settings.encoder, threads=1)
     build_index(settings, slice_of_corpus(data_dir, passages, 9, start=100))
     assert read_manifest(index).count == 9
-    assert read_manifest(index).recipe.revision != built.recipe.revision
+    assert read_manifest(index).revision != built.revision
     assert len(in_service.passages) == 12, "who serves the old index goes on serving it whole"
     assert in_service.passages.record(11)["id"] == "11"
-    assert in_service.search(vectors_of(index)[:1], 12)[1].shape == (1, 12)
+    assert in_service.dense.search(vectors_of(index)[:1], 12)[1].shape == (1, 12)
 
     (index / "vectors.faiss").unlink()
     build_index(settings, passages)
@@ -164,12 +163,12 @@ def test_two_builds_of_one_index_do_not_meet(
 
 def test_passages_that_are_missing_or_broken_are_named(data: Path, tmp_path: Path) -> None:
     settings = settings_for(data, "broken")
-    with pytest.raises(AssetError, match="cannot read passages"):
+    with pytest.raises(AssetError, match="there are no passages at"):
         build_index(settings, tmp_path / "nothing.jsonl")
     passages = tmp_path / "passages.jsonl"
     passages.write_text("")
     with pytest.raises(AssetError, match="nothing to index"):
         build_index(settings, passages)
     passages.write_text('{"id": "1", "title": "A", "text": "a"}\n{"id": "2"}\n')
-    with pytest.raises(AssetError, match=r"passages\.jsonl:2: not a passage"):
+    with pytest.raises(AssetError, match=r"passages\.jsonl: record 2 has neither"):
         build_index(settings, passages)

@@ -71,8 +71,9 @@ def test_several_queries_are_answered_in_order_with_what_each_finds_alone(client
 def test_the_answer_names_index_and_revision_and_where_the_time_went(client: httpx.Client) -> None:
     answer = client.post("/search", json={"query": "tides"}).json()
     info = client.get("/info").json()
-    assert (answer["index"], answer["revision"]) == (info["index"], info["revision"])
-    assert info["passages"] == 10_033
+    [served] = info["indexes"]
+    assert (answer["index"], answer["revision"]) == (info["index"], served["revision"])
+    assert (served["name"], served["passages"], served["structure"]) == (info["index"], 10_033, "Flat")
     assert len(answer["results"][0]) == 5
     assert answer["seconds"]["encode"] > 0
     assert answer["seconds"]["search"] > 0
@@ -95,7 +96,8 @@ def test_the_answer_names_index_and_revision_and_where_the_time_went(client: htt
         ({"query": "x" * 4097}, 422, "query: 4097 characters are above the limit of 4096"),
         ({"queries": ["a", "x" * 4097]}, 422, "queries: 4097 characters"),
         (["a"], 422, "not a JSON object"),
-        ({"query": "x" * 1_048_576}, 413, "larger than 1000000 bytes"),
+        ({"query": "x" * 4_194_304}, 413, "larger than 4000000 bytes"),
+        ({"query": "a", "index": "none"}, 422, "index: 'none' is not served; there are wikipedia-leads"),
     ],
 )
 def test_wrong_inputs_are_refused_by_name(client: httpx.Client, body: Any, status: int, named: str) -> None:

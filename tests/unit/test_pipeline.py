@@ -72,7 +72,7 @@ class Bench:
 
     async def waiting(self, depth: int) -> None:
         """Return once so many queries wait and all of them are tokenised."""
-        while self.pipeline.depth != depth or len(self.pipeline._tokenised) != depth:
+        while self.pipeline.depth != depth or len(self.pipeline._tokenised) != depth:  # noqa: ASYNC110
             await asyncio.sleep(0)
 
     async def _ids(self, queries: list[Query]) -> list[str]:

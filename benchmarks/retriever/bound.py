@@ -1,0 +1,45 @@
+"""The in-process bound: encode and search the bodies of a file in batches, nothing else; prints the best queries/s.
+
+Run by load.py. Tries batch sizes, each in the order of the file and sorted by length, and reports the fastest.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from pathlib import Path
+
+from research.config import load_settings
+from services.retriever.checkpoint import open_checkpoint
+from services.retriever.encoder import load_encoder
+from services.retriever.published import SearchIndex
+
+BATCHES = (8, 16, 32, 64, 128, 256)
+TOP_K = 5
+
+
+def main(bodies: Path, seconds: float, overrides: list[str]) -> None:
+    """Print JSON: the best rate, and the batch and order that had it."""
+    settings = load_settings(overrides=overrides)
+    data, threads = settings.paths.data, settings.retriever.threads
+    checkpoint = open_checkpoint(settings.encoder.name, data)
+    encoder = load_encoder(checkpoint, settings.encoder, settings.encoder.backend, threads, data)
+    index = SearchIndex(settings.corpus.index, settings.index_dir, checkpoint, settings.encoder, threads)
+    queries = [json.loads(line)["query"] for line in bodies.read_text(encoding="utf-8").splitlines()]
+    orders = {"as they come": queries, "by length": sorted(queries, key=len)}
+    best = (0.0, "", 0)
+    for name, ordered in orders.items():
+        for size in BATCHES:
+            begun, done = time.perf_counter(), 0
+            while (passed := time.perf_counter() - begun) < seconds:
+                start = done % len(ordered)
+                batch = ordered[start : start + size]
+                index.search(batch, encoder.encode_queries(batch), [TOP_K] * len(batch))
+                done += len(batch)
+            best = max(best, (done / passed, name, size))
+    print(json.dumps({"rate": best[0], "order": best[1], "batch": best[2]}))
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]), float(sys.argv[2]), sys.argv[3:])
