@@ -161,7 +161,7 @@ def grpo_mix(queries: list[str]) -> list[str]:
 
 
 @contextmanager
-def serving(command: list[str], port: int) -> Iterator[None]:
+def serving(command: list[str], port: int) -> Iterator[subprocess.Popen[bytes]]:
     """Run a server and wait until it is ready."""
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
     try:
@@ -170,7 +170,7 @@ def serving(command: list[str], port: int) -> Iterator[None]:
             if process.poll() is not None or time.monotonic() > deadline:
                 raise SystemExit(f"{command} did not start: {process.communicate()[1].decode()[-800:]}")
             time.sleep(0.1)
-        yield
+        yield process
     finally:
         process.terminate()
         process.communicate()

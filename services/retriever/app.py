@@ -15,7 +15,7 @@ from services.retriever.dialects import attach_dialects
 from services.retriever.http_errors import ERROR_RESPONSES, install_error_handlers
 from services.retriever.info import RetrieverInfo, describe
 from services.retriever.mcp_tool import attach_mcp
-from services.retriever.middleware import RequestCount
+from services.retriever.middleware import RequestTimer
 from services.retriever.requests import (
     CLIENT_CLOSED_REQUEST,
     json_response,
@@ -57,7 +57,7 @@ def create_app(settings: Settings, on_failure: Callable[[], None] = lambda: None
     )
     app.state.retriever = retriever
     app.add_middleware(BodyLimit, max_bytes=MAX_BODY_BYTES)
-    app.add_middleware(RequestCount, count=retriever.metrics.count_request)
+    app.add_middleware(RequestTimer, observe=retriever.metrics.observe_request)
     install_error_handlers(app, retriever)
     _add_search(app, retriever)
     attach_dialects(app, retriever)

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
 from services.retriever.cache import ResultCache
 from services.retriever.pipeline import BatchReport
+
+_logger = logging.getLogger(__name__)
 
 _SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
 _BATCH_SIZES = (1, 2, 4, 8, 16, 32, 64, 128, 256)
@@ -18,10 +21,11 @@ class Metrics:
 
     def __init__(self, cache: ResultCache, queue_depth: Callable[[], int]) -> None:
         self._registry = registry = CollectorRegistry()
-        self._requests = Counter(
-            "retriever_requests",
-            "Requests answered, by route and status.",
+        self._requests = Histogram(
+            "retriever_request_seconds",
+            "Seconds until a request was answered, by route and status.",
             ["route", "status"],
+            buckets=_SECONDS,
             registry=registry,
         )
         self._queue = self._seconds("retriever_queue_seconds", "Seconds a query waited for its batch.")
@@ -50,16 +54,24 @@ class Metrics:
         self._dropped.inc(report.dropped)
         if not report.answers:
             return
+        first = report.answers[0]
+        _logger.debug(
+            "%d queries: waited %.4f s, encoded %.4f s, searched %.4f s",
+            report.queries,
+            max(answer.queue_seconds for answer in report.answers),
+            first.encode_seconds,
+            first.search_seconds,
+        )
         self._batch.observe(report.queries)
         self._merged.inc(len(report.answers) - report.queries)
-        self._encode.observe(report.answers[0].encode_seconds)
-        self._search.observe(report.answers[0].search_seconds)
+        self._encode.observe(first.encode_seconds)
+        self._search.observe(first.search_seconds)
         for answer in report.answers:
             self._queue.observe(answer.queue_seconds)
 
-    def count_request(self, route: str, status: int) -> None:
+    def observe_request(self, route: str, status: int, seconds: float) -> None:
         """Count one answered request."""
-        self._requests.labels(route, str(status)).inc()
+        self._requests.labels(route, str(status)).observe(seconds)
 
     def count_rejected(self) -> None:
         """Count one request that was refused for want of room."""

@@ -1,25 +1,28 @@
-"""An ASGI layer around the routes: a count of every answer."""
+"""An ASGI layer around the routes: every answer counted and timed."""
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 
-class RequestCount:
-    """Tell `count` the route and status of every answer."""
+class RequestTimer:
+    """Tell `observe` the route and status of every answer, and the seconds until it began."""
 
-    def __init__(self, app: ASGIApp, count: Callable[[str, int], None]) -> None:
+    def __init__(self, app: ASGIApp, observe: Callable[[str, int, float], None]) -> None:
         self._app = app
-        self._count = count
+        self._observe = observe
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        async def counted(message: Message) -> None:
+        begun = time.perf_counter()
+
+        async def observed(message: Message) -> None:
             if message["type"] == "http.response.start":
                 # A path that matched no route is whatever a stranger typed: no label for that.
                 route = getattr(scope.get("route"), "path", "unknown")
-                self._count(route, message["status"])
+                self._observe(route, message["status"], time.perf_counter() - begun)
             await send(message)
 
-        await self._app(scope, receive, counted)
+        await self._app(scope, receive, observed)

@@ -129,7 +129,7 @@ def test_probes_and_metrics(client: httpx.Client) -> None:
     client.post("/search", json={"queries": ["a b c", "a b c", "d e f"]})
     assert metric(client, "retriever_encode_seconds_count") > before
     assert metric(client, "retriever_merged_total") >= 1
-    assert 'retriever_requests_total{route="/search",status="200"}' in client.get("/metrics").text
+    assert 'retriever_request_seconds_count{route="/search",status="200"}' in client.get("/metrics").text
     assert "/nothing" not in client.get("/metrics").text
 
 
