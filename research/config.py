@@ -74,6 +74,12 @@ class Corpus(Section):
         "", description="address of a Milvus cluster, or a .db file, that keeps the vectors; empty: FAISS"
     )
 
+    @model_validator(mode="after")
+    def _milvus_has_structures_of_its_own(self) -> Corpus:
+        if self.milvus and self.structure not in ("auto", "flat"):
+            raise ValueError(f"structure: {self.structure} is of FAISS; with corpus.milvus it is flat, or auto")
+        return self
+
 
 class Questions(Section):
     """What is asked in training and in evaluation."""
@@ -107,6 +113,7 @@ class RetrieverService(Section):
     cache_mib: int = Field(64, ge=0, description="memory for the answers of former queries; 0: none are kept")
     max_query_chars: PositiveInt = Field(4096, description="longer queries are refused with 422")
     max_top_k: PositiveInt = 100
+    max_hits: PositiveInt = Field(25_000, description="queries times top_k of a request; more are refused with 422")
 
 
 class PolicyService(Section):

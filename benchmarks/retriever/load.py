@@ -163,17 +163,19 @@ def grpo_mix(queries: list[str]) -> list[str]:
 @contextmanager
 def serving(command: list[str], port: int) -> Iterator[subprocess.Popen[bytes]]:
     """Run a server and wait until it is ready."""
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
-    try:
-        deadline = time.monotonic() + 60
-        while not ready(port):
-            if process.poll() is not None or time.monotonic() > deadline:
-                raise SystemExit(f"{command} did not start: {process.communicate()[1].decode()[-800:]}")
-            time.sleep(0.1)
-        yield process
-    finally:
-        process.terminate()
-        process.communicate()
+    with tempfile.TemporaryFile() as log:
+        process = subprocess.Popen(command, stdout=log, stderr=log)
+        try:
+            deadline = time.monotonic() + 60
+            while not ready(port):
+                if process.poll() is not None or time.monotonic() > deadline:
+                    log.seek(0)
+                    raise SystemExit(f"{command} did not start: {log.read().decode()[-800:]}")
+                time.sleep(0.1)
+            yield process
+        finally:
+            process.terminate()
+            process.wait()
 
 
 def ready(port: int) -> bool:

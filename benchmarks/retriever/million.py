@@ -91,9 +91,9 @@ def search(name: str, count: int, directory: Path) -> dict[str, Any]:
 
 
 def resident() -> int:
-    """Bytes of this process that are its own, without pages of mapped files."""
+    """Bytes of memory that this process holds, the pages of mapped files that it touched among them."""
     fields = dict(line.split(":") for line in Path("/proc/self/status").read_text().splitlines() if ":" in line)
-    return int(fields["RssAnon"].split()[0]) * 1024
+    return sum(int(fields[kind].split()[0]) * 1024 for kind in ("RssAnon", "RssFile"))
 
 
 def in_process(step: str, name: str, count: int, directory: Path) -> dict[str, Any]:

@@ -39,8 +39,7 @@ def main() -> None:
         bodies.write_text("".join(lines), encoding="utf-8")
         capacity = phase(port, process.pid, bodies, 64, 0, 20)
         rate = capacity["rate"]
-        pause = CLIENTS / (0.8 * rate) * 1000
-        steady = [CLIENTS, pause]
+        steady = [CLIENTS, pause_for(port, process.pid, bodies, 0.8 * rate)]
         rows = {
             "capacity": capacity,
             "four fifths": phase(port, process.pid, bodies, *steady, 60 * arguments.minutes),
@@ -56,6 +55,15 @@ def main() -> None:
             f"{row['statuses']} | {row['broken']} | ≤ {row['admitted'][0.5]:.0f} | ≤ {row['admitted'][0.99]:.0f} | "
             f"{row['rss'][0]:.0f} to {row['rss'][-1]:.0f}, {max(row['rss']):.0f} |"
         )
+
+
+def pause_for(port: int, pid: int, bodies: Path, rate: float) -> float:
+    """Milliseconds between an answer and the next request with which the clients ask so much, found by trying."""
+    pause = CLIENTS / rate * 1000
+    for _ in range(3):
+        latency = CLIENTS / phase(port, pid, bodies, CLIENTS, pause, 10)["asked"] * 1000 - pause
+        pause = max(0.0, CLIENTS / rate * 1000 - latency)
+    return pause
 
 
 def phase(port: int, pid: int, bodies: Path, clients: int, pause: float, seconds: float) -> dict[str, Any]:

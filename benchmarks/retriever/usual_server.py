@@ -43,7 +43,7 @@ def main(port: int, overrides: list[str]) -> None:
     async def search(body: Body) -> dict[str, object]:
         async with lock:
             vectors = encoder.encode_queries([body.query])
-            return {"results": index.search([body.query], vectors, [body.top_k])}
+            return {"results": index.search([body.query], vectors, body.top_k)}
 
     uvicorn.run(app, port=port, log_level="error")
 

@@ -44,8 +44,9 @@ def load_gold(path: Path) -> list[GoldQuery]:
     for number, record in enumerate(records, start=1):
         try:
             queries += _gold(record)
-        except (KeyError, TypeError) as error:
+        except (KeyError, TypeError, ValueError) as error:
             raise AssetError(f"{path}, record {number}: no question with its passages ({error!r})") from error
+    queries = [query for query in queries if query.passages]
     if not queries:
         raise AssetError(f"{path} holds no question")
     return queries

@@ -6,12 +6,14 @@ it holds depends on its own passages only; so a build that was killed goes on wh
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import json
 import os
+import secrets
 import shutil
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
@@ -24,11 +26,11 @@ from research.files import write_json
 from services.retriever.checkpoint import Checkpoint, open_checkpoint
 from services.retriever.dense import write_dense
 from services.retriever.encoder import load_encoders
-from services.retriever.lexical import write_lexical
-from services.retriever.manifest import MANIFEST, Manifest, Recipe, recipe_for
-from services.retriever.milvus import MilvusCollection, write_milvus
+from services.retriever.lexical import LEXICAL_UP_TO, write_lexical
+from services.retriever.manifest import MANIFEST, Manifest, Recipe, read_manifest, recipe_for
+from services.retriever.milvus import MilvusCollection, collection_prefix, drop_collections, write_milvus
 from services.retriever.onnx_export import exported_graph
-from services.retriever.passage_store import PassageStore, write_passage_store
+from services.retriever.passage_store import PASSAGES, PassageStore, write_passage_store
 from services.retriever.published import SearchIndex
 from services.retriever.shards import SHARD, VectorShards
 from services.retriever.sources import corpus_digest, read_passages
@@ -50,6 +52,7 @@ def build_index(settings: Settings, passages: Path) -> Path:
     recipe = recipe_for(checkpoint, settings.encoder, settings.corpus, corpus_digest(passages))
     with _only_builder(target):
         work = target.with_name(f".{target.name}.building")
+        _finish_replacing(target)
         if _is_current(settings, checkpoint, recipe):
             _say(f"index {target} is up to date (revision {recipe.revision})")
         else:
@@ -67,35 +70,54 @@ def build_index(settings: Settings, passages: Path) -> Path:
 
 
 def _is_current(settings: Settings, checkpoint: Checkpoint, recipe: Recipe) -> bool:
+    corpus = settings.corpus
     try:
-        published = SearchIndex(settings.corpus.index, settings.index_dir, checkpoint, settings.encoder, threads=1)
-    except ResearchError:
+        manifest = read_manifest(settings.index_dir)
+    except AssetError:
         return False
-    return published.manifest.recipe == recipe
+    if manifest.recipe != recipe or (manifest.milvus.uri if manifest.milvus else "") != corpus.milvus:
+        return False
+    try:
+        SearchIndex(corpus.index, settings.index_dir, checkpoint, settings.encoder, threads=1)
+    except ResearchError:
+        if manifest.milvus:
+            raise  # a Milvus that does not answer now is no reason to fill it again
+        return False
+    return True
 
 
 def _build(settings: Settings, checkpoint: Checkpoint, recipe: Recipe, passages: Path, work: Path) -> None:
     backend = settings.encoder.index_backend
     index = work / "index"
-    _resume_or_begin(work, {"recipe": recipe.model_dump(), "backend": backend, "shard": SHARD})
+    plan = {"recipe": recipe.model_dump(), "backend": backend, "shard": SHARD, "milvus": settings.corpus.milvus}
+    build_id = _resume_or_begin(work, plan)
     if not (index / MANIFEST).is_file():
-        store = _snapshot(index, passages)
+        store = _snapshot(index, passages, recipe.corpus_sha256)
+        _refuse_what_cannot_be_built(settings, checkpoint, len(store))
         vectors = VectorShards(work / "shards", store)
         if vectors.missing:
             vectors.encode(load_encoders(checkpoint, settings.encoder, backend, _usable_cores(), settings.paths.data))
-        _write_index(settings, checkpoint, recipe, store, vectors, index)
+        _write_index(settings, checkpoint, recipe, store, vectors, index, build_id)
     _publish(index, settings.index_dir)
 
 
 def _write_index(
-    settings: Settings, checkpoint: Checkpoint, recipe: Recipe, store: PassageStore, vectors: VectorShards, index: Path
+    settings: Settings,
+    checkpoint: Checkpoint,
+    recipe: Recipe,
+    store: PassageStore,
+    vectors: VectorShards,
+    index: Path,
+    build_id: str,
 ) -> None:
     corpus = settings.corpus
     structure, milvus = None, None
     if corpus.milvus:
-        milvus = MilvusCollection(corpus.milvus, _collection(corpus.index, recipe))
+        # A name of its own for each build: what is served stays whole while the next is filled.
+        milvus = MilvusCollection(corpus.milvus, collection_prefix(corpus.index) + build_id)
         _say(f"writing {len(store)} vectors to {milvus.uri}, collection {milvus.collection}")
-        write_milvus(milvus, vectors, checkpoint.dimension)
+        _drop_what_nobody_serves(settings, milvus)
+        write_milvus(milvus, vectors, checkpoint.dimension, exact=corpus.structure == "flat")
     else:
         structure = structure_for(corpus.structure, len(store), checkpoint.dimension)
         _say(f"writing {len(store)} vectors as {structure.factory}")
@@ -116,45 +138,76 @@ def _write_index(
     ).write(index)
 
 
-def _collection(index: str, recipe: Recipe) -> str:
-    """A name of its own for each revision, so that one is served while the next is filled."""
-    return "".join(
-        letter if letter.isascii() and letter.isalnum() else "_" for letter in f"r_{index}_{recipe.revision}"
-    )
-
-
-def _resume_or_begin(work: Path, plan: dict[str, object]) -> None:
+def _resume_or_begin(work: Path, plan: Mapping[str, object]) -> str:
+    """Keep what was begun with the same plan and drop all else; returns the build's name, the same if it goes on."""
     plan_file = work / "plan.json"
     try:
         unfinished = json.loads(plan_file.read_text(encoding="utf-8"))
     except (OSError, ValueError):
         unfinished = None
-    if unfinished != plan:
+    build_id = unfinished.pop("build_id", "") if isinstance(unfinished, dict) else ""
+    if unfinished != plan or not build_id:
         shutil.rmtree(work, ignore_errors=True)
+        build_id = secrets.token_hex(6)
     for directory in ("index", "shards"):
         (work / directory).mkdir(parents=True, exist_ok=True)
     for leftover in work.rglob("*.partial"):
         leftover.unlink()
-    write_json(plan_file, plan)
+    write_json(plan_file, {**plan, "build_id": build_id})
+    return build_id
 
 
-def _snapshot(index: Path, passages: Path) -> PassageStore:
+def _snapshot(index: Path, passages: Path, digest: str) -> PassageStore:
     try:
         return PassageStore(index)
     except AssetError:
         pass
     interval = 0.5 if sys.stderr.isatty() else 15
     write_passage_store(index, tqdm(read_passages(passages), unit="passage", desc="copying", mininterval=interval))
+    if corpus_digest(passages) != digest:
+        (index / PASSAGES).unlink()
+        raise AssetError(f"{passages} changed while it was read; run the same command again")
     return PassageStore(index)
 
 
+def _refuse_what_cannot_be_built(settings: Settings, checkpoint: Checkpoint, count: int) -> None:
+    """Say so before hours of encoding, not after."""
+    corpus = settings.corpus
+    if count == 0:
+        raise AssetError("there is no passage in it: nothing to index")
+    if not corpus.milvus:
+        structure_for(corpus.structure, count, checkpoint.dimension)
+    if corpus.lexical and count > LEXICAL_UP_TO:
+        raise ConfigurationError(
+            f"corpus.lexical: words are indexed in memory, up to {LEXICAL_UP_TO} passages; there are {count}"
+        )
+
+
+def _drop_what_nobody_serves(settings: Settings, new: MilvusCollection) -> None:
+    """Collections of former builds, but not the one that is published now: a server may be using it."""
+    keep = {new.collection}
+    with contextlib.suppress(AssetError):
+        if published := read_manifest(settings.index_dir).milvus:
+            keep.add(published.collection)
+    drop_collections(new.uri, collection_prefix(settings.corpus.index), keep)
+
+
 def _publish(index: Path, target: Path) -> None:
-    replaced = target.with_name(f".{target.name}.replaced")
-    shutil.rmtree(replaced, ignore_errors=True)
     if target.exists():
-        target.rename(replaced)
+        target.rename(_replaced(target))
     index.rename(target)
-    shutil.rmtree(replaced, ignore_errors=True)
+    shutil.rmtree(_replaced(target), ignore_errors=True)
+
+
+def _finish_replacing(target: Path) -> None:
+    """What a kill between the two renames, or before the end of the removal, has left."""
+    if not target.exists() and _replaced(target).exists():
+        _replaced(target).rename(target)
+    shutil.rmtree(_replaced(target), ignore_errors=True)
+
+
+def _replaced(target: Path) -> Path:
+    return target.with_name(f".{target.name}.replaced")
 
 
 @contextmanager

@@ -82,7 +82,7 @@ class Reranked:
     def __init__(self, coarse: FaissVectors, directory: Path, factor: int) -> None:
         try:
             self._full: NDArray[np.float16] = np.load(directory / FULL_VECTORS, mmap_mode="r")
-        except (OSError, ValueError) as error:
+        except (OSError, EOFError, ValueError) as error:
             raise AssetError(f"cannot read {directory / FULL_VECTORS}; {_REPAIR} ({error})") from error
         if self._full.shape != (coarse.count, coarse.dimension):
             raise AssetError(f"{directory / FULL_VECTORS} does not fit {VECTORS}; {_REPAIR}")

@@ -110,7 +110,7 @@ def attach_dialects(app: FastAPI, retriever: Retriever) -> None:
         if found is None:
             return _closed()
         answers = [[f"{rank}\t{hit['title']} {hit['text']}" for rank, hit in enumerate(hits)] for hits in found]
-        return json_response({"queries": body.queries, "answers": answers})
+        return json_response({"queries": [_utf8(query) for query in body.queries], "answers": answers})
 
     app.include_router(router)
 
@@ -139,6 +139,10 @@ class _Searcher:
             return None
         answers = iter(found)
         return [next(answers).hits if text else [] for text in texts]
+
+
+def _utf8(text: str) -> str:
+    return text.encode("utf-8", "replace").decode("utf-8")
 
 
 def _document(hit: Hit) -> dict[str, Any]:

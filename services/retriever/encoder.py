@@ -113,9 +113,11 @@ def load_encoders(
 
     torch.set_num_threads(threads)
     if not torch.cuda.is_available():
-        return [Encoder(checkpoint, settings, _torch_forward(checkpoint, "cpu"), _CPU_ROWS)]
+        return [Encoder(checkpoint, settings, _torch_forward(checkpoint, "cpu", compiled=False), _CPU_ROWS)]
     devices = [f"cuda:{number}" for number in range(torch.cuda.device_count())][:most]
-    return [Encoder(checkpoint, settings, _torch_forward(checkpoint, device), _CUDA_ROWS) for device in devices]
+    # Compiling is not safe in several threads at once, and pays only where the same process works for long.
+    compiled = most == 1
+    return [Encoder(checkpoint, settings, _torch_forward(checkpoint, name, compiled), _CUDA_ROWS) for name in devices]
 
 
 def _onnx_forward(checkpoint: Checkpoint, threads: int, data: Path, *, int8: bool) -> Forward:
@@ -124,14 +126,14 @@ def _onnx_forward(checkpoint: Checkpoint, threads: int, data: Path, *, int8: boo
     return forward_of(open_session(exported_graph(checkpoint, data, int8=int8), threads))
 
 
-def _torch_forward(checkpoint: Checkpoint, device: str) -> Forward:
+def _torch_forward(checkpoint: Checkpoint, device: str, compiled: bool) -> Forward:
     import torch
 
     from services.retriever.torch_model import load_sentence_model
 
     dtype = torch.float32 if device == "cpu" else torch.float16
     model = load_sentence_model(checkpoint, dtype=dtype, attention="sdpa").to(device)
-    if device != "cpu":
+    if compiled:
         # Rows and tokens change from batch to batch; a graph for each shape would be compiled without end.
         model.compile(dynamic=True)
 

@@ -64,6 +64,7 @@ def install_error_handlers(app: FastAPI, retriever: Retriever) -> None:
         return error_response(500, "search_failed", "the search failed; the log of the retriever says why")
 
     async def unexpected(_request: Request, _error: Exception) -> JSONResponse:
+        retriever.metrics.observe_request("unknown", 500, 0.0)  # answered outside of what times the others
         return error_response(500, "internal", "this is a bug; the log of the retriever says where")
 
     app.add_exception_handler(ServiceBusyError, busy)

@@ -74,6 +74,11 @@ class Ledger:
             error.__cause__ = cause
             waiter.set_exception(error)
 
+    def fail_all(self, reason: str, cause: Exception) -> None:
+        """Tell everyone who waits for anything that there is no answer."""
+        for work in list(self._open):
+            self.fail(work, reason, cause)
+
     def drop(self, work: Work) -> None:
         """Forget work that nobody waits for."""
         self._close(work)

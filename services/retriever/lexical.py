@@ -16,20 +16,35 @@ LEXICAL = "lexical"
 _REPAIR = "build the index again with `research index`"
 
 
+# Building holds all token ids as Python lists, about 1 KB a passage.
+LEXICAL_UP_TO = 5_000_000
+
+
+def write_lexical(directory: Path, texts: Iterable[str]) -> None:
+    """Index the texts, in order, into `directory / "lexical"`; the same texts, the same files.
+
+    Raises:
+        AssetError: there is no word in any of them.
+    """
+    import bm25s
+    import Stemmer
+    from bm25s.tokenization import Tokenizer
+
+    # The library's plain function numbers words in the order of a set, which is another one in every process.
+    tokenizer = Tokenizer(stopwords="en", stemmer=Stemmer.Stemmer("english"))
+    ids = list(tokenizer.streaming_tokenize(texts))
+    if not any(any(row) for row in ids):
+        raise AssetError("no passage holds a word that could be searched for; leave corpus.lexical off")
+    index = bm25s.BM25(method="lucene")
+    index.index((ids, tokenizer.get_vocab_dict()), show_progress=False)
+    index.save(directory / LEXICAL)
+
+
 def _tokenise(texts: list[str]) -> Any:
     import bm25s
     import Stemmer
 
     return bm25s.tokenize(texts, stopwords="en", stemmer=Stemmer.Stemmer("english"), show_progress=False)
-
-
-def write_lexical(directory: Path, texts: Iterable[str]) -> None:
-    """Index the texts, in order, into `directory / "lexical"`."""
-    import bm25s
-
-    index = bm25s.BM25(method="lucene")
-    index.index(_tokenise(list(texts)), show_progress=False)
-    index.save(directory / LEXICAL)
 
 
 class LexicalIndex:
@@ -44,7 +59,7 @@ class LexicalIndex:
 
         try:
             self._index = bm25s.BM25.load(directory / LEXICAL, mmap=True)
-        except (OSError, ValueError, KeyError) as error:
+        except (OSError, EOFError, ValueError, KeyError) as error:
             raise AssetError(f"cannot read {directory / LEXICAL}; {_REPAIR} ({error})") from error
         self.count = int(self._index.scores["num_docs"])
 

@@ -104,7 +104,7 @@ def recipe_for(checkpoint: Checkpoint, encoder: config.Encoder, corpus: config.C
     return Recipe(
         encoding=encoding_of(checkpoint, encoder),
         corpus_sha256=corpus_sha256,
-        structure="milvus" if corpus.milvus else corpus.structure,
+        structure=f"milvus-{corpus.structure}" if corpus.milvus else corpus.structure,
         lexical=corpus.lexical,
     )
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Callable
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
@@ -10,10 +11,35 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, gene
 from services.retriever.cache import ResultCache
 from services.retriever.pipeline import BatchReport
 
+_SUMMARY_SECONDS = 60.0
 _logger = logging.getLogger(__name__)
 
 _SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
 _BATCH_SIZES = (1, 2, 4, 8, 16, 32, 64, 128, 256)
+
+
+class Summary:
+    """What the batches took, as a line in the log once a minute while there are any."""
+
+    def __init__(self) -> None:
+        self._begun = time.monotonic()
+        self._queries = 0
+        self._worst = {"waited": 0.0, "encoded": 0.0, "searched": 0.0}
+
+    def add(self, report: BatchReport) -> None:
+        """Count one batch that has answers."""
+        first = report.answers[0]
+        self._queries += report.queries
+        for name, seconds in (
+            ("waited", max(answer.queue_seconds for answer in report.answers)),
+            ("encoded", first.encode_seconds),
+            ("searched", first.search_seconds),
+        ):
+            self._worst[name] = max(self._worst[name], seconds)
+        if (passed := time.monotonic() - self._begun) >= _SUMMARY_SECONDS:
+            worst = ", ".join(f"{name} {seconds:.3f} s" for name, seconds in self._worst.items())
+            _logger.info("%d queries in %.0f s; at most %s", self._queries, passed, worst)
+            self.__init__()  # type: ignore[misc]
 
 
 class Metrics:
@@ -21,6 +47,7 @@ class Metrics:
 
     def __init__(self, cache: ResultCache, queue_depth: Callable[[], int]) -> None:
         self._registry = registry = CollectorRegistry()
+        self._summary = Summary()
         self._requests = Histogram(
             "retriever_request_seconds",
             "Seconds until a request was answered, by route and status.",
@@ -55,15 +82,9 @@ class Metrics:
         if not report.answers:
             return
         first = report.answers[0]
-        _logger.debug(
-            "%d queries: waited %.4f s, encoded %.4f s, searched %.4f s",
-            report.queries,
-            max(answer.queue_seconds for answer in report.answers),
-            first.encode_seconds,
-            first.search_seconds,
-        )
+        self._summary.add(report)
         self._batch.observe(report.queries)
-        self._merged.inc(len(report.answers) - report.queries)
+        self._merged.inc(report.merged)
         self._encode.observe(first.encode_seconds)
         self._search.observe(first.search_seconds)
         for answer in report.answers:

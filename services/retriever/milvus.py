@@ -5,6 +5,7 @@ The address and the collection stand in the manifest; a token, if the cluster as
 
 from __future__ import annotations
 
+import hashlib
 import os
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -74,8 +75,38 @@ class MilvusVectors:
         return scores, positions
 
 
-def write_milvus(where: MilvusCollection, shards: Iterable[Vectors], dimension: int) -> None:
+def collection_prefix(index: str) -> str:
+    """What the names of an index's collections begin with, and no other's."""
+    readable = "".join(letter if letter.isascii() and letter.isalnum() else "_" for letter in index)
+    return f"r_{readable}_{hashlib.sha256(index.encode()).hexdigest()[:8]}_"
+
+
+def drop_collections(uri: str, prefix: str, keep: set[str]) -> None:
+    """Drop what former builds left under a prefix.
+
+    Raises:
+        AssetError: Milvus does not answer or refuses.
+    """
+    from pymilvus import MilvusException
+
+    try:
+        client = _connect(uri)
+        for name in client.list_collections():
+            if name.startswith(prefix) and name not in keep:
+                client.drop_collection(name)
+        client.close()
+    except (MilvusException, OSError) as error:
+        raise AssetError(f"cannot drop old collections in Milvus at {uri}: {error}") from error
+
+
+def write_milvus(where: MilvusCollection, shards: Iterable[Vectors], dimension: int, *, exact: bool) -> None:
     """Fill a new collection; one of that name, left by a build that was killed, is dropped first.
+
+    Args:
+        where: the collection.
+        shards: its vectors, in order of position.
+        dimension: of the vectors.
+        exact: compare with every vector (Milvus's FLAT), or let Milvus choose an index.
 
     Raises:
         AssetError: Milvus does not answer or refuses.
@@ -90,7 +121,7 @@ def write_milvus(where: MilvusCollection, shards: Iterable[Vectors], dimension: 
         schema.add_field(_POSITION, DataType.INT64, is_primary=True)
         schema.add_field(_VECTOR, DataType.FLOAT_VECTOR, dim=dimension)
         index = client.prepare_index_params()
-        index.add_index(_VECTOR, index_type="AUTOINDEX", metric_type="IP")
+        index.add_index(_VECTOR, index_type="FLAT" if exact else "AUTOINDEX", metric_type="IP")
         client.create_collection(where.collection, schema=schema, index_params=index)
         position = 0
         for shard in shards:
@@ -102,6 +133,7 @@ def write_milvus(where: MilvusCollection, shards: Iterable[Vectors], dimension: 
                 )
                 position += len(rows)
         client.flush(where.collection)
+        client.close()
     except (MilvusException, OSError) as error:
         raise AssetError(f"cannot write the Milvus collection {where.collection!r} at {where.uri}: {error}") from error
 
@@ -113,4 +145,6 @@ def _connect(uri: str) -> Any:
 
 
 def _count(client: Any, collection: str) -> int:
-    return int(client.query(collection, filter="", output_fields=["count(*)"])[0]["count(*)"])
+    return int(
+        client.query(collection, filter="", output_fields=["count(*)"], consistency_level="Strong")[0]["count(*)"]
+    )

@@ -13,7 +13,7 @@ import asyncio
 import logging
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TypeVar
@@ -39,11 +39,19 @@ class Limits:
 
 @dataclass(frozen=True, slots=True)
 class BatchReport:
-    """For the metrics: the answers given after one batch, its distinct queries, and those dropped before it."""
+    """For the metrics: what became of a batch.
+
+    Attributes:
+        answers: as they were given, one for each who waited.
+        queries: pieces of work in the batch.
+        merged: answers beyond one for a piece of work.
+        dropped: pieces of work left out, because nobody waited for them any more.
+    """
 
     answers: list[Answer]
-    queries: int
-    dropped: int
+    queries: int = 0
+    merged: int = 0
+    dropped: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,6 +93,7 @@ class SearchPipeline:
         self._encoded: asyncio.Queue[_Encoded] = asyncio.Queue(maxsize=1)
         self._arrived, self._encodable = asyncio.Event(), asyncio.Event()
         self._closing = False
+        self._somebody_left = False
         self._stages: list[asyncio.Task[None]] = []
         self._threads: list[ThreadPoolExecutor] = []
         self._seconds_per_query = 0.0
@@ -105,7 +114,7 @@ class SearchPipeline:
             name = stage.__name__.strip("_")
             thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix=name)
             self._threads.append(thread)
-            self._stages.append(asyncio.create_task(stage(thread), name=name))
+            self._stages.append(asyncio.create_task(self._keep_running(stage, thread), name=name))
 
     async def close(self) -> None:
         """Take no more queries, finish those under way, end the threads."""
@@ -134,21 +143,26 @@ class SearchPipeline:
         return [next(found) if hits is None else Answer(hits) for hits in cached]
 
     async def _work_on(self, queries: list[Query]) -> list[Answer]:
-        self._admit(self._ledger.count_new(queries))
+        self._admit(queries)
         new, waiters = self._ledger.enter(queries, time.perf_counter())
         self._waiting.extend(new)
         self._arrived.set()
         try:
             return await asyncio.gather(*waiters)
+        except asyncio.CancelledError:
+            self._somebody_left = True
+            raise
         finally:
             for waiter in waiters:
                 waiter.cancel()
 
-    def _admit(self, count: int) -> None:
-        if self.depth + count > self._limits.queue:
+    def _admit(self, queries: list[Query]) -> None:
+        # To look through the queue takes as long as the queue is: only when there may be something to find.
+        if self.depth + len(queries) > self._limits.queue and self._somebody_left:
+            self._somebody_left = False
             self._waiting = self._without_abandoned(self._waiting)
             self._tokenised = self._without_abandoned(self._tokenised)
-        if self.depth + count > self._limits.queue:
+        if self.depth + self._ledger.count_new(queries) > self._limits.queue:
             raise ServiceBusyError(f"{self.depth} queries wait already and {self._limits.queue} may; try again later")
 
     def _without_abandoned(self, queue: deque[Work]) -> deque[Work]:
@@ -162,7 +176,27 @@ class SearchPipeline:
         for work in abandoned:
             self._ledger.drop(work)
         if abandoned:
-            self._observe(BatchReport([], 0, len(abandoned)))
+            self._report(BatchReport([], dropped=len(abandoned)))
+
+    async def _keep_running(
+        self, stage: Callable[[ThreadPoolExecutor], Coroutine[None, None, None]], thread: ThreadPoolExecutor
+    ) -> None:
+        """A stage that ended would leave everyone waiting for ever; a bug in it costs what was under way, no more."""
+        while True:
+            try:
+                await stage(thread)
+            except Exception as bug:
+                _logger.exception("a stage broke; it goes on with what comes next")
+                self._waiting.clear()
+                self._tokenised.clear()
+                self._tokenising = 0
+                self._ledger.fail_all("the search failed: a bug; the log of the retriever says where", bug)
+
+    def _report(self, report: BatchReport) -> None:
+        try:
+            self._observe(report)
+        except Exception:
+            _logger.exception("a batch could not be reported")
 
     async def _tokenise(self, thread: ThreadPoolExecutor) -> None:
         while True:
@@ -170,7 +204,11 @@ class SearchPipeline:
             self._arrived.clear()
             while self._waiting:
                 # No more than the encoder takes at once: it should not wait for the end of the queue.
-                batch = [self._waiting.popleft() for _ in range(min(len(self._waiting), self._limits.batch))]
+                taken = [self._waiting.popleft() for _ in range(min(len(self._waiting), self._limits.batch))]
+                self._drop([work for work in taken if work.abandoned])
+                batch = [work for work in taken if not work.abandoned]
+                if not batch:
+                    continue
                 self._tokenising = len(batch)
                 texts = [work.query.text for work in batch]
                 rows = await self._in(thread, batch, self._encoder.tokenise, texts)
@@ -196,11 +234,14 @@ class SearchPipeline:
         abandoned: list[Work] = []
         tokens = 0
         while self._tokenised and len(batch) < self._limits.batch:
-            tokens += len(self._tokenised[0].ids)
+            work = self._tokenised[0]
+            if work.abandoned:
+                abandoned.append(self._tokenised.popleft())
+                continue
+            tokens += len(work.ids)
             if batch and tokens > self._limits.batch_tokens:
                 break
-            work = self._tokenised.popleft()
-            (abandoned if work.abandoned else batch).append(work)
+            batch.append(self._tokenised.popleft())
         self._drop(abandoned)
         return batch
 
@@ -212,13 +253,22 @@ class SearchPipeline:
             seconds = time.perf_counter() - begun
             if hits is None:
                 continue
-            answers: list[Answer] = []
-            for work, own in zip(batch, hits, strict=True):
-                answer = Answer(own, encoded.begun - work.since, encoded.seconds, seconds)
-                self._cache.put(work.query.key, own)
-                answers += [answer] * self._ledger.answer(work, answer)
             self._note_pace(max(encoded.seconds, seconds) / len(batch))
-            self._observe(BatchReport(answers, len(batch), 0))
+            self._answer(encoded, hits, seconds)
+
+    def _answer(self, encoded: _Encoded, hits: list[Hits | Exception], seconds: float) -> None:
+        answers: list[Answer] = []
+        merged = 0
+        for work, own in zip(encoded.batch, hits, strict=True):
+            if isinstance(own, Exception):
+                self._ledger.fail(work, f"the search failed: {own!r}", own)
+                continue
+            answer = Answer(own, encoded.begun - work.since, encoded.seconds, seconds)
+            self._cache.put(work.query.key, own)
+            given = self._ledger.answer(work, answer)
+            answers += [answer] * given
+            merged += max(0, given - 1)
+        self._report(BatchReport(answers, len(encoded.batch), merged))
 
     async def _in(
         self, thread: ThreadPoolExecutor, batch: list[Work], call: Callable[..., T], argument: object
@@ -237,15 +287,20 @@ class SearchPipeline:
         self._seconds_per_query = 0.8 * before + 0.2 * seconds_per_query
 
 
-def _search_batch(encoded: _Encoded) -> list[Hits]:
-    """One call for each index that the batch asks."""
-    hits: dict[int, Hits] = {}
-    rows_of: dict[str, list[int]] = {}
+def _search_batch(encoded: _Encoded) -> list[Hits | Exception]:
+    """One call for each index and depth that the batch asks; an index that fails fails its own queries only."""
+    found: dict[int, Hits | Exception] = {}
+    groups: dict[tuple[str, int], list[int]] = {}
     for row, work in enumerate(encoded.batch):
-        rows_of.setdefault(work.query.target.key, []).append(row)
-    for rows in rows_of.values():
+        groups.setdefault((work.query.target.key, work.query.top_k), []).append(row)
+    for rows in groups.values():
         queries = [encoded.batch[row].query for row in rows]
-        vectors = encoded.vectors if len(rows) == len(encoded.batch) else encoded.vectors[rows]
-        texts, top_k = [query.text for query in queries], [query.top_k for query in queries]
-        hits.update(zip(rows, queries[0].target.search(texts, vectors, top_k), strict=True))
-    return [hits[row] for row in range(len(encoded.batch))]
+        target, top_k = queries[0].target, queries[0].top_k
+        try:
+            hits = target.search([query.text for query in queries], encoded.vectors[rows], top_k)
+        except Exception as error:
+            _logger.exception("a search in %s failed", target.key)
+            found.update(dict.fromkeys(rows, error))
+        else:
+            found.update(zip(rows, hits, strict=True))
+    return [found[row] for row in range(len(encoded.batch))]

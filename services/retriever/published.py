@@ -11,7 +11,7 @@ from services.retriever.checkpoint import Checkpoint
 from services.retriever.dense import Dense, open_dense
 from services.retriever.fusion import fuse
 from services.retriever.lexical import LexicalIndex
-from services.retriever.manifest import Manifest, read_manifest
+from services.retriever.manifest import read_manifest
 from services.retriever.milvus import MilvusVectors
 from services.retriever.passage_store import PassageStore
 from services.retriever.search import Hit, Hits, Vectors
@@ -38,27 +38,42 @@ class SearchIndex:
         self, name: str, directory: Path, checkpoint: Checkpoint, encoder: config.Encoder, threads: int
     ) -> None:
         self.name = name
-        self.manifest: Manifest = read_manifest(directory)
+        self.manifest = read_manifest(directory)
         self.manifest.refuse_unless_fits(checkpoint, encoder, directory)
         self.passages = PassageStore(directory)
         self.dense = self._open_dense(directory, threads)
         self.lexical = LexicalIndex(directory) if self.manifest.recipe.lexical else None
         self._refuse_unless_whole(directory, checkpoint.dimension)
 
+    @staticmethod
+    def open(name: str, directory: Path, checkpoint: Checkpoint, encoder: config.Encoder, threads: int) -> SearchIndex:
+        """Open an index that may be replaced at this very moment; what is returned is of one revision.
+
+        Raises what creating one raises.
+        """
+        while True:
+            before = _inode(directory)
+            try:
+                opened = SearchIndex(name, directory, checkpoint, encoder, threads)
+            except AssetError:
+                if _inode(directory) == before:
+                    raise
+                continue
+            if _inode(directory) == before:
+                return opened
+
     @property
     def key(self) -> str:
         """Index and revision."""
-        return f"{self.name}@{self.manifest.recipe.revision}"
+        return f"{self.name}@{self.manifest.revision}"
 
-    def search(self, texts: Sequence[str], vectors: Vectors, top_k: Sequence[int]) -> list[Hits]:
-        """Find the `top_k[i]` best passages of the i-th query, given as text and as unit vector [dimension].
+    def search(self, texts: Sequence[str], vectors: Vectors, top_k: int) -> list[Hits]:
+        """Find the best passages of each query, given as text and as unit vector, float32 [queries, dimension].
 
         A hit's score is the inner product, or the fused score where the index holds words, too; higher is better.
         """
-        return [
-            [self._hit(position, score) for position, score in row[:wanted]]
-            for row, wanted in zip(self.rank(texts, vectors, max(top_k)), top_k, strict=True)
-        ]
+        ranked = self.rank(texts, vectors, top_k)
+        return [[self._hit(position, score) for position, score in row] for row in ranked]
 
     def rank(self, texts: Sequence[str], vectors: Vectors, top_k: int) -> list[list[tuple[int, float]]]:
         """Positions and scores of the best passages of each query, at most `top_k`, best first."""
@@ -93,3 +108,10 @@ class SearchIndex:
                 f"index {directory} does not hold together: {held}, vectors of size {self.dense.dimension} and an "
                 f"encoder of {dimension}; build it again with `research index`"
             )
+
+
+def _inode(directory: Path) -> int | None:
+    try:
+        return directory.stat().st_ino
+    except FileNotFoundError:
+        return None

@@ -23,7 +23,8 @@ DEPTHS = (1, 5, 10)
 
 # Titles that stand for queries where there are none.
 _SAMPLED_TITLES = 500
-_BLOCK_ROWS = 100_000
+_BLOCK_ROWS = 50_000
+_BLOCK_QUERIES = 512
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,17 +77,29 @@ def evaluate_index(settings: Settings, questions: Path | None) -> list[Recall]:
 
 
 def exact_search(full: NDArray[np.float16], vectors: Vectors, top_k: int) -> Positions:
-    """Positions of the `top_k` rows of `full` with the largest inner products, best first, [queries, top_k]."""
-    scores = np.full((len(vectors), 0), 0, dtype=np.float32)
-    positions = np.full((len(vectors), 0), 0, dtype=np.int64)
+    """Positions of the `top_k` rows of `full` with the largest inner products, best first, [queries, top_k].
+
+    Reads `full` once for each `_BLOCK_QUERIES` queries, in blocks, so that memory does not grow with either.
+    """
+    found = [
+        _exact_block(full, vectors[start : start + _BLOCK_QUERIES], top_k)
+        for start in range(0, len(vectors), _BLOCK_QUERIES)
+    ]
+    return np.concatenate(found)
+
+
+def _exact_block(full: NDArray[np.float16], vectors: Vectors, top_k: int) -> Positions:
+    rows = np.arange(len(vectors))[:, None]
+    scores = np.empty((len(vectors), 0), dtype=np.float32)
+    positions = np.empty((len(vectors), 0), dtype=np.int64)
     for start in range(0, len(full), _BLOCK_ROWS):
-        block = full[start : start + _BLOCK_ROWS].astype(np.float32)
-        own = np.broadcast_to(np.arange(start, start + len(block)), (len(vectors), len(block)))
-        all_scores = np.concatenate([scores, vectors @ block.T], axis=1)
-        best = np.argsort(-all_scores, axis=1, kind="stable")[:, :top_k]
-        scores = np.take_along_axis(all_scores, best, axis=1)
-        positions = np.take_along_axis(np.concatenate([positions, own], axis=1), best, axis=1)
-    return positions
+        products = vectors @ full[start : start + _BLOCK_ROWS].astype(np.float32).T
+        kept = min(top_k, products.shape[1])
+        best = np.argpartition(-products, kept - 1, axis=1)[:, :kept]
+        scores = np.concatenate([scores, products[rows, best]], axis=1)
+        positions = np.concatenate([positions, best + start], axis=1)
+    order = np.argsort(-scores, axis=1, kind="stable")[:, :top_k]
+    return np.take_along_axis(positions, order, axis=1)
 
 
 def gold_positions(store: PassageStore, gold: Sequence[GoldQuery]) -> list[set[int]]:

@@ -29,6 +29,10 @@ def require_within_limits(
         raise InvalidFieldError(f"{name}: {wanted} is above the limit of {limits.max_top_k}")
     if len(texts) > limits.max_queue:
         raise InvalidFieldError(f"{field}: {len(texts)} queries are above the limit of {limits.max_queue}")
+    if len(texts) * wanted > limits.max_hits:
+        raise InvalidFieldError(
+            f"{name}: {len(texts)} queries with {wanted} hits each are above the limit of {limits.max_hits} a request"
+        )
     if (longest := max(map(len, texts), default=0)) > limits.max_query_chars:
         raise InvalidFieldError(f"{field}: {longest} characters are above the limit of {limits.max_query_chars}")
 

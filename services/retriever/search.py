@@ -23,8 +23,8 @@ class SearchTarget(Protocol):
         """Names index and revision; the same key always gives the same hits."""
         ...
 
-    def search(self, texts: Sequence[str], vectors: Vectors, top_k: Sequence[int]) -> list[Hits]:
-        """Find the `top_k[i]` best passages of the i-th query, given as text and as unit vector [dimension]."""
+    def search(self, texts: Sequence[str], vectors: Vectors, top_k: int) -> list[Hits]:
+        """Find the best passages of each query, given as text and as unit vector, float32 [queries, dimension]."""
         ...
 
 

@@ -6,6 +6,7 @@ import asyncio
 import logging
 import math
 from collections.abc import Callable, Sequence
+from pathlib import Path
 
 from research.config import Settings
 from research.errors import ResearchError
@@ -13,6 +14,7 @@ from research.schemas import ServiceStatus
 from services.retriever.cache import ResultCache
 from services.retriever.checkpoint import open_checkpoint
 from services.retriever.encoder import Encoder, load_encoder
+from services.retriever.manifest import read_manifest
 from services.retriever.metrics import Metrics
 from services.retriever.pipeline import Limits, SearchPipeline
 from services.retriever.published import SearchIndex
@@ -32,11 +34,11 @@ class UnknownIndexError(ResearchError):
 class Retriever:
     """The service behind the routes.
 
-    Creating one opens the indexes and compares them with the encoder's files, which takes well under a second even
-    for a large index; `start` then loads the encoder without blocking.
+    Creating one compares the manifests of the indexes with the encoder's files, which takes no time whatever their
+    size; `start` then opens them and loads the encoder without blocking.
 
     Raises:
-        AssetError, ConfigurationError: an index and the encoder are missing, broken, or do not fit each other.
+        AssetError, ConfigurationError: an index or the encoder is missing, or they do not fit each other.
     """
 
     def __init__(self, settings: Settings, on_failure: Callable[[], None]) -> None:
@@ -44,8 +46,12 @@ class Retriever:
         self.status = ServiceStatus(status="loading", detail="not started")
         self.failure: Exception | None = None
         self.checkpoint = open_checkpoint(settings.encoder.name, settings.paths.data)
-        names = dict.fromkeys([settings.corpus.index, *settings.retriever.indexes])
-        self.indexes = {name: self._open(name) for name in names}
+        self.names = list(dict.fromkeys([settings.corpus.index, *settings.retriever.indexes]))
+        for name in self.names:
+            read_manifest(self._directory(name)).refuse_unless_fits(
+                self.checkpoint, settings.encoder, self._directory(name)
+            )
+        self.indexes: dict[str, SearchIndex] = {}
         self.cache = ResultCache(settings.retriever.cache_mib * 2**20)
         self.metrics = Metrics(self.cache, queue_depth=lambda: self._pipeline.depth if self._pipeline else 0)
         self._on_failure = on_failure
@@ -65,22 +71,29 @@ class Retriever:
             await self._pipeline.close()
 
     def index(self, name: str | None) -> SearchIndex:
-        """The index of that name, or the one of `corpus.index`; raises UnknownIndexError."""
-        try:
-            return self.indexes[name or self.settings.corpus.index]
-        except KeyError:
-            raise UnknownIndexError(f"index: {name!r} is not served; there are {', '.join(self.indexes)}") from None
+        """The index of that name, or the one of `corpus.index`.
+
+        Raises:
+            UnknownIndexError: it is not served.
+            NotReadyError: it is not opened yet.
+        """
+        name = name or self.settings.corpus.index
+        if name not in self.names:
+            raise UnknownIndexError(f"index: {name!r} is not served; there are {', '.join(self.names)}")
+        if self._pipeline is None:
+            raise NotReadyError(f"the retriever is {self.status.status}: {self.status.detail}")
+        return self.indexes[name]
 
     async def search(self, index: SearchIndex, texts: Sequence[str], top_k: int) -> list[Answer]:
         """Answer the queries of one request, in order.
 
         Raises:
-            NotReadyError: the encoder is not loaded.
             ServiceBusyError: too many queries wait already.
         """
-        if self._pipeline is None:
-            raise NotReadyError(f"the retriever is {self.status.status}: {self.status.detail}")
-        return await self._pipeline.submit([Query(text, top_k, index) for text in texts])
+        assert self._pipeline is not None, "whoever has an index has a pipeline"
+        # A lone surrogate, which JSON can carry and UTF-8 cannot, would fail the whole batch.
+        sound = [text.encode("utf-8", "replace").decode("utf-8") for text in texts]
+        return await self._pipeline.submit([Query(text, top_k, index) for text in sound])
 
     async def reload(self, name: str) -> SearchIndex:
         """Serve what is published under this name now; searches under way end with what they began with.
@@ -100,15 +113,21 @@ class Retriever:
         wait = self._pipeline.expected_wait if self._pipeline else 0.0
         return {"Retry-After": str(max(1, math.ceil(wait)))}
 
+    def _directory(self, name: str) -> Path:
+        return self.settings.index_dir.with_name(name)
+
     def _open(self, name: str) -> SearchIndex:
         settings = self.settings
-        directory = settings.index_dir.with_name(name)
-        return SearchIndex(name, directory, self.checkpoint, settings.encoder, settings.retriever.threads)
+        threads = settings.retriever.threads
+        return SearchIndex.open(name, self._directory(name), self.checkpoint, settings.encoder, threads)
 
     async def _load(self) -> None:
         encoder = self.settings.encoder
-        self.status = ServiceStatus(status="loading", detail=f"encoder {encoder.name} ({encoder.backend})")
         try:
+            for place, name in enumerate(self.names, start=1):
+                self._say_loading(f"index {name} ({place} of {len(self.names)})")
+                self.indexes[name] = await asyncio.to_thread(self._open, name)
+            self._say_loading(f"encoder {encoder.name} ({encoder.backend})")
             loaded = await asyncio.to_thread(self._load_encoder)
         except Exception as error:
             self.failure = error
@@ -130,6 +149,9 @@ class Retriever:
                 "ready: %s, %d passages, revision %s", index.name, len(index.passages), index.manifest.revision
             )
 
+    def _say_loading(self, detail: str) -> None:
+        self.status = ServiceStatus(status="loading", detail=detail)
+
     def _load_encoder(self) -> Encoder:
         settings = self.settings
         encoder = load_encoder(
@@ -139,8 +161,10 @@ class Retriever:
             settings.retriever.threads,
             settings.paths.data,
         )
-        # The first run of a graph allocates its memory; no user should wait for that.
+        # The first run of a graph allocates its memory, or compiles it; no user should wait for that. One row and
+        # several are two graphs to a compiler.
+        encoder.encode_queries(["warm up"] * settings.retriever.max_batch)
         warm = encoder.encode_queries(["warm up"])
         for index in self.indexes.values():
-            index.search(["warm up"], warm, [1])
+            index.search(["warm up"], warm, 1)
         return encoder

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 import threading
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
 
 import numpy as np
@@ -75,7 +75,7 @@ class VectorShards:
 
             with ThreadPoolExecutor(len(encoders), thread_name_prefix="encode") as threads:
                 try:
-                    for done in [threads.submit(work, encoder) for encoder in encoders]:
+                    for done in as_completed([threads.submit(work, encoder) for encoder in encoders]):
                         done.result()
                 finally:
                     stop.set()

@@ -11,6 +11,7 @@
 
 from __future__ import annotations
 
+import codecs
 import csv
 import gzip
 import hashlib
@@ -25,6 +26,7 @@ from research.files import sha256_of
 from research.passages import Passage
 
 _FORMATS = (".jsonl", ".json", ".tsv", ".parquet")
+_COLUMNS = ("id", "_id", "title", "text", "contents")
 _PARQUET_ROWS = 4096
 # The longest field that a TSV may have; Python's own limit is 128 KiB.
 _LONGEST_FIELD = 16 * 2**20
@@ -97,7 +99,7 @@ def _json_records(file: Path) -> Iterator[dict[str, Any]]:
             if not line.strip():
                 continue
             try:
-                yield orjson.loads(line)
+                yield orjson.loads(line.removeprefix(codecs.BOM_UTF8))
             except orjson.JSONDecodeError as error:
                 raise AssetError(f"{file}: line {number} is not JSON ({error})") from error
 
@@ -105,7 +107,12 @@ def _json_records(file: Path) -> Iterator[dict[str, Any]]:
 def _tsv_records(file: Path) -> Iterator[dict[str, Any]]:
     csv.field_size_limit(_LONGEST_FIELD)
     with _open(file) as lines:
-        yield from csv.DictReader((line.decode("utf-8") for line in lines), delimiter="\t")
+        # With `strict`, a quote that is never closed is an error instead of a passage that swallows the next ones.
+        yield from csv.DictReader(
+            (line.decode("utf-8-sig" if n == 0 else "utf-8") for n, line in enumerate(lines)),
+            delimiter="\t",
+            strict=True,
+        )
 
 
 def _parquet_records(file: Path) -> Iterator[dict[str, Any]]:
@@ -113,7 +120,9 @@ def _parquet_records(file: Path) -> Iterator[dict[str, Any]]:
     import pyarrow.parquet as parquet
 
     try:
-        for batch in parquet.ParquetFile(file).iter_batches(_PARQUET_ROWS):
+        opened = parquet.ParquetFile(file)
+        columns = [name for name in opened.schema_arrow.names if name in _COLUMNS]
+        for batch in opened.iter_batches(_PARQUET_ROWS, columns=columns):
             yield from batch.to_pylist()
     except pa.ArrowInvalid as error:
         raise AssetError(f"{file} is not a Parquet file ({error})") from error
@@ -133,7 +142,9 @@ def _passage(record: dict[str, Any], where: str) -> Passage:
         return Passage(str(own_id), record["title"], record["text"])
     if isinstance(record.get("contents"), str):
         title, _, text = record["contents"].partition("\n")
-        return Passage(str(own_id), title.strip().strip('"'), text)
+        title = title.strip()
+        quoted = len(title) > 1 and title[0] == title[-1] == '"'
+        return Passage(str(own_id), title[1:-1] if quoted else title, text)
     raise AssetError(f"{where} has neither `title` and `text` nor `contents`; it has {_names(record)}")
 
 

@@ -8,12 +8,15 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+from research.errors import ConfigurationError
+
 StructureName = Literal["flat", "hnsw", "ivf-sq8", "ivf-pq", "ivf-rabitq"]
 
 # Up to here the exact search of a batch takes less time than encoding it.
 _FLAT_UP_TO = 200_000
 _HNSW_UP_TO = 2_000_000
 _TRAINING_VECTORS_PER_LIST = 40
+_LEAST_FOR_LISTS = 500
 # A small index is cheap to search, and has few lists to miss.
 _LEAST_PROBES = 8
 # For the ranges and codes, which are learnt with or without lists.
@@ -47,13 +50,25 @@ class Structure:
 
 
 def structure_for(name: StructureName | Literal["auto"], count: int, dimension: int) -> Structure:
-    """The structure of that name, proportioned for `count` vectors; `auto` goes by the count alone."""
+    """The structure of that name, proportioned for `count` vectors; `auto` goes by the count alone.
+
+    Raises:
+        ConfigurationError: there are too few vectors to learn lists or codes from, or they cannot be cut into codes.
+    """
     if name == "auto":
         name = "flat" if count <= _FLAT_UP_TO else "hnsw" if count <= _HNSW_UP_TO else "ivf-pq"
     if name == "flat":
         return Structure(name, "Flat")
     if name == "hnsw":
         return Structure(name, "HNSW32_SQ8", ef_search=128)
+    if count < _LEAST_FOR_LISTS:
+        raise ConfigurationError(
+            f"corpus.structure={name}: {count} passages are too few to learn lists from; use flat, which is exact"
+        )
+    if name == "ivf-pq" and dimension % 4:
+        raise ConfigurationError(
+            f"corpus.structure=ivf-pq: vectors of size {dimension} cannot be cut in fours; use ivf-rabitq"
+        )
     lists = _lists_for(count)
     probes = max(lists // 32, min(lists, _LEAST_PROBES))
     if name == "ivf-sq8":

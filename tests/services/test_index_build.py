@@ -83,7 +83,10 @@ def vectors_of(index: Path) -> np.ndarray:
 
 def kill_at_a_random_moment(build: subprocess.Popen[bytes], work: Path, span: float) -> bool:
     """Kill -9 within `span` seconds of its first sign of work; False if it ended before."""
-    while not (work / "plan.json").exists() and build.poll() is None:
+    plan = work / "plan.json"
+    started = time.time_ns()
+    # Every build writes its plan anew when its work begins.
+    while build.poll() is None and not (plan.exists() and plan.stat().st_mtime_ns > started):
         time.sleep(0.005)
     try:
         build.wait(timeout=random.uniform(0, span))

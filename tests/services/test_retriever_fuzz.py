@@ -72,6 +72,9 @@ def test_any_text_is_a_query(retriever: Any, path: str, query: str) -> None:
         ("/retrieve", {"queries": [f"query {number}" for number in range(4096)], "topk": 1}, 200),
         ("/search", {"query": "a", "top_k": 10**30}, 422),
         ("/search", {"query": "\ud800"}, 422),
+        ("/retrieve", {"queries": ["\ud800 a"], "topk": 1}, 200),
+        ("/queries", {"queries": ["\ud800 a"], "k": 1}, 200),
+        ("/retrieve", {"queries": ["a"] * 4096, "topk": 100}, 422),
     ],
 )
 def test_the_extremes_have_their_documented_answer(

@@ -12,7 +12,7 @@ from services.retriever.search import Vectors
 class InMemory:
     """Handed out in parts of `rows`."""
 
-    def __init__(self, vectors: Vectors, rows: int = 100) -> None:
+    def __init__(self, vectors: Vectors, rows: int = 256) -> None:
         self._vectors = vectors
         self._rows = rows
 

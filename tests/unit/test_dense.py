@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from research.errors import AssetError
+from research.errors import AssetError, ConfigurationError
 from services.retriever.dense import FULL_VECTORS, VECTORS, open_dense, rerank, write_dense
 from services.retriever.milvus import MilvusCollection, MilvusVectors, write_milvus
 from services.retriever.search import Vectors
@@ -62,7 +62,7 @@ def test_a_structure_finds_nearly_what_brute_force_finds(
         np.testing.assert_allclose(scores, exact, atol=1e-3)
 
 
-@pytest.mark.parametrize("name", ["flat", "hnsw", "ivf-pq"])
+@pytest.mark.parametrize("name", ["flat", "ivf-sq8", "ivf-pq", "ivf-rabitq"])
 def test_the_same_vectors_give_the_same_files(tmp_path: Path, vectors: Vectors, name: StructureName) -> None:
     structure = structure_for(name, len(vectors), DIMENSION)
     for copy in ("one", "two"):
@@ -116,8 +116,8 @@ def test_reranking_is_sorting_by_inner_product(full: np.ndarray, candidates: np.
 
 def test_milvus_finds_what_flat_finds(tmp_path: Path, vectors: Vectors, queries: Vectors) -> None:
     where = MilvusCollection(str(tmp_path / "vectors.db"), "some")
-    write_milvus(where, InMemory(vectors[:500], rows=300), DIMENSION)
-    write_milvus(where, InMemory(vectors, rows=1300), DIMENSION)  # what a killed build left is replaced
+    write_milvus(where, InMemory(vectors[:500], rows=300), DIMENSION, exact=True)
+    write_milvus(where, InMemory(vectors, rows=1300), DIMENSION, exact=True)  # what a killed build left is replaced
     opened = MilvusVectors(where)
     assert (opened.count, opened.dimension) == (3000, DIMENSION)
     scores, positions = opened.search(queries, 5)
@@ -128,3 +128,14 @@ def test_milvus_finds_what_flat_finds(tmp_path: Path, vectors: Vectors, queries:
 def test_a_milvus_that_is_not_there_is_named(tmp_path: Path) -> None:
     with pytest.raises(AssetError, match=r"(?s)cannot open the Milvus collection 'none' .*research index"):
         MilvusVectors(MilvusCollection(str(tmp_path / "vectors.db"), "none"))
+
+
+@pytest.mark.parametrize(
+    ("name", "count", "dimension", "named"),
+    [("ivf-pq", 499, 64, "too few"), ("ivf-rabitq", 16, 64, "too few"), ("ivf-pq", 5000, 30, "in fours")],
+)
+def test_what_cannot_be_built_is_refused_before_anything_is_encoded(
+    name: StructureName, count: int, dimension: int, named: str
+) -> None:
+    with pytest.raises(ConfigurationError, match=named):
+        structure_for(name, count, dimension)

@@ -65,7 +65,8 @@ def open_index(directory: Path, checkpoint: Checkpoint = CHECKPOINT, **settings:
 def test_a_whole_index_opens_and_finds_as_many_as_each_query_wants(index: Path) -> None:
     opened = open_index(index)
     vectors = np.array([[0.1, 0.2, 0.9, 0], [1, 0, 0, 0]], dtype=np.float32)
-    several, one = opened.search(["x", "y"], vectors, [10, 1])
+    several, _ = opened.search(["x", "y"], vectors, 10)
+    _, one = opened.search(["x", "y"], vectors, 1)
     assert [(hit["id"], hit["score"]) for hit in several] == [
         ("c", pytest.approx(0.9)),
         ("b", pytest.approx(0.2)),
@@ -78,7 +79,7 @@ def test_a_whole_index_opens_and_finds_as_many_as_each_query_wants(index: Path) 
 def test_with_words_both_rankings_count(tmp_path: Path) -> None:
     opened = open_index(write_index(tmp_path, lexical=True))
     # By meaning c, b, a; by words only b.
-    [hits] = opened.search(["seconds of Beta"], np.array([[0.1, 0.2, 0.9, 0]], dtype=np.float32), [2])
+    [hits] = opened.search(["seconds of Beta"], np.array([[0.1, 0.2, 0.9, 0]], dtype=np.float32), 2)
     assert [(hit["id"], hit["score"]) for hit in hits] == [("b", 1 / 61 + 1 / 62), ("c", 1 / 61)]
 
 

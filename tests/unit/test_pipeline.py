@@ -11,6 +11,7 @@ import pytest
 
 from research.errors import ServiceBusyError, ServiceError
 from services.retriever.cache import ResultCache
+from services.retriever.metrics import Metrics
 from services.retriever.pipeline import BatchReport, Limits, SearchPipeline
 from services.retriever.search import Hits, Query, TokenIds, Vectors
 
@@ -41,14 +42,14 @@ class FakeIndex:
     def __init__(self, key: str = "index@1") -> None:
         self.key = key
         self.searches: list[list[str]] = []
+        self.broken = False
 
-    def search(self, texts: Sequence[str], vectors: Vectors, top_k: Sequence[int]) -> list[Hits]:
+    def search(self, texts: Sequence[str], vectors: Vectors, top_k: int) -> list[Hits]:
         self.searches.append(list(texts))
+        if self.broken:
+            raise RuntimeError("no index today")
         assert [sum(map(ord, text)) for text in texts] == vectors[:, 0].tolist()
-        return [
-            [{"id": f"{self.key}/{text}#{rank}", "score": 1.0} for rank in range(wanted)]
-            for text, wanted in zip(texts, top_k, strict=True)
-        ]
+        return [[{"id": f"{self.key}/{text}#{rank}", "score": 1.0} for rank in range(top_k)] for text in texts]
 
 
 class Bench:
@@ -150,7 +151,7 @@ def test_equal_queries_are_worked_on_once_even_while_they_are_encoded() -> None:
 
     bench = with_bench(scenario)
     assert bench.encoder.batches == [["first"], ["same", "other"]]
-    assert [(report.queries, len(report.answers)) for report in bench.reports] == [(1, 2), (2, 3)]
+    assert [(r.queries, len(r.answers), r.merged) for r in bench.reports] == [(1, 2, 1), (2, 3, 1)]
 
 
 def test_without_merging_each_query_is_worked_on() -> None:
@@ -176,7 +177,7 @@ def test_another_depth_or_another_index_is_another_query() -> None:
         assert newer.searches == [["same"]]
 
     bench = with_bench(scenario)
-    assert bench.index.searches[1] == ["same", "same"]
+    assert bench.index.searches == [["first"], ["same"], ["same"]]
 
 
 def test_what_was_found_is_kept_until_its_index_has_a_new_revision() -> None:
@@ -229,7 +230,7 @@ def test_a_full_queue_refuses_whole_requests_and_admits_again_later() -> None:
         joined = bench.submit("a", "b", "d")  # two of them wait already, so there is room
         bench.encoder.go.set()
         await asyncio.gather(first, three, joined)
-        assert bench.pipeline.expected_wait == 0
+        assert bench.pipeline.depth == 0
         assert await bench.submit("d", "e") == ["d#0", "e#0"]
 
     with_bench(scenario, queue=4)
@@ -282,3 +283,57 @@ def test_phases_are_measured_and_closing_drains_the_queue() -> None:
         assert min(answer.queue_seconds, answer.encode_seconds, answer.search_seconds) > 0
 
     asyncio.run(scenario())
+
+
+def test_an_index_that_fails_fails_nobody_elses_query() -> None:
+    async def scenario(bench: Bench) -> None:
+        first = await bench.occupy()
+        other = FakeIndex("other@1")
+        other.broken = True
+        fine, doomed = bench.submit("a"), bench.submit("a", index=other)
+        await bench.waiting(2)
+        bench.encoder.go.set()
+        await first
+        assert await fine == ["a#0"]
+        with pytest.raises(ServiceError, match="no index today"):
+            await doomed
+
+    with_bench(scenario)
+
+
+def test_one_of_two_leaving_while_they_are_encoded_stops_nothing_with_the_real_metrics() -> None:
+    async def scenario(bench: Bench) -> None:
+        metrics = Metrics(bench.cache, queue_depth=lambda: bench.pipeline.depth)
+        bench.pipeline._observe = metrics.observe_batch
+        first = await bench.occupy()
+        stays, leaves = bench.submit("stays"), bench.submit("leaves")
+        await bench.waiting(2)
+        bench.encoder.entered.clear()
+        bench.encoder.go.set()
+        await first
+        leaves.cancel()
+        assert await stays == ["stays#0"]
+        assert await bench.submit("next", "next") == ["next#0", "next#0"]
+        assert b"retriever_merged_total 1.0" in metrics.render()
+
+    with_bench(scenario)
+
+
+def test_a_stage_that_breaks_tells_those_who_wait_and_goes_on() -> None:
+    async def scenario(bench: Bench) -> None:
+        first = await bench.occupy()
+        take = bench.pipeline._take
+
+        def broken() -> None:
+            bench.pipeline._take = take  # type: ignore[method-assign]
+            raise ZeroDivisionError
+
+        doomed = bench.submit("a")
+        await bench.waiting(1)
+        bench.pipeline._take = broken  # type: ignore[assignment,method-assign]
+        bench.encoder.go.set()
+        for error in await asyncio.gather(first, doomed, return_exceptions=True):
+            assert isinstance(error, ServiceError) or error == ["first#0"]
+        assert await bench.submit("b") == ["b#0"]
+
+    with_bench(scenario)

@@ -61,6 +61,28 @@ def test_gzip_is_read_as_it_is(tmp_path: Path, name: str, content: bytes) -> Non
     assert list(read_passages(tmp_path / name)) == list(read_passages(tmp_path / name.removesuffix(".gz")))
 
 
+@pytest.mark.parametrize("name", ["p.jsonl", "p.tsv"])
+def test_a_byte_order_mark_is_no_part_of_the_first_name(tmp_path: Path, name: str) -> None:
+    content = lines(OURS) if name == "p.jsonl" else DPR.encode()
+    (tmp_path / name).write_bytes(b"\xef\xbb\xbf" + content)
+    assert next(read_passages(tmp_path / name)).id == "1"
+
+
+@pytest.mark.parametrize(
+    ("line", "title"),
+    [
+        ('"Aaron"', "Aaron"),
+        ("Aaron", "Aaron"),
+        ('"Weird Al" Yankovic', '"Weird Al" Yankovic'),
+        ('""Heroes" (album)"', '"Heroes" (album)'),
+        ('"', '"'),
+    ],
+)
+def test_one_pair_of_quotes_around_a_title_is_taken_off(tmp_path: Path, line: str, title: str) -> None:
+    (tmp_path / "wiki.jsonl").write_bytes(lines([{"id": "0", "contents": f"{line}\ntext"}]))
+    assert [passage.title for passage in read_passages(tmp_path / "wiki.jsonl")] == [title]
+
+
 def test_parquet(tmp_path: Path) -> None:
     parquet.write_table(pa.Table.from_pylist([{**r, "id": str(r["id"])} for r in OURS]), tmp_path / "p.parquet")
     assert list(read_passages(tmp_path / "p.parquet")) == WANTED
@@ -89,6 +111,7 @@ def test_a_directory_is_its_files_in_order_and_its_digest_is_theirs(tmp_path: Pa
         ("p.jsonl.gz", b"not gzip", "cannot read passages"),
         ("p.jsonl.gz", gzip.compress(lines(OURS * 50))[:-20], "cannot read passages"),
         ("p.parquet", b"not parquet", "is not a Parquet file"),
+        ("p.tsv", b'id\ttext\ttitle\n1\t"Hello\tA\n2\tsay "x" now\tB\n', "expected after"),
         ("p.csv", b"id,title,text\n", "passages are read from .jsonl"),
     ],
 )
