@@ -123,7 +123,8 @@ def _setting(plan: StudyPlan) -> str:
     traces = ", ".join(f"{count} {kind}" for kind, count in warmup.traces.items())
     learning = f"lr {settings.optimizer.learning_rate:g} ({settings.optimizer.schedule})"
     return (
-        f"- report written at commit {_commit()}; {packages}; Python {platform.python_version()}; {os.cpu_count()} CPU cores\n"
+        f"- report written at commit {_commit()}; {packages}; "
+        f"Python {platform.python_version()}; {os.cpu_count()} CPU cores\n"
         f"- seeds {', '.join(map(str, settings.study.seeds))}; {settings.model.name}; {settings.corpus.name}\n"
         f"- warm-up: {warmup.steps} steps of {warmup.batch_size} on {traces} traces, lr {warmup.learning_rate:g}\n"
         f"- GRPO: {grpo.steps} steps of {grpo.questions_per_step} questions x {grpo.group_size} episodes, "
