@@ -23,14 +23,34 @@ class Filters:
     min_reward: float | None = None
     max_reward: float | None = None
     text: str | None = None
+    questions: tuple[str, ...] = ()
 
     def select(self, run: RunEpisodes) -> Iterator[Inspected]:
         """The episodes that fit: the newest step first, evaluations after all steps, the newest first.
 
-        Raises ConfigurationError that names the steps and evaluations that the run has.
+        With `questions` instead question by question, in the order named, the oldest episode first: before and after.
+
+        Raises ConfigurationError that names the steps and evaluations that the run has, or the question that it lacks.
         """
+        if self.questions:
+            yield from self._by_question(run)
+            return
         for source in self._sources(run):
             yield from (episode for episode in run.read(source) if self._fits(episode))
+
+    def _by_question(self, run: RunEpisodes) -> Iterator[Inspected]:
+        found: dict[str, list[Inspected]] = {question: [] for question in self.questions}
+        chosen = self._sources(run)
+        for source in (source for source in run.sources() if source in chosen):
+            for episode in run.read(source):
+                if self._fits(episode):
+                    for question in found:
+                        if _asks(episode, question):
+                            found[question].append(episode)
+        if missing := [question for question, episodes in found.items() if not episodes]:
+            raise ConfigurationError(f"no episode that fits asks {missing[0]!r}; give a question's id or words of it")
+        for episodes in found.values():
+            yield from episodes
 
     def _sources(self, run: RunEpisodes) -> list[Source]:
         sources = run.sources()
@@ -57,6 +77,10 @@ class Filters:
             and (self.max_reward is None or shown.score.reward <= self.max_reward)
             and (self.text is None or _holds(shown, self.text.casefold()))
         )
+
+
+def _asks(shown: Inspected, question: str) -> bool:
+    return question == shown.question.id or question.casefold() in shown.question.text.casefold()
 
 
 def _holds(shown: Inspected, text: str) -> bool:

@@ -221,6 +221,9 @@ def inspect(
     min_reward: Annotated[float | None, typer.Option(help="lowest reward")] = None,
     max_reward: Annotated[float | None, typer.Option(help="highest reward")] = None,
     text: Annotated[str | None, typer.Option(help="words in question, gold answers, episode or results")] = None,
+    question: Annotated[
+        list[str] | None, typer.Option(help="id or words of a question: its episodes, oldest first (may be repeated)")
+    ] = None,
     limit: Annotated[int | None, typer.Option(min=1, help="most episodes; default: 10, or 2000 with --html")] = None,
     tokens: Annotated[
         bool, typer.Option("--tokens", help="also each token: mask, log-probability, weight version")
@@ -235,6 +238,8 @@ def inspect(
       `research inspect demo --group 8.0`
     - Where did the model correct a query?
       `research inspect demo --corrected --eval after`
+    - What did it do with this question before and after?
+      `research inspect demo --question "Starry Night" --eval warmup --eval after`
     - All of it, with charts and filters, in a browser:
       `research inspect demo --html runs/demo/inspect.html`
     """
@@ -251,6 +256,7 @@ def inspect(
         min_reward=min_reward,
         max_reward=max_reward,
         text=text,
+        questions=tuple(question or ()),
     )
     settings = load_settings(preset, overrides)
     inspect_run(settings, run, filters, limit=limit, tokens=tokens, html=html, console=console)

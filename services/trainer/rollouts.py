@@ -129,7 +129,7 @@ class Rollouts:
 
         async def group(number: int, question: Question) -> Group:
             members = await asyncio.gather(*(member((number, place), question) for place in range(size)))
-            return Group(f"{step}.{number}", question, [member for member in members if member is not None])
+            return Group(f"{step}.{number}", question, [played for played in members if played is not None])
 
         async with asyncio.TaskGroup() as tasks:
             running = [tasks.create_task(group(number, question)) for number, question in enumerate(questions)]

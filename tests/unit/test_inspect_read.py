@@ -96,6 +96,7 @@ def test_outcomes_follow_format_first(tmp_path: Path) -> None:
         (Filters(text="ROMA", max_reward=0.5, steps=(2,)), ["2.0/1"]),
         (Filters(text="term of economics"), ["1.0/1", "1.0/2", "1.0/3"]),
         (Filters(text="no such words"), []),
+        (Filters(questions=("q/rome", "of FRANCE"), max_reward=0.5), ["1.1/0", "1.1/1", "2.0/1", "1.0/2", "1.0/3"]),
     ],
     ids=str,
 )
@@ -105,7 +106,11 @@ def test_filters(tmp_path: Path, filters: Filters, expected: list[str]) -> None:
 
 @pytest.mark.parametrize(
     ("filters", "message"),
-    [(Filters(steps=(9,)), "step 9; it has 1 to 2"), (Filters(evaluations=("x",)), "'x'; it has after")],
+    [
+        (Filters(steps=(9,)), "step 9; it has 1 to 2"),
+        (Filters(evaluations=("x",)), "'x'; it has after"),
+        (Filters(questions=("Spain",)), "asks 'Spain'"),
+    ],
     ids=str,
 )
 def test_a_source_that_does_not_exist_is_named_with_those_that_do(

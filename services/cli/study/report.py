@@ -39,9 +39,10 @@ Paired by question, mean over the seeds that both have, 95 % bootstrap interval 
 0. The interval speaks of other questions, not of other seeds: look at each seed above for those."""
 
 _CURVES_EXPLAINED = """\
-Thick: mean of the seeds; thin: each seed. Greedy EM is over the questions of the small evaluations at every step. The
-sampled episodes answer training questions that the curriculum chose for being neither too easy nor too hard, so their
-reward need not rise while the model gets better."""
+Thick: mean of the seeds; thin: each seed. Greedy EM is over the questions of the small evaluations at every step."""
+_CURRICULUM_EXPLAINED = """\
+The sampled episodes answer training questions that the curriculum chose for being neither too easy nor too hard, so
+their reward need not rise while the model gets better."""
 _UPDATES_EXPLAINED = """\
 What each arm was trained with. Rewards that are dealt out over the whole batch leave hardly a group without a signal,
 so `shuffled_rewards` makes more and larger updates than `grpo`; `supervised` passes over its few traces many times."""
@@ -86,6 +87,7 @@ def _markdown(plan: StudyPlan, data: StudyData) -> str:
                 behaviour_table(data),
                 "## Curves",
                 _CURVES_EXPLAINED,
+                *([_CURRICULUM_EXPLAINED] if plan.settings.questions.candidates > 1 else []),
                 "![curves](study.png)",
                 "## Updates",
                 _UPDATES_EXPLAINED,
@@ -119,12 +121,14 @@ def _setting(plan: StudyPlan) -> str:
     packages = ", ".join(f"{name} {installed[name]}" for name in _PACKAGES if name in installed)
     grpo, warmup = settings.grpo, settings.warmup
     traces = ", ".join(f"{count} {kind}" for kind, count in warmup.traces.items())
+    learning = f"lr {settings.optimizer.learning_rate:g} ({settings.optimizer.schedule})"
     return (
-        f"- commit {_commit()}; {packages}; Python {platform.python_version()}; {os.cpu_count()} CPU cores\n"
+        f"- report written at commit {_commit()}; {packages}; "
+        f"Python {platform.python_version()}; {os.cpu_count()} CPU cores\n"
         f"- seeds {', '.join(map(str, settings.study.seeds))}; {settings.model.name}; {settings.corpus.name}\n"
         f"- warm-up: {warmup.steps} steps of {warmup.batch_size} on {traces} traces, lr {warmup.learning_rate:g}\n"
         f"- GRPO: {grpo.steps} steps of {grpo.questions_per_step} questions x {grpo.group_size} episodes, "
-        f"{grpo.keep_per_group or grpo.group_size} of a group trained on, lr {settings.optimizer.learning_rate:g}, "
+        f"{grpo.keep_per_group or grpo.group_size} of a group trained on, {learning}, "
         f"KL {grpo.kl_coefficient:g}, mix {dict(settings.questions.mix)}\n"
         "- `metrics.jsonl` has every step of every run, `outcomes.jsonl` the score of every held-out answer"
     )
