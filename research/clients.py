@@ -9,6 +9,7 @@ from types import TracebackType
 from typing import Any, Self
 
 import httpx
+from httpx_aiohttp import AiohttpTransport
 from tenacity import AsyncRetrying, retry_if_exception, stop_after_attempt, wait_random_exponential
 
 from research.episode import Finish, Generation, Sampling
@@ -22,6 +23,7 @@ INITIAL_VERSION = "0"
 _RETRIED_STATUSES = frozenset({429, 500, 502, 503, 504})
 _MAX_BACKOFF_SECONDS = 10.0
 _READY_TIMEOUT_SECONDS = 5.0
+_AS_MANY_AS_NEEDED = httpx.Limits(max_connections=0)  # so says aiohttp; None would be 100
 
 
 class HttpService:
@@ -36,7 +38,8 @@ class HttpService:
             base_url=self.url,
             timeout=httpx.Timeout(timeout, connect=min(timeout, 5.0)),
             headers=headers,
-            limits=httpx.Limits(max_connections=None, max_keepalive_connections=128),
+            # httpx's own pool takes longer for each request the more are under way (benchmarks/http_client.py).
+            transport=AiohttpTransport(limits=_AS_MANY_AS_NEEDED),
         )
 
     async def __aenter__(self) -> Self:

@@ -32,8 +32,9 @@ def write_tiny_model(path: Path) -> Path:
 
 
 def tiny_settings(tmp_path: Path, *overrides: str) -> Settings:
-    """float32 throughout, so that differences are real and not rounding."""
+    """float32 throughout, so that differences are real and not rounding; the rest is plain GRPO."""
     base = ["model.dtype=float32", "trainer.threads=1", "optimizer.frozen_layers=0", "optimizer.learning_rate=1e-3"]
+    base += ["grpo.scale_advantages=true", "optimizer.schedule=constant", "optimizer.warmup_steps=3"]
     return load_settings(overrides=[f"paths.runs={tmp_path}/runs", *base, *overrides])
 
 
