@@ -21,3 +21,8 @@ def print_recall(settings: Settings, questions: Path | None, console: Console) -
     for row in rows:
         table.add_row(row.measured, row.against, str(row.queries), *(f"{share:.3f}" for share in row.at))
     console.print(table)
+    if lacking := max(row.lacking for row in rows):
+        console.print(
+            f"[yellow]note:[/] {lacking} queries have a gold passage that is not in the index; it counts as not found",
+            highlight=False,
+        )

@@ -29,12 +29,16 @@ _BLOCK_QUERIES = 512
 
 @dataclass(frozen=True, slots=True)
 class Recall:
-    """A row of the table: what was measured against what, with how many queries, and recall at each of `DEPTHS`."""
+    """A row of the table: what was measured against what, with how many queries, and recall at each of `DEPTHS`.
+
+    `lacking` of the queries have a gold passage that the index does not hold and no search can find.
+    """
 
     measured: str
     against: str
     queries: int
     at: tuple[float, ...]
+    lacking: int = 0
 
 
 def evaluate_index(settings: Settings, questions: Path | None) -> list[Recall]:
@@ -69,9 +73,10 @@ def evaluate_index(settings: Settings, questions: Path | None) -> list[Recall]:
             ranked = index.rank(texts, vectors, deepest)
             found["both, fused"] = [[position for position, _ in row] for row in ranked]
         places = gold_positions(index.passages, gold)
+        lacking = sum(-1 in row for row in places)
         rows += [
-            Recall(name, "gold passages", len(gold), tuple(recall_at(ranked, places, depth) for depth in DEPTHS))
-            for name, ranked in found.items()
+            Recall(name, "gold passages", len(gold), tuple(recall_at(own, places, depth) for depth in DEPTHS), lacking)
+            for name, own in found.items()
         ]
     return rows
 
