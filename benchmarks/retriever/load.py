@@ -49,7 +49,7 @@ def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--mix", action="store_true", help="ask as the groups of GRPO do")
-    parser.add_argument("--seconds", type=float, default=10)
+    parser.add_argument("--seconds", type=int, default=10)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("overrides", nargs="*", help="settings for all, such as retriever.threads=2")
     arguments = parser.parse_args()
@@ -70,7 +70,7 @@ def main() -> None:
 
 
 def measure(
-    kinds: dict[str, list[str]], bodies: Path, seconds: float, overrides: list[str], progress: str
+    kinds: dict[str, list[str]], bodies: Path, seconds: int, overrides: list[str], progress: str
 ) -> tuple[float, dict[tuple[str, int], Load]]:
     """One round: the bound before and after (its mean), and every server under every load."""
     bounds = [bound(bodies, overrides)]
@@ -96,7 +96,7 @@ def bound(bodies: Path, overrides: list[str]) -> float:
     return float(best["rate"])
 
 
-def load(port: int, bodies: Path, clients: int, seconds: float, offset: int) -> Load:
+def load(port: int, bodies: Path, clients: int, seconds: int, offset: int) -> Load:
     """Closed loop: so many connections, each sends its next query when it has the answer to the last."""
     warm = wrk(port, bodies, clients, 2, offset)[0]
     requests, duration, p50, p95, p99, refused, broken = wrk(port, bodies, clients, seconds, offset + warm + clients)
@@ -104,9 +104,9 @@ def load(port: int, bodies: Path, clients: int, seconds: float, offset: int) -> 
     return Load(rate, p50 / 1e3, p95 / 1e3, p99 / 1e3, refused + broken, warm + requests + 2 * clients)
 
 
-def wrk(port: int, bodies: Path, clients: int, seconds: float, offset: int) -> list[int]:
+def wrk(port: int, bodies: Path, clients: int, seconds: int, offset: int) -> list[int]:
     """The numbers that wrk.lua prints."""
-    command = ["wrk", "-t1", f"-c{clients}", f"-d{seconds:g}s", "--timeout", "30s", "-s", str(HERE / "wrk.lua")]
+    command = ["wrk", "-t1", f"-c{clients}", f"-d{seconds}s", "--timeout", "30s", "-s", str(HERE / "wrk.lua")]
     environment = {**os.environ, "BODIES": str(bodies), "OFFSET": str(offset)}
     command.append(f"http://127.0.0.1:{port}/search")
     output = subprocess.run(command, check=True, env=environment, capture_output=True, text=True).stdout

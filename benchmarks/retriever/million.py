@@ -1,6 +1,6 @@
 """A million vectors: exact search against the structures that compress, in memory, speed, recall and start-up.
 
-Run: python -m benchmarks.retriever.million [--count 1000000] [--data DIR]; half an hour on two cores, 4 GiB of disk.
+Run: python -m benchmarks.retriever.million [--count 1000000] [--data DIR]; half an hour on two cores, 6 GB of disk.
 The vectors are synthetic: the 10,033 real passages of the built-in index, each repeated with noise that leaves a cosine
 of about .85 to the original, so that they lie as texts do, around topics. Queries are the built-in questions' searches.
 Everything runs on one thread. Prints a table in Markdown; each row is measured in a process of its own.

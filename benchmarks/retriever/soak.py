@@ -34,17 +34,18 @@ def main() -> None:
     command = [*SERVE, f"retriever.port={port}", f"retriever.max_queue={QUEUE}", "retriever.cache_mib=16"]
     with tempfile.TemporaryDirectory() as scratch, serving(command, port) as process:
         bodies = Path(scratch) / "bodies.jsonl"
-        # Numbered, so that no two are alike in all the time and the cache is at its bound throughout.
-        lines = [json.dumps({"query": f"{q} {n}"}) + "\n" for n in range(40) for q in builtin_queries()]
+        # Numbered, so that a query comes again only long after the cache has dropped it.
+        queries = builtin_queries()
+        lines = [json.dumps({"query": f"{query} {number}"}) + "\n" for number in range(40) for query in queries]
         bodies.write_text("".join(lines), encoding="utf-8")
-        capacity = phase(port, process.pid, bodies, 64, 0, 20)
-        rate = capacity["rate"]
-        steady = [CLIENTS, pause_for(port, process.pid, bodies, 0.8 * rate)]
+        soak = Soak(port, process.pid, bodies)
+        capacity = soak.phase(64, 0, 20)
+        steady = [CLIENTS, soak.pause_for(0.8 * capacity["rate"])]
         rows = {
             "capacity": capacity,
-            "four fifths": phase(port, process.pid, bodies, *steady, 60 * arguments.minutes),
-            "overload": phase(port, process.pid, bodies, OVERLOAD_CLIENTS, 0, 60 * arguments.overload_minutes),
-            "four fifths again": phase(port, process.pid, bodies, *steady, 60),
+            "four fifths": soak.phase(*steady, 60 * arguments.minutes),
+            "overload": soak.phase(OVERLOAD_CLIENTS, 0, 60 * arguments.overload_minutes),
+            "four fifths again": soak.phase(*steady, 60),
         }
     head = ("phase", "clients", "minutes", "asked/s", "answered/s", "statuses", "broken", "admitted p50 ms", "p99 ms")
     print(f"| {' | '.join(head)} | RSS MiB, first to last, most |")
@@ -57,55 +58,58 @@ def main() -> None:
         )
 
 
-def pause_for(port: int, pid: int, bodies: Path, rate: float) -> float:
-    """Milliseconds between an answer and the next request with which the clients ask so much, found by trying."""
-    pause = CLIENTS / rate * 1000
-    for _ in range(3):
-        latency = CLIENTS / phase(port, pid, bodies, CLIENTS, pause, 10)["asked"] * 1000 - pause
-        pause = max(0.0, CLIENTS / rate * 1000 - latency)
-    return pause
+class Soak:
+    """Loads one server; each load goes on in the list of queries where the one before it ended."""
 
+    def __init__(self, port: int, pid: int, bodies: Path) -> None:
+        self._port, self._pid, self._bodies = port, pid, bodies
+        self._asked = 0
 
-def phase(port: int, pid: int, bodies: Path, clients: int, pause: float, seconds: float) -> dict[str, Any]:
-    """One load, with the server's memory and latencies while it lasts."""
-    rss: list[float] = []
-    ended = threading.Event()
+    def pause_for(self, rate: float) -> float:
+        """Milliseconds between an answer and the next request with which the clients ask so much, found by trying."""
+        pause = CLIENTS / rate * 1000
+        for _ in range(3):
+            latency = CLIENTS / self.phase(CLIENTS, pause, 10)["asked"] * 1000 - pause
+            pause = max(0.0, CLIENTS / rate * 1000 - latency)
+        return pause
 
-    def watch() -> None:
-        while not ended.wait(1):
-            rss.append(resident_mib(pid))
+    def phase(self, clients: int, pause: float, seconds: float) -> dict[str, Any]:
+        """One load, with the server's memory and latencies while it lasts."""
+        rss: list[float] = []
+        ended = threading.Event()
 
-    watcher = threading.Thread(target=watch)
-    watcher.start()
-    before = admitted_buckets(port)
-    try:
-        result = run_wrk(port, bodies, clients, pause, seconds)
-    finally:
-        ended.set()
-        watcher.join()
-    after = admitted_buckets(port)
-    asked = sum(result["statuses"].values()) / result["seconds"]
-    return {
-        **result,
-        "clients": clients,
-        "asked": asked,
-        "rate": result["statuses"].get("200", 0) / result["seconds"],
-        "rss": rss,
-        "admitted": {share: quantile(before, after, share) for share in (0.5, 0.99)},
-    }
+        def watch() -> None:
+            while not ended.wait(1):
+                rss.append(resident_mib(self._pid))
 
+        watcher = threading.Thread(target=watch)
+        watcher.start()
+        before = admitted_buckets(self._port)
+        try:
+            result = self._run_wrk(clients, pause, seconds)
+        finally:
+            ended.set()
+            watcher.join()
+        after = admitted_buckets(self._port)
+        return {
+            **result,
+            "clients": clients,
+            "asked": sum(result["statuses"].values()) / result["seconds"],
+            "rate": result["statuses"].get("200", 0) / result["seconds"],
+            "rss": rss,
+            "admitted": {share: quantile(before, after, share) for share in (0.5, 0.99)},
+        }
 
-def run_wrk(port: int, bodies: Path, clients: int, pause: float, seconds: float) -> dict[str, Any]:
-    """What soak.lua prints."""
-    # A place of its own for each run, so that none repeats another.
-    offset = int(seconds * 1009 + clients * 7919)
-    environment = {**os.environ, "BODIES": str(bodies), "PAUSE": f"{pause:.0f}", "OFFSET": str(offset)}
-    command = ["wrk", "-t1", f"-c{clients}", f"-d{seconds:.0f}s", "--timeout", "30s", "-s", str(HERE / "soak.lua")]
-    command.append(f"http://127.0.0.1:{port}/search")
-    output = subprocess.run(command, check=True, env=environment, capture_output=True, text=True).stdout
-    line = next(line for line in output.splitlines() if line.startswith("RESULT"))
-    result: dict[str, Any] = json.loads(line.removeprefix("RESULT"))
-    return result
+    def _run_wrk(self, clients: int, pause: float, seconds: float) -> dict[str, Any]:
+        """What soak.lua prints."""
+        place = {"BODIES": str(self._bodies), "PAUSE": f"{pause:.0f}", "OFFSET": str(self._asked)}
+        command = ["wrk", "-t1", f"-c{clients}", f"-d{max(1, round(seconds))}s", "--timeout", "30s"]
+        command += ["-s", str(HERE / "soak.lua"), f"http://127.0.0.1:{self._port}/search"]
+        done = subprocess.run(command, check=True, env={**os.environ, **place}, capture_output=True, text=True)
+        line = next(line for line in done.stdout.splitlines() if line.startswith("RESULT"))
+        result: dict[str, Any] = json.loads(line.removeprefix("RESULT"))
+        self._asked += sum(result["statuses"].values()) + 2 * clients
+        return result
 
 
 def admitted_buckets(port: int) -> dict[float, float]:

@@ -29,6 +29,6 @@ LOGGING: dict[str, Any] = {
     "formatters": {"json": {"()": JsonLine}},
     "handlers": {"stderr": {"class": "logging.StreamHandler", "formatter": "json"}},
     # A line for each request of an episode would hide everything else.
-    "loggers": {"httpx": {"level": "WARNING"}},
+    "loggers": {"httpx": {"level": "WARNING"}, "mcp": {"level": "WARNING"}},
     "root": {"level": "INFO", "handlers": ["stderr"]},
 }

@@ -51,7 +51,13 @@ def test_any_bytes_are_refused_or_answered(retriever: Any, path: str, body: byte
 
 
 @pytest.mark.parametrize("path", ["/search", "/retrieve", "/compat/research/search", "/mcp"])
-@given(query=st.text(alphabet=st.characters(exclude_categories=["Cs"]), min_size=1, max_size=60))
+@given(
+    query=st.text(
+        alphabet=st.characters(exclude_categories=["Cs"], exclude_characters="\x1c\x1d\x1e\x1f"),
+        min_size=1,
+        max_size=60,
+    )
+)
 @_SETTINGS
 def test_any_text_is_a_query(retriever: Any, path: str, query: str) -> None:
     call = {"name": "search", "arguments": {"query": query}}
