@@ -1,6 +1,6 @@
 """How the vectors of an index lie in memory: exact or compressed, chosen by name or by size.
 
-Measured in docs/results/retriever.md: `python -m benchmarks.retriever.million`.
+Measure them with `python -m benchmarks.retriever.million`.
 """
 
 from __future__ import annotations
