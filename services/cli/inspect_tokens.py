@@ -50,7 +50,7 @@ def load_token_texts(run: RunEpisodes, data: Path) -> TokenTexts | None:
 
 
 def _places(run: RunEpisodes, data: Path) -> list[str]:
-    published = [str(path) for path in sorted(run.directory.glob("weights/version-*"), reverse=True)[:1]]
+    published = [str(path) for path in sorted(run.directory.glob("weights/version-??????"), reverse=True)[:1]]
     try:
         return [resolve_model(run.config["model"]["name"], data), *published]
     except (KeyError, AssetError):

@@ -62,7 +62,9 @@ class Publisher:
 
     def _forget_older_than(self, version: int) -> None:
         for path in self._directory.glob("version-*"):
-            if int(path.name.removeprefix("version-")) < version:
+            number, _, unfinished = path.name.removeprefix("version-").partition(".")
+            # What is still unfinished now was left by a run that was killed while it wrote.
+            if unfinished or int(number) < version:
                 shutil.rmtree(path)
 
     async def close(self) -> None:
