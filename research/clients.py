@@ -58,7 +58,9 @@ class HttpService:
         try:
             answer = await self._client.get("/readyz", timeout=_READY_TIMEOUT_SECONDS)
         except httpx.HTTPError as error:
-            raise ServiceError(f"{self._name} at {self.url} does not answer ({type(error).__name__})") from error
+            raise ServiceError(
+                f"{self._name} at {self.url} does not answer ({str(error) or type(error).__name__})"
+            ) from error
         if answer.status_code != 200:
             raise ServiceError(f"{self._name} at {self.url} is not ready: {answer.text[:200]}")
 
@@ -86,7 +88,7 @@ class HttpService:
             raise kind(f"{self._name} at {self.url}{path} answered {status}: {detail}") from error
         except (httpx.HTTPError, ValueError) as error:
             raise ServiceError(
-                f"{self._name} at {self.url} cannot be reached ({type(error).__name__}: {error}); is it running?"
+                f"{self._name} at {self.url} cannot be reached ({str(error) or type(error).__name__}); is it running?"
             ) from error
 
 
