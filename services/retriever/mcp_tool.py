@@ -6,15 +6,15 @@ from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager
 from typing import Annotated
 
-from fastapi import FastAPI
-from mcp.server.mcpserver import MCPServer
+from fastapi import FastAPI, Request
+from mcp.server.mcpserver import Context, MCPServer
 from mcp.server.mcpserver.exceptions import ToolError
 from mcp.types import ToolAnnotations
 from pydantic import Field
 
 from research.errors import ResearchError
 from research.schemas import Hit
-from services.retriever.requests import InvalidFieldError, require_within_limits
+from services.retriever.requests import InvalidFieldError, require_within_limits, unless_disconnected
 from services.retriever.service import Retriever
 
 _PATH = "/mcp"
@@ -27,6 +27,7 @@ def attach_mcp(app: FastAPI, retriever: Retriever) -> Callable[[], AbstractAsync
     @server.tool(annotations=ToolAnnotations(read_only_hint=True, idempotent_hint=True))
     async def search(
         query: Annotated[str, Field(description="what to look for, in a few words or as a question")],
+        call: Context[None, Request],
         top_k: Annotated[int, Field(ge=1, description="passages wanted")] = 5,
     ) -> list[Hit]:
         """Search for passages; the best come first, a higher score is nearer."""
@@ -35,10 +36,12 @@ def attach_mcp(app: FastAPI, retriever: Retriever) -> Callable[[], AbstractAsync
             if not text:
                 raise InvalidFieldError("query: it is blank")
             require_within_limits(retriever.settings.retriever, field="query", texts=[text], top_k=("top_k", top_k))
-            [answer] = await retriever.search(retriever.index(None), [text], top_k)
+            request = call.request_context.request
+            assert request is not None, "every call comes over HTTP"
+            found = await unless_disconnected(request, retriever.search(retriever.index(None), [text], top_k))
         except (InvalidFieldError, ResearchError) as error:
             raise ToolError(str(error)) from error
-        return [Hit.model_validate(hit) for hit in answer.hits]
+        return [Hit.model_validate(hit) for answer in found or () for hit in answer.hits]
 
     # Stateless: a search needs no session, and any replica may answer.
     routes = server.streamable_http_app(

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -152,17 +153,39 @@ def test_overload_is_429_with_retry_after_and_passes(narrow: Any) -> None:
         assert metric(client, "retriever_queue_depth") == 0
 
 
-def test_what_an_absent_client_asked_is_not_encoded(narrow: Any) -> None:
+LONG = "river bank " * 60
+
+
+def eight_queries() -> list[tuple[str, dict[str, Any]]]:
+    """One request that fills the queue of `narrow`."""
+    return [("/search", {"queries": [f"{number} {time.monotonic()} {LONG}" for number in range(8)]})]
+
+
+def eight_tool_calls() -> list[tuple[str, dict[str, Any]]]:
+    """As many requests of agent hosts."""
+    asked = [{"query": f"{number} {time.monotonic()} {LONG}"} for number in range(8)]
+    call = {"jsonrpc": "2.0", "id": 1, "method": "tools/call"}
+    return [("/mcp", {**call, "params": {"name": "search", "arguments": arguments}}) for arguments in asked]
+
+
+@pytest.mark.parametrize("asked", [eight_queries, eight_tool_calls])
+def test_what_an_absent_client_asked_is_not_encoded(
+    narrow: Any, asked: Callable[[], list[tuple[str, dict[str, Any]]]]
+) -> None:
     host, port = narrow.url.removeprefix("http://").split(":")
     with narrow.client() as client:
+        before = metric(client, "retriever_dropped_total")
         deadline = time.monotonic() + 30
-        while metric(client, "retriever_dropped_total") == 0:
+        while metric(client, "retriever_dropped_total") == before:
             assert time.monotonic() < deadline, "no abandoned query was dropped"
-            # Eight long queries fill the queue; hanging up at once leaves most of them waiting.
-            body = json.dumps({"queries": [f"{n} {time.monotonic()} " + "river bank " * 60 for n in range(8)]})
-            with socket.create_connection((host, int(port))) as connection:
-                head = f"POST /search HTTP/1.1\r\nHost: x\r\nContent-Length: {len(body)}"
-                connection.sendall(f"{head}\r\nContent-Type: application/json\r\n\r\n{body}".encode())
+            with ExitStack() as connections:
+                # Hanging up right after asking leaves most of the queries waiting.
+                for route, content in asked():
+                    body = json.dumps(content)
+                    head = f"POST {route} HTTP/1.1\r\nHost: {host}:{port}\r\nContent-Length: {len(body)}"
+                    accept = "Accept: application/json, text/event-stream\r\nContent-Type: application/json"
+                    connection = connections.enter_context(socket.create_connection((host, int(port))))
+                    connection.sendall(f"{head}\r\n{accept}\r\n\r\n{body}".encode())
 
 
 def serve_until_exit(*overrides: str, environment: dict[str, str]) -> subprocess.CompletedProcess[str]:
