@@ -106,7 +106,7 @@ class RetrieverService(Section):
     indexes: list[Annotated[str, Field(pattern=NAME)]] = Field(
         default_factory=list, description="further indexes to serve, of the same encoder; requests name them"
     )
-    max_batch: PositiveInt = Field(128, description="queries encoded together at most")
+    max_batch: PositiveInt = Field(64, description="queries encoded together at most")
     max_batch_tokens: PositiveInt = Field(2048, description="tokens encoded together at most")
     max_queue: PositiveInt = Field(4096, description="queries that may wait; more are refused with 429 (or 503)")
     merge: bool = Field(True, description="equal queries that are under way share one place")

@@ -1,10 +1,10 @@
 """From many small requests to few large calls: queries wait, are tokenised, encoded and searched.
 
-    handlers → waiting → [tokenise] → tokenised → [encode] → encoded → [search] → handlers
+    handlers → waiting → [tokenise] → tokenised → [encode] → [search] → handlers
 
-Each stage in brackets has a thread of its own: a batch is encoded while the one before it is searched, and nothing
-blocks the event loop. Dispatch is greedy: whenever the encoder is idle it gets all that is tokenised, up to its limits.
-Under light load that is one query at once, under heavy load full batches; there is no window to tune.
+Each stage in brackets has a thread of its own (`Stages`); the event loop admits, answers and computes nothing. Dispatch
+is greedy: whenever the encoder is idle it gets all that is tokenised, up to its limits. Under light load that is one
+query at once, under heavy load full batches; there is no window to tune.
 """
 
 from __future__ import annotations
@@ -12,29 +12,17 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections import deque
-from collections.abc import Callable, Coroutine, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TypeVar
 
 from research.errors import ServiceBusyError
+from services.retriever.backlog import Backlog, Limits
 from services.retriever.cache import ResultCache
 from services.retriever.ledger import Ledger, Work
-from services.retriever.search import Answer, Hits, Query, QueryEncoder, Vectors
+from services.retriever.search import Answer, Hits, Query, QueryEncoder
+from services.retriever.stages import Encoded, Stages
 
 _logger = logging.getLogger(__name__)
-
-T = TypeVar("T")
-
-
-@dataclass(frozen=True, slots=True)
-class Limits:
-    """What the pipeline takes: `batch` queries and `batch_tokens` tokens encoded together, `queue` queries waiting."""
-
-    batch: int
-    batch_tokens: int
-    queue: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,14 +40,6 @@ class BatchReport:
     queries: int = 0
     merged: int = 0
     dropped: int = 0
-
-
-@dataclass(frozen=True, slots=True)
-class _Encoded:
-    batch: list[Work]
-    vectors: Vectors
-    begun: float
-    seconds: float
 
 
 class SearchPipeline:
@@ -82,26 +62,21 @@ class SearchPipeline:
         merge: bool,
         observe: Callable[[BatchReport], None],
     ) -> None:
-        self._encoder = encoder
         self._cache = cache
-        self._limits = limits
+        self._most_waiting = limits.queue
         self._observe = observe
         self._ledger = Ledger(merge=merge)
-        self._waiting: deque[Work] = deque()
-        self._tokenising = 0
-        self._tokenised: deque[Work] = deque()
-        self._encoded: asyncio.Queue[_Encoded] = asyncio.Queue(maxsize=1)
-        self._arrived, self._encodable = asyncio.Event(), asyncio.Event()
+        self._backlog = Backlog(limits)
+        self._encoder = encoder
+        self._stages: Stages | None = None
         self._closing = False
         self._somebody_left = False
-        self._stages: list[asyncio.Task[None]] = []
-        self._threads: list[ThreadPoolExecutor] = []
         self._seconds_per_query = 0.0
 
     @property
     def depth(self) -> int:
         """Distinct queries that are not being encoded yet."""
-        return len(self._waiting) + self._tokenising + len(self._tokenised)
+        return self._backlog.depth
 
     @property
     def expected_wait(self) -> float:
@@ -110,21 +85,16 @@ class SearchPipeline:
 
     def start(self) -> None:
         """Begin to work."""
-        for stage in (self._tokenise, self._encode, self._search):
-            name = stage.__name__.strip("_")
-            thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix=name)
-            self._threads.append(thread)
-            self._stages.append(asyncio.create_task(self._keep_running(stage, thread), name=name))
+        loop = asyncio.get_running_loop()
+        self._stages = Stages(self._backlog, self._encoder, _InLoop(loop, self))
+        self._stages.start()
 
     async def close(self) -> None:
         """Take no more queries, finish those under way, end the threads."""
         self._closing = True
         await self._ledger.all_done()
-        for stage in self._stages:
-            stage.cancel()
-        await asyncio.gather(*self._stages, return_exceptions=True)
-        for thread in self._threads:
-            thread.shutdown()
+        if self._stages is not None:
+            await asyncio.to_thread(self._stages.close)
 
     async def submit(self, queries: Sequence[Query]) -> list[Answer]:
         """Answer the queries of one request, in order; all are admitted or none.
@@ -145,8 +115,7 @@ class SearchPipeline:
     async def _work_on(self, queries: list[Query]) -> list[Answer]:
         self._admit(queries)
         new, waiters = self._ledger.enter(queries, time.perf_counter())
-        self._waiting.extend(new)
-        self._arrived.set()
+        self._backlog.add(new)
         try:
             return await asyncio.gather(*waiters)
         except asyncio.CancelledError:
@@ -158,105 +127,14 @@ class SearchPipeline:
 
     def _admit(self, queries: list[Query]) -> None:
         # To look through the queue takes as long as the queue is: only when there may be something to find.
-        if self.depth + len(queries) > self._limits.queue and self._somebody_left:
+        if self.depth + len(queries) > self._most_waiting and self._somebody_left:
             self._somebody_left = False
-            self._waiting = self._without_abandoned(self._waiting)
-            self._tokenised = self._without_abandoned(self._tokenised)
-        if self.depth + self._ledger.count_new(queries) > self._limits.queue:
-            raise ServiceBusyError(f"{self.depth} queries wait already and {self._limits.queue} may; try again later")
+            self.drop(self._backlog.sweep())
+        if self.depth + self._ledger.count_new(queries) > self._most_waiting:
+            raise ServiceBusyError(f"{self.depth} queries wait already and {self._most_waiting} may; try again later")
 
-    def _without_abandoned(self, queue: deque[Work]) -> deque[Work]:
-        kept, gone = deque[Work](), list[Work]()
-        for work in queue:
-            (gone if work.abandoned else kept).append(work)
-        self._drop(gone)
-        return kept
-
-    def _drop(self, abandoned: list[Work]) -> None:
-        for work in abandoned:
-            self._ledger.drop(work)
-        if abandoned:
-            self._report(BatchReport([], dropped=len(abandoned)))
-
-    async def _keep_running(
-        self, stage: Callable[[ThreadPoolExecutor], Coroutine[None, None, None]], thread: ThreadPoolExecutor
-    ) -> None:
-        """A stage that ended would leave everyone waiting for ever; a bug in it costs what was under way, no more."""
-        while True:
-            try:
-                await stage(thread)
-            except Exception as bug:
-                _logger.exception("a stage broke; it goes on with what comes next")
-                self._waiting.clear()
-                self._tokenised.clear()
-                self._tokenising = 0
-                self._ledger.fail_all("the search failed: a bug; the log of the retriever says where", bug)
-
-    def _report(self, report: BatchReport) -> None:
-        try:
-            self._observe(report)
-        except Exception:
-            _logger.exception("a batch could not be reported")
-
-    async def _tokenise(self, thread: ThreadPoolExecutor) -> None:
-        while True:
-            await self._arrived.wait()
-            self._arrived.clear()
-            while self._waiting:
-                # No more than the encoder takes at once: it should not wait for the end of the queue.
-                taken = [self._waiting.popleft() for _ in range(min(len(self._waiting), self._limits.batch))]
-                self._drop([work for work in taken if work.abandoned])
-                batch = [work for work in taken if not work.abandoned]
-                if not batch:
-                    continue
-                self._tokenising = len(batch)
-                texts = [work.query.text for work in batch]
-                rows = await self._in(thread, batch, self._encoder.tokenise, texts)
-                self._tokenising = 0
-                for work, ids in zip(batch, rows or (), strict=rows is not None):
-                    work.ids = ids
-                    self._tokenised.append(work)
-                self._encodable.set()
-
-    async def _encode(self, thread: ThreadPoolExecutor) -> None:
-        while True:
-            await self._encodable.wait()
-            self._encodable.clear()
-            while batch := self._take():
-                begun = time.perf_counter()
-                vectors = await self._in(thread, batch, self._encoder.encode, [work.ids for work in batch])
-                if vectors is not None:
-                    await self._encoded.put(_Encoded(batch, vectors, begun, time.perf_counter() - begun))
-
-    def _take(self) -> list[Work]:
-        """Take a batch within the limits; what nobody waits for any more is left out."""
-        batch: list[Work] = []
-        abandoned: list[Work] = []
-        tokens = 0
-        while self._tokenised and len(batch) < self._limits.batch:
-            work = self._tokenised[0]
-            if work.abandoned:
-                abandoned.append(self._tokenised.popleft())
-                continue
-            tokens += len(work.ids)
-            if batch and tokens > self._limits.batch_tokens:
-                break
-            batch.append(self._tokenised.popleft())
-        self._drop(abandoned)
-        return batch
-
-    async def _search(self, thread: ThreadPoolExecutor) -> None:
-        while True:
-            encoded = await self._encoded.get()
-            batch, begun = encoded.batch, time.perf_counter()
-            hits = await self._in(thread, batch, _search_batch, encoded)
-            seconds = time.perf_counter() - begun
-            if hits is None:
-                continue
-            self._note_pace(max(encoded.seconds, seconds) / len(batch))
-            self._answer(encoded, hits, seconds)
-
-    def _answer(self, encoded: _Encoded, hits: list[Hits | Exception], seconds: float) -> None:
+    def answer(self, encoded: Encoded, hits: list[Hits | Exception], seconds: float) -> None:
+        """Give everyone who waits for a batch the hits, or the error of their index; keep and report them."""
         answers: list[Answer] = []
         merged = 0
         for work, own in zip(encoded.batch, hits, strict=True):
@@ -268,39 +146,55 @@ class SearchPipeline:
             given = self._ledger.answer(work, answer)
             answers += [answer] * given
             merged += max(0, given - 1)
+        self._note_pace(max(encoded.seconds, seconds) / len(encoded.batch))
         self._report(BatchReport(answers, len(encoded.batch), merged))
 
-    async def _in(
-        self, thread: ThreadPoolExecutor, batch: list[Work], call: Callable[..., T], argument: object
-    ) -> T | None:
-        """The result of `call(argument)` in a stage's thread, or None after telling those who wait that it failed."""
+    def fail(self, batch: list[Work], cause: Exception) -> None:
+        """Tell everyone who waits for a batch that it failed."""
+        for work in batch:
+            self._ledger.fail(work, f"the search failed: {cause!r}", cause)
+
+    def drop(self, works: list[Work]) -> None:
+        """Forget work that nobody waits for; what somebody has joined since it was left out waits again."""
+        gone = [work for work in works if work.abandoned]
+        for work in gone:
+            self._ledger.drop(work)
+        if joined := [work for work in works if not work.abandoned]:
+            self._backlog.add(joined)
+        if gone:
+            self._report(BatchReport([], dropped=len(gone)))
+
+    def start_over(self, bug: Exception) -> None:
+        """Tell everyone who waits for anything that a stage broke."""
+        self._backlog.clear()
+        self._ledger.fail_all("the search failed: a bug; the log of the retriever says where", bug)
+
+    def _report(self, report: BatchReport) -> None:
         try:
-            return await asyncio.get_running_loop().run_in_executor(thread, call, argument)
-        except Exception as cause:
-            _logger.exception("a batch of %d queries failed", len(batch))
-            for work in batch:
-                self._ledger.fail(work, f"the search failed: {cause!r}", cause)
-            return None
+            self._observe(report)
+        except Exception:
+            _logger.exception("a batch could not be reported")
 
     def _note_pace(self, seconds_per_query: float) -> None:
         before = self._seconds_per_query or seconds_per_query
         self._seconds_per_query = 0.8 * before + 0.2 * seconds_per_query
 
 
-def _search_batch(encoded: _Encoded) -> list[Hits | Exception]:
-    """One call for each index and depth that the batch asks; an index that fails fails its own queries only."""
-    found: dict[int, Hits | Exception] = {}
-    groups: dict[tuple[str, int], list[int]] = {}
-    for row, work in enumerate(encoded.batch):
-        groups.setdefault((work.query.target.key, work.query.top_k), []).append(row)
-    for rows in groups.values():
-        queries = [encoded.batch[row].query for row in rows]
-        target, top_k = queries[0].target, queries[0].top_k
-        try:
-            hits = target.search([query.text for query in queries], encoded.vectors[rows], top_k)
-        except Exception as error:
-            _logger.exception("a search in %s failed", target.key)
-            found.update(dict.fromkeys(rows, error))
-        else:
-            found.update(zip(rows, hits, strict=True))
-    return [found[row] for row in range(len(encoded.batch))]
+class _InLoop:
+    """Takes what the stages tell to the event loop, to which everybody who waits belongs."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, pipeline: SearchPipeline) -> None:
+        self._loop = loop
+        self._pipeline = pipeline
+
+    def searched(self, encoded: Encoded, hits: list[Hits | Exception], seconds: float) -> None:
+        self._loop.call_soon_threadsafe(self._pipeline.answer, encoded, hits, seconds)
+
+    def failed(self, batch: list[Work], cause: Exception) -> None:
+        self._loop.call_soon_threadsafe(self._pipeline.fail, batch, cause)
+
+    def abandoned(self, works: list[Work]) -> None:
+        self._loop.call_soon_threadsafe(self._pipeline.drop, works)
+
+    def broke(self, bug: Exception) -> None:
+        self._loop.call_soon_threadsafe(self._pipeline.start_over, bug)

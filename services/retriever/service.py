@@ -11,12 +11,13 @@ from pathlib import Path
 from research.config import Settings
 from research.errors import ResearchError
 from research.schemas import ServiceStatus
+from services.retriever.backlog import Limits
 from services.retriever.cache import ResultCache
 from services.retriever.checkpoint import open_checkpoint
 from services.retriever.encoder import Encoder, load_encoder
 from services.retriever.manifest import read_manifest
 from services.retriever.metrics import Metrics
-from services.retriever.pipeline import Limits, SearchPipeline
+from services.retriever.pipeline import SearchPipeline
 from services.retriever.published import SearchIndex
 from services.retriever.search import Answer, Query
 

@@ -10,9 +10,10 @@ import numpy as np
 import pytest
 
 from research.errors import ServiceBusyError, ServiceError
+from services.retriever.backlog import Limits, Taken
 from services.retriever.cache import ResultCache
 from services.retriever.metrics import Metrics
-from services.retriever.pipeline import BatchReport, Limits, SearchPipeline
+from services.retriever.pipeline import BatchReport, SearchPipeline
 from services.retriever.search import Hits, Query, TokenIds, Vectors
 
 
@@ -73,7 +74,7 @@ class Bench:
 
     async def waiting(self, depth: int) -> None:
         """Return once so many queries wait and all of them are tokenised."""
-        while self.pipeline.depth != depth or len(self.pipeline._tokenised) != depth:  # noqa: ASYNC110
+        while self.pipeline.depth != depth or self.pipeline._backlog.tokenised != depth:  # noqa: ASYNC110
             await asyncio.sleep(0)
 
     async def _ids(self, queries: list[Query]) -> list[str]:
@@ -251,6 +252,30 @@ def test_withdrawn_queries_make_room_in_a_full_queue() -> None:
     assert sum(report.dropped for report in with_bench(scenario, queue=4).reports) == 4
 
 
+def test_who_joins_a_query_that_was_just_taken_out_as_abandoned_is_answered() -> None:
+    async def scenario() -> None:
+        encoder, index = FakeEncoder(), FakeIndex()
+        encoder.go.set()
+        pipeline = SearchPipeline(
+            encoder, ResultCache(0), Limits(8, 1000, 16), merge=True, observe=lambda _report: None
+        )
+        leaves = asyncio.create_task(pipeline.submit([Query("same", 1, index)]))
+        await asyncio.sleep(0)
+        leaves.cancel()
+        await asyncio.gather(leaves, return_exceptions=True)
+        taken_out = pipeline._backlog.sweep()
+        joins = asyncio.create_task(pipeline.submit([Query("same", 1, index)]))
+        await asyncio.sleep(0)
+        pipeline.drop(taken_out)
+        pipeline.start()
+        async with asyncio.timeout(10):
+            [answer] = await joins
+        assert answer.hits[0]["id"] == "index@1/same#0"
+        await pipeline.close()
+
+    asyncio.run(scenario())
+
+
 def test_an_error_reaches_every_request_of_its_batch_and_the_stages_live_on() -> None:
     async def scenario(bench: Bench) -> None:
         first = await bench.occupy()
@@ -322,15 +347,16 @@ def test_one_of_two_leaving_while_they_are_encoded_stops_nothing_with_the_real_m
 def test_a_stage_that_breaks_tells_those_who_wait_and_goes_on() -> None:
     async def scenario(bench: Bench) -> None:
         first = await bench.occupy()
-        take = bench.pipeline._take
+        backlog = bench.pipeline._backlog
+        take = backlog._take_batch
 
-        def broken() -> None:
-            bench.pipeline._take = take  # type: ignore[method-assign]
+        def broken() -> Taken:
+            backlog._take_batch = take  # type: ignore[method-assign]
             raise ZeroDivisionError
 
         doomed = bench.submit("a")
         await bench.waiting(1)
-        bench.pipeline._take = broken  # type: ignore[assignment,method-assign]
+        backlog._take_batch = broken  # type: ignore[method-assign]
         bench.encoder.go.set()
         for error in await asyncio.gather(first, doomed, return_exceptions=True):
             assert isinstance(error, ServiceError) or error == ["first#0"]

@@ -1,0 +1,162 @@
+"""Three threads that work: tokenise, encode, search. Each takes the next batch by itself, without the event loop.
+
+A batch is encoded while the one before it is searched. The event loop, which may be busy with a hundred answers, is
+told what came out and is never waited for.
+"""
+
+from __future__ import annotations
+
+import logging
+import queue
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Protocol
+
+from services.retriever.backlog import Backlog
+from services.retriever.ledger import Work
+from services.retriever.search import Hits, QueryEncoder, Vectors
+
+_logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Encoded:
+    """A batch with its vectors; `begun` (by `time.perf_counter`) and `seconds` are of its encoding."""
+
+    batch: list[Work]
+    vectors: Vectors
+    begun: float
+    seconds: float
+
+
+class Outcomes(Protocol):
+    """Where the stages tell what came out; called in their threads."""
+
+    def searched(self, encoded: Encoded, hits: list[Hits | Exception], seconds: float) -> None:
+        """Take the hits of each query of a batch, or what its index raised."""
+        ...
+
+    def failed(self, batch: list[Work], cause: Exception) -> None:
+        """Take a batch that could not be tokenised or encoded."""
+        ...
+
+    def abandoned(self, works: list[Work]) -> None:
+        """Take work that nobody seemed to wait for."""
+        ...
+
+    def broke(self, bug: Exception) -> None:
+        """Take a bug in a stage, which goes on with what comes next."""
+        ...
+
+
+class Stages:
+    """The threads, between `start` and `close`.
+
+    Args:
+        backlog: where work comes from.
+        encoder: its two methods run in one thread each.
+        outcomes: is told what came out.
+    """
+
+    def __init__(self, backlog: Backlog, encoder: QueryEncoder, outcomes: Outcomes) -> None:
+        self._backlog = backlog
+        self._encoder = encoder
+        self._outcomes = outcomes
+        # One batch may wait here: the encoder runs ahead of a slower search by no more than that.
+        self._encoded: queue.Queue[Encoded | None] = queue.Queue(maxsize=1)
+        self._threads = [
+            threading.Thread(target=self._keep_running, args=[step], name=step.__name__.strip("_"), daemon=True)
+            for step in (self._tokenise, self._encode, self._search)
+        ]
+
+    def start(self) -> None:
+        """Begin to work."""
+        for thread in self._threads:
+            thread.start()
+
+    def close(self) -> None:
+        """End the threads; there must be no work under way."""
+        self._backlog.close()
+        self._encoded.put(None)
+        for thread in self._threads:
+            thread.join()
+
+    def _keep_running(self, step: Callable[[], bool]) -> None:
+        """A stage that ended would leave everyone waiting for ever; a bug in it costs what was under way, no more."""
+        goes_on = True
+        while goes_on:
+            try:
+                goes_on = step()
+            except Exception as bug:
+                _logger.exception("a stage broke; it goes on with what comes next")
+                self._outcomes.broke(bug)
+
+    def _tokenise(self) -> bool:
+        taken = self._backlog.take_waiting()
+        if taken is None:
+            return False
+        self._leave_out(taken.abandoned)
+        try:
+            rows = self._encoder.tokenise([work.query.text for work in taken.batch])
+        except Exception as cause:
+            self._backlog.put_tokenised([])
+            self._fail(taken.batch, cause)
+            return True
+        for work, ids in zip(taken.batch, rows, strict=True):
+            work.ids = ids
+        self._backlog.put_tokenised(taken.batch)
+        return True
+
+    def _encode(self) -> bool:
+        taken = self._backlog.take_tokenised()
+        if taken is None:
+            return False
+        self._leave_out(taken.abandoned)
+        if not taken.batch:
+            return True
+        begun = time.perf_counter()
+        try:
+            vectors = self._encoder.encode([work.ids for work in taken.batch])
+        except Exception as cause:
+            self._fail(taken.batch, cause)
+            return True
+        self._encoded.put(Encoded(taken.batch, vectors, begun, time.perf_counter() - begun))
+        return True
+
+    def _search(self) -> bool:
+        encoded = self._encoded.get()
+        if encoded is None:
+            return False
+        begun = time.perf_counter()
+        hits = _search_batch(encoded)
+        self._outcomes.searched(encoded, hits, time.perf_counter() - begun)
+        return True
+
+    def _leave_out(self, abandoned: list[Work]) -> None:
+        if abandoned:
+            self._outcomes.abandoned(abandoned)
+
+    def _fail(self, batch: list[Work], cause: Exception) -> None:
+        _logger.exception("a batch of %d queries failed", len(batch))
+        self._outcomes.failed(batch, cause)
+
+
+def _search_batch(encoded: Encoded) -> list[Hits | Exception]:
+    """One call for each index and depth that the batch asks; an index that fails fails its own queries only."""
+    found: dict[int, Hits | Exception] = {}
+    groups: dict[tuple[str, int], list[int]] = {}
+    for row, work in enumerate(encoded.batch):
+        groups.setdefault((work.query.target.key, work.query.top_k), []).append(row)
+    for rows in groups.values():
+        queries = [encoded.batch[row].query for row in rows]
+        target, top_k = queries[0].target, queries[0].top_k
+        try:
+            hits = target.search([query.text for query in queries], encoded.vectors[rows], top_k)
+        except Exception as error:
+            _logger.exception("a search in %s failed", target.key)
+            found.update(dict.fromkeys(rows, error))
+        else:
+            found.update(zip(rows, hits, strict=True))
+    return [found[row] for row in range(len(encoded.batch))]
