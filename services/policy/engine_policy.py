@@ -16,24 +16,41 @@ from research.errors import ServiceError
 
 
 class EnginePolicy:
-    """Samples turns from vLLM's engine client; `version` tells the weight version that salts the prefix cache."""
+    """Samples turns from vLLM's engine client.
 
-    def __init__(self, engine: Any, version: Callable[[], str]) -> None:
+    Args:
+        engine: vLLM's.
+        version: tells the weight version, which salts the prefix cache.
+        on_text: called with each bit of text as it is written; None: nobody watches, which costs less.
+    """
+
+    def __init__(self, engine: Any, version: Callable[[], str], on_text: Callable[[str], None] | None = None) -> None:
         self._engine = engine
         self._version = version
+        self._on_text = on_text
+
+    def telling(self, on_text: Callable[[str], None]) -> EnginePolicy:
+        """The same policy, which calls `on_text` with each bit of text."""
+        return EnginePolicy(self._engine, self._version, on_text)
 
     async def generate(self, prompt_ids: Sequence[int], max_tokens: int, sampling: Sampling) -> Generation:
-        params = SamplingParams(**sampling_params(max_tokens, sampling), output_kind=RequestOutputKind.FINAL_ONLY)
+        kind = RequestOutputKind.DELTA if self._on_text else RequestOutputKind.FINAL_ONLY
+        params = SamplingParams(**sampling_params(max_tokens, sampling), output_kind=kind)
         prompt = TokensPrompt(prompt_token_ids=list(prompt_ids), cache_salt=self._version())
-        final = None
+        token_ids: list[int] = []
+        logprobs: list[float] = []
+        turn = None
         async for output in self._engine.generate(prompt, params, f"research-{uuid.uuid4().hex}"):
-            final = output
-        if final is None:
+            turn = output.outputs[0]
+            token_ids += turn.token_ids
+            logprobs += [at[token].logprob for at, token in zip(turn.logprobs, turn.token_ids, strict=True)]
+            if self._on_text and turn.text:
+                self._on_text(turn.text)
+        if turn is None:
             raise ServiceError("the engine ended a generation without any output")
-        turn = final.outputs[0]
         return Generation(
-            token_ids=list(turn.token_ids),
-            logprobs=[at[token].logprob for at, token in zip(turn.logprobs, turn.token_ids, strict=True)],
+            token_ids=token_ids,
+            logprobs=logprobs,
             versions=[span.version for span in turn.weight_versions for _ in range(span.start, span.end)],
             finish=finish_of(turn.finish_reason, turn.stop_reason),
         )

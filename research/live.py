@@ -1,0 +1,105 @@
+"""An episode as it happens, for those who watch: what is written, what is found, and the end."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator, Callable
+from contextlib import aclosing
+from dataclasses import dataclass, replace
+from typing import Protocol
+
+from research.episode import Episode, Policy, Sampling, SearchAgent
+from research.passages import Passage
+from research.pieces import Piece, PieceReader
+
+
+@dataclass(frozen=True, slots=True)
+class Wrote:
+    """The model wrote some text."""
+
+    piece: Piece
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """A search was answered."""
+
+    query: str
+    passages: list[Passage]
+
+
+@dataclass(frozen=True, slots=True)
+class Ended:
+    """The episode is over."""
+
+    episode: Episode
+
+
+Event = Wrote | Found | Ended
+
+
+class TellingPolicy(Policy, Protocol):
+    """A policy that can tell what it writes while it writes."""
+
+    def telling(self, on_text: Callable[[str], None]) -> Policy:
+        """The same policy, which calls `on_text` with each bit of text."""
+        ...
+
+
+async def watch(agent: SearchAgent, policy: TellingPolicy, question: str, sampling: Sampling) -> AsyncGenerator[Event]:
+    """Run one episode and hand out what happens; closing the generator stops generating and searching.
+
+    Args:
+        agent: as for `SearchAgent.run`; its own policy is left aside.
+        policy: samples the turns.
+        question: to be answered.
+        sampling: how tokens are drawn.
+
+    Raises what `SearchAgent.run` raises.
+    """
+    events: asyncio.Queue[Event | None] = asyncio.Queue()
+    watched = _Watched(events)
+    listening = replace(agent, policy=policy.telling(watched.text))
+
+    async def run() -> None:
+        try:
+            async with aclosing(listening.steps(question, sampling)) as steps:
+                async for episode in steps:
+                    watched.step(episode)
+            events.put_nowait(Ended(episode))
+        finally:
+            events.put_nowait(None)
+
+    running = asyncio.create_task(run())
+    try:
+        while (event := await events.get()) is not None:
+            yield event
+        await running
+    finally:
+        running.cancel()
+        await asyncio.gather(running, return_exceptions=True)
+
+
+class _Watched:
+    """Turns text and steps of a growing episode into events."""
+
+    def __init__(self, events: asyncio.Queue[Event | None]) -> None:
+        self._events = events
+        self._reader = PieceReader()
+        self._turns = self._searches = 0
+
+    def text(self, text: str) -> None:
+        self._wrote(self._reader.feed(text))
+
+    def step(self, episode: Episode) -> None:
+        if len(episode.turns) > self._turns:
+            self._turns = len(episode.turns)
+            self._wrote(self._reader.close())
+        if episode.searches > self._searches:
+            self._searches = episode.searches
+            turn = episode.turns[-1]
+            self._events.put_nowait(Found(turn.query or "", turn.passages))
+
+    def _wrote(self, pieces: list[Piece]) -> None:
+        for piece in pieces:
+            self._events.put_nowait(Wrote(piece))

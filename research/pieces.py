@@ -1,0 +1,81 @@
+"""What a model writes, piece by piece as it comes: thoughts, searches, the answer, text outside of any tag."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import Literal
+
+PieceKind = Literal["think", "search", "answer", "text"]
+
+_OPENING = re.compile(r"<(think|search|answer)>")
+_TAGS = ("<think>", "<search>", "<answer>")
+
+
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """Some of the text of one step; pieces with the same `step` belong together, one after the other."""
+
+    step: int
+    kind: PieceKind
+    text: str
+
+
+class PieceReader:
+    """Reads a turn in parts of any size. The steps are those of `research.trace`, without the empty ones.
+
+    White space at the ends of a step is left out. What may be the beginning of a tag is kept back until it is clear.
+    """
+
+    def __init__(self, first_step: int = 0) -> None:
+        self.step = first_step
+        self._kind: PieceKind = "text"
+        self._unread = ""
+        self._begun = False
+        self._space = ""
+
+    def feed(self, text: str) -> list[Piece]:
+        """Read on; returns what is certain by now."""
+        self._unread += text
+        pieces: list[Piece] = []
+        while True:
+            inside = self._kind != "text"
+            found = re.search(f"</{self._kind}>", self._unread) if inside else _OPENING.search(self._unread)
+            if found is None:
+                break
+            pieces += self._emit(self._unread[: found.start()])
+            self._unread = self._unread[found.end() :]
+            self._next_step("text" if inside else found.group(1))  # type: ignore[arg-type]
+        certain = len(self._unread) - _uncertain(self._unread, (f"</{self._kind}>",) if inside else _TAGS)
+        pieces += self._emit(self._unread[:certain])
+        self._unread = self._unread[certain:]
+        return pieces
+
+    def close(self) -> list[Piece]:
+        """End the turn; returns what was kept back."""
+        pieces = self._emit(self._unread)
+        self._unread = ""
+        self._next_step("text")
+        return pieces
+
+    def _emit(self, text: str) -> list[Piece]:
+        text = self._space + text if self._begun else text.lstrip()
+        shown = text.rstrip()
+        self._space = text[len(shown) :]
+        if not shown:
+            return []
+        self._begun = True
+        return [Piece(self.step, self._kind, shown)]
+
+    def _next_step(self, kind: PieceKind) -> None:
+        if self._begun:
+            self.step += 1
+        self._kind, self._begun, self._space = kind, False, ""
+
+
+def _uncertain(text: str, tags: tuple[str, ...]) -> int:
+    """Length of the longest end of `text` that one of the tags may begin with."""
+    return max(
+        (size for tag in tags for size in range(1, min(len(tag), len(text) + 1)) if text.endswith(tag[:size])),
+        default=0,
+    )

@@ -1,0 +1,66 @@
+"""An answer as people read it: the LaTeX dress around it left out, in parts as it comes."""
+
+from __future__ import annotations
+
+import re
+
+_COMMAND = re.compile(
+    r"\\(?:boxed|text|mathrm|mathbf|textbf|textit)\s*(?P<opens>\{)|\\[\[\]()]|\\(?P<escaped>[%$#&_{} ,;!])"
+    r"|(?P<brace>[{}])|(?P<space>\s+)"
+)
+# A command, or a run of white space, that may go on in the next part.
+_UNCERTAIN = re.compile(r"(?:\\[a-z]*\s*|\s+)\Z")
+
+
+class Unboxed:
+    r"""Takes `\boxed{…}`, `\text{…}` and display brackets off, and runs of white space together."""
+
+    def __init__(self) -> None:
+        self._unread = ""
+        self._dropped: list[bool] = []  # for each open brace, whether it belongs to a command that was taken off
+        self._begun = False
+        self._space = False
+
+    def feed(self, text: str) -> str:
+        """Read on; returns what is certain by now."""
+        self._unread += text
+        uncertain = _UNCERTAIN.search(self._unread)
+        certain = uncertain.start() if uncertain else len(self._unread)
+        text, self._unread = self._unread[:certain], self._unread[certain:]
+        return self._read(text)
+
+    def close(self) -> str:
+        """End the answer; returns what was kept back."""
+        text, self._unread = self._unread, ""
+        return self._read(text)
+
+    def _read(self, text: str) -> str:
+        shown: list[str] = []
+        position = 0
+        for command in _COMMAND.finditer(text):
+            self._show(shown, text[position : command.start()])
+            position = command.end()
+            if command["opens"]:
+                self._dropped.append(True)
+            elif command["escaped"]:
+                self._show(shown, "" if command["escaped"] in " ,;!" else command["escaped"])
+            elif command["brace"] == "{":
+                self._dropped.append(False)
+                self._show(shown, "{")
+            elif command["brace"] and not (self._dropped and self._dropped.pop()):
+                self._show(shown, "}")
+            elif command["space"]:
+                self._space = True
+        self._show(shown, text[position:])
+        return "".join(shown)
+
+    def _show(self, shown: list[str], text: str) -> None:
+        if text:
+            shown.append(" " * (self._space and self._begun) + text)
+            self._begun, self._space = True, False
+
+
+def unboxed(text: str) -> str:
+    """A whole answer."""
+    reader = Unboxed()
+    return reader.feed(text) + reader.close()
