@@ -58,15 +58,36 @@ class SearchResponse(BaseModel):
     seconds: SearchTimings
 
 
-class AnswerRequest(Request):
-    """Body of `POST /answer`; limits left out are those of the preset."""
+class AgentLimits(Request):
+    """Limits of one request to the agent; those left out are the preset's."""
 
-    question: NonBlank = Field(examples=["When was the painter of The Starry Night born?"])
-    temperature: float = Field(0.0, ge=0.0, le=2.0, description="0 is greedy")
-    seed: int | None = Field(None, ge=0, lt=2**31, description="makes sampling repeatable")
     top_k: int | None = Field(None, ge=1, le=100, description="passages a search")
     max_searches: int | None = Field(None, ge=0, le=100)
     max_tokens: int | None = Field(None, ge=1, description="tokens after the prompt, results included")
+    timeout: float | None = Field(None, gt=0, description="seconds; at most the server's policy.answer_timeout")
+
+
+class AnswerRequest(AgentLimits):
+    """Body of `POST /answer`: one `question` or several `questions`."""
+
+    question: NonBlank | None = Field(
+        None, description="one question", examples=["When was the painter of The Starry Night born?"]
+    )
+    questions: Annotated[list[NonBlank], Field(min_length=1, max_length=512)] | None = Field(
+        None, description="several questions, answered in order"
+    )
+    strategy: Literal["research"] = Field("research", description="how answers are found: think, search, answer")
+    temperature: float = Field(0.0, ge=0.0, le=2.0, description="0 is greedy")
+    seed: int | None = Field(None, ge=0, lt=2**31, description="makes sampling repeatable")
+    stream: bool = Field(False, description="send what happens as server-sent events; one question only")
+
+    @model_validator(mode="after")
+    def _one_form(self) -> AnswerRequest:
+        if (self.question is None) == (self.questions is None):
+            raise ValueError("give either `question` or `questions`")
+        if self.stream and self.questions is not None:
+            raise ValueError("stream: only one `question` can be streamed")
+        return self
 
 
 class Step(BaseModel):
@@ -114,6 +135,12 @@ class AnswerResponse(BaseModel):
     usage: AnswerUsage
     seconds: AnswerSeconds
     weight_versions: list[str]
+
+
+class AnswersResponse(BaseModel):
+    """Answer of `POST /answer` to several questions, in order."""
+
+    answers: list[AnswerResponse]
 
 
 class WeightsRequest(Request):

@@ -1,79 +1,153 @@
-"""`POST /answer`: a question goes in, the answer and the way to it come out."""
+"""Episodes for whoever asks: a bounded number at once, each within its limits and its time."""
 
 from __future__ import annotations
 
 import asyncio
 import time
-from dataclasses import replace
-from typing import Annotated
+from collections.abc import AsyncGenerator, Sequence
+from contextlib import aclosing
+from dataclasses import dataclass, field, replace
 
-from fastapi import APIRouter, Depends, Request
 from prometheus_client import Counter, Histogram
 
-from research.episode import Sampling, SearchAgent
-from research.errors import ServiceError
-from research.schemas import AnswerRequest, AnswerResponse, ErrorBody
+from research.episode import Episode, Sampling, SearchAgent
+from research.errors import ConfigurationError, ResearchError, ServiceError
+from research.live import Ended, Event, Found, TellingPolicy, Wrote, watch
+from research.schemas import AgentLimits, AnswerResponse
 from research.trace import answer_response
-from services.web.auth import API_KEY_VARIABLE, environment_secret, require_bearer
-from services.web.problems import ExplainingRoute, ProblemError
 
 ANSWERS = Counter("research_answers_total", "Answered questions by stop reason.", ["stop_reason"])
 ANSWER_SECONDS = Histogram("research_answer_seconds", "Seconds of one answer.", buckets=(0.5, 1, 2, 5, 10, 30, 60, 120))
+REFUSED = Counter("research_answers_refused_total", "Questions refused because too many were under way.")
+
+
+# What a client that was refused should wait: about as long as an answer of a small model takes.
+RETRY_SECONDS = 2
+
+
+class BusyError(ResearchError):
+    """Too many questions are under way."""
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """A question, how tokens are drawn, and the limits that the request set."""
+
+    question: str
+    sampling: Sampling = field(default_factory=lambda: Sampling(0.0))
+    limits: AgentLimits = field(default_factory=AgentLimits)
 
 
 class Answering:
-    """Runs episodes for `/answer`, a bounded number at once and each within its time."""
+    """Runs the agent.
 
-    def __init__(self, agent: SearchAgent, *, concurrency: int, timeout: float, max_question_chars: int) -> None:
+    Args:
+        agent: with the preset's limits.
+        policy: the agent's policy, which can tell what it writes.
+        concurrency: questions under way at once; more are refused.
+        timeout: seconds for one question.
+        max_question_chars: of a question.
+    """
+
+    def __init__(
+        self,
+        agent: SearchAgent,
+        policy: TellingPolicy,
+        *,
+        concurrency: int,
+        timeout: float,
+        max_question_chars: int,
+    ) -> None:
         self._agent = agent
-        self._free = concurrency
+        self._policy = policy
+        self._places = asyncio.Semaphore(concurrency)
         self._timeout = timeout
         self._max_question_chars = max_question_chars
 
-    async def answer(self, request: AnswerRequest) -> AnswerResponse:
-        if len(request.question) > self._max_question_chars:
-            raise ProblemError(
-                422,
-                "invalid_request",
-                f"question: {len(request.question)} characters are more than policy.max_question_chars "
-                f"({self._max_question_chars})",
+    def require_sound(self, asked: Asked) -> None:
+        """Raise ConfigurationError that names the field, if a request asks for more than it may."""
+        if (length := len(asked.question)) > self._max_question_chars:
+            raise ConfigurationError(
+                f"question: {length} characters are more than policy.max_question_chars ({self._max_question_chars})"
             )
-        if self._free <= 0:
-            raise ProblemError(429, "busy", "too many questions at once; try again soon", {"Retry-After": "2"})
-        self._free -= 1
-        started = time.perf_counter()
-        try:
-            async with asyncio.timeout(self._timeout):
-                episode = await self._with_limits(request).run(
-                    request.question, Sampling(request.temperature, 1.0, request.seed)
-                )
-        except TimeoutError as error:
-            raise ServiceError(f"no answer within policy.answer_timeout ({self._timeout:g} s)") from error
-        finally:
-            self._free += 1
-        seconds = time.perf_counter() - started
-        ANSWERS.labels(episode.stop_reason).inc()
-        ANSWER_SECONDS.observe(seconds)
-        return answer_response(episode, seconds)
+        if asked.limits.timeout is not None and asked.limits.timeout > self._timeout:
+            raise ConfigurationError(
+                f"timeout: {asked.limits.timeout:g} s are more than policy.answer_timeout ({self._timeout:g} s)"
+            )
 
-    def _with_limits(self, request: AnswerRequest) -> SearchAgent:
-        given = request.model_dump(include={"top_k", "max_searches", "max_tokens"}, exclude_none=True)
+    def require_room(self) -> None:
+        """Raise BusyError if no further question can be taken now."""
+        if self._places.locked():
+            REFUSED.inc()
+            raise BusyError("too many questions at once; try again soon")
+
+    async def answer(self, asked: Asked) -> AnswerResponse:
+        """Answer one question, at once or not at all.
+
+        Raises:
+            ConfigurationError: the request asks for more than it may.
+            BusyError: too many questions are under way.
+            ServiceError: policy or retriever failed, or time ran out.
+            ProtocolError: the question leaves no room for an answer.
+        """
+        self.require_sound(asked)
+        self.require_room()
+        return await self._in_its_turn(asked)
+
+    async def answer_all(self, asked: Sequence[Asked]) -> list[AnswerResponse]:
+        """Answer several questions, each as soon as there is room. Raises what `answer` raises."""
+        for one in asked:
+            self.require_sound(one)
+        self.require_room()
+        async with asyncio.TaskGroup() as group:
+            tasks = [group.create_task(self._in_its_turn(one)) for one in asked]
+        return [task.result() for task in tasks]
+
+    async def watch(self, asked: Asked) -> AsyncGenerator[Wrote | Found | AnswerResponse]:
+        """Answer one question and tell what happens; the last is the answer. Raises what `answer` raises."""
+        self.require_sound(asked)
+        self.require_room()
+        async with self._places:
+            started, ends = time.perf_counter(), time.perf_counter() + self._seconds_for(asked)
+            agent = self._with_limits(asked)
+            async with aclosing(watch(agent, self._policy, asked.question, asked.sampling)) as events:
+                while (event := await self._next(events, ends, asked)) is not None:
+                    if isinstance(event, Ended):
+                        yield _answered(event.episode, time.perf_counter() - started)
+                    else:
+                        yield event
+
+    async def _in_its_turn(self, asked: Asked) -> AnswerResponse:
+        async with self._places:
+            started = time.perf_counter()
+            try:
+                async with asyncio.timeout(self._seconds_for(asked)):
+                    episode = await self._with_limits(asked).run(asked.question, asked.sampling)
+            except TimeoutError as error:
+                raise self._out_of_time(asked) from error
+            return _answered(episode, time.perf_counter() - started)
+
+    async def _next(self, events: AsyncGenerator[Event], ends: float, asked: Asked) -> Event | None:
+        # The time limit must not outlast a single step: between two of them the task belongs to who reads the events.
+        try:
+            return await asyncio.wait_for(anext(events), ends - time.perf_counter())
+        except StopAsyncIteration:
+            return None
+        except TimeoutError as error:
+            raise self._out_of_time(asked) from error
+
+    def _out_of_time(self, asked: Asked) -> ServiceError:
+        return ServiceError(f"no answer within {self._seconds_for(asked):g} s")
+
+    def _seconds_for(self, asked: Asked) -> float:
+        return asked.limits.timeout or self._timeout
+
+    def _with_limits(self, asked: Asked) -> SearchAgent:
+        given = asked.limits.model_dump(include={"top_k", "max_searches", "max_tokens"}, exclude_none=True)
         return replace(self._agent, limits=self._agent.limits.model_copy(update=given))
 
 
-router = APIRouter(tags=["research"], route_class=ExplainingRoute)
-
-
-def _answering(request: Request) -> Answering:
-    answering: Answering = request.app.state.research_answering
-    return answering
-
-
-@router.post(
-    "/answer",
-    dependencies=[Depends(require_bearer(environment_secret(API_KEY_VARIABLE), API_KEY_VARIABLE))],
-    responses={status: {"model": ErrorBody} for status in (401, 422, 429, 503)},
-)
-async def answer(body: AnswerRequest, answering: Annotated[Answering, Depends(_answering)]) -> AnswerResponse:
-    """Answer one question by thinking and searching."""
-    return await answering.answer(body)
+def _answered(episode: Episode, seconds: float) -> AnswerResponse:
+    ANSWERS.labels(episode.stop_reason).inc()
+    ANSWER_SECONDS.observe(seconds)
+    return answer_response(episode, seconds)

@@ -31,15 +31,17 @@ class ResearchPlugin:
     required_tasks = ("generate",)
 
     def attach_router(self, app: FastAPI) -> None:
-        from services.policy import answering, health
+        from services.policy import answer_routes, health
         from services.policy.admin import attach_admin_routes
+        from services.policy.agent_errors import install_openai_problem_handler
         from services.policy.closed_routes import ClosedRoutes
         from services.web.body_limit import BodyLimit
         from services.web.problems import install_problem_handler
 
         install_problem_handler(app)
+        install_openai_problem_handler(app)
         app.include_router(health.router)
-        app.include_router(answering.router)
+        app.include_router(answer_routes.router)
         app.state.research_admin = attach_admin_routes(app)
         app.add_middleware(BodyLimit, max_bytes=MAX_BODY_BYTES)
         app.add_middleware(ClosedRoutes)
@@ -54,6 +56,7 @@ class ResearchPlugin:
         from research.episode import SearchAgent
         from research.prompts import load_prompt
         from research.tokens import HuggingFaceTokenizer
+        from services.policy.agent_model import ChatWithAgent, ModelsWithAgent
         from services.policy.answering import Answering
         from services.policy.engine_policy import EnginePolicy
         from services.policy.updates import WeightUpdates
@@ -63,17 +66,21 @@ class ResearchPlugin:
         updates = WeightUpdates(engine_client, Path(args.model), policy.weights_dir)
         await updates.announce_initial_version()
         state.research_updates = updates
+        engine_policy = EnginePolicy(engine_client, version=lambda: updates.version)
         agent = SearchAgent(
-            policy=EnginePolicy(engine_client, version=lambda: updates.version),
+            policy=engine_policy,
             retriever=RetrieverClient(policy.retriever_url, timeout=limits.search_timeout, retries=limits.retries),
             tokenizer=HuggingFaceTokenizer(AutoTokenizer.from_pretrained(args.model)),
             prompt=load_prompt(limits.prompt),
             limits=limits,
             context_length=settings.model.max_length,
         )
-        state.research_answering = Answering(
+        state.research_answering = answering = Answering(
             agent,
+            engine_policy,
             concurrency=policy.answer_concurrency,
             timeout=policy.answer_timeout,
             max_question_chars=policy.max_question_chars,
         )
+        state.openai_serving_chat = ChatWithAgent(state.openai_serving_chat, answering)
+        state.openai_serving_models = ModelsWithAgent(state.openai_serving_models, settings.model.max_length)

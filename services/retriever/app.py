@@ -16,15 +16,11 @@ from services.retriever.http_errors import ERROR_RESPONSES, install_error_handle
 from services.retriever.info import RetrieverInfo, describe
 from services.retriever.mcp_tool import attach_mcp
 from services.retriever.middleware import RequestTimer
-from services.retriever.requests import (
-    CLIENT_CLOSED_REQUEST,
-    json_response,
-    require_within_limits,
-    unless_disconnected,
-)
+from services.retriever.requests import json_response, require_within_limits
 from services.retriever.search import Answer
 from services.retriever.service import Retriever
 from services.web.body_limit import BodyLimit
+from services.web.disconnect import CLIENT_CLOSED_REQUEST, unless_disconnected
 
 # Bounds what is read into memory; a whole queue of queries of ordinary length takes a tenth of it.
 MAX_BODY_BYTES = 4_000_000

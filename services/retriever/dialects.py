@@ -21,14 +21,10 @@ from pydantic import BaseModel, Field
 
 from research.errors import ServiceBusyError
 from research.schemas import ErrorBody
-from services.retriever.requests import (
-    CLIENT_CLOSED_REQUEST,
-    json_response,
-    require_within_limits,
-    unless_disconnected,
-)
+from services.retriever.requests import json_response, require_within_limits
 from services.retriever.search import Hit, Hits
 from services.retriever.service import Retriever
+from services.web.disconnect import CLIENT_CLOSED_REQUEST, unless_disconnected
 from services.web.problems import ProblemError
 
 Count = Annotated[int, Field(ge=1)]

@@ -14,8 +14,9 @@ from pydantic import Field
 
 from research.errors import ResearchError
 from research.schemas import Hit
-from services.retriever.requests import InvalidFieldError, require_within_limits, unless_disconnected
+from services.retriever.requests import InvalidFieldError, require_within_limits
 from services.retriever.service import Retriever
+from services.web.disconnect import unless_disconnected
 
 _PATH = "/mcp"
 

@@ -1,19 +1,13 @@
-"""What every search route does around the search: limits, a client that hangs up, fast JSON."""
+"""What every search route does around the search: limits, fast JSON."""
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import Coroutine, Sequence
-from typing import Any, TypeVar
+from collections.abc import Sequence
 
 import orjson
-from fastapi import Request, Response
+from fastapi import Response
 
 from research.config import RetrieverService
-
-T = TypeVar("T")
-
-CLIENT_CLOSED_REQUEST = 499
 
 
 class InvalidFieldError(ValueError):
@@ -35,23 +29,6 @@ def require_within_limits(
         )
     if (longest := max(map(len, texts), default=0)) > limits.max_query_chars:
         raise InvalidFieldError(f"{field}: {longest} characters are above the limit of {limits.max_query_chars}")
-
-
-async def unless_disconnected(request: Request, work: Coroutine[Any, Any, T]) -> T | None:
-    """The result of `work`, or None after cancelling it because the client hung up."""
-    working = asyncio.ensure_future(work)
-    watching = asyncio.ensure_future(_disconnected(request))
-    try:
-        await asyncio.wait({working, watching}, return_when=asyncio.FIRST_COMPLETED)
-        return working.result() if working.done() else None
-    finally:
-        working.cancel()
-        watching.cancel()
-
-
-async def _disconnected(request: Request) -> None:
-    while (await request.receive())["type"] != "http.disconnect":
-        pass
 
 
 def json_response(content: object) -> Response:

@@ -58,14 +58,21 @@ def install_problem_handler(app: FastAPI) -> None:
     """Answer every ResearchError with `ErrorBody`; what is not in the table is a 500."""
 
     async def handle(_: Request, error: Exception) -> JSONResponse:
-        if isinstance(error, ProblemError):
-            return error_response(error.status, error.error, str(error), error.headers)
-        for kind, status, name in _STATUSES:
-            if isinstance(error, kind):
-                return error_response(status, name, str(error))
-        return error_response(500, "internal_error", str(error))
+        assert isinstance(error, ResearchError)
+        headers = error.headers if isinstance(error, ProblemError) else None
+        return error_response(*status_of(error), str(error), headers)
 
     app.add_exception_handler(ResearchError, handle)
+
+
+def status_of(error: ResearchError) -> tuple[int, str]:
+    """The HTTP status and the name of an error."""
+    if isinstance(error, ProblemError):
+        return error.status, error.error
+    for kind, status, name in _STATUSES:
+        if isinstance(error, kind):
+            return status, name
+    return 500, "internal_error"
 
 
 def error_response(status: int, error: str, message: str, headers: Mapping[str, str] | None = None) -> JSONResponse:

@@ -1,0 +1,39 @@
+"""Errors of the agent in the form of OpenAI's API."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from fastapi import FastAPI, Request
+from fastapi.responses import JSONResponse
+
+from research.errors import ResearchError
+from services.policy.answering import RETRY_SECONDS, BusyError
+from services.web.problems import status_of
+
+
+class OpenAIProblemError(ResearchError):
+    """`cause`, as OpenAI's clients read errors."""
+
+    def __init__(self, cause: ResearchError) -> None:
+        super().__init__(str(cause))
+        busy = isinstance(cause, BusyError)
+        self.status, self.kind = (429, "busy") if busy else status_of(cause)
+        if self.status == 422:
+            self.status = 400  # so does OpenAI answer requests that it does not understand
+        self.headers = {"Retry-After": str(RETRY_SECONDS)} if busy else {}
+
+    @property
+    def body(self) -> dict[str, Any]:
+        """`{"error": {…}}`."""
+        return {"error": {"message": str(self), "type": self.kind, "param": None, "code": self.status}}
+
+
+def install_openai_problem_handler(app: FastAPI) -> None:
+    """Answer them with their status and body."""
+
+    async def handle(_: Request, error: Exception) -> JSONResponse:
+        assert isinstance(error, OpenAIProblemError)
+        return JSONResponse(error.body, status_code=error.status, headers=error.headers)
+
+    app.add_exception_handler(OpenAIProblemError, handle)

@@ -1,0 +1,96 @@
+"""The search agent as one more model of vLLM's OpenAI server: `POST /v1/chat/completions` with its name.
+
+vLLM's own route stays in place, with its checks, its cancelling and its server-sent events; only what serves chats is
+wrapped.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pydantic import ValidationError
+from vllm.entrypoints.openai.chat_completion.protocol import ChatCompletionRequest
+from vllm.entrypoints.serve.engine.protocol import ModelCard, ModelList
+
+from research.episode import Sampling
+from research.errors import ConfigurationError, ResearchError
+from research.schemas import AgentLimits
+from services.policy.agent_errors import OpenAIProblemError
+from services.policy.agent_stream import AnswerStream
+from services.policy.agent_wire import AGENT, response_of
+from services.policy.answering import Answering, Asked
+from services.policy.conversation import question_of
+
+
+class ModelsWithAgent:
+    """vLLM's list of models, and the agent."""
+
+    def __init__(self, inner: Any, context_length: int) -> None:
+        self._inner = inner
+        self._context_length = context_length
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._inner, name)
+
+    async def show_available_models(self) -> ModelList:
+        listed: ModelList = await self._inner.show_available_models()
+        served = listed.data[0]
+        agent = ModelCard(id=AGENT, root=served.root, parent=served.id, max_model_len=self._context_length)
+        return ModelList(data=[*listed.data, agent])
+
+
+class ChatWithAgent:
+    """vLLM's chat completions; those that name the agent are its."""
+
+    def __init__(self, inner: Any, answering: Answering) -> None:
+        self._inner = inner
+        self._answering = answering
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._inner, name)
+
+    async def create_chat_completion(self, request: ChatCompletionRequest, raw_request: Any = None) -> Any:
+        """As vLLM's.
+
+        Raises:
+            OpenAIProblemError: the agent cannot answer this.
+        """
+        if request.model != AGENT:
+            return await self._inner.create_chat_completion(request, raw_request)
+        try:
+            asked = _asked(request)
+            if request.stream:
+                self._answering.require_sound(asked)
+                self._answering.require_room()
+                options = request.stream_options
+                stream = AnswerStream(with_usage=bool(options and options.include_usage))
+                return stream.chunks(self._answering, asked)
+            return response_of(await self._answering.answer(asked))
+        except ResearchError as error:
+            raise OpenAIProblemError(error) from error
+
+
+def _asked(request: ChatCompletionRequest) -> Asked:
+    """What an OpenAI request asks of the agent; ConfigurationError names what the agent cannot do."""
+    for field, wanted in (
+        ("n", request.n not in (None, 1)),
+        ("logprobs", bool(request.logprobs)),
+        ("tools", bool(request.tools)),
+        ("stop", bool(request.stop)),
+        ("response_format", request.response_format is not None and request.response_format.type != "text"),
+    ):
+        if wanted:
+            raise ConfigurationError(f"{field}: the agent {AGENT!r} does not take it; the raw model does")
+    sampling = Sampling(request.temperature or 0.0, 1.0 if request.top_p is None else request.top_p, request.seed)
+    return Asked(question_of(request.messages), sampling, _limits(request))
+
+
+def _limits(request: ChatCompletionRequest) -> AgentLimits:
+    """OpenAI's limit of tokens, and those of the extra field `research`."""
+    given = (request.model_extra or {}).get("research", {})
+    most = request.max_completion_tokens or request.max_tokens
+    try:
+        return AgentLimits.model_validate({"max_tokens": most, **given} if isinstance(given, dict) else given)
+    except ValidationError as error:
+        faults = [".".join(map(str, ("research", *fault["loc"]))) + f": {fault['msg']}" for fault in error.errors()]
+        raise ConfigurationError("; ".join(faults)) from error

@@ -1,0 +1,115 @@
+"""A streamed answer of the agent: what happens, as chunks of OpenAI's chat completions."""
+
+from __future__ import annotations
+
+import json
+import time
+import uuid
+from collections.abc import AsyncGenerator, Iterator
+
+from vllm.entrypoints.openai.chat_completion.protocol import ChatCompletionResponseStreamChoice
+
+from research.errors import ResearchError
+from research.live import Found, Wrote
+from research.pieces import Piece
+from research.schemas import AnswerResponse
+from research.unboxed import Unboxed
+from services.policy.agent_errors import OpenAIProblemError
+from services.policy.agent_wire import (
+    AGENT,
+    AgentChunk,
+    AgentDelta,
+    citations_of,
+    content_of,
+    finish_of,
+    found_line,
+    heading,
+    usage_of,
+)
+from services.policy.answering import Answering, Asked
+
+
+class AnswerStream:
+    """The chunks of one answer; all of them together say what `agent_wire.response_of` says.
+
+    Args:
+        with_usage: whether a last chunk tells the tokens.
+    """
+
+    def __init__(self, *, with_usage: bool) -> None:
+        self._id = f"chatcmpl-{uuid.uuid4().hex}"
+        self._created = int(time.time())
+        self._with_usage = with_usage
+        self._unboxed = Unboxed()
+        self._answer_step: int | None = None
+        self._content_begun = False
+        self._last_step: int | None = None
+        self._reasoning_begun = False
+
+    async def chunks(self, answering: Answering, asked: Asked) -> AsyncGenerator[str]:
+        """Server-sent events, the last of them `[DONE]`; what fails in between is an event with `error`."""
+        yield self._chunk(AgentDelta(role="assistant", content=""))
+        try:
+            async for event in answering.watch(asked):
+                for chunk in self._told(event):
+                    yield chunk
+        except ResearchError as error:
+            yield f"data: {json.dumps(OpenAIProblemError(error).body)}\n\n"
+        yield "data: [DONE]\n\n"
+
+    def _told(self, event: Wrote | Found | AnswerResponse) -> Iterator[str]:
+        if isinstance(event, AnswerResponse):
+            yield from self._ended(event)
+        elif isinstance(event, Found):
+            yield self._paragraph(found_line([passage.title for passage in event.passages]))
+            self._last_step = None
+        elif event.piece.kind == "answer":
+            yield from self._answered(event.piece)
+        else:
+            yield self._thought(event.piece)
+
+    def _thought(self, piece: Piece) -> str:
+        if piece.step == self._last_step:
+            return self._chunk(AgentDelta(reasoning=piece.text))
+        self._last_step = piece.step
+        return self._paragraph(heading(piece.kind) + piece.text)
+
+    def _paragraph(self, text: str) -> str:
+        before = "\n\n" if self._reasoning_begun else ""
+        self._reasoning_begun = True
+        return self._chunk(AgentDelta(reasoning=before + text))
+
+    def _answered(self, piece: Piece) -> Iterator[str]:
+        """Only the first answer counts."""
+        if self._answer_step is None:
+            self._answer_step = piece.step
+        if piece.step == self._answer_step:
+            yield from self._content(self._unboxed.feed(piece.text))
+
+    def _content(self, text: str) -> Iterator[str]:
+        if text:
+            self._content_begun = True
+            yield self._chunk(AgentDelta(content=text))
+
+    def _ended(self, answer: AnswerResponse) -> Iterator[str]:
+        yield from self._content(self._unboxed.close())
+        whole = content_of(answer)
+        if not self._content_begun:
+            yield from self._content(whole)
+        last = AgentDelta(annotations=citations_of(answer.passages, whole))
+        yield self._chunk(last, finish_reason=finish_of(answer), research=answer)
+        if self._with_usage:
+            yield self._event(self._wrapped([], usage=usage_of(answer)))
+
+    def _chunk(
+        self, delta: AgentDelta, finish_reason: str | None = None, research: AnswerResponse | None = None
+    ) -> str:
+        choice = ChatCompletionResponseStreamChoice(index=0, delta=delta, finish_reason=finish_reason)
+        return self._event(self._wrapped([choice], research=research))
+
+    def _wrapped(self, choices: list[ChatCompletionResponseStreamChoice], **more: object) -> AgentChunk:
+        return AgentChunk(id=self._id, created=self._created, model=AGENT, choices=choices, **more)
+
+    @staticmethod
+    def _event(chunk: AgentChunk) -> str:
+        return f"data: {chunk.model_dump_json(exclude_none=True)}\n\n"

@@ -1,0 +1,120 @@
+"""An answer of the agent in the shapes of OpenAI's chat completions, as vLLM and its clients have them.
+
+The final answer is `content`; thoughts, searches and what was found are `reasoning` (vLLM's field); passages are URL
+citations; `research` holds the whole trace.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from pydantic import Field
+from vllm.entrypoints.generate.base.protocol import DeltaMessage, UsageInfo
+from vllm.entrypoints.openai.chat_completion.protocol import (
+    ChatCompletionResponse,
+    ChatCompletionResponseChoice,
+    ChatCompletionStreamResponse,
+    ChatMessage,
+)
+
+from research.episode import StopReason
+from research.schemas import AnswerPassage, AnswerResponse
+from research.unboxed import unboxed
+
+AGENT = "research"
+
+
+class AgentMessage(ChatMessage):  # type: ignore[misc]
+    """vLLM's message, with citations as a list (OpenAI's form)."""
+
+    annotations: list[dict[str, Any]] = Field(default_factory=list)
+
+
+class AgentDelta(DeltaMessage):  # type: ignore[misc]
+    """vLLM's part of a message, with citations."""
+
+    annotations: list[dict[str, Any]] | None = None
+
+
+class AgentResponse(ChatCompletionResponse):  # type: ignore[misc]
+    """vLLM's response, and the whole trace."""
+
+    research: AnswerResponse
+
+
+class AgentChunk(ChatCompletionStreamResponse):  # type: ignore[misc]
+    """vLLM's chunk; the last with a choice has the whole trace."""
+
+    research: AnswerResponse | None = None
+
+
+def response_of(answer: AnswerResponse) -> AgentResponse:
+    """A finished answer."""
+    content = content_of(answer)
+    message = AgentMessage(
+        role="assistant",
+        content=content,
+        reasoning=reasoning_of(answer),
+        annotations=citations_of(answer.passages, content),
+    )
+    choice = ChatCompletionResponseChoice(index=0, message=message, finish_reason=finish_of(answer))
+    return AgentResponse(model=AGENT, choices=[choice], usage=usage_of(answer), research=answer)
+
+
+def content_of(answer: AnswerResponse) -> str:
+    """The answer as people read it; without one, what the model wrote last outside of any tag."""
+    for kind in ("answer", "text"):
+        written = [step.text for step in answer.trace if step.kind == kind]
+        if written:
+            return unboxed(written[0] if kind == "answer" else written[-1])
+    return ""
+
+
+def reasoning_of(answer: AnswerResponse) -> str:
+    """Thoughts, searches and what they found, a paragraph each."""
+    titles = {passage.id: passage.title for passage in answer.passages}
+    paragraphs = []
+    for step in answer.trace:
+        if step.kind == "result":
+            paragraphs.append(found_line([titles[passage] for passage in step.passages]))
+        elif step.kind in ("think", "search", "text") and step.text:
+            paragraphs.append(heading(step.kind) + step.text)
+    return "\n\n".join(paragraphs)
+
+
+def heading(kind: str) -> str:
+    """What stands before a step."""
+    return "Search: " if kind == "search" else ""
+
+
+def found_line(titles: Sequence[str]) -> str:
+    """What a search found, by title."""
+    return "Found: " + ("; ".join(titles) or "nothing")
+
+
+def citations_of(passages: list[AnswerPassage], content: str) -> list[dict[str, Any]]:
+    """Every passage that was read stands behind the whole answer: the model does not say what comes from where."""
+    return [
+        {
+            "type": "url_citation",
+            "url_citation": {
+                "start_index": 0,
+                "end_index": len(content),
+                "title": passage.title,
+                "url": f"passage:{passage.id}",
+            },
+        }
+        for passage in passages
+    ]
+
+
+def finish_of(answer: AnswerResponse) -> str:
+    """OpenAI's word for why it ended."""
+    return "length" if StopReason(answer.stop_reason).truncated else "stop"
+
+
+def usage_of(answer: AnswerResponse) -> UsageInfo:
+    """What was read counts as prompt: the question, and what the searches found."""
+    read, written = answer.usage.prompt_tokens + answer.usage.result_tokens, answer.usage.sampled_tokens
+    return UsageInfo(prompt_tokens=read, completion_tokens=written, total_tokens=read + written)

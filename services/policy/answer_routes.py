@@ -1,0 +1,94 @@
+"""`POST /answer`: a question goes in, the answer and the way to it come out; several at once, or as it happens."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator
+from typing import Annotated, Any
+
+import orjson
+from fastapi import APIRouter, Depends, Request, Response
+from fastapi.responses import StreamingResponse
+
+from research.episode import Sampling
+from research.errors import ResearchError
+from research.live import Found, Wrote
+from research.schemas import AgentLimits, AnswerRequest, AnswerResponse, AnswersResponse, ErrorBody
+from services.policy.answering import RETRY_SECONDS, Answering, Asked, BusyError
+from services.web.auth import API_KEY_VARIABLE, environment_secret, require_bearer
+from services.web.disconnect import CLIENT_CLOSED_REQUEST, unless_disconnected
+from services.web.problems import ExplainingRoute, ProblemError, status_of
+
+router = APIRouter(tags=["research"], route_class=ExplainingRoute)
+
+_RESPONSES: dict[int | str, dict[str, Any]] = {
+    200: {"content": {"text/event-stream": {"example": 'event: think\ndata: {"text": "I need to find"}\n\n'}}},
+    **{status: {"model": ErrorBody} for status in (401, 413, 422, 429, 503)},
+}
+
+
+def _answering(request: Request) -> Answering:
+    answering: Answering = request.app.state.research_answering
+    return answering
+
+
+@router.post(
+    "/answer",
+    dependencies=[Depends(require_bearer(environment_secret(API_KEY_VARIABLE), API_KEY_VARIABLE))],
+    responses=_RESPONSES,
+    response_model=AnswerResponse | AnswersResponse,
+)
+async def answer(
+    body: AnswerRequest, request: Request, answering: Annotated[Answering, Depends(_answering)]
+) -> Response | AnswerResponse | AnswersResponse:
+    """Answer one question, or several, by thinking and searching."""
+    try:
+        asked = [_asked(body, question) for question in body.questions or [body.question or ""]]
+        if body.stream:
+            answering.require_sound(asked[0])
+            answering.require_room()
+            return StreamingResponse(_server_sent(answering, asked[0]), media_type="text/event-stream")
+        if body.questions is None:
+            done: AnswerResponse | list[AnswerResponse] | None
+            done = await unless_disconnected(request, answering.answer(asked[0]))
+        else:
+            done = await unless_disconnected(request, _all(answering, asked))
+    except BusyError as error:
+        raise ProblemError(429, "busy", str(error), {"Retry-After": str(RETRY_SECONDS)}) from error
+    if done is None:
+        return Response(status_code=CLIENT_CLOSED_REQUEST)
+    return AnswersResponse(answers=done) if isinstance(done, list) else done
+
+
+async def _all(answering: Answering, asked: list[Asked]) -> list[AnswerResponse]:
+    try:
+        return await answering.answer_all(asked)
+    except ExceptionGroup as group:
+        raise group.exceptions[0] from group
+
+
+def _asked(body: AnswerRequest, question: str) -> Asked:
+    limits = AgentLimits.model_validate(body.model_dump(include=set(AgentLimits.model_fields)))
+    return Asked(question, Sampling(body.temperature, 1.0, body.seed), limits)
+
+
+async def _server_sent(answering: Answering, asked: Asked) -> AsyncGenerator[bytes]:
+    """`think`, `search`, `answer` and `text` with what is written, `result` with passages; `done`, or `error`."""
+    try:
+        async for event in answering.watch(asked):
+            yield _message(event)
+    except ResearchError as error:
+        _, kind = status_of(error)
+        yield _sse("error", ErrorBody(error=kind, message=str(error)).model_dump())
+
+
+def _message(event: Wrote | Found | AnswerResponse) -> bytes:
+    if isinstance(event, AnswerResponse):
+        return _sse("done", event.model_dump())
+    if isinstance(event, Wrote):
+        return _sse(event.piece.kind, {"step": event.piece.step, "text": event.piece.text})
+    passages = [{"id": passage.id, "title": passage.title, "text": passage.text} for passage in event.passages]
+    return _sse("result", {"query": event.query, "passages": passages})
+
+
+def _sse(event: str, data: dict[str, Any]) -> bytes:
+    return b"event: " + event.encode() + b"\ndata: " + orjson.dumps(data) + b"\n\n"
