@@ -171,6 +171,15 @@ class ServiceStatus(BaseModel):
     detail: str = ""
 
 
+class PolicyInfo(BaseModel):
+    """Answer of the policy's `/info`: the model it serves, the agent's name, the weights, and the retriever's state."""
+
+    model: str
+    agent: str
+    weight_version: str
+    retriever: ServiceStatus
+
+
 class ErrorBody(BaseModel):
     """Every error of ours has this body."""
 

@@ -31,7 +31,7 @@ class ResearchPlugin:
     required_tasks = ("generate",)
 
     def attach_router(self, app: FastAPI) -> None:
-        from services.policy import answer_routes, health
+        from services.policy import answer_routes, ask_page, health
         from services.policy.admin import attach_admin_routes
         from services.policy.agent_errors import install_openai_problem_handler
         from services.policy.closed_routes import ClosedRoutes
@@ -41,6 +41,7 @@ class ResearchPlugin:
         install_problem_handler(app)
         install_openai_problem_handler(app)
         app.include_router(health.router)
+        app.include_router(ask_page.router)
         app.include_router(answer_routes.router)
         app.state.research_admin = attach_admin_routes(app)
         app.add_middleware(BodyLimit, max_bytes=MAX_BODY_BYTES)
@@ -66,10 +67,14 @@ class ResearchPlugin:
         updates = WeightUpdates(engine_client, Path(args.model), policy.weights_dir)
         await updates.announce_initial_version()
         state.research_updates = updates
+        state.research_model = settings.model.name
+        state.research_retriever = retriever = RetrieverClient(
+            policy.retriever_url, timeout=limits.search_timeout, retries=limits.retries
+        )
         engine_policy = EnginePolicy(engine_client, version=lambda: updates.version)
         agent = SearchAgent(
             policy=engine_policy,
-            retriever=RetrieverClient(policy.retriever_url, timeout=limits.search_timeout, retries=limits.retries),
+            retriever=retriever,
             tokenizer=HuggingFaceTokenizer(AutoTokenizer.from_pretrained(args.model)),
             prompt=load_prompt(limits.prompt),
             limits=limits,

@@ -1,0 +1,53 @@
+"""The page to ask from, at the policy's root, and what it shows of the state."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import re
+from pathlib import Path
+
+from fastapi import APIRouter, Request
+from fastapi.responses import HTMLResponse
+
+from research.clients import RetrieverClient
+from research.errors import ServiceError
+from research.schemas import PolicyInfo, ServiceStatus
+from services.policy.agent_wire import AGENT
+
+_PAGE = Path(__file__).with_name("ask_page.html").read_text(encoding="utf-8")
+
+
+def _content_security_policy() -> str:
+    """Nothing but this page's own script, by its hash, and requests to the server that it came from."""
+    script = re.findall(r"<script>(.*?)</script>", _PAGE, re.DOTALL)[0]
+    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    return (
+        f"default-src 'none'; script-src 'sha256-{digest}'; style-src 'unsafe-inline'; connect-src 'self'; "
+        "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+    )
+
+
+router = APIRouter()
+_HEADERS = {"Content-Security-Policy": _content_security_policy(), "X-Content-Type-Options": "nosniff"}
+
+
+@router.get("/", response_class=HTMLResponse, include_in_schema=False)
+async def page() -> HTMLResponse:
+    """A question goes in, the way to its answer is shown as it happens."""
+    return HTMLResponse(_PAGE, headers=_HEADERS)
+
+
+@router.get("/info", tags=["health"])
+async def info(request: Request) -> PolicyInfo:
+    """What is served, and whether the retriever answers."""
+    state = request.app.state
+    retriever: RetrieverClient = state.research_retriever
+    try:
+        await retriever.check_ready()
+        status = ServiceStatus(status="ready")
+    except ServiceError as error:
+        status = ServiceStatus(status="failed", detail=str(error))
+    return PolicyInfo(
+        model=state.research_model, agent=AGENT, weight_version=state.research_updates.version, retriever=status
+    )
