@@ -188,6 +188,27 @@ def ask(
         show_answer(answer, console)
 
 
+@app.command()
+def export(
+    run: Annotated[str, typer.Argument(help="the name of a run, or its directory")],
+    out: Annotated[Path, typer.Option(help="a directory that is not there yet")],
+    push: Annotated[str, typer.Option(help="also push to this repository of the model hub (needs HF_TOKEN)")] = "",
+    overrides: Overrides = None,
+    preset: Preset = DEFAULT_PRESET,
+) -> None:
+    """Write the trained model as an ordinary checkpoint that transformers and `vllm serve` load, with a model card.
+
+    Example: research export demo --out my-search-agent
+    """
+    from services.cli.export import export_run, push_to_hub
+
+    runs = load_settings(preset, overrides).paths.runs
+    target = export_run(runs / run if (runs / run).is_dir() else Path(run).expanduser(), out)
+    console.print(f"exported: {target}", highlight=False, soft_wrap=True)
+    if push:
+        console.print(f"pushed: {push_to_hub(target, push)}", highlight=False, soft_wrap=True)
+
+
 @app.command("eval")
 def evaluate(
     overrides: Overrides = None,

@@ -1,0 +1,89 @@
+"""The card of an exported model, from the files of its run alone."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from research.prompts import load_prompt
+from services.trainer.report import evaluation_rows
+
+PROMPT = "prompt.txt"
+_SHOWN = ("episode", "grpo", "optimizer", "warmup")
+
+
+def model_card(run: Path, weights: Path, settings: dict[str, Any]) -> str:
+    """What the model is, what it learnt from, how well it does, and how to use it."""
+    episode, grpo, model = settings["episode"], settings["grpo"], settings["model"]
+    steps = sum(1 for _ in (run / "metrics.jsonl").open(encoding="utf-8")) if (run / "metrics.jsonl").is_file() else 0
+    finished = (run / "summary.json").is_file()
+    facts = {
+        "base model": model["name"],
+        "weights": f"{weights.name}, {model['dtype']}",
+        "method": "GRPO on the outcome of multi-turn search episodes (ReSearch, NeurIPS 2025)",
+        "steps": f"{steps} of {grpo['steps']}" + ("" if finished else " (the run is not finished)"),
+        "questions a step": f"{grpo['questions_per_step']}, {grpo['group_size']} episodes each",
+        "learning rate": f"{settings['optimizer']['learning_rate']:g}",
+        "questions": f"{settings['questions']['train']} (training), {settings['questions']['held_out']} (held out)",
+        "passages": settings["corpus"]["name"],
+        "encoder": settings["encoder"]["name"],
+        "seed": settings["seed"],
+    }
+    rules = (
+        "a raw text with a place for the question" if load_prompt(episode["prompt"]).is_raw else "the system message"
+    )
+    table = "\n".join(f"| {name} | {value} |" for name, value in facts.items())
+    return f"""---
+library_name: transformers
+pipeline_tag: text-generation
+tags: [search-agent, grpo, research]
+---
+# {run.name}
+
+A language model that was taught by reinforcement learning when and what to search.
+
+| | |
+|---|---|
+{table}
+
+## Results
+
+{_results(run)}
+
+## Use
+
+It writes `<think>…</think>` and `<search>query</search>`, reads `<result>passages</result>`, and ends with
+`<answer>\\boxed{{answer}}</answer>`. Whoever runs it stops at `</search>`, searches ({episode["top_k"]} passages), appends
+the result and goes on. The rules that it was trained with are {rules} in `{PROMPT}`.
+
+```bash
+# With the searching, as /answer and as a model of the OpenAI API:
+research serve policy model.name={run.name} model.max_length={model["max_length"]} episode.prompt={episode["prompt"]}
+# The bare model; or with transformers: AutoModelForCausalLM.from_pretrained("{run.name}")
+vllm serve {run.name}
+```
+
+How it was trained, from the run's `config.json`:
+
+```json
+{json.dumps({name: settings[name] for name in _SHOWN}, indent=1)}
+```
+"""
+
+
+def _results(run: Path) -> str:
+    summary = run / "summary.json"
+    if not summary.is_file():
+        return "The run has no evaluation at its end yet."
+    rows = "\n".join(f"| {' | '.join(row)} |" for row in evaluation_rows(_read(summary)["eval"]))
+    return (
+        "Held-out questions, greedy. `before` is the untouched model, `warmup` the model after the supervised format "
+        "warm-up, `after` this one.\n\n"
+        f"| stage | questions | EM | F1 | searches | n |\n|---|---|---|---|---|---|\n{rows}"
+    )
+
+
+def _read(path: Path) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    return found
