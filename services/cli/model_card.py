@@ -54,8 +54,8 @@ A language model that was taught by reinforcement learning when and what to sear
 ## Use
 
 It writes `<think>…</think>` and `<search>query</search>`, reads `<result>passages</result>`, and ends with
-`<answer>\\boxed{{answer}}</answer>`. Whoever runs it stops at `</search>`, searches ({episode["top_k"]} passages), appends
-the result and goes on. The rules that it was trained with are {rules} in `{PROMPT}`.
+`<answer>\\boxed{{answer}}</answer>`. Whoever runs it stops at `</search>`, appends what the search found (passages:
+{episode["top_k"]}) and goes on. The rules that it was trained with are {rules} in `{PROMPT}`.
 
 ```bash
 # With the searching, as /answer and as a model of the OpenAI API:

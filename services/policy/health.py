@@ -18,6 +18,9 @@ async def live() -> dict[str, str]:
 @router.get("/readyz", responses={503: {"model": ServiceStatus}})
 async def ready(request: Request, response: Response) -> ServiceStatus:
     """The engine is up and weights are loaded; vLLM opens the port only then."""
+    if fault := request.app.state.research_updates.fault:
+        response.status_code = 503
+        return ServiceStatus(status="failed", detail=fault)
     try:
         await request.app.state.engine_client.check_health()
     except Exception as error:

@@ -35,6 +35,7 @@ class ResearchPlugin:
         from services.policy.admin import attach_admin_routes
         from services.policy.agent_errors import install_openai_problem_handler
         from services.policy.closed_routes import ClosedRoutes
+        from services.policy.version_header import WeightVersionHeader
         from services.web.body_limit import BodyLimit
         from services.web.problems import install_problem_handler
 
@@ -45,6 +46,7 @@ class ResearchPlugin:
         app.include_router(answer_routes.router)
         app.state.research_admin = attach_admin_routes(app)
         app.add_middleware(BodyLimit, max_bytes=MAX_BODY_BYTES)
+        app.add_middleware(WeightVersionHeader)
         app.add_middleware(ClosedRoutes)
 
     async def init_state(self, engine_client: Any, state: State, args: Namespace) -> None:

@@ -7,14 +7,25 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
+from prometheus_client import Counter, Gauge, Histogram
 from vllm.distributed.weight_transfer.base import WeightTransferInitRequest, WeightTransferUpdateRequest
 from vllm.logger import init_logger
 
 from research.clients import INITIAL_VERSION
 from research.errors import ResearchError
 from services.policy.checkpoint_files import confined, require_same_tensors, tensor_specs
+from services.policy.finite import require_finite
+
+UPDATES = Counter("research_weight_updates_total", "Updates of the weights by outcome.", ["outcome"])
+PHASE_SECONDS = Histogram(
+    "research_weight_update_seconds",
+    "Seconds of each phase of an update; requests are frozen during all of them.",
+    ["phase"],
+    buckets=(0.01, 0.03, 0.1, 0.3, 1, 3, 10, 30, 100),
+)
+SERVED = Gauge("research_weight_version", "1 for the version that is served.", ["version"])
 
 logger = init_logger("vllm.research.updates")
 
@@ -33,11 +44,13 @@ class WeightUpdates:
         self._lock = asyncio.Lock()
         self._connected = False
         self._running: asyncio.Task[dict[str, float]] | None = None
+        self.fault: str | None = None
         self.path = base
         self.version = INITIAL_VERSION
 
     async def announce_initial_version(self) -> None:
         await self._engine.update_weight_version(self.version)
+        self._tell_version()
 
     async def apply(self, path: str, version: str) -> dict[str, float]:
         """Load a checkpoint while requests are frozen, then let them go on under the new weights.
@@ -53,6 +66,7 @@ class WeightUpdates:
         """
         checkpoint = confined(path, self._weights_dir)
         require_same_tensors(await asyncio.to_thread(tensor_specs, checkpoint), self._expected)
+        await asyncio.to_thread(require_finite, checkpoint)
         # Kept by name, because the loop itself holds tasks only weakly.
         self._running = asyncio.create_task(self._swap(checkpoint, version))
         return await asyncio.shield(self._running)
@@ -69,17 +83,38 @@ class WeightUpdates:
                 try:
                     await self._load(checkpoint, version, seconds)
                 except Exception as error:
-                    logger.exception("Loading %s failed; going back to version %s", checkpoint, self.version)
-                    await self._restore()
-                    raise UpdateFailedError(
-                        f"version {version} could not be loaded ({error}); version {self.version} is served on"
-                    ) from error
-                self.path, self.version = checkpoint, version
+                    UPDATES.labels("failed").inc()
+                    await self._go_back(checkpoint, version, error)
+                self.path, self.version, self.fault = checkpoint, version, None
+                UPDATES.labels("served").inc()
+                self._tell_version()
             finally:
-                with _timed(seconds, "resume"):
-                    await self._engine.resume_generation()
+                # With weights that are neither the old nor the new ones nobody is answered: requests stay frozen until
+                # an update succeeds.
+                if self.fault is None:
+                    with _timed(seconds, "resume"):
+                        await self._engine.resume_generation()
         logger.info("Serving weight version %s (%.2f s)", version, sum(seconds.values()))
         return seconds
+
+    async def _go_back(self, checkpoint: Path, version: str, error: Exception) -> NoReturn:
+        logger.error("Loading %s failed; going back to version %s", checkpoint, self.version, exc_info=error)
+        try:
+            await self._restore()
+        except Exception as fault:
+            self.fault = (
+                f"version {version} could not be loaded ({error}), nor version {self.version} again ({fault}); "
+                "no request is answered until an update succeeds"
+            )
+            raise UpdateFailedError(self.fault) from fault
+        self.fault = None
+        raise UpdateFailedError(
+            f"version {version} could not be loaded ({error}); version {self.version} is served on"
+        ) from error
+
+    def _tell_version(self) -> None:
+        SERVED.clear()
+        SERVED.labels(self.version).set(1)
 
     async def _restore(self) -> None:
         """Load the weights that were served before; a failure may have left vLLM's update session open."""
@@ -106,4 +141,6 @@ def _timed(seconds: dict[str, float], phase: str) -> Iterator[None]:
     try:
         yield
     finally:
-        seconds[phase] = round(time.perf_counter() - started, 4)
+        passed = time.perf_counter() - started
+        seconds[phase] = round(passed, 4)
+        PHASE_SECONDS.labels(phase).observe(passed)

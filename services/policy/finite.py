@@ -1,0 +1,27 @@
+"""Numbers that are none would make every answer nonsense: a checkpoint that holds some is refused."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+
+from research.errors import AssetError
+from services.policy.checkpoint_files import safetensors_files
+
+
+def require_finite(checkpoint: Path) -> None:
+    """Read every tensor once, before anything is loaded.
+
+    Raises:
+        AssetError: a tensor holds NaN or infinity, or cannot be read; the message names it.
+    """
+    for file in safetensors_files(checkpoint):
+        try:
+            with safe_open(file, framework="pt") as tensors:
+                for name in tensors.keys():  # noqa: SIM118 (not a dict)
+                    if not torch.isfinite(tensors.get_tensor(name)).all():
+                        raise AssetError(f"{name} in {file} holds numbers that are not finite")
+        except (SafetensorError, OSError) as error:
+            raise AssetError(f"cannot read {file}: {error}") from error
