@@ -73,8 +73,8 @@ def free_port() -> Callable[[], int]:
     return find
 
 
-@pytest.fixture(scope="module")
-def launch(
+@contextlib.contextmanager
+def launching(
     tmp_path_factory: pytest.TempPathFactory,
     free_port: Callable[[], int],
     data_dir: Path,
@@ -107,6 +107,18 @@ def launch(
             _await_ready(server, timeout)
             return server
 
+        yield start
+
+
+@pytest.fixture(scope="module")
+def launch(
+    tmp_path_factory: pytest.TempPathFactory,
+    free_port: Callable[[], int],
+    data_dir: Path,
+    service_environment: dict[str, str],
+) -> Iterator[Launch]:
+    """As `launching`; what a module has started ends with it."""
+    with launching(tmp_path_factory, free_port, data_dir, service_environment) as start:
         yield start
 
 

@@ -1,0 +1,45 @@
+"""One policy and the retriever that it searches, for all tests of the agent.
+
+The model is the built-in one, untrained; a prompt with two worked examples makes it search.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import openai
+import pytest
+
+from tests.conftest import launching
+from tests.services.agent.services import KEY, Services
+
+FEW_SHOT = Path(__file__).with_name("few_shot.txt")
+
+
+@pytest.fixture(scope="package")
+def services(
+    tmp_path_factory: pytest.TempPathFactory,
+    free_port: Callable[[], int],
+    data_dir: Path,
+    service_environment: dict[str, str],
+) -> Iterator[Services]:
+    with launching(tmp_path_factory, free_port, data_dir, service_environment) as launch:
+        retriever = launch("retriever")
+        policy = launch(
+            "policy",
+            f"policy.retriever_url={retriever.url}",
+            f"episode.prompt={FEW_SHOT}",
+            "episode.search_timeout=5",
+            "episode.retries=1",
+            "policy.answer_concurrency=4",
+            timeout=300,
+            environment={"RESEARCH_API_KEY": KEY, "OMP_NUM_THREADS": "2"},
+        )
+        yield Services(policy, retriever)
+
+
+@pytest.fixture
+def client(services: Services) -> Iterator[openai.OpenAI]:
+    with services.openai(max_retries=0) as client:
+        yield client

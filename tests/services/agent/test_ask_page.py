@@ -1,0 +1,60 @@
+"""The page to ask from, in a real browser."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from tests.services.agent.browser import browser_page, require_browser
+from tests.services.agent.services import KEY, QUESTION, Services
+
+pytestmark = require_browser
+
+
+@pytest.mark.parametrize("width", [1000, 380])
+def test_a_question_is_answered_step_by_step(services: Services, width: int, tmp_path: Path) -> None:
+    with browser_page(services.policy.url, width) as page:
+        page.get_by_text("retriever ready").wait_for()
+        assert "weights 0" in page.locator("#state").inner_text()
+        page.get_by_text("Options").click()
+        page.get_by_label("API key").fill(KEY)
+        page.get_by_label("Question").fill(QUESTION)
+        page.get_by_role("button", name="Ask").click()
+        page.locator(".facts").wait_for(timeout=60_000)
+        kinds = page.eval_on_selector_all(
+            "article .step, article .passages", "shown => shown.map(each => each.className.replace('step ', ''))"
+        )
+        assert kinds[:3] == ["think", "search", "passages"]
+        assert kinds[-1] == "answer"
+        assert QUESTION in page.locator("article h2").inner_text()
+        page.locator(".facts a").first.click()
+        opened = page.locator("details.cited[open]")
+        opened.wait_for()
+        assert "oil-on-canvas" in opened.inner_text()
+        overflow = page.evaluate("document.documentElement.scrollWidth - document.documentElement.clientWidth")
+        assert overflow == 0, "the page is wider than the screen"
+        page.screenshot(path=tmp_path / "ask.png", full_page=True)
+
+
+def test_a_missing_key_is_asked_for(services: Services) -> None:
+    with browser_page(services.policy.url) as page:
+        page.get_by_label("Question").fill(QUESTION)
+        page.get_by_label("Question").press("Enter")
+        alert = page.get_by_role("alert")
+        alert.wait_for()
+        assert "RESEARCH_API_KEY" in alert.inner_text()
+        assert page.get_by_label("API key").is_visible()
+
+
+def test_an_answer_can_be_stopped(services: Services) -> None:
+    with browser_page(services.policy.url) as page:
+        page.get_by_text("Options").click()
+        page.get_by_label("API key").fill(KEY)
+        page.get_by_label("temperature").fill("2")
+        page.get_by_label("Question").fill(QUESTION)
+        page.get_by_role("button", name="Ask").click()
+        page.locator(".step").first.wait_for()
+        page.get_by_role("button", name="Stop").click()
+        page.get_by_text("stopped", exact=True).wait_for()
+        assert page.get_by_role("button", name="Ask").is_visible()
