@@ -34,7 +34,8 @@ def test_langchain(services: Services, content: str) -> None:
     assert langchain(services, RAW, max_tokens=8).invoke(QUESTION).content
 
 
-def test_litellm(services: Services, content: str) -> None:
+def test_litellm(services: Services, content: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LITELLM_LOCAL_MODEL_COST_MAP", "True")  # it would ask the network for prices
     import litellm
 
     where = {"api_base": f"{services.policy.url}/v1", "api_key": KEY, "timeout": 120}
