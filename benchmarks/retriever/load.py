@@ -178,12 +178,12 @@ def grpo_mix(queries: list[str]) -> list[str]:
 
 
 @contextmanager
-def serving(command: list[str], port: int) -> Iterator[subprocess.Popen[bytes]]:
+def serving(command: list[str], port: int, seconds: float = 60) -> Iterator[subprocess.Popen[bytes]]:
     """Run a server and wait until it is ready."""
     with tempfile.TemporaryFile() as log:
         process = subprocess.Popen(command, stdout=log, stderr=log)
         try:
-            deadline = time.monotonic() + 60
+            deadline = time.monotonic() + seconds
             while not ready(port):
                 if process.poll() is not None or time.monotonic() > deadline:
                     log.seek(0)

@@ -7,7 +7,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 from prometheus_client import Counter, Gauge, Histogram
 from vllm.distributed.weight_transfer.base import WeightTransferInitRequest, WeightTransferUpdateRequest
@@ -74,43 +74,58 @@ class WeightUpdates:
     async def _swap(self, checkpoint: Path, version: str) -> dict[str, float]:
         seconds: dict[str, float] = {}
         async with self._lock:
-            if not self._connected:
-                await self._engine.init_weight_transfer_engine(WeightTransferInitRequest(init_info={}))
-                self._connected = True
+            await self._freeze(version, seconds)
+            failure: UpdateFailedError | None = None
             try:
-                with _timed(seconds, "pause"):
-                    await self._engine.pause_generation(mode="keep", clear_cache=False)
-                try:
-                    await self._load(checkpoint, version, seconds)
-                except Exception as error:
-                    UPDATES.labels("failed").inc()
-                    await self._go_back(checkpoint, version, error)
+                await self._load(checkpoint, version, seconds)
+            except Exception as error:
+                failure = await self._go_back(checkpoint, version, error)
+            else:
                 self.path, self.version, self.fault = checkpoint, version, None
-                UPDATES.labels("served").inc()
                 self._tell_version()
-            finally:
-                # With weights that are neither the old nor the new ones nobody is answered: requests stay frozen until
-                # an update succeeds.
-                if self.fault is None:
-                    with _timed(seconds, "resume"):
-                        await self._engine.resume_generation()
+            # With weights that are neither the old nor the new ones nobody is answered: requests stay frozen until an
+            # update succeeds.
+            if self.fault is None:
+                with _timed(seconds, "resume"):
+                    await self._engine.resume_generation()
+            UPDATES.labels("failed" if failure else "served").inc()
+            if failure:
+                raise failure
         logger.info("Serving weight version %s (%.2f s)", version, sum(seconds.values()))
         return seconds
 
-    async def _go_back(self, checkpoint: Path, version: str, error: Exception) -> NoReturn:
+    async def _freeze(self, version: str, seconds: dict[str, float]) -> None:
+        try:
+            if not self._connected:
+                await self._engine.init_weight_transfer_engine(WeightTransferInitRequest(init_info={}))
+                self._connected = True
+            with _timed(seconds, "pause"):
+                await self._engine.pause_generation(mode="keep", clear_cache=False)
+        except Exception as error:
+            UPDATES.labels("failed").inc()
+            with suppress(Exception):
+                await self._engine.resume_generation()
+            raise UpdateFailedError(
+                f"version {version} could not be loaded, because requests could not be frozen ({error}); "
+                f"version {self.version} is served on"
+            ) from error
+
+    async def _go_back(self, checkpoint: Path, version: str, error: Exception) -> UpdateFailedError:
+        """Load the former weights; the error to raise says what is served now."""
         logger.error("Loading %s failed; going back to version %s", checkpoint, self.version, exc_info=error)
         try:
             await self._restore()
         except Exception as fault:
+            logger.exception("Going back to version %s failed", self.version)
             self.fault = (
                 f"version {version} could not be loaded ({error}), nor version {self.version} again ({fault}); "
                 "no request is answered until an update succeeds"
             )
-            raise UpdateFailedError(self.fault) from fault
+            return UpdateFailedError(self.fault)
         self.fault = None
-        raise UpdateFailedError(
+        return UpdateFailedError(
             f"version {version} could not be loaded ({error}); version {self.version} is served on"
-        ) from error
+        )
 
     def _tell_version(self) -> None:
         SERVED.clear()

@@ -1,0 +1,23 @@
+"""A retriever and a policy for a benchmark, ended with it."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from benchmarks.retriever.load import SERVE, free_port, serving
+
+
+@contextmanager
+def policy_and_retriever(*overrides: str, **environment: str) -> Iterator[tuple[str, subprocess.Popen[bytes]]]:
+    """The policy's URL and process."""
+    os.environ.update(environment)
+    port, retriever_port = free_port(), free_port()
+    policy = [*SERVE[:-1], "policy", f"policy.port={port}", f"policy.retriever_url=http://127.0.0.1:{retriever_port}"]
+    with (
+        serving([*SERVE, f"retriever.port={retriever_port}"], retriever_port),
+        serving([*policy, *overrides], port, seconds=300) as process,
+    ):
+        yield f"http://127.0.0.1:{port}", process

@@ -1,0 +1,171 @@
+"""An update that fails at any point leaves the old weights serving; vLLM's engine client is a recorder."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from research.errors import AssetError
+from services.policy.updates import UpdateFailedError, WeightUpdates
+
+CALLS = (
+    "init_weight_transfer_engine",
+    "pause_generation",
+    "start_weight_update",
+    "update_weights",
+    "finish_weight_update",
+)
+
+
+@dataclass
+class RecordingEngine:
+    """What the engine would compute with, and whether requests are frozen. Calls fail by name, so many times."""
+
+    failures: dict[str, int] = field(default_factory=dict)
+    loaded: str = "base"
+    open_session: bool = False
+    frozen: bool = False
+    slow: asyncio.Event | None = None
+    versions: list[str] = field(default_factory=list)
+
+    def _may_fail(self, call: str) -> None:
+        if self.failures.get(call, 0) > 0:
+            self.failures[call] -= 1
+            raise RuntimeError(f"{call} failed")
+
+    async def init_weight_transfer_engine(self, _request: Any) -> None:
+        self._may_fail("init_weight_transfer_engine")
+
+    async def pause_generation(self, mode: str, clear_cache: bool) -> None:
+        self.frozen = True
+        self._may_fail("pause_generation")
+
+    async def start_weight_update(self) -> None:
+        assert not self.open_session, "vLLM refuses a second session"
+        self._may_fail("start_weight_update")
+        self.open_session, self.loaded = True, "half"
+
+    async def update_weights(self, request: Any) -> None:
+        if self.slow is not None:
+            await self.slow.wait()
+        self._may_fail("update_weights")
+        self.loaded = Path(request.update_info["path"]).name
+
+    async def finish_weight_update(self, version: str | None = None) -> None:
+        self._may_fail("finish_weight_update")
+        assert self.open_session
+        self.open_session = False
+        if version is not None:
+            self.versions.append(version)
+
+    async def reset_prefix_cache(self, reset_running_requests: bool) -> None:
+        self._may_fail("reset_prefix_cache")
+
+    async def resume_generation(self) -> None:
+        self.frozen = False
+
+    async def update_weight_version(self, version: str) -> None:
+        self.versions.append(version)
+
+
+def checkpoint(path: Path, value: float = 1.0) -> Path:
+    path.mkdir(parents=True)
+    save_file({"weight": torch.full((2, 3), value)}, path / "model.safetensors")
+    return path
+
+
+def with_updates(
+    tmp_path: Path, engine: RecordingEngine, scenario: Callable[[WeightUpdates, Path], Awaitable[None]]
+) -> WeightUpdates:
+    async def main() -> WeightUpdates:
+        updates = WeightUpdates(engine, checkpoint(tmp_path / "base"), tmp_path / "runs")
+        await updates.announce_initial_version()
+        async with asyncio.timeout(10):
+            await scenario(updates, checkpoint(tmp_path / "runs" / "new", 2.0))
+        return updates
+
+    return asyncio.run(main())
+
+
+@pytest.mark.parametrize("call", CALLS)
+def test_a_failure_at_any_call_leaves_the_old_weights_and_the_next_update_succeeds(tmp_path: Path, call: str) -> None:
+    engine = RecordingEngine({call: 1})
+
+    async def scenario(updates: WeightUpdates, new: Path) -> None:
+        with pytest.raises(UpdateFailedError, match=f"{call} failed.*version 0 is served on"):
+            await updates.apply(str(new), "1")
+        assert (engine.loaded, engine.open_session, engine.frozen) == ("base", False, False)
+        assert (updates.version, updates.fault) == ("0", None)
+        await updates.apply(str(new), "2")
+
+    updates = with_updates(tmp_path, engine, scenario)
+    assert (engine.loaded, engine.frozen) == ("new", False)
+    assert (updates.version, updates.path.name) == ("2", "new")
+
+
+@pytest.mark.parametrize("call", ["start_weight_update", "update_weights", "reset_prefix_cache"])
+def test_when_the_old_weights_do_not_load_either_nobody_is_answered_until_some_do(tmp_path: Path, call: str) -> None:
+    engine = RecordingEngine({call: 2})
+
+    async def scenario(updates: WeightUpdates, new: Path) -> None:
+        with pytest.raises(UpdateFailedError, match="no request is answered"):
+            await updates.apply(str(new), "1")
+        assert engine.frozen
+        assert updates.fault is not None
+        engine.open_session = False
+        await updates.apply(str(new), "2")
+        assert (engine.loaded, engine.frozen, updates.fault) == ("new", False, None)
+
+    with_updates(tmp_path, engine, scenario)
+
+
+@pytest.mark.parametrize("number", [float("nan"), float("inf")])
+def test_numbers_that_are_none_are_refused_before_anything_is_frozen(tmp_path: Path, number: float) -> None:
+    engine = RecordingEngine()
+
+    async def scenario(updates: WeightUpdates, _new: Path) -> None:
+        bad = checkpoint(tmp_path / "runs" / "bad", number)
+        with pytest.raises(AssetError, match=r"weight in .* not finite"):
+            await updates.apply(str(bad), "1")
+
+    assert with_updates(tmp_path, engine, scenario).version == "0"
+    assert engine.loaded == "base"
+
+
+def test_a_caller_that_hangs_up_does_not_leave_it_half_done(tmp_path: Path) -> None:
+    engine = RecordingEngine()
+
+    async def scenario(updates: WeightUpdates, new: Path) -> None:
+        engine.slow = asyncio.Event()
+        asked = asyncio.create_task(updates.apply(str(new), "1"))
+        while not engine.open_session:  # noqa: ASYNC110 (the file is read in a thread first)
+            await asyncio.sleep(0)
+        asked.cancel()
+        await asyncio.gather(asked, return_exceptions=True)
+        engine.slow.set()
+        while engine.frozen:  # noqa: ASYNC110
+            await asyncio.sleep(0)
+
+    updates = with_updates(tmp_path, engine, scenario)
+    assert (engine.loaded, updates.version) == ("new", "1")
+
+
+def test_updates_at_the_same_time_come_one_after_the_other(tmp_path: Path) -> None:
+    engine = RecordingEngine()
+
+    async def scenario(updates: WeightUpdates, new: Path) -> None:
+        other = checkpoint(tmp_path / "runs" / "other", 3.0)
+        await asyncio.gather(updates.apply(str(new), "1"), updates.apply(str(other), "2"))
+
+    updates = with_updates(tmp_path, engine, scenario)
+    assert engine.versions[0] == "0"
+    assert sorted(engine.versions[1:]) == ["1", "2"]
+    assert engine.versions[-1] == updates.version
+    assert engine.loaded == updates.path.name
