@@ -21,17 +21,21 @@ class EnginePolicy:
     Args:
         engine: vLLM's.
         version: tells the weight version, which salts the prefix cache.
+        end: the text of the token that ends a turn, which nobody is told.
         on_text: called with each bit of text as it is written; None: nobody watches, which costs less.
     """
 
-    def __init__(self, engine: Any, version: Callable[[], str], on_text: Callable[[str], None] | None = None) -> None:
+    def __init__(
+        self, engine: Any, version: Callable[[], str], end: str, on_text: Callable[[str], None] | None = None
+    ) -> None:
         self._engine = engine
         self._version = version
+        self._end = end
         self._on_text = on_text
 
     def telling(self, on_text: Callable[[str], None]) -> EnginePolicy:
         """The same policy, which calls `on_text` with each bit of text."""
-        return EnginePolicy(self._engine, self._version, on_text)
+        return EnginePolicy(self._engine, self._version, self._end, on_text)
 
     async def generate(self, prompt_ids: Sequence[int], max_tokens: int, sampling: Sampling) -> Generation:
         kind = RequestOutputKind.DELTA if self._on_text else RequestOutputKind.FINAL_ONLY
@@ -44,8 +48,8 @@ class EnginePolicy:
             turn = output.outputs[0]
             token_ids += turn.token_ids
             logprobs += [at[token].logprob for at, token in zip(turn.logprobs, turn.token_ids, strict=True)]
-            if self._on_text and turn.text:
-                self._on_text(turn.text)
+            if self._on_text and (text := turn.text.removesuffix(self._end) if turn.finish_reason else turn.text):
+                self._on_text(text)
         if turn is None:
             raise ServiceError("the engine ended a generation without any output")
         return Generation(

@@ -73,11 +73,12 @@ class ResearchPlugin:
         state.research_retriever = retriever = RetrieverClient(
             policy.retriever_url, timeout=limits.search_timeout, retries=limits.retries
         )
-        engine_policy = EnginePolicy(engine_client, version=lambda: updates.version)
+        tokenizer = AutoTokenizer.from_pretrained(args.model)
+        engine_policy = EnginePolicy(engine_client, version=lambda: updates.version, end=str(tokenizer.eos_token))
         agent = SearchAgent(
             policy=engine_policy,
             retriever=retriever,
-            tokenizer=HuggingFaceTokenizer(AutoTokenizer.from_pretrained(args.model)),
+            tokenizer=HuggingFaceTokenizer(tokenizer),
             prompt=load_prompt(limits.prompt),
             limits=limits,
             context_length=settings.model.max_length,
