@@ -93,7 +93,7 @@ def test_full_vectors_that_do_not_fit_are_refused(tmp_path: Path, vectors: Vecto
 
 def test_the_size_decides_where_nothing_else_does() -> None:
     names = [structure_for("auto", count, 384).name for count in (1, 200_000, 200_001, 2_000_001)]
-    assert names == ["flat", "flat", "hnsw", "ivf-pq"]
+    assert names == ["flat", "flat", "hnsw", "ivf-rabitq"]
 
 
 @given(
