@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
-import zlib
 from collections.abc import Sequence
 from types import TracebackType
 from typing import Any, Self
@@ -156,21 +154,6 @@ class PolicyAdmin(HttpService):
         """SHA-256 of each weight as it computes."""
         digests: dict[str, str] = await self.request("GET", "/admin/weights/digests")
         return digests
-
-
-class ReplicatedPolicy:
-    """Several policy servers as one; the same conversation goes to the same replica, where its prefix is cached."""
-
-    def __init__(self, replicas: Sequence[PolicyClient], key_tokens: int = 256) -> None:
-        self._replicas = list(replicas)
-        self._key_tokens = key_tokens
-
-    async def generate(self, prompt_ids: Sequence[int], max_tokens: int, sampling: Sampling) -> Generation:
-        key = zlib.crc32(repr((prompt_ids[: self._key_tokens], sampling.seed)).encode())
-        return await self._replicas[key % len(self._replicas)].generate(prompt_ids, max_tokens, sampling)
-
-    async def close(self) -> None:
-        await asyncio.gather(*(replica.close() for replica in self._replicas))
 
 
 def sampling_params(max_tokens: int, sampling: Sampling) -> dict[str, Any]:

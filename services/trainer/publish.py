@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import shutil
-from collections.abc import Sequence
 from pathlib import Path
 
 import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
 
-from research.clients import INITIAL_VERSION, PolicyAdmin, PolicyClient
+from research.clients import INITIAL_VERSION
 from research.schemas import WeightsRequest
+from services.trainer.replicas import Replicas
 
 KEPT_VERSIONS = 2  # the one served and the one before, to which a server goes back if loading fails
 
@@ -20,12 +20,10 @@ KEPT_VERSIONS = 2  # the one served and the one before, to which a server goes b
 class Publisher:
     """Writes ordinary checkpoints named by version below `directory` and makes the policy servers load them."""
 
-    def __init__(
-        self, base: Path, directory: Path, admins: Sequence[PolicyAdmin], clients: Sequence[PolicyClient]
-    ) -> None:
+    def __init__(self, base: Path, directory: Path, replicas: Replicas) -> None:
         self._base = base
         self._directory = directory
-        self._admins, self._clients = admins, clients
+        self._replicas = replicas
         self.version = int(INITIAL_VERSION)
 
     def path_of(self, version: int) -> Path:
@@ -38,27 +36,24 @@ class Publisher:
             Seconds that the slowest server was paused.
 
         Raises:
-            ServiceError: a server did not take it; it goes on serving its former version.
+            ServiceError: no server took it; all go on serving the former version.
         """
-        path = self.path_of(version)
-        await asyncio.to_thread(write_checkpoint, state, self._base, path)
-        request = WeightsRequest(path=str(path.resolve()), version=str(version))
-        answers = await asyncio.gather(*(admin.update_weights(request) for admin in self._admins))
-        for client in self._clients:
-            client.weight_version = str(version)
+        await asyncio.to_thread(write_checkpoint, state, self._base, self.path_of(version))
+        seconds = await self._replicas.update(self._request(version))
         self.version = version
         await asyncio.to_thread(self._forget_older_than, version - KEPT_VERSIONS + 1)
-        return max(sum(answer.seconds.values()) for answer in answers)
+        return seconds
 
-    async def restore(self) -> None:
-        """Make every server that serves another version load the published one; a server started anew serves its base.
+    async def settle(self) -> str | None:
+        """Give servers that serve another version the published one (a server started anew serves its base).
 
-        Raises ServiceError if one cannot be asked or does not take it.
+        Returns:
+            What is wrong, if no server can serve it; else None.
         """
-        for admin in self._admins:
-            if (await admin.weights()).version != str(self.version):
-                path = str(self.path_of(self.version).resolve())
-                await admin.update_weights(WeightsRequest(path=path, version=str(self.version)))
+        return await self._replicas.settle(self._request(self.version))
+
+    def _request(self, version: int) -> WeightsRequest:
+        return WeightsRequest(path=str(self.path_of(version).resolve()), version=str(version))
 
     def _forget_older_than(self, version: int) -> None:
         for path in self._directory.glob("version-*"):
@@ -66,9 +61,6 @@ class Publisher:
             # What is still unfinished now was left by a run that was killed while it wrote.
             if unfinished or int(number) < version:
                 shutil.rmtree(path)
-
-    async def close(self) -> None:
-        await asyncio.gather(*(admin.close() for admin in self._admins))
 
 
 def write_checkpoint(state: dict[str, torch.Tensor], base: Path, target: Path) -> None:

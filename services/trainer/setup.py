@@ -9,7 +9,7 @@ from contextlib import asynccontextmanager
 from transformers import AutoTokenizer
 
 from research.assets import local_checkpoint
-from research.clients import HttpService, PolicyAdmin, PolicyClient, ReplicatedPolicy, RetrieverClient
+from research.clients import PolicyAdmin, PolicyClient, RetrieverClient
 from research.config import Settings
 from research.episode import Sampling, SearchAgent
 from research.errors import ConfigurationError, ServiceError
@@ -22,6 +22,7 @@ from services.trainer.learner import Learner
 from services.trainer.loop import TrainingLoop
 from services.trainer.publish import Publisher
 from services.trainer.record import RunRecord
+from services.trainer.replicas import Replica, Replicas
 from services.trainer.rollouts import Outage, Rollouts
 from services.trainer.status import RunStatus
 from services.web.auth import ADMIN_TOKEN_VARIABLE, API_KEY_VARIABLE, environment_secret
@@ -49,17 +50,17 @@ async def training_loop(settings: Settings, status: RunStatus) -> AsyncIterator[
     limits, trainer = settings.episode, settings.trainer
     api_key = environment_secret(API_KEY_VARIABLE)
     retriever = RetrieverClient(trainer.retriever_url, timeout=limits.search_timeout, retries=limits.retries)
-    clients = [
-        PolicyClient(url, timeout=limits.request_timeout, retries=limits.retries, api_key=api_key)
-        for url in trainer.policy_urls
-    ]
-    publisher = Publisher(
-        base,
-        settings.checkpoints.publish_dir or record.weights_dir,
-        [PolicyAdmin(url, token=admin_token) for url in trainer.policy_urls],
-        clients,
+    policy = Replicas(
+        [
+            Replica(
+                PolicyClient(url, timeout=limits.request_timeout, retries=limits.retries, api_key=api_key),
+                PolicyAdmin(url, token=admin_token),
+            )
+            for url in trainer.policy_urls
+        ],
+        status.say,
     )
-    policy = ReplicatedPolicy(clients)
+    publisher = Publisher(base, settings.checkpoints.publish_dir or record.weights_dir, policy)
     agent = SearchAgent(
         policy=policy,
         retriever=retriever,
@@ -70,13 +71,11 @@ async def training_loop(settings: Settings, status: RunStatus) -> AsyncIterator[
     )
 
     async def first_fault() -> str | None:
-        if fault := await first_unready([retriever, *clients]):
-            return fault
         try:
-            await publisher.restore()
+            await retriever.check_ready()
         except ServiceError as error:
             return str(error)
-        return None
+        return await publisher.settle()
 
     outage = Outage(first_fault, trainer.outage_patience, status)
     try:
@@ -100,14 +99,4 @@ async def training_loop(settings: Settings, status: RunStatus) -> AsyncIterator[
             held_out=held_out,
         )
     finally:
-        await asyncio.gather(retriever.close(), policy.close(), publisher.close())
-
-
-async def first_unready(services: list[HttpService]) -> str | None:
-    """What the first service that is not ready says, or None if all are ready."""
-    for service in services:
-        try:
-            await service.check_ready()
-        except ServiceError as error:
-            return str(error)
-    return None
+        await asyncio.gather(retriever.close(), policy.close())

@@ -16,7 +16,7 @@ from typing import Any, cast
 import torch
 from transformers import AutoModelForCausalLM
 
-from research.clients import PolicyAdmin
+from research.clients import PolicyAdmin, PolicyClient
 from research.config import Settings
 from research.episode import Finish, Generation, Sampling, SearchAgent
 from research.errors import ProtocolError
@@ -29,6 +29,7 @@ from services.trainer.learner import Learner
 from services.trainer.loop import TrainingLoop
 from services.trainer.publish import Publisher
 from services.trainer.record import RunRecord
+from services.trainer.replicas import Replica, Replicas
 from services.trainer.rollouts import Outage, Rollouts
 from services.trainer.status import RunStatus
 from tests.unit.tiny_model import tiny_settings
@@ -193,7 +194,8 @@ def train(
 async def _train(settings: Settings, model: Path, policy: InProcessPolicy) -> None:
     record, status = RunRecord(settings.run_dir), RunStatus(settings.run, settings.grpo.steps)
     record.open(settings)
-    publisher = Publisher(model, record.weights_dir, [cast(PolicyAdmin, policy)], [])
+    replicas = Replicas([Replica(cast(PolicyClient, policy), cast(PolicyAdmin, policy))], status.say)
+    publisher = Publisher(model, record.weights_dir, replicas)
 
     async def all_ready() -> None:
         return None

@@ -8,9 +8,10 @@ from typing import cast
 
 from safetensors.torch import load_file
 
-from research.clients import PolicyAdmin
+from research.clients import PolicyAdmin, PolicyClient
 from research.schemas import WeightsRequest, WeightsResponse
 from services.trainer.publish import Publisher
+from services.trainer.replicas import Replica, Replicas
 from tests.unit.tiny_model import write_tiny_model
 
 
@@ -26,7 +27,9 @@ def test_two_versions_stay_and_what_a_kill_left_unfinished_goes(tmp_path: Path) 
     # Killed while it wrote version 4, then again while it wrote version 9 in a run that was rolled back since.
     for left in ("version-000004.partial", "version-000009.partial", "version-000001"):
         (weights / left).mkdir(parents=True)
-    publisher = Publisher(base, weights, [cast(PolicyAdmin, TakesAll())], [])
+    taker = TakesAll()
+    replicas = Replicas([Replica(cast(PolicyClient, taker), cast(PolicyAdmin, taker))], print)
+    publisher = Publisher(base, weights, replicas)
     state = load_file(base / "model.safetensors")
     for version in (3, 4):
         asyncio.run(publisher.publish(state, version))

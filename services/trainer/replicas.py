@@ -1,0 +1,108 @@
+"""Several policy servers as one: all that are in service serve the same version; one that fails is taken out and told.
+
+What was taken out comes back as soon as it is ready again and has been given the published weights.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import zlib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from research.clients import PolicyAdmin, PolicyClient
+from research.episode import Generation, Sampling
+from research.errors import ServiceError
+from research.schemas import WeightsRequest
+
+# Of the prompt: the same question goes to the same server, where its prefix is cached.
+_KEY_TOKENS = 256
+
+
+@dataclass(slots=True)
+class Replica:
+    """One policy server: how it is asked, and how it is given weights."""
+
+    client: PolicyClient
+    admin: PolicyAdmin
+    in_service: bool = True
+
+
+class Replicas:
+    """A `Policy` of several servers.
+
+    Args:
+        replicas: at least one.
+        say: is told when one is taken out and when it comes back.
+    """
+
+    def __init__(self, replicas: Sequence[Replica], say: Callable[[str], None]) -> None:
+        self._replicas = list(replicas)
+        self._say = say
+
+    async def generate(self, prompt_ids: Sequence[int], max_tokens: int, sampling: Sampling) -> Generation:
+        """Sample a turn from the server in service that this question belongs to; raises what `PolicyClient` raises."""
+        serving = [replica for replica in self._replicas if replica.in_service]
+        if not serving:
+            raise ServiceError("no policy server is in service")
+        key = zlib.crc32(repr((prompt_ids[:_KEY_TOKENS], sampling.seed)).encode())
+        return await serving[key % len(serving)].client.generate(prompt_ids, max_tokens, sampling)
+
+    async def update(self, request: WeightsRequest) -> float:
+        """Make every server serve a version; those that do not take it go out of service.
+
+        Returns:
+            Seconds that the slowest of them was paused.
+
+        Raises:
+            ServiceError: none took it; all go on as they were.
+        """
+        answers = await asyncio.gather(
+            *(replica.admin.update_weights(request) for replica in self._replicas), return_exceptions=True
+        )
+        faults = [answer for answer in answers if isinstance(answer, BaseException)]
+        for fault in faults:
+            if not isinstance(fault, ServiceError):
+                raise fault
+        if len(faults) == len(answers):
+            raise faults[0]
+        for replica, answer in zip(self._replicas, answers, strict=True):
+            self._put(replica, None if not isinstance(answer, BaseException) else str(answer), request.version)
+        return max(sum(answer.seconds.values()) for answer in answers if not isinstance(answer, BaseException))
+
+    async def settle(self, published: WeightsRequest) -> str | None:
+        """Take out who is not ready, put back who is, and give who serves another version the published one.
+
+        Returns:
+            What is wrong with the first, if none is in service; else None.
+        """
+        faults = await asyncio.gather(*(_fault(replica, published) for replica in self._replicas))
+        for replica, fault in zip(self._replicas, faults, strict=True):
+            self._put(replica, fault, published.version)
+        return None if None in faults else faults[0]
+
+    async def close(self) -> None:
+        """Close all connections."""
+        await asyncio.gather(*(replica.client.close() for replica in self._replicas))
+        await asyncio.gather(*(replica.admin.close() for replica in self._replicas))
+
+    def _put(self, replica: Replica, fault: str | None, version: str) -> None:
+        """In service without a fault, out of it with one."""
+        was, replica.in_service = replica.in_service, fault is None
+        if replica.in_service:
+            replica.client.weight_version = version
+        if len(self._replicas) > 1 and was != replica.in_service:
+            left = sum(each.in_service for each in self._replicas)
+            what = "is in service again" if replica.in_service else f"is taken out of service: {fault}"
+            self._say(f"the policy at {replica.client.url} {what}; {left} of {len(self._replicas)} serve")
+
+
+async def _fault(replica: Replica, published: WeightsRequest) -> str | None:
+    """Why a server cannot be in service, or None after it has been given what it lacks."""
+    try:
+        await replica.client.check_ready()
+        if (await replica.admin.weights()).version != published.version:
+            await replica.admin.update_weights(published)
+    except ServiceError as error:
+        return str(error)
+    return None

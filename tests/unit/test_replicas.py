@@ -1,0 +1,153 @@
+"""Several policy servers as one: nobody samples from a server that serves other weights than the others."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass, field
+from typing import cast
+
+import pytest
+
+from research.clients import PolicyAdmin, PolicyClient
+from research.episode import Finish, Generation, Sampling
+from research.errors import ServiceError
+from research.schemas import WeightsRequest, WeightsResponse, WeightsStatus
+from services.trainer.replicas import Replica, Replicas
+
+
+@dataclass
+class FakeServer:
+    """A policy server as its two clients see it."""
+
+    url: str
+    version: str = "0"
+    alive: bool = True
+    takes_updates: bool = True
+    weight_version: str = "0"
+    asked: int = 0
+
+    def _must_live(self) -> None:
+        if not self.alive:
+            raise ServiceError(f"{self.url} does not answer")
+
+    async def check_ready(self) -> None:
+        self._must_live()
+
+    async def weights(self) -> WeightsStatus:
+        self._must_live()
+        return WeightsStatus(version=self.version, path="x")
+
+    async def update_weights(self, request: WeightsRequest) -> WeightsResponse:
+        self._must_live()
+        if not self.takes_updates:
+            raise ServiceError(f"{self.url} is out of memory")
+        self.version = request.version
+        return WeightsResponse(version=request.version, seconds={"pause": 0.1, "update": 0.2})
+
+    async def generate(self, prompt_ids: list[int], max_tokens: int, sampling: Sampling) -> Generation:
+        self.asked += 1
+        return Generation([1], [0.0], [self.version], Finish.EOS)
+
+    async def close(self) -> None:
+        pass
+
+
+@dataclass
+class Bench:
+    servers: list[FakeServer]
+    said: list[str] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        pairs = [Replica(cast(PolicyClient, server), cast(PolicyAdmin, server)) for server in self.servers]
+        self.replicas = Replicas(pairs, self.said.append)
+
+    def update(self, version: str) -> float:
+        return asyncio.run(self.replicas.update(WeightsRequest(path="x", version=version)))
+
+    def settle(self, version: str) -> str | None:
+        return asyncio.run(self.replicas.settle(WeightsRequest(path="x", version=version)))
+
+    def sampled_versions(self) -> set[str]:
+        async def many() -> list[Generation]:
+            return [await self.replicas.generate([prompt], 8, Sampling()) for prompt in range(64)]
+
+        return {version for generation in asyncio.run(many()) for version in generation.versions}
+
+
+@pytest.fixture
+def bench() -> Bench:
+    return Bench([FakeServer("http://a"), FakeServer("http://b"), FakeServer("http://c")])
+
+
+def test_an_update_reaches_all_and_all_are_asked(bench: Bench) -> None:
+    assert bench.update("1") == pytest.approx(0.3)
+    assert bench.sampled_versions() == {"1"}
+    assert all(server.asked and server.weight_version == "1" for server in bench.servers)
+    assert bench.said == []
+
+
+def test_the_same_question_goes_to_the_same_server(bench: Bench) -> None:
+    async def ten() -> None:
+        for _ in range(10):
+            await bench.replicas.generate([1, 2, 3], 8, Sampling(seed=4))
+
+    asyncio.run(ten())
+    assert sorted(server.asked for server in bench.servers) == [0, 0, 10]
+
+
+def test_one_that_does_not_take_an_update_is_taken_out_and_told(bench: Bench) -> None:
+    bench.servers[1].takes_updates = False
+    bench.update("1")
+    assert bench.sampled_versions() == {"1"}
+    assert bench.servers[1].asked == 0
+    assert bench.said == ["the policy at http://b is taken out of service: http://b is out of memory; 2 of 3 serve"]
+
+
+def test_it_comes_back_with_the_next_update_that_it_takes(bench: Bench) -> None:
+    bench.servers[1].takes_updates = False
+    bench.update("1")
+    bench.servers[1].takes_updates = True
+    bench.update("2")
+    assert bench.sampled_versions() == {"2"}
+    assert bench.servers[1].asked > 0
+    assert bench.said[-1] == "the policy at http://b is in service again; 3 of 3 serve"
+
+
+def test_if_none_takes_it_all_go_on_as_they_were(bench: Bench) -> None:
+    bench.update("1")
+    for server in bench.servers:
+        server.takes_updates = False
+    with pytest.raises(ServiceError, match="http://a is out of memory"):
+        bench.update("2")
+    assert bench.sampled_versions() == {"1"}
+    assert all(server.asked and server.weight_version == "1" for server in bench.servers)
+
+
+def test_a_dead_one_is_left_out_and_one_started_anew_gets_the_published_weights(bench: Bench) -> None:
+    bench.update("3")
+    bench.servers[0].alive = False
+    assert bench.settle("3") is None
+    assert bench.sampled_versions() == {"3"}
+    assert bench.servers[0].asked == 0
+    bench.servers[0].alive, bench.servers[0].version = True, "0"
+    assert bench.settle("3") is None
+    assert bench.sampled_versions() == {"3"}
+    assert bench.servers[0].asked > 0
+    assert len(bench.said) == 2
+
+
+def test_without_any_the_first_fault_is_told(bench: Bench) -> None:
+    for server in bench.servers:
+        server.alive = False
+    assert bench.settle("0") == "http://a does not answer"
+    with pytest.raises(ServiceError, match="no policy server is in service"):
+        bench.sampled_versions()
+
+
+def test_of_a_single_server_nothing_is_said(bench: Bench) -> None:
+    alone = Bench(bench.servers[:1])
+    alone.servers[0].alive = False
+    assert alone.settle("0") == "http://a does not answer"
+    alone.servers[0].alive = True
+    assert alone.settle("0") is None
+    assert alone.said == []
