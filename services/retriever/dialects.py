@@ -31,6 +31,8 @@ from services.retriever.search import Hit, Hits
 from services.retriever.service import Retriever
 from services.web.problems import ProblemError
 
+COMPATIBLE_ROUTES = ("/compat/research/search", "/compat/research/batch_search", "/retrieve", "/queries")
+
 Count = Annotated[int, Field(ge=1)]
 
 _RESPONSES: dict[int | str, dict[str, Any]] = {status: {"model": ErrorBody} for status in (413, 422, 503)}

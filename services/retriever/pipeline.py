@@ -79,6 +79,11 @@ class SearchPipeline:
         return self._backlog.depth
 
     @property
+    def is_full(self) -> bool:
+        """Whether no new query can be admitted, as far as can be told without looking at one."""
+        return self.depth >= self._most_waiting and not self._somebody_left
+
+    @property
     def expected_wait(self) -> float:
         """Seconds until what waits now will be done, from the pace of the latest batches."""
         return self.depth * self._recent_seconds / self._recent_queries if self._recent_queries else 0.0
