@@ -11,7 +11,7 @@ from prometheus_client import CONTENT_TYPE_LATEST
 from research.config import Settings
 from research.schemas import SearchRequest, SearchResponse, ServiceStatus
 from services.retriever.admin import attach_admin_routes
-from services.retriever.dialects import attach_dialects
+from services.retriever.dialects import COMPATIBLE_ROUTES, attach_dialects
 from services.retriever.http_errors import ERROR_RESPONSES, install_error_handlers
 from services.retriever.info import RetrieverInfo, describe
 from services.retriever.mcp_tool import attach_mcp
@@ -19,6 +19,7 @@ from services.retriever.middleware import RequestTimer
 from services.retriever.requests import json_response, require_within_limits
 from services.retriever.search import Answer
 from services.retriever.service import Retriever
+from services.retriever.shedding import Shedding
 from services.web.body_limit import BodyLimit
 from services.web.disconnect import CLIENT_CLOSED_REQUEST, unless_disconnected
 
@@ -53,6 +54,13 @@ def create_app(settings: Settings, on_failure: Callable[[], None] = lambda: None
     )
     app.state.retriever = retriever
     app.add_middleware(BodyLimit, max_bytes=MAX_BODY_BYTES)
+    app.add_middleware(
+        Shedding,
+        statuses={"/search": 429, **dict.fromkeys(COMPATIBLE_ROUTES, 503)},
+        is_full=lambda: retriever.is_full,
+        retry_headers=retriever.retry_headers,
+        count=retriever.metrics.count_rejected,
+    )
     app.add_middleware(RequestTimer, observe=retriever.metrics.observe_request)
     install_error_handlers(app, retriever)
     _add_search(app, retriever)

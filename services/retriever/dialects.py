@@ -27,6 +27,8 @@ from services.retriever.service import Retriever
 from services.web.disconnect import CLIENT_CLOSED_REQUEST, unless_disconnected
 from services.web.problems import ProblemError
 
+COMPATIBLE_ROUTES = ("/compat/research/search", "/compat/research/batch_search", "/retrieve", "/queries")
+
 Count = Annotated[int, Field(ge=1)]
 
 _RESPONSES: dict[int | str, dict[str, Any]] = {status: {"model": ErrorBody} for status in (413, 422, 503)}

@@ -41,7 +41,7 @@ class Ledger:
 
     def count_new(self, queries: Sequence[Query]) -> int:
         """How many pieces of work `enter` would begin."""
-        return len({query.key for query in queries} - self._by_key.keys()) if self._merge else len(queries)
+        return len({query.key for query in queries if query.key not in self._by_key}) if self._merge else len(queries)
 
     def enter(self, queries: Sequence[Query], now: float) -> tuple[list[Work], list[asyncio.Future[Answer]]]:
         """Note who asks; returns the work that is new, and one future for each query."""

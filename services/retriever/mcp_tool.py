@@ -12,7 +12,7 @@ from mcp.server.mcpserver.exceptions import ToolError
 from mcp.types import ToolAnnotations
 from pydantic import Field
 
-from research.errors import ResearchError
+from research.errors import ResearchError, ServiceBusyError
 from research.schemas import Hit
 from services.retriever.requests import InvalidFieldError, require_within_limits
 from services.retriever.service import Retriever
@@ -40,6 +40,9 @@ def attach_mcp(app: FastAPI, retriever: Retriever) -> Callable[[], AbstractAsync
             request = call.request_context.request
             assert request is not None, "every call comes over HTTP"
             found = await unless_disconnected(request, retriever.search(retriever.index(None), [text], top_k))
+        except ServiceBusyError as error:
+            retriever.metrics.count_rejected()
+            raise ToolError(str(error)) from error
         except (InvalidFieldError, ResearchError) as error:
             raise ToolError(str(error)) from error
         return [Hit.model_validate(hit) for answer in found or () for hit in answer.hits]

@@ -66,7 +66,11 @@ class Metrics:
         )
         self._merged = Counter("retriever_merged", "Queries answered by an equal one's batch row.", registry=registry)
         self._dropped = Counter("retriever_dropped", "Queries dropped: the client had gone.", registry=registry)
-        self._rejected = Counter("retriever_rejected", "Requests refused: the queue was full.", registry=registry)
+        self._rejected = Counter(
+            "retriever_rejected",
+            "Requests refused: the queue was full, or the service was shutting down.",
+            registry=registry,
+        )
         # Counted in the cache itself: they only grow, but a Counter cannot be read from elsewhere.
         for name, text, read in (
             ("retriever_cache_found", "Queries answered from the cache.", lambda: cache.found),

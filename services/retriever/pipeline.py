@@ -71,7 +71,7 @@ class SearchPipeline:
         self._stages: Stages | None = None
         self._closing = False
         self._somebody_left = False
-        self._seconds_per_query = 0.0
+        self._recent_seconds = self._recent_queries = 0.0
 
     @property
     def depth(self) -> int:
@@ -79,9 +79,14 @@ class SearchPipeline:
         return self._backlog.depth
 
     @property
+    def is_full(self) -> bool:
+        """Whether no new query can be admitted, as far as can be told without looking at one."""
+        return self.depth >= self._most_waiting and not self._somebody_left
+
+    @property
     def expected_wait(self) -> float:
         """Seconds until what waits now will be done, from the pace of the latest batches."""
-        return self.depth * self._seconds_per_query
+        return self.depth * self._recent_seconds / self._recent_queries if self._recent_queries else 0.0
 
     def start(self) -> None:
         """Begin to work."""
@@ -118,7 +123,8 @@ class SearchPipeline:
         self._backlog.add(new)
         try:
             return await asyncio.gather(*waiters)
-        except asyncio.CancelledError:
+        except BaseException:
+            # The client left, or one of its queries failed: nobody waits for the others.
             self._somebody_left = True
             raise
         finally:
@@ -146,7 +152,7 @@ class SearchPipeline:
             given = self._ledger.answer(work, answer)
             answers += [answer] * given
             merged += max(0, given - 1)
-        self._note_pace(max(encoded.seconds, seconds) / len(encoded.batch))
+        self._note_pace(max(encoded.seconds, seconds), len(encoded.batch))
         self._report(BatchReport(answers, len(encoded.batch), merged))
 
     def fail(self, batch: list[Work], cause: Exception) -> None:
@@ -175,9 +181,10 @@ class SearchPipeline:
         except Exception:
             _logger.exception("a batch could not be reported")
 
-    def _note_pace(self, seconds_per_query: float) -> None:
-        before = self._seconds_per_query or seconds_per_query
-        self._seconds_per_query = 0.8 * before + 0.2 * seconds_per_query
+    def _note_pace(self, seconds: float, queries: int) -> None:
+        # Summed before they are divided: single queries are dear, and would outweigh a full batch.
+        self._recent_seconds = 0.8 * self._recent_seconds + seconds
+        self._recent_queries = 0.8 * self._recent_queries + queries
 
 
 class _InLoop:
@@ -188,13 +195,25 @@ class _InLoop:
         self._pipeline = pipeline
 
     def searched(self, encoded: Encoded, hits: list[Hits | Exception], seconds: float) -> None:
-        self._loop.call_soon_threadsafe(self._pipeline.answer, encoded, hits, seconds)
+        self._tell(lambda: self._pipeline.answer(encoded, hits, seconds))
 
     def failed(self, batch: list[Work], cause: Exception) -> None:
-        self._loop.call_soon_threadsafe(self._pipeline.fail, batch, cause)
+        self._tell(lambda: self._pipeline.fail(batch, cause))
 
     def abandoned(self, works: list[Work]) -> None:
-        self._loop.call_soon_threadsafe(self._pipeline.drop, works)
+        self._tell(lambda: self._pipeline.drop(works))
 
     def broke(self, bug: Exception) -> None:
-        self._loop.call_soon_threadsafe(self._pipeline.start_over, bug)
+        self._tell(lambda: self._pipeline.start_over(bug))
+
+    def _tell(self, what: Callable[[], None]) -> None:
+        def safely() -> None:
+            try:
+                what()
+            except Exception as bug:
+                _logger.exception("what a stage told could not be dealt with; all that is under way fails")
+                self._pipeline.start_over(bug)
+
+        # A forced end closes the loop while the threads still work; then nobody waits any longer.
+        if not self._loop.is_closed():
+            self._loop.call_soon_threadsafe(safely)

@@ -109,6 +109,11 @@ class Retriever:
         _logger.info("index %s is served as of revision %s", name, opened.manifest.revision)
         return opened
 
+    @property
+    def is_full(self) -> bool:
+        """Whether every search would be refused now."""
+        return self._pipeline is not None and self._pipeline.is_full
+
     def retry_headers(self) -> dict[str, str]:
         """When a request that was refused may come again: after what waits now, by the pace of the latest batches."""
         wait = self._pipeline.expected_wait if self._pipeline else 0.0

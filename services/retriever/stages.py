@@ -20,6 +20,9 @@ from services.retriever.search import Hits, QueryEncoder, Vectors
 
 _logger = logging.getLogger(__name__)
 
+# Until the event loop has cleared the backlog; a bug that the next batch meets, too, does not spin.
+_AFTER_A_BUG_SECONDS = 0.05
+
 
 @dataclass(frozen=True, slots=True)
 class Encoded:
@@ -89,9 +92,11 @@ class Stages:
         while goes_on:
             try:
                 goes_on = step()
-            except Exception as bug:
+            # A panic of a library in Rust is no Exception.
+            except BaseException as bug:
                 _logger.exception("a stage broke; it goes on with what comes next")
-                self._outcomes.broke(bug)
+                self._outcomes.broke(bug if isinstance(bug, Exception) else RuntimeError(repr(bug)))
+                time.sleep(_AFTER_A_BUG_SECONDS)
 
     def _tokenise(self) -> bool:
         taken = self._backlog.take_waiting()

@@ -150,6 +150,10 @@ def test_overload_is_429_with_retry_after_and_passes(narrow: Any) -> None:
     with narrow.client() as client:
         assert client.post("/search", json={"query": "and now?"}).status_code == 200
         assert metric(client, "retriever_rejected_total") == len(refused)
+        assert (
+            f'retriever_request_seconds_count{{route="/search",status="429"}} {len(refused)}.0'
+            in client.get("/metrics").text
+        )
         assert metric(client, "retriever_queue_depth") == 0
 
 

@@ -24,14 +24,27 @@ class FakeEncoder:
         self.batches: list[list[str]] = []
         self.go = threading.Event()
         self.entered = threading.Event()
+        self.hold_after = -1  # further batches until one is held again, until `release`
+        self.held, self.release = threading.Event(), threading.Event()
+        self.faults: dict[str, BaseException] = {}  # raised once by the method of that name
+
+    def _may_fail(self, method: str) -> None:
+        if fault := self.faults.pop(method, None):
+            raise fault
 
     def tokenise(self, queries: Sequence[str]) -> list[TokenIds]:
+        self._may_fail("tokenise")
         return [[ord(letter) for letter in query] for query in queries]
 
     def encode(self, rows: Sequence[TokenIds]) -> Vectors:
         self.batches.append(["".join(map(chr, row)) for row in rows])
         self.entered.set()
         assert self.go.wait(timeout=10)
+        self._may_fail("encode")
+        self.hold_after -= 1
+        if self.hold_after == 0:
+            self.held.set()
+            assert self.release.wait(timeout=10)
         if any(ord("!") in row for row in rows):
             raise RuntimeError("poisoned")
         return np.array([[float(sum(row))] for row in rows], dtype=np.float32)
@@ -44,11 +57,16 @@ class FakeIndex:
         self.key = key
         self.searches: list[list[str]] = []
         self.broken = False
+        self.failure: Exception | None = None
+        self.when: threading.Event | None = None  # the failure waits for it
 
     def search(self, texts: Sequence[str], vectors: Vectors, top_k: int) -> list[Hits]:
         self.searches.append(list(texts))
         if self.broken:
             raise RuntimeError("no index today")
+        if self.failure:
+            assert self.when is None or self.when.wait(timeout=10)
+            raise self.failure
         assert [sum(map(ord, text)) for text in texts] == vectors[:, 0].tolist()
         return [[{"id": f"{self.key}/{text}#{rank}", "score": 1.0} for rank in range(top_k)] for text in texts]
 
@@ -342,6 +360,72 @@ def test_one_of_two_leaving_while_they_are_encoded_stops_nothing_with_the_real_m
         assert b"retriever_merged_total 1.0" in metrics.render()
 
     with_bench(scenario)
+
+
+def test_the_other_queries_of_a_failed_request_make_room_at_once() -> None:
+    async def scenario(bench: Bench) -> None:
+        first = await bench.occupy()
+        failing = FakeIndex("failing@1")
+        failing.failure, failing.when = RuntimeError("no"), bench.encoder.held
+        doomed = bench.submit("a", "b", "c", "d", index=failing)
+        await bench.waiting(4)
+        bench.encoder.hold_after = 3
+        bench.encoder.go.set()
+        await first
+        with pytest.raises(ServiceError):
+            await doomed
+        # "b" is being encoded; "c" and "d" wait, for nobody.
+        welcome = bench.submit("e", "f", "g", "h")
+        await asyncio.sleep(0)
+        bench.encoder.release.set()
+        assert await welcome == ["e#0", "f#0", "g#0", "h#0"]
+
+    with_bench(scenario, batch=1, queue=4)
+
+
+class UnspeakableError(Exception):
+    def __repr__(self) -> str:
+        raise RuntimeError("not even that")
+
+
+def test_what_cannot_be_told_fails_those_who_wait_instead_of_losing_them() -> None:
+    async def scenario(bench: Bench) -> None:
+        bench.encoder.go.set()
+        bench.index.failure = UnspeakableError()
+        with pytest.raises(ServiceError, match="a bug"):
+            await bench.submit("a")
+        bench.index.failure = None
+        assert await bench.submit("a") == ["a#0"]
+
+    with_bench(scenario)
+
+
+class Panic(BaseException):
+    pass
+
+
+@pytest.mark.parametrize("stage", ["tokenise", "encode"])
+@pytest.mark.parametrize("fault", [RuntimeError("no"), Panic("rust")])
+def test_a_stage_outlives_whatever_its_library_raises(stage: str, fault: BaseException) -> None:
+    async def scenario(bench: Bench) -> None:
+        bench.encoder.go.set()
+        bench.encoder.faults[stage] = fault
+        with pytest.raises(ServiceError):
+            await bench.submit("a")
+        assert await bench.submit("b") == ["b#0"]
+
+    with_bench(scenario)
+
+
+def test_the_expected_wait_is_that_of_full_batches_even_after_single_queries() -> None:
+    pipeline = SearchPipeline(
+        FakeEncoder(), ResultCache(0), Limits(64, 1000, 4096), merge=True, observe=lambda _report: None
+    )
+    for _ in range(50):
+        pipeline._note_pace(0.01, 1)
+    pipeline._note_pace(0.16, 64)
+    per_query = pipeline._recent_seconds / pipeline._recent_queries
+    assert per_query < 0.004
 
 
 def test_a_stage_that_breaks_tells_those_who_wait_and_goes_on() -> None:
