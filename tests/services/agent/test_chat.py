@@ -10,6 +10,7 @@ import openai
 import pytest
 
 from research.schemas import AnswerResponse
+from research.unboxed import unboxed
 from tests.services.agent.services import AGENT, KEY, QUESTION, RAW, Services, ask, user
 
 
@@ -27,7 +28,9 @@ def test_the_answer_is_content_and_the_way_to_it_is_reasoning(client: openai.Ope
     assert searches, trace
     assert f"Search: {searches[0]}" in message.reasoning
     assert "Found: The Starry Night" in message.reasoning
-    assert message.content == trace.answer
+    # The untrained model goes on after its answer and may give others; the first counts.
+    assert message.content == next(unboxed(step.text) for step in trace.trace if step.kind == "answer")
+    assert message.content
     assert completion.choices[0].finish_reason in ("stop", "length")
     cited = [annotation.url_citation for annotation in message.annotations]
     assert [(citation.url, citation.title) for citation in cited] == [
