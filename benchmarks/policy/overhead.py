@@ -82,7 +82,7 @@ def main() -> None:
     parser.add_argument("--questions", type=int, default=64)
     arguments = parser.parse_args()
     lines = Path("data/questions/builtin-held_out.jsonl").read_text(encoding="utf-8").splitlines()
-    questions = [json.loads(line)["question"] for line in lines[: arguments.questions]]
+    questions = [json.loads(line)["text"] for line in lines[: arguments.questions]]
     print("| through | clients | seconds at the client ÷ inside | seconds | answers/s | searches |")
     print("|---|---|---|---|---|---|")
     with policy_and_retriever(f"model.name={arguments.model}") as (url, _):

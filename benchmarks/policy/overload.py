@@ -34,7 +34,7 @@ def main() -> None:
     parser.add_argument("--model", default="builtin:smollm2-135m-instruct")
     arguments = parser.parse_args()
     lines = Path("data/questions/builtin-held_out.jsonl").read_text(encoding="utf-8").splitlines()
-    questions = [json.loads(line)["question"] for line in lines]
+    questions = [json.loads(line)["text"] for line in lines]
     overrides = [f"model.name={arguments.model}", f"policy.answer_concurrency={ADMITTED}"]
     print("| clients | answered/s | statuses | answered p50 s | p99 s | RSS MiB, first to last, most |")
     print("|---|---|---|---|---|---|")

@@ -39,7 +39,7 @@ def main() -> None:
     parser.add_argument("--model", default="builtin:smollm2-135m-instruct")
     arguments = parser.parse_args()
     lines = Path("data/questions/builtin-held_out.jsonl").read_text(encoding="utf-8").splitlines()
-    questions = [json.loads(line)["question"] for line in lines]
+    questions = [json.loads(line)["text"] for line in lines]
     with tempfile.TemporaryDirectory() as scratch:
         checkpoints = two_checkpoints(local_checkpoint(arguments.model, Path("data")), Path(scratch))
         overrides = [f"model.name={arguments.model}", f"policy.weights_dir={scratch}", "policy.answer_concurrency=64"]
