@@ -52,7 +52,13 @@ class FileWeightTransferEngine(WeightTransferEngine[FileInitInfo, FileUpdateInfo
         initialize_layerwise_reload(self.model)
 
     def receive_weights(self, update_info: FileUpdateInfo) -> None:
-        self.model.load_weights(_tensors(Path(update_info.path), self.device))
+        try:
+            self.model.load_weights(_tensors(Path(update_info.path), self.device))
+        except BaseException:
+            # A layer that was half filled would be completed by the next load, with what comes first of another
+            # checkpoint; vLLM counts elements, not names.
+            finalize_layerwise_reload(self.model, self.model_config)
+            raise
 
     def finish_weight_update(self) -> None:
         finalize_layerwise_reload(self.model, self.model_config)

@@ -1,0 +1,39 @@
+"""On the path of a server under test: a disk that cannot be read any further, in the middle of a checkpoint.
+
+Python imports this at the start of every process of the server. In vLLM's worker a file below a folder named
+`unreadable-from-<tensor>` breaks at that tensor.
+"""
+
+import multiprocessing
+import re
+from typing import Any
+
+import safetensors
+
+_open = safetensors.safe_open
+
+
+class _Breaking:
+    def __init__(self, path: Any, **options: Any) -> None:
+        self._file = _open(path, **options)
+        found = re.search(r"unreadable-from-([\w.]+)/", str(path))
+        worker = multiprocessing.current_process().name != "MainProcess"
+        self._breaks_at = found.group(1) if found and worker else None
+
+    def __enter__(self) -> "_Breaking":
+        self._tensors = self._file.__enter__()
+        return self
+
+    def __exit__(self, *error: Any) -> Any:
+        return self._file.__exit__(*error)
+
+    def keys(self) -> Any:
+        return self._tensors.keys()
+
+    def get_tensor(self, name: str) -> Any:
+        if name == self._breaks_at:
+            raise OSError(f"Input/output error while reading {name}")
+        return self._tensors.get_tensor(name)
+
+
+safetensors.safe_open = _Breaking
