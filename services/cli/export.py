@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import shutil
 from pathlib import Path
+from typing import Any
 
 from research.errors import AssetError, ConfigurationError, ServiceError
 from research.prompts import load_prompt
@@ -24,8 +25,8 @@ def export_run(run: Path, target: Path) -> Path:
         AssetError: there is no such run, or it has no weights.
         ConfigurationError: there is something at `target` already.
     """
-    weights = latest_weights(run)
-    settings = json.loads((run / "config.json").read_text(encoding="utf-8"))
+    settings = run_settings(run)
+    weights = latest_weights(run, settings)
     if target.exists():
         raise ConfigurationError(f"--out: {target} is there already; name another directory or move it away")
     partial = target.with_name(f".{target.name}.partial")
@@ -35,26 +36,29 @@ def export_run(run: Path, target: Path) -> Path:
         for file in partial.iterdir():
             file.chmod(0o644)
         (partial / PROMPT).write_text(load_prompt(settings["episode"]["prompt"]).text + "\n", encoding="utf-8")
-        (partial / CARD).write_text(model_card(run, weights, settings), encoding="utf-8")
+        (partial / CARD).write_text(model_card(run, weights, settings, target.name), encoding="utf-8")
         partial.rename(target)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
     return target
 
 
-def latest_weights(run: Path) -> Path:
-    """The directory of the last published version of a run.
+def run_settings(run: Path) -> dict[str, Any]:
+    """What the run was started with; AssetError if there is no run."""
+    try:
+        settings: dict[str, Any] = json.loads((run / "config.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise AssetError(f"there is no run at {run}; name one of `runs/`, or its directory") from error
+    return settings
 
-    Raises:
-        AssetError: there is none.
-    """
-    if not (run / "config.json").is_file():
-        raise AssetError(f"there is no run at {run}; name one of `runs/`, or its directory")
-    versions = sorted(
-        directory for directory in (run / "weights").glob("version-*") if directory.name.rpartition("-")[2].isdigit()
-    )
+
+def latest_weights(run: Path, settings: dict[str, Any]) -> Path:
+    """The directory of the last published version of a run; AssetError if there is none."""
+    published = settings.get("checkpoints", {}).get("publish_dir")
+    directory = Path(published) if published else run / "weights"
+    versions = sorted(each for each in directory.glob("version-*") if each.name.rpartition("-")[2].isdigit())
     if not versions:
-        raise AssetError(f"the run {run} has published no weights yet")
+        raise AssetError(f"the run {run} has published no weights yet (none in {directory})")
     return versions[-1]
 
 

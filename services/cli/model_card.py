@@ -10,10 +10,12 @@ from research.prompts import load_prompt
 from services.trainer.report import evaluation_rows
 
 PROMPT = "prompt.txt"
+# What the model must be served with as it was trained.
+_LIMITS = ("prompt", "top_k", "max_searches", "max_tokens", "max_turn_tokens", "max_passage_tokens")
 _SHOWN = ("episode", "grpo", "optimizer", "warmup")
 
 
-def model_card(run: Path, weights: Path, settings: dict[str, Any]) -> str:
+def model_card(run: Path, weights: Path, settings: dict[str, Any], name: str) -> str:
     """What the model is, what it learnt from, how well it does, and how to use it."""
     episode, grpo, model = settings["episode"], settings["grpo"], settings["model"]
     steps = sum(1 for _ in (run / "metrics.jsonl").open(encoding="utf-8")) if (run / "metrics.jsonl").is_file() else 0
@@ -30,6 +32,7 @@ def model_card(run: Path, weights: Path, settings: dict[str, Any]) -> str:
         "encoder": settings["encoder"]["name"],
         "seed": settings["seed"],
     }
+    limits = " ".join(f"episode.{key}={episode[key]}" for key in _LIMITS if episode.get(key) is not None)
     rules = (
         "a raw text with a place for the question" if load_prompt(episode["prompt"]).is_raw else "the system message"
     )
@@ -39,7 +42,7 @@ library_name: transformers
 pipeline_tag: text-generation
 tags: [search-agent, grpo, research]
 ---
-# {run.name}
+# {name}
 
 A language model that was taught by reinforcement learning when and what to search.
 
@@ -59,9 +62,9 @@ It writes `<think>…</think>` and `<search>query</search>`, reads `<result>pass
 
 ```bash
 # With the searching, as /answer and as a model of the OpenAI API:
-research serve policy model.name={run.name} model.max_length={model["max_length"]} episode.prompt={episode["prompt"]}
-# The bare model; or with transformers: AutoModelForCausalLM.from_pretrained("{run.name}")
-vllm serve {run.name}
+research serve policy model.name={name} model.max_length={model["max_length"]} {limits}
+# The bare model; or with transformers: AutoModelForCausalLM.from_pretrained("{name}")
+vllm serve {name}
 ```
 
 How it was trained, from the run's `config.json`:

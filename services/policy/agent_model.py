@@ -18,7 +18,7 @@ from research.schemas import AgentLimits
 from services.policy.agent_errors import OpenAIProblemError
 from services.policy.agent_stream import AnswerStream
 from services.policy.agent_wire import AGENT, response_of
-from services.policy.answering import Answering, Asked
+from services.policy.answering import Answering, Asked, begun
 from services.policy.conversation import question_of
 
 
@@ -60,11 +60,9 @@ class ChatWithAgent:
         try:
             asked = _asked(request)
             if request.stream:
-                self._answering.require_sound(asked)
-                self._answering.require_room()
                 options = request.stream_options
                 stream = AnswerStream(with_usage=bool(options and options.include_usage))
-                return stream.chunks(self._answering, asked)
+                return stream.chunks(await begun(self._answering.watch(asked)))
             return response_of(await self._answering.answer(asked))
         except ResearchError as error:
             raise OpenAIProblemError(error) from error
@@ -81,6 +79,10 @@ def _asked(request: ChatCompletionRequest) -> Asked:
     ):
         if wanted:
             raise ConfigurationError(f"{field}: the agent {AGENT!r} does not take it; the raw model does")
+    if not 0 <= (request.temperature or 0.0) <= 2:
+        raise ConfigurationError(f"temperature: {request.temperature:g} is not between 0 and 2")
+    if request.top_p is not None and not 0 < request.top_p <= 1:
+        raise ConfigurationError(f"top_p: {request.top_p:g} is not above 0 and at most 1")
     sampling = Sampling(request.temperature or 0.0, 1.0 if request.top_p is None else request.top_p, request.seed)
     return Asked(question_of(request.messages), sampling, _limits(request))
 
@@ -88,7 +90,7 @@ def _asked(request: ChatCompletionRequest) -> Asked:
 def _limits(request: ChatCompletionRequest) -> AgentLimits:
     """OpenAI's limit of tokens, and those of the extra field `research`."""
     given = (request.model_extra or {}).get("research", {})
-    most = request.max_completion_tokens or request.max_tokens
+    most = request.max_tokens if request.max_completion_tokens is None else request.max_completion_tokens
     try:
         return AgentLimits.model_validate({"max_tokens": most, **given} if isinstance(given, dict) else given)
     except ValidationError as error:

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import json
+import logging
 import time
 import uuid
 from collections.abc import AsyncGenerator, Iterator
+from contextlib import aclosing
 
 from vllm.entrypoints.openai.chat_completion.protocol import ChatCompletionResponseStreamChoice
 
-from research.errors import ResearchError
-from research.live import Found, Wrote
+from research.errors import ResearchError, ServiceError
+from research.live import Found
 from research.pieces import Piece
 from research.schemas import AnswerResponse
 from research.unboxed import Unboxed
@@ -26,7 +28,9 @@ from services.policy.agent_wire import (
     heading,
     usage_of,
 )
-from services.policy.answering import Answering, Asked
+from services.policy.answering import Told
+
+_logger = logging.getLogger(__name__)
 
 
 class AnswerStream:
@@ -46,18 +50,23 @@ class AnswerStream:
         self._last_step: int | None = None
         self._reasoning_begun = False
 
-    async def chunks(self, answering: Answering, asked: Asked) -> AsyncGenerator[str]:
+    async def chunks(self, events: AsyncGenerator[Told]) -> AsyncGenerator[str]:
         """Server-sent events, the last of them `[DONE]`; what fails in between is an event with `error`."""
         yield self._chunk(AgentDelta(role="assistant", content=""))
         try:
-            async for event in answering.watch(asked):
-                for chunk in self._told(event):
-                    yield chunk
+            async with aclosing(events):
+                async for event in events:
+                    for chunk in self._told(event):
+                        yield chunk
         except ResearchError as error:
             yield f"data: {json.dumps(OpenAIProblemError(error).body)}\n\n"
+        except Exception as bug:
+            _logger.exception("a stream broke")
+            broken = ServiceError(f"the answer broke off: {bug!r}")
+            yield f"data: {json.dumps(OpenAIProblemError(broken).body)}\n\n"
         yield "data: [DONE]\n\n"
 
-    def _told(self, event: Wrote | Found | AnswerResponse) -> Iterator[str]:
+    def _told(self, event: Told) -> Iterator[str]:
         if isinstance(event, AnswerResponse):
             yield from self._ended(event)
         elif isinstance(event, Found):

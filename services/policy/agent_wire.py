@@ -65,7 +65,7 @@ def response_of(answer: AnswerResponse) -> AgentResponse:
 def content_of(answer: AnswerResponse) -> str:
     """The answer as people read it; without one, what the model wrote last outside of any tag."""
     for kind in ("answer", "text"):
-        written = [step.text for step in answer.trace if step.kind == kind]
+        written = [step.text for step in answer.trace if step.kind == kind and step.text]
         if written:
             return unboxed(written[0] if kind == "answer" else written[-1])
     return ""

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import AsyncGenerator
+from contextlib import aclosing
 from typing import Annotated, Any
 
 import orjson
@@ -11,12 +13,14 @@ from fastapi.responses import StreamingResponse
 
 from research.episode import Sampling
 from research.errors import ResearchError
-from research.live import Found, Wrote
+from research.live import Wrote
 from research.schemas import AgentLimits, AnswerRequest, AnswerResponse, AnswersResponse, ErrorBody
-from services.policy.answering import RETRY_SECONDS, Answering, Asked, BusyError
+from services.policy.answering import RETRY_SECONDS, Answering, Asked, BusyError, Told, begun
 from services.web.auth import API_KEY_VARIABLE, environment_secret, require_bearer
 from services.web.disconnect import CLIENT_CLOSED_REQUEST, unless_disconnected
 from services.web.problems import ExplainingRoute, ProblemError, status_of
+
+_logger = logging.getLogger(__name__)
 
 router = APIRouter(tags=["research"], route_class=ExplainingRoute)
 
@@ -44,9 +48,10 @@ async def answer(
     try:
         asked = [_asked(body, question) for question in body.questions or [body.question or ""]]
         if body.stream:
-            answering.require_sound(asked[0])
-            answering.require_room()
-            return StreamingResponse(_server_sent(answering, asked[0]), media_type="text/event-stream")
+            events = await unless_disconnected(request, begun(answering.watch(asked[0])))
+            if events is None:
+                return Response(status_code=CLIENT_CLOSED_REQUEST)
+            return StreamingResponse(_server_sent(events), media_type="text/event-stream")
         if body.questions is None:
             done: AnswerResponse | list[AnswerResponse] | None
             done = await unless_disconnected(request, answering.answer(asked[0]))
@@ -71,17 +76,20 @@ def _asked(body: AnswerRequest, question: str) -> Asked:
     return Asked(question, Sampling(body.temperature, 1.0, body.seed), limits)
 
 
-async def _server_sent(answering: Answering, asked: Asked) -> AsyncGenerator[bytes]:
+async def _server_sent(events: AsyncGenerator[Told]) -> AsyncGenerator[bytes]:
     """`think`, `search`, `answer` and `text` with what is written, `result` with passages; `done`, or `error`."""
     try:
-        async for event in answering.watch(asked):
-            yield _message(event)
+        async with aclosing(events):
+            async for event in events:
+                yield _message(event)
     except ResearchError as error:
-        _, kind = status_of(error)
-        yield _sse("error", ErrorBody(error=kind, message=str(error)).model_dump())
+        yield _sse("error", ErrorBody(error=status_of(error)[1], message=str(error)).model_dump())
+    except Exception as bug:
+        _logger.exception("a stream broke")
+        yield _sse("error", ErrorBody(error="internal_error", message=f"the answer broke off: {bug!r}").model_dump())
 
 
-def _message(event: Wrote | Found | AnswerResponse) -> bytes:
+def _message(event: Told) -> bytes:
     if isinstance(event, AnswerResponse):
         return _sse("done", event.model_dump())
     if isinstance(event, Wrote):

@@ -25,6 +25,9 @@ REFUSED = Counter("research_answers_refused_total", "Questions refused because t
 RETRY_SECONDS = 2
 
 
+Told = Wrote | Found | AnswerResponse
+
+
 class BusyError(ResearchError):
     """Too many questions are under way."""
 
@@ -60,6 +63,7 @@ class Answering:
     ) -> None:
         self._agent = agent
         self._policy = policy
+        self._concurrency = concurrency
         self._places = asyncio.Semaphore(concurrency)
         self._timeout = timeout
         self._max_question_chars = max_question_chars
@@ -99,11 +103,18 @@ class Answering:
         for one in asked:
             self.require_sound(one)
         self.require_room()
+        # A long list leaves half of the places to others.
+        share = asyncio.Semaphore(max(1, self._concurrency // 2))
+
+        async def in_turn(one: Asked) -> AnswerResponse:
+            async with share:
+                return await self._in_its_turn(one)
+
         async with asyncio.TaskGroup() as group:
-            tasks = [group.create_task(self._in_its_turn(one)) for one in asked]
+            tasks = [group.create_task(in_turn(one)) for one in asked]
         return [task.result() for task in tasks]
 
-    async def watch(self, asked: Asked) -> AsyncGenerator[Wrote | Found | AnswerResponse]:
+    async def watch(self, asked: Asked) -> AsyncGenerator[Told]:
         """Answer one question and tell what happens; the last is the answer. Raises what `answer` raises."""
         self.require_sound(asked)
         self.require_room()
@@ -114,8 +125,8 @@ class Answering:
                 while (event := await self._next(events, ends, asked)) is not None:
                     if isinstance(event, Ended):
                         yield _answered(event.episode, time.perf_counter() - started)
-                    else:
-                        yield event
+                        return
+                    yield event
 
     async def _in_its_turn(self, asked: Asked) -> AnswerResponse:
         async with self._places:
@@ -151,3 +162,23 @@ def _answered(episode: Episode, seconds: float) -> AnswerResponse:
     ANSWERS.labels(episode.stop_reason).inc()
     ANSWER_SECONDS.observe(seconds)
     return answer_response(episode, seconds)
+
+
+async def begun(events: AsyncGenerator[Told]) -> AsyncGenerator[Told]:
+    """Wait for the first event, so that what fails before it is an ordinary error and not the end of a stream.
+
+    Raises what the first event raises.
+    """
+    try:
+        first = await anext(events)
+    except BaseException:
+        await events.aclose()
+        raise
+
+    async def all_of_them() -> AsyncGenerator[Told]:
+        async with aclosing(events):
+            yield first
+            async for event in events:
+                yield event
+
+    return all_of_them()

@@ -103,11 +103,12 @@ class WeightUpdates:
                 await self._engine.pause_generation(mode="keep", clear_cache=False)
         except Exception as error:
             UPDATES.labels("failed").inc()
-            with suppress(Exception):
-                await self._engine.resume_generation()
+            if self.fault is None:
+                with suppress(Exception):
+                    await self._engine.resume_generation()
+            now = self.fault or f"version {self.version} is served on"
             raise UpdateFailedError(
-                f"version {version} could not be loaded, because requests could not be frozen ({error}); "
-                f"version {self.version} is served on"
+                f"version {version} could not be loaded, because requests could not be frozen ({error}); {now}"
             ) from error
 
     async def _go_back(self, checkpoint: Path, version: str, error: Exception) -> UpdateFailedError:

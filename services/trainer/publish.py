@@ -41,7 +41,7 @@ class Publisher:
         await asyncio.to_thread(write_checkpoint, state, self._base, self.path_of(version))
         seconds = await self._replicas.update(self._request(version))
         self.version = version
-        await asyncio.to_thread(self._forget_older_than, version - KEPT_VERSIONS + 1)
+        await asyncio.to_thread(self._forget_all_but, range(version - KEPT_VERSIONS + 1, version + 1))
         return seconds
 
     async def settle(self) -> str | None:
@@ -55,11 +55,12 @@ class Publisher:
     def _request(self, version: int) -> WeightsRequest:
         return WeightsRequest(path=str(self.path_of(version).resolve()), version=str(version))
 
-    def _forget_older_than(self, version: int) -> None:
+    def _forget_all_but(self, kept: range) -> None:
         for path in self._directory.glob("version-*"):
             number, _, unfinished = path.name.removeprefix("version-").partition(".")
-            # What is still unfinished now was left by a run that was killed while it wrote.
-            if unfinished or int(number) < version:
+            # What is still unfinished now was left by a run that was killed while it wrote; what has a higher number,
+            # by steps that were taken back.
+            if unfinished or int(number) not in kept:
                 shutil.rmtree(path)
 
 

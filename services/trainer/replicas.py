@@ -10,7 +10,7 @@ import zlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from research.clients import PolicyAdmin, PolicyClient
+from research.clients import INITIAL_VERSION, PolicyAdmin, PolicyClient
 from research.episode import Generation, Sampling
 from research.errors import ServiceError
 from research.schemas import WeightsRequest
@@ -26,6 +26,7 @@ class Replica:
     client: PolicyClient
     admin: PolicyAdmin
     in_service: bool = True
+    given: str = INITIAL_VERSION  # what this run gave it; a server may serve the same number of another run
 
 
 class Replicas:
@@ -49,7 +50,9 @@ class Replicas:
         return await serving[key % len(serving)].client.generate(prompt_ids, max_tokens, sampling)
 
     async def update(self, request: WeightsRequest) -> float:
-        """Make every server serve a version; those that do not take it go out of service.
+        """Make every server in service serve a version; those that do not take it go out of service.
+
+        What is out of service already may not answer at all, and is left to `settle`.
 
         Returns:
             Seconds that the slowest of them was paused.
@@ -57,8 +60,9 @@ class Replicas:
         Raises:
             ServiceError: none took it; all go on as they were.
         """
+        serving = [replica for replica in self._replicas if replica.in_service] or self._replicas
         answers = await asyncio.gather(
-            *(replica.admin.update_weights(request) for replica in self._replicas), return_exceptions=True
+            *(replica.admin.update_weights(request) for replica in serving), return_exceptions=True
         )
         faults = [answer for answer in answers if isinstance(answer, BaseException)]
         for fault in faults:
@@ -66,7 +70,7 @@ class Replicas:
                 raise fault
         if len(faults) == len(answers):
             raise faults[0]
-        for replica, answer in zip(self._replicas, answers, strict=True):
+        for replica, answer in zip(serving, answers, strict=True):
             self._put(replica, None if not isinstance(answer, BaseException) else str(answer), request.version)
         return max(sum(answer.seconds.values()) for answer in answers if not isinstance(answer, BaseException))
 
@@ -90,7 +94,7 @@ class Replicas:
         """In service without a fault, out of it with one."""
         was, replica.in_service = replica.in_service, fault is None
         if replica.in_service:
-            replica.client.weight_version = version
+            replica.client.weight_version = replica.given = version
         if len(self._replicas) > 1 and was != replica.in_service:
             left = sum(each.in_service for each in self._replicas)
             what = "is in service again" if replica.in_service else f"is taken out of service: {fault}"
@@ -101,7 +105,7 @@ async def _fault(replica: Replica, published: WeightsRequest) -> str | None:
     """Why a server cannot be in service, or None after it has been given what it lacks."""
     try:
         await replica.client.check_ready()
-        if (await replica.admin.weights()).version != published.version:
+        if replica.given != published.version or (await replica.admin.weights()).version != published.version:
             await replica.admin.update_weights(published)
     except ServiceError as error:
         return str(error)

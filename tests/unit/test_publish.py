@@ -25,7 +25,7 @@ class TakesAll:
 def test_two_versions_stay_and_what_a_kill_left_unfinished_goes(tmp_path: Path) -> None:
     base, weights = write_tiny_model(tmp_path / "tiny"), tmp_path / "weights"
     # Killed while it wrote version 4, then again while it wrote version 9 in a run that was rolled back since.
-    for left in ("version-000004.partial", "version-000009.partial", "version-000001"):
+    for left in ("version-000004.partial", "version-000009.partial", "version-000001", "version-000007"):
         (weights / left).mkdir(parents=True)
     taker = TakesAll()
     replicas = Replicas([Replica(cast(PolicyClient, taker), cast(PolicyAdmin, taker))], print)

@@ -103,11 +103,13 @@ def test_one_that_does_not_take_an_update_is_taken_out_and_told(bench: Bench) ->
     assert bench.said == ["the policy at http://b is taken out of service: http://b is out of memory; 2 of 3 serve"]
 
 
-def test_it_comes_back_with_the_next_update_that_it_takes(bench: Bench) -> None:
+def test_it_comes_back_when_it_takes_the_published_version(bench: Bench) -> None:
     bench.servers[1].takes_updates = False
     bench.update("1")
     bench.servers[1].takes_updates = True
     bench.update("2")
+    assert bench.servers[1].version == "0"
+    assert bench.settle("2") is None
     assert bench.sampled_versions() == {"2"}
     assert bench.servers[1].asked > 0
     assert bench.said[-1] == "the policy at http://b is in service again; 3 of 3 serve"
@@ -134,6 +136,19 @@ def test_a_dead_one_is_left_out_and_one_started_anew_gets_the_published_weights(
     assert bench.sampled_versions() == {"3"}
     assert bench.servers[0].asked > 0
     assert len(bench.said) == 2
+
+
+def test_the_same_number_of_another_run_is_not_the_same_version(bench: Bench) -> None:
+    bench.servers[1].version = "1"  # of a run that was killed
+    bench.servers[1].takes_updates = False
+    bench.update("1")
+    assert bench.settle("1") is None
+    bench.sampled_versions()
+    assert bench.servers[1].asked == 0
+    bench.servers[1].takes_updates = True
+    bench.settle("1")
+    bench.sampled_versions()
+    assert bench.servers[1].asked > 0
 
 
 def test_without_any_the_first_fault_is_told(bench: Bench) -> None:

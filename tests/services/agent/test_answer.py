@@ -66,7 +66,8 @@ def test_time_runs_out_as_an_error(services: Services) -> None:
         response = http.post("/answer", json={"question": QUESTION, "timeout": 0.05})
         assert response.status_code == 503
         assert "no answer within 0.05 s" in response.json()["message"]
-        with http.stream("POST", "/answer", json={"question": QUESTION, "timeout": 0.05, "stream": True}) as response:
+        assert http.post("/answer", json={"question": QUESTION, "timeout": 0.001, "stream": True}).status_code == 503
+        with http.stream("POST", "/answer", json={"question": QUESTION, "timeout": 0.5, "stream": True}) as response:
             assert events_of(response)[-1][0] == "error"
 
 

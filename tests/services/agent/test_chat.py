@@ -105,6 +105,8 @@ def test_limits_of_the_request_hold(client: openai.OpenAI) -> None:
     ("request_fields", "named"),
     [
         ({"n": 2}, "n: "),
+        ({"temperature": 3}, "temperature: "),
+        ({"top_p": 0}, "top_p: "),
         ({"logprobs": True}, "logprobs: "),
         ({"stop": ["."]}, "stop: "),
         ({"response_format": {"type": "json_object"}}, "response_format: "),
