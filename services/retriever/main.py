@@ -15,7 +15,7 @@ from services.web.ports import require_free_port
 _DRAIN_SECONDS = 20
 
 # The encoder's thread asks for the GIL after every call, some hundred times a second; with Python's 5 ms it would stand
-# still for a tenth of its time while requests come in.
+# still that long whenever requests come in.
 _SWITCH_SECONDS = 1e-4
 
 

@@ -111,7 +111,7 @@ class Retriever:
 
     @property
     def is_full(self) -> bool:
-        """Whether every search would be refused now."""
+        """Whether the queue has no room; searches are refused then without a look at them, even cached ones."""
         return self._pipeline is not None and self._pipeline.is_full
 
     def retry_headers(self) -> dict[str, str]:
