@@ -20,12 +20,14 @@ INITIAL_VERSION = "0"
 
 _RETRIED_STATUSES = frozenset({429, 500, 502, 503, 504})
 _MAX_BACKOFF_SECONDS = 10.0
-_READY_TIMEOUT_SECONDS = 5.0
+_READY_TIMEOUT_SECONDS = 5.0  # of what a server tells about itself
 _AS_MANY_AS_NEEDED = httpx.Limits(max_connections=0)  # so says aiohttp; None would be 100
 
 
 class HttpService:
     """A JSON service over HTTP; every request has a time-out and every retry a limit."""
+
+    _retries_timeouts = True
 
     def __init__(self, url: str, *, name: str, timeout: float, retries: int, token: str | None = None) -> None:
         headers = {"Authorization": f"Bearer {token}"} if token else {}
@@ -62,8 +64,8 @@ class HttpService:
         if answer.status_code != 200:
             raise ServiceError(f"{self._name} at {self.url} is not ready: {answer.text[:200]}")
 
-    async def request(self, method: str, path: str, *, json: Any = None) -> Any:
-        """Send one request and return the decoded answer.
+    async def request(self, method: str, path: str, *, json: Any = None, limit: float | None = None) -> Any:
+        """Send one request and return the decoded answer, within `limit` seconds (left out: the service's own).
 
         Raises:
             ServiceBusyError: it still answered 429 after the last retry.
@@ -71,13 +73,13 @@ class HttpService:
         """
         try:
             async for attempt in AsyncRetrying(
-                retry=retry_if_exception(_is_transient),
+                retry=retry_if_exception(self._is_transient),
                 stop=stop_after_attempt(self._retries + 1),
                 wait=wait_random_exponential(multiplier=0.25, max=_MAX_BACKOFF_SECONDS),
                 reraise=True,
             ):
                 with attempt:
-                    answer = await self._client.request(method, path, json=json)
+                    answer = await self._client.request(method, path, json=json, timeout=limit or self._client.timeout)
                     answer.raise_for_status()
             return answer.json()
         except httpx.HTTPStatusError as error:
@@ -89,11 +91,12 @@ class HttpService:
                 f"{self._name} at {self.url} cannot be reached ({str(error) or type(error).__name__}); is it running?"
             ) from error
 
-
-def _is_transient(error: BaseException) -> bool:
-    if isinstance(error, httpx.HTTPStatusError):
-        return error.response.status_code in _RETRIED_STATUSES
-    return isinstance(error, httpx.TransportError)
+    def _is_transient(self, error: BaseException) -> bool:
+        if isinstance(error, httpx.HTTPStatusError):
+            return error.response.status_code in _RETRIED_STATUSES
+        if isinstance(error, httpx.TimeoutException):
+            return self._retries_timeouts
+        return isinstance(error, httpx.TransportError)
 
 
 class RetrieverClient(HttpService):
@@ -141,6 +144,8 @@ class PolicyClient(HttpService):
 class PolicyAdmin(HttpService):
     """Hands new weights to one policy server; needs its admin token."""
 
+    _retries_timeouts = False  # an update that hangs would only hang again
+
     def __init__(self, url: str, *, token: str, timeout: float = 300.0, retries: int = 2) -> None:
         super().__init__(url, name="the policy's weight route", timeout=timeout, retries=retries, token=token)
 
@@ -148,7 +153,7 @@ class PolicyAdmin(HttpService):
         return WeightsResponse.model_validate(await self.request("POST", "/admin/weights", json=request.model_dump()))
 
     async def weights(self) -> WeightsStatus:
-        return WeightsStatus.model_validate(await self.request("GET", "/admin/weights"))
+        return WeightsStatus.model_validate(await self.request("GET", "/admin/weights", limit=_READY_TIMEOUT_SECONDS))
 
     async def digests(self) -> dict[str, str]:
         """SHA-256 of each weight as it computes."""

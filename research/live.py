@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing
 from dataclasses import dataclass, replace
@@ -30,9 +31,10 @@ class Found:
 
 @dataclass(frozen=True, slots=True)
 class Ended:
-    """The episode is over."""
+    """The episode is over, after so many seconds."""
 
     episode: Episode
+    seconds: float
 
 
 Event = Wrote | Found | Ended
@@ -46,31 +48,45 @@ class TellingPolicy(Policy, Protocol):
         ...
 
 
-async def watch(agent: SearchAgent, policy: TellingPolicy, question: str, sampling: Sampling) -> AsyncGenerator[Event]:
+async def watch(
+    agent: SearchAgent,
+    policy: TellingPolicy,
+    question: str,
+    sampling: Sampling,
+    *,
+    limit: float | None = None,
+    over: Callable[[], None] = lambda: None,
+) -> AsyncGenerator[Event]:
     """Run one episode and hand out what happens; closing the generator stops generating and searching.
+
+    The episode does not wait for who reads the events.
 
     Args:
         agent: as for `SearchAgent.run`; its own policy is left aside.
         policy: samples the turns.
         question: to be answered.
         sampling: how tokens are drawn.
+        limit: seconds for the episode.
+        over: called when the episode has ended in whatever way, be its events read or not.
 
-    Raises what `SearchAgent.run` raises.
+    Raises what `SearchAgent.run` raises, and TimeoutError.
     """
     events: asyncio.Queue[Event | None] = asyncio.Queue()
     watched = _Watched(events)
     listening = replace(agent, policy=policy.telling(watched.text))
 
     async def run() -> None:
+        started = time.perf_counter()
         try:
-            async with aclosing(listening.steps(question, sampling)) as steps:
+            async with asyncio.timeout(limit), aclosing(listening.steps(question, sampling)) as steps:
                 async for episode in steps:
                     watched.step(episode)
-            events.put_nowait(Ended(episode))
+            events.put_nowait(Ended(episode, time.perf_counter() - started))
         finally:
             events.put_nowait(None)
 
     running = asyncio.create_task(run())
+    running.add_done_callback(lambda _: over())
     try:
         while (event := await events.get()) is not None:
             yield event

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from research.prompts import load_prompt
+from services.policy.checkpoint_files import tensor_specs
 from services.trainer.report import evaluation_rows
 
 PROMPT = "prompt.txt"
@@ -22,7 +23,7 @@ def model_card(run: Path, weights: Path, settings: dict[str, Any], name: str) ->
     finished = (run / "summary.json").is_file()
     facts = {
         "base model": model["name"],
-        "weights": f"{weights.name}, {model['dtype']}",
+        "weights": f"{weights.name}, {', '.join(sorted({spec.dtype for spec in tensor_specs(weights).values()}))}",
         "method": "GRPO on the outcome of multi-turn search episodes (ReSearch, NeurIPS 2025)",
         "steps": f"{steps} of {grpo['steps']}" + ("" if finished else " (the run is not finished)"),
         "questions a step": f"{grpo['questions_per_step']}, {grpo['group_size']} episodes each",

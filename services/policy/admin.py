@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import Annotated
 
 from fastapi import APIRouter, Depends, FastAPI, Request
@@ -12,7 +13,7 @@ from services.policy.updates import UpdateFailedError, WeightUpdates
 from services.web.auth import ADMIN_TOKEN_VARIABLE, environment_secret, require_bearer
 from services.web.problems import ExplainingRoute, ProblemError
 
-_VLLM_PATHS = frozenset({"/pause", "/resume", "/is_paused", "/abort_requests", "/weight_info"})
+_VLLM_PATHS = frozenset({"/pause", "/is_paused", "/abort_requests", "/weight_info"})
 
 router = APIRouter(prefix="/admin", tags=["admin"], route_class=ExplainingRoute)
 
@@ -28,9 +29,13 @@ def attach_admin_routes(app: FastAPI) -> bool:
         return False
     guard = [Depends(require_bearer(token, ADMIN_TOKEN_VARIABLE))]
     app.include_router(router, dependencies=guard)
-    safe = APIRouter(routes=[r for r in vllm_rl_router.routes if getattr(r, "path", "") in _VLLM_PATHS])
-    app.include_router(safe, dependencies=guard, tags=["admin"])
+    app.include_router(_of_vllm(_VLLM_PATHS), dependencies=guard, tags=["admin"])
+    app.include_router(_of_vllm({"/resume"}), dependencies=[*guard, Depends(_require_whole_weights)], tags=["admin"])
     return True
+
+
+def _of_vllm(paths: Collection[str]) -> APIRouter:
+    return APIRouter(routes=[route for route in vllm_rl_router.routes if getattr(route, "path", "") in paths])
 
 
 def _updates(request: Request) -> WeightUpdates:
@@ -39,6 +44,12 @@ def _updates(request: Request) -> WeightUpdates:
 
 
 Updates = Annotated[WeightUpdates, Depends(_updates)]
+
+
+def _require_whole_weights(updates: Updates) -> None:
+    """Half-loaded weights must not answer, whoever resumes."""
+    if updates.fault:
+        raise ProblemError(409, "weights_broken", updates.fault)
 
 
 @router.post("/weights", responses={status: {"model": ErrorBody} for status in (401, 422, 500)})

@@ -8,13 +8,14 @@ from contextlib import aclosing
 from typing import Annotated, Any
 
 import orjson
-from fastapi import APIRouter, Depends, Request, Response
+from fastapi import APIRouter, Body, Depends, Request, Response
 from fastapi.responses import StreamingResponse
 
 from research.episode import Sampling
 from research.errors import ResearchError
 from research.live import Wrote
 from research.schemas import AgentLimits, AnswerRequest, AnswerResponse, AnswersResponse, ErrorBody
+from services.policy.answer_examples import REQUESTS, RESPONSES
 from services.policy.answering import RETRY_SECONDS, Answering, Asked, BusyError, Told, begun
 from services.web.auth import API_KEY_VARIABLE, environment_secret, require_bearer
 from services.web.disconnect import CLIENT_CLOSED_REQUEST, unless_disconnected
@@ -23,11 +24,6 @@ from services.web.problems import ExplainingRoute, ProblemError, status_of
 _logger = logging.getLogger(__name__)
 
 router = APIRouter(tags=["research"], route_class=ExplainingRoute)
-
-_RESPONSES: dict[int | str, dict[str, Any]] = {
-    200: {"content": {"text/event-stream": {"example": 'event: think\ndata: {"text": "I need to find"}\n\n'}}},
-    **{status: {"model": ErrorBody} for status in (401, 413, 422, 429, 503)},
-}
 
 
 def _answering(request: Request) -> Answering:
@@ -38,11 +34,13 @@ def _answering(request: Request) -> Answering:
 @router.post(
     "/answer",
     dependencies=[Depends(require_bearer(environment_secret(API_KEY_VARIABLE), API_KEY_VARIABLE))],
-    responses=_RESPONSES,
+    responses=RESPONSES,
     response_model=AnswerResponse | AnswersResponse,
 )
 async def answer(
-    body: AnswerRequest, request: Request, answering: Annotated[Answering, Depends(_answering)]
+    body: Annotated[AnswerRequest, Body(openapi_examples=REQUESTS)],
+    request: Request,
+    answering: Annotated[Answering, Depends(_answering)],
 ) -> Response | AnswerResponse | AnswersResponse:
     """Answer one question, or several, by thinking and searching."""
     try:

@@ -12,7 +12,7 @@ from prometheus_client import Counter, Histogram
 
 from research.episode import Episode, Sampling, SearchAgent
 from research.errors import ConfigurationError, ResearchError, ServiceError
-from research.live import Ended, Event, Found, TellingPolicy, Wrote, watch
+from research.live import Ended, Found, TellingPolicy, Wrote, watch
 from research.schemas import AgentLimits, AnswerResponse
 from research.trace import answer_response
 
@@ -118,15 +118,21 @@ class Answering:
         """Answer one question and tell what happens; the last is the answer. Raises what `answer` raises."""
         self.require_sound(asked)
         self.require_room()
-        async with self._places:
-            started, ends = time.perf_counter(), time.perf_counter() + self._seconds_for(asked)
-            agent = self._with_limits(asked)
-            async with aclosing(watch(agent, self._policy, asked.question, asked.sampling)) as events:
-                while (event := await self._next(events, ends, asked)) is not None:
-                    if isinstance(event, Ended):
-                        yield _answered(event.episode, time.perf_counter() - started)
-                        return
-                    yield event
+        await self._places.acquire()  # at once, since there is room
+        events = watch(
+            self._with_limits(asked),
+            self._policy,
+            asked.question,
+            asked.sampling,
+            limit=self._seconds_for(asked),
+            over=self._places.release,
+        )
+        async with aclosing(events):
+            try:
+                async for event in events:
+                    yield _answered(event.episode, event.seconds) if isinstance(event, Ended) else event
+            except TimeoutError as error:
+                raise self._out_of_time(asked) from error
 
     async def _in_its_turn(self, asked: Asked) -> AnswerResponse:
         async with self._places:
@@ -137,15 +143,6 @@ class Answering:
             except TimeoutError as error:
                 raise self._out_of_time(asked) from error
             return _answered(episode, time.perf_counter() - started)
-
-    async def _next(self, events: AsyncGenerator[Event], ends: float, asked: Asked) -> Event | None:
-        # The time limit must not outlast a single step: between two of them the task belongs to who reads the events.
-        try:
-            return await asyncio.wait_for(anext(events), ends - time.perf_counter())
-        except StopAsyncIteration:
-            return None
-        except TimeoutError as error:
-            raise self._out_of_time(asked) from error
 
     def _out_of_time(self, asked: Asked) -> ServiceError:
         return ServiceError(f"no answer within {self._seconds_for(asked):g} s")

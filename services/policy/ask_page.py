@@ -46,8 +46,9 @@ async def info(request: Request) -> PolicyInfo:
     try:
         await retriever.check_ready()
         status = ServiceStatus(status="ready")
-    except ServiceError as error:
-        status = ServiceStatus(status="failed", detail=str(error))
+    except ServiceError:
+        # Addresses are nobody's business without the key; `/answer` tells the whole reason.
+        status = ServiceStatus(status="failed", detail="the retriever is not ready")
     return PolicyInfo(
         model=state.research_model, agent=AGENT, weight_version=state.research_updates.version, retriever=status
     )

@@ -48,7 +48,7 @@ def server_arguments(settings: Settings, model: str) -> list[str]:
         # Log-probabilities of the distribution that tokens are really drawn from.
         *("--logprobs-mode", "processed_logprobs"),
         *("--weight-transfer-config", json.dumps({"backend": "file"})),
-        *("--worker-extension-cls", "services.policy.worker.WeightDigests"),
+        *("--worker-extension-cls", "services.policy.worker.ResearchWorker"),
         # Opens the token-in/token-out route; it is guarded by the API key.
         "--enable-scale-out",
         "--disable-uvicorn-access-log",

@@ -74,7 +74,9 @@ class WeightUpdates:
     async def _swap(self, checkpoint: Path, version: str) -> dict[str, float]:
         seconds: dict[str, float] = {}
         async with self._lock:
-            await self._freeze(version, seconds)
+            # Who paused the server by hand resumes it by hand.
+            was_paused = self.fault is None and await self._engine.is_paused()
+            await self._freeze(version, seconds, was_paused)
             failure: UpdateFailedError | None = None
             try:
                 await self._load(checkpoint, version, seconds)
@@ -85,7 +87,7 @@ class WeightUpdates:
                 self._tell_version()
             # With weights that are neither the old nor the new ones nobody is answered: requests stay frozen until an
             # update succeeds.
-            if self.fault is None:
+            if self.fault is None and not was_paused:
                 with _timed(seconds, "resume"):
                     await self._engine.resume_generation()
             UPDATES.labels("failed" if failure else "served").inc()
@@ -94,7 +96,7 @@ class WeightUpdates:
         logger.info("Serving weight version %s (%.2f s)", version, sum(seconds.values()))
         return seconds
 
-    async def _freeze(self, version: str, seconds: dict[str, float]) -> None:
+    async def _freeze(self, version: str, seconds: dict[str, float], was_paused: bool) -> None:
         try:
             if not self._connected:
                 await self._engine.init_weight_transfer_engine(WeightTransferInitRequest(init_info={}))
@@ -103,7 +105,7 @@ class WeightUpdates:
                 await self._engine.pause_generation(mode="keep", clear_cache=False)
         except Exception as error:
             UPDATES.labels("failed").inc()
-            if self.fault is None:
+            if self.fault is None and not was_paused:
                 with suppress(Exception):
                     await self._engine.resume_generation()
             now = self.fault or f"version {self.version} is served on"
@@ -115,7 +117,7 @@ class WeightUpdates:
         """Load the former weights; the error to raise says what is served now."""
         logger.error("Loading %s failed; going back to version %s", checkpoint, self.version, exc_info=error)
         try:
-            await self._restore()
+            await self._load(self.path, self.version, {})
         except Exception as fault:
             logger.exception("Going back to version %s failed", self.version)
             self.fault = (
@@ -132,14 +134,10 @@ class WeightUpdates:
         SERVED.clear()
         SERVED.labels(self.version).set(1)
 
-    async def _restore(self) -> None:
-        """Load the weights that were served before; a failure may have left vLLM's update session open."""
-        with suppress(Exception):
-            await self._engine.finish_weight_update()
-        await self._load(self.path, self.version, {})
-
     async def _load(self, checkpoint: Path, version: str, seconds: dict[str, float]) -> None:
         with _timed(seconds, "start"):
+            # A load that failed may have left vLLM's update session open.
+            await self._engine.collective_rpc("research_abandon_update")
             await self._engine.start_weight_update()
         with _timed(seconds, "update"):
             await self._engine.update_weights(WeightTransferUpdateRequest(update_info={"path": str(checkpoint)}))

@@ -1,4 +1,4 @@
-"""What we add to vLLM's worker: digests of the weights that really compute.
+"""What we add to vLLM's worker: digests of the weights that really compute, and a way out of a failed update.
 
 On a CPU vLLM packs the weights of linear layers into its own kernels and leaves empty tensors behind, so vLLM's own
 checksum (`/weight_checker`) hashes nothing for them. Multiplying by the identity reads the packed weights back: in the
@@ -12,19 +12,42 @@ from collections.abc import Iterator
 from typing import Any
 
 import torch
+from vllm.config import set_current_vllm_config
+from vllm.logger import init_logger
+
+logger = init_logger("vllm.research.worker")
 
 
-class WeightDigests:
-    """Mixed into the worker by `--worker-extension-cls`; the server calls it by name."""
+class ResearchWorker:
+    """Mixed into the worker by `--worker-extension-cls`; the server calls its methods by name."""
 
     model_runner: Any
+    vllm_config: Any
     rank: int
+    weight_transfer_engine: Any
+    _weight_update_active: bool
 
     def research_weight_digests(self) -> dict[str, str]:
         """SHA-256 of each weight as it computes, by name, with the worker's rank in front."""
         model = self.model_runner.get_model()
         with torch.inference_mode():
             return {f"rank{self.rank}:{name}": _digest(weight) for name, weight in _effective_weights(model)}
+
+    def research_abandon_update(self) -> None:
+        """End an update session that failed, whatever its end says, so that another can begin.
+
+        vLLM's own `finish_weight_update` keeps the session open when it fails, and refuses another for good.
+        """
+        if not self._weight_update_active:
+            return
+        try:
+            with set_current_vllm_config(self.vllm_config):
+                self.weight_transfer_engine.finish_weight_update()
+        except Exception:
+            logger.exception("An update that failed could not be ended properly")
+        finally:
+            self.weight_transfer_engine.reset_weight_update_target()
+            self._weight_update_active = False
 
 
 def _effective_weights(model: torch.nn.Module) -> Iterator[tuple[str, torch.Tensor]]:

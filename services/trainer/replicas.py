@@ -15,11 +15,13 @@ from research.episode import Generation, Sampling
 from research.errors import ServiceError
 from research.schemas import WeightsRequest
 
+# How long those in service wait for one that is out of it; it goes on being mended meanwhile.
+_GRACE_SECONDS = 1.0
 # Of the prompt: the same question goes to the same server, where its prefix is cached.
 _KEY_TOKENS = 256
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class Replica:
     """One policy server: how it is asked, and how it is given weights."""
 
@@ -27,6 +29,8 @@ class Replica:
     admin: PolicyAdmin
     in_service: bool = True
     given: str = INITIAL_VERSION  # what this run gave it; a server may serve the same number of another run
+    check: asyncio.Task[None] | None = None  # the one under way, or the last
+    fault: str = ""  # what the last check found
 
 
 class Replicas:
@@ -40,6 +44,7 @@ class Replicas:
     def __init__(self, replicas: Sequence[Replica], say: Callable[[str], None]) -> None:
         self._replicas = list(replicas)
         self._say = say
+        self._published: WeightsRequest | None = None
 
     async def generate(self, prompt_ids: Sequence[int], max_tokens: int, sampling: Sampling) -> Generation:
         """Sample a turn from the server in service that this question belongs to; raises what `PolicyClient` raises."""
@@ -70,6 +75,10 @@ class Replicas:
                 raise fault
         if len(faults) == len(answers):
             raise faults[0]
+        self._published = request
+        for replica in self._replicas:
+            if replica not in serving and replica.in_service:
+                self._put(replica, "it came back during an update", request.version)
         for replica, answer in zip(serving, answers, strict=True):
             self._put(replica, None if not isinstance(answer, BaseException) else str(answer), request.version)
         return max(sum(answer.seconds.values()) for answer in answers if not isinstance(answer, BaseException))
@@ -80,13 +89,41 @@ class Replicas:
         Returns:
             What is wrong with the first, if none is in service; else None.
         """
-        faults = await asyncio.gather(*(_fault(replica, published) for replica in self._replicas))
-        for replica, fault in zip(self._replicas, faults, strict=True):
-            self._put(replica, fault, published.version)
-        return None if None in faults else faults[0]
+        self._published = published
+        serving = [self._checking(replica, published) for replica in self._replicas if replica.in_service]
+        others = [self._checking(replica, published) for replica in self._replicas if not replica.in_service]
+        if serving:
+            await asyncio.wait(serving)
+        if others:
+            await asyncio.wait(others, timeout=_GRACE_SECONDS if self._any_in_service() else None)
+        for check in (*serving, *others):
+            if check.done():
+                check.result()
+        return None if self._any_in_service() else self._replicas[0].fault
+
+    def _any_in_service(self) -> bool:
+        return any(replica.in_service for replica in self._replicas)
+
+    def _checking(self, replica: Replica, published: WeightsRequest) -> asyncio.Task[None]:
+        """The check of a server; one at a time, since one that hangs may take minutes."""
+        if replica.check is None or replica.check.done():
+            replica.check = asyncio.create_task(self._check(replica, published))
+        return replica.check
+
+    async def _check(self, replica: Replica, published: WeightsRequest) -> None:
+        fault = await _fault(replica, published)
+        while fault is None and self._published is not None and self._published != published:
+            published = self._published  # since then
+            fault = await _fault(replica, published)
+        replica.fault = fault or ""
+        self._put(replica, fault, published.version)
 
     async def close(self) -> None:
         """Close all connections."""
+        checks = [replica.check for replica in self._replicas if replica.check is not None]
+        for check in checks:
+            check.cancel()
+        await asyncio.gather(*checks, return_exceptions=True)
         await asyncio.gather(*(replica.client.close() for replica in self._replicas))
         await asyncio.gather(*(replica.admin.close() for replica in self._replicas))
 

@@ -25,6 +25,7 @@ class FakeServer:
     takes_updates: bool = True
     weight_version: str = "0"
     asked: int = 0
+    hangs: asyncio.Event | None = None  # until it is set, updates do
 
     def _must_live(self) -> None:
         if not self.alive:
@@ -39,6 +40,8 @@ class FakeServer:
 
     async def update_weights(self, request: WeightsRequest) -> WeightsResponse:
         self._must_live()
+        if self.hangs is not None:
+            await self.hangs.wait()
         if not self.takes_updates:
             raise ServiceError(f"{self.url} is out of memory")
         self.version = request.version
@@ -166,3 +169,53 @@ def test_of_a_single_server_nothing_is_said(bench: Bench) -> None:
     alone.servers[0].alive = True
     assert alone.settle("0") is None
     assert alone.said == []
+
+
+def test_one_that_hangs_is_not_waited_for_by_the_others_and_comes_back(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("services.trainer.replicas._GRACE_SECONDS", 0.01)
+    first, second, hanging = bench.servers
+
+    async def scenario() -> None:
+        async with asyncio.timeout(10):
+            one, two = (WeightsRequest(path="x", version=version) for version in "12")
+            hanging.alive = False
+            await bench.replicas.update(one)
+            hanging.alive, hanging.hangs = True, asyncio.Event()
+            assert await bench.replicas.settle(one) is None
+            await bench.replicas.update(two)
+            assert await bench.replicas.settle(two) is None
+            assert (first.version, second.version, hanging.version) == ("2", "2", "0")
+            hanging.hangs.set()
+            monkeypatch.setattr("services.trainer.replicas._GRACE_SECONDS", 10)
+            assert await bench.replicas.settle(two) is None
+            assert hanging.version == hanging.weight_version == "2"
+            await bench.replicas.close()
+
+    asyncio.run(scenario())
+    assert bench.said[-1] == "the policy at http://c is in service again; 3 of 3 serve"
+
+
+def test_one_that_comes_back_with_the_former_version_during_an_update_stays_out(bench: Bench) -> None:
+    first, _, returning = bench.servers
+
+    async def scenario() -> None:
+        async with asyncio.timeout(10):
+            one, two = (WeightsRequest(path="x", version=version) for version in "12")
+            returning.alive = False
+            await bench.replicas.update(one)
+            first.hangs = asyncio.Event()
+            updating = asyncio.create_task(bench.replicas.update(two))
+            await asyncio.sleep(0)
+            returning.alive = True
+            assert await bench.replicas.settle(one) is None
+            first.hangs.set()
+            await updating
+            assert returning.version == "1"
+            for prompt in range(64):
+                await bench.replicas.generate([prompt], 8, Sampling())
+            assert returning.asked == 0
+            await bench.replicas.close()
+
+    asyncio.run(scenario())

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -65,6 +66,13 @@ class RecordingEngine:
         if version is not None:
             self.versions.append(version)
 
+    async def collective_rpc(self, method: str) -> None:
+        assert method == "research_abandon_update"
+        self.open_session = False
+
+    async def is_paused(self) -> bool:
+        return self.frozen
+
     async def reset_prefix_cache(self, reset_running_requests: bool) -> None:
         self._may_fail("reset_prefix_cache")
 
@@ -110,7 +118,9 @@ def test_a_failure_at_any_call_leaves_the_old_weights_and_the_next_update_succee
     assert (updates.version, updates.path.name) == ("2", "new")
 
 
-@pytest.mark.parametrize("call", ["start_weight_update", "update_weights", "reset_prefix_cache"])
+@pytest.mark.parametrize(
+    "call", ["start_weight_update", "update_weights", "finish_weight_update", "reset_prefix_cache"]
+)
 def test_when_the_old_weights_do_not_load_either_nobody_is_answered_until_some_do(tmp_path: Path, call: str) -> None:
     engine = RecordingEngine({call: 2})
 
@@ -119,7 +129,6 @@ def test_when_the_old_weights_do_not_load_either_nobody_is_answered_until_some_d
             await updates.apply(str(new), "1")
         assert engine.frozen
         assert updates.fault is not None
-        engine.open_session = False
         await updates.apply(str(new), "2")
         assert (engine.loaded, engine.frozen, updates.fault) == ("new", False, None)
 
@@ -155,6 +164,22 @@ def test_a_caller_that_hangs_up_does_not_leave_it_half_done(tmp_path: Path) -> N
 
     updates = with_updates(tmp_path, engine, scenario)
     assert (engine.loaded, updates.version) == ("new", "1")
+
+
+@pytest.mark.parametrize("failures", [{}, {"update_weights": 1}, {"pause_generation": 1}])
+def test_who_paused_the_server_by_hand_finds_it_paused_after_an_update(
+    tmp_path: Path, failures: dict[str, int]
+) -> None:
+    engine = RecordingEngine(dict(failures))
+
+    async def scenario(updates: WeightUpdates, new: Path) -> None:
+        engine.frozen = True
+        with suppress(UpdateFailedError):
+            await updates.apply(str(new), "1")
+        assert engine.frozen
+
+    with_updates(tmp_path, engine, scenario)
+    assert engine.loaded == ("base" if failures else "new")
 
 
 def test_updates_at_the_same_time_come_one_after_the_other(tmp_path: Path) -> None:

@@ -1,0 +1,83 @@
+"""Examples of `/answer` for its OpenAPI description: a real exchange with the model of the demo, and every error."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from research.schemas import ErrorBody
+
+REQUESTS: dict[str, Any] = {
+    "a question": {"value": {"question": "When was the painter of The Starry Night born?"}},
+    "with limits": {
+        "value": {
+            "question": "When was the painter of The Starry Night born?",
+            "top_k": 3,
+            "max_searches": 4,
+            "max_tokens": 1024,
+            "timeout": 30,
+        }
+    },
+    "sampled, repeatable": {
+        "value": {"question": "Who painted The Starry Night?", "temperature": 1.0, "seed": 7},
+    },
+    "several": {"value": {"questions": ["Who painted The Starry Night?", "What is the capital of Peru?"]}},
+    "as it happens": {"value": {"question": "Who painted The Starry Night?", "stream": True}},
+}
+
+ANSWER: dict[str, Any] = {
+    "question": "Who painted The Starry Night?",
+    "answer": "Vincent van Gogh",
+    "stop_reason": "eos",
+    "format_fault": None,
+    "trace": [
+        {"kind": "think", "text": "I need to find who painted The Starry Night.", "passages": []},
+        {"kind": "search", "text": "painter of The Starry Night", "passages": []},
+        {"kind": "result", "text": "…", "passages": ["5149"]},
+        {"kind": "answer", "text": "The final answer is \\boxed{Vincent van Gogh}", "passages": []},
+    ],
+    "passages": [
+        {"id": "5149", "title": "The Starry Night", "text": "The Starry Night is an oil-on-canvas painting by …"}
+    ],
+    "usage": {"prompt_tokens": 61, "sampled_tokens": 58, "result_tokens": 71, "searches": 1},
+    "seconds": {"generate": 1.84, "search": 0.02, "total": 1.87},
+    "weight_versions": ["9"],
+}
+
+_STREAM = (
+    'event: think\ndata: {"step": 0, "text": "I need to find"}\n\n'
+    'event: search\ndata: {"step": 1, "text": "painter of The Starry Night"}\n\n'
+    'event: result\ndata: {"query": "painter of The Starry Night", "passages": []}\n\n'
+    'event: done\ndata: {"question": "Who painted The Starry Night?"}\n\n'
+)
+
+_ERRORS: dict[int, tuple[str, str, str]] = {
+    401: (
+        "the key is missing or wrong",
+        "unauthorized",
+        "send `Authorization: Bearer <the value of RESEARCH_API_KEY>`",
+    ),
+    413: ("the body is too large", "too_large", "the body is larger than 16000000 bytes"),
+    422: (
+        "a field is missing, wrong or beyond its limit",
+        "invalid_request",
+        "top_k: Input should be greater than or equal to 1",
+    ),
+    429: ("too many questions at once", "busy", "too many questions at once; try again soon"),
+    503: ("the retriever is away, or time ran out", "service_unavailable", "no answer within 30 s"),
+}
+
+RESPONSES: dict[int | str, dict[str, Any]] = {
+    200: {
+        "description": "the answer and the way to it",
+        "content": {"application/json": {"example": ANSWER}, "text/event-stream": {"example": _STREAM}},
+    },
+    **{
+        status: {
+            "model": ErrorBody,
+            "description": description,
+            "content": {"application/json": {"example": {"error": error, "message": message}}},
+        }
+        for status, (description, error, message) in _ERRORS.items()
+    },
+}
+RESPONSES[429]["headers"] = {"Retry-After": {"schema": {"type": "integer"}, "description": "seconds to wait"}}

@@ -1,0 +1,89 @@
+"""Places and time of those who ask; the model is scripted."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator, Awaitable, Callable
+from contextlib import aclosing
+
+import pytest
+
+from research.errors import ServiceError
+from research.schemas import AgentLimits, AnswerResponse
+from services.policy.answering import Answering, Asked, BusyError, Told
+from tests.unit.characters import CharacterTokenizer
+from tests.unit.scripted_agent import TURNS, Scripted, agent_for
+
+
+def with_answering(
+    scenario: Callable[[Answering], Awaitable[None]], behaviour: str = "writes", concurrency: int = 1
+) -> Scripted:
+    policy = Scripted(CharacterTokenizer(), TURNS, behaviour)
+
+    async def main() -> None:
+        answering = Answering(agent_for(policy), policy, concurrency=concurrency, timeout=60, max_question_chars=100)
+        async with asyncio.timeout(10):
+            await scenario(answering)
+
+    asyncio.run(main())
+    return policy
+
+
+async def until_there_is_room(answering: Answering) -> None:
+    while True:
+        try:
+            answering.require_room()
+        except BusyError:
+            await asyncio.sleep(0.001)
+        else:
+            return
+
+
+async def first_of(events: AsyncGenerator[Told]) -> Told:
+    return await anext(events)
+
+
+def test_who_does_not_read_on_keeps_no_place() -> None:
+    async def scenario(answering: Answering) -> None:
+        async with aclosing(answering.watch(Asked("Who?"))) as events:
+            await first_of(events)
+            with pytest.raises(BusyError):
+                answering.require_room()
+            await until_there_is_room(answering)
+            *_, done = [event async for event in events]
+            assert isinstance(done, AnswerResponse)
+            assert done.answer == "Vincent van Gogh"
+
+    with_answering(scenario)
+
+
+def test_time_runs_out_for_who_does_not_read_on() -> None:
+    async def scenario(answering: Answering) -> None:
+        asked = Asked("Who?", limits=AgentLimits(timeout=0.2))
+        async with aclosing(answering.watch(asked)) as events:
+            await first_of(events)
+            await until_there_is_room(answering)
+            with pytest.raises(ServiceError, match=r"no answer within 0\.2 s"):
+                _ = [event async for event in events]
+
+    assert with_answering(scenario, "hangs").cancelled == [True]
+
+
+def test_who_leaves_gives_the_place_back() -> None:
+    async def scenario(answering: Answering) -> None:
+        async with aclosing(answering.watch(Asked("Who?"))) as events:
+            await first_of(events)
+        await until_there_is_room(answering)
+
+    assert with_answering(scenario, "hangs").cancelled == [True]
+
+
+def test_of_those_who_come_at_once_no_more_than_the_places_are_taken() -> None:
+    async def scenario(answering: Answering) -> None:
+        watching = [answering.watch(Asked("Who?")) for _ in range(5)]
+        firsts = await asyncio.gather(*(first_of(events) for events in watching), return_exceptions=True)
+        assert [isinstance(first, BusyError) for first in firsts] == [False, False, True, True, True]
+        for events in watching:
+            await events.aclose()
+
+    with_answering(scenario, "hangs", concurrency=2)
