@@ -132,6 +132,9 @@ class PolicyService(Section):
     answer_timeout: float = Field(120.0, gt=0, description="seconds until /answer gives up")
     max_question_chars: PositiveInt = Field(8192, description="longer questions are refused with 422")
     weights_dir: Path = Field(Path("runs"), description="new weights are accepted from below this directory only")
+    lora_rank: Literal[0, 8, 16, 32, 64, 128, 256] = Field(
+        0, description="largest rank of LoRA adapters that can be loaded; 0: none, which is faster"
+    )
 
 
 class TrainerService(Section):

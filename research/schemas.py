@@ -77,6 +77,7 @@ class AnswerRequest(AgentLimits):
         None, description="several questions, answered in order"
     )
     strategy: Literal["research"] = Field("research", description="how answers are found: think, search, answer")
+    adapter: NonBlank | None = Field(None, description="a LoRA adapter that is loaded; left out: the model alone")
     temperature: float = Field(0.0, ge=0.0, le=2.0, description="0 is greedy")
     seed: int | None = Field(None, ge=0, lt=2**31, description="makes sampling repeatable")
     stream: bool = Field(False, description="send what happens as server-sent events; one question only")
@@ -127,6 +128,7 @@ class AnswerResponse(BaseModel):
     """Answer of `POST /answer`. `answer` is null if the model gave none in the form asked for."""
 
     question: str
+    adapter: str | None = None
     answer: str | None
     stop_reason: str
     format_fault: str | None
@@ -162,6 +164,18 @@ class WeightsStatus(BaseModel):
 
     version: str
     path: str
+
+
+class AdapterRequest(Request):
+    """Body of `PUT /admin/adapters/{name}`: the directory of a LoRA adapter in PEFT's format."""
+
+    path: NonBlank
+
+
+class AdaptersStatus(BaseModel):
+    """The LoRA adapters that are served: where each was loaded from, by name."""
+
+    adapters: dict[str, str]
 
 
 class ServiceStatus(BaseModel):

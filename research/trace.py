@@ -35,11 +35,12 @@ def _add_loose_text(steps: list[Step], text: str) -> None:
         steps.append(Step(kind="text", text=text.strip()))
 
 
-def answer_response(episode: Episode, total_seconds: float) -> AnswerResponse:
-    """The body of `/answer` for a finished episode."""
+def answer_response(episode: Episode, total_seconds: float, adapter: str | None = None) -> AnswerResponse:
+    """The body of `/answer` for a finished episode, written with the LoRA adapter of this name."""
     passages = {passage.id: passage for turn in episode.turns for passage in turn.passages}
     return AnswerResponse(
         question=episode.question,
+        adapter=adapter,
         answer=episode.answer,
         stop_reason=episode.stop_reason,
         format_fault=episode.format_fault,

@@ -9,6 +9,7 @@ from fastapi import APIRouter, Depends, FastAPI, Request
 from vllm.entrypoints.rl.online.api_router import router as vllm_rl_router
 
 from research.schemas import ErrorBody, WeightsRequest, WeightsResponse, WeightsStatus
+from services.policy import adapter_routes
 from services.policy.updates import UpdateFailedError, WeightUpdates
 from services.web.auth import ADMIN_TOKEN_VARIABLE, environment_secret, require_bearer
 from services.web.problems import ExplainingRoute, ProblemError
@@ -29,6 +30,7 @@ def attach_admin_routes(app: FastAPI) -> bool:
         return False
     guard = [Depends(require_bearer(token, ADMIN_TOKEN_VARIABLE))]
     app.include_router(router, dependencies=guard)
+    app.include_router(adapter_routes.router, dependencies=guard)
     app.include_router(_of_vllm(_VLLM_PATHS), dependencies=guard, tags=["admin"])
     app.include_router(_of_vllm({"/resume"}), dependencies=[*guard, Depends(_require_whole_weights)], tags=["admin"])
     return True

@@ -17,13 +17,13 @@ from research.errors import ConfigurationError, ResearchError
 from research.schemas import AgentLimits
 from services.policy.agent_errors import OpenAIProblemError
 from services.policy.agent_stream import AnswerStream
-from services.policy.agent_wire import AGENT, response_of
+from services.policy.agent_wire import AGENT, adapter_of, agent_named, response_of
 from services.policy.answering import Answering, Asked, begun
 from services.policy.conversation import question_of
 
 
 class ModelsWithAgent:
-    """vLLM's list of models, and the agent."""
+    """vLLM's list of models, and the agent, alone and with each adapter."""
 
     def __init__(self, inner: Any, context_length: int) -> None:
         self._inner = inner
@@ -35,8 +35,11 @@ class ModelsWithAgent:
     async def show_available_models(self) -> ModelList:
         listed: ModelList = await self._inner.show_available_models()
         served = listed.data[0]
-        agent = ModelCard(id=AGENT, root=served.root, parent=served.id, max_model_len=self._context_length)
-        return ModelList(data=[*listed.data, agent])
+        agents = [
+            ModelCard(id=agent_named(adapter), root=served.root, parent=served.id, max_model_len=self._context_length)
+            for adapter in (None, *self._inner.lora_requests)
+        ]
+        return ModelList(data=[*listed.data, *agents])
 
 
 class ChatWithAgent:
@@ -55,17 +58,21 @@ class ChatWithAgent:
         Raises:
             OpenAIProblemError: the agent cannot answer this.
         """
-        if request.model != AGENT:
+        if not self._is_agent(request.model):
             return await self._inner.create_chat_completion(request, raw_request)
         try:
             asked = _asked(request)
             if request.stream:
                 options = request.stream_options
-                stream = AnswerStream(with_usage=bool(options and options.include_usage))
+                stream = AnswerStream(request.model, with_usage=bool(options and options.include_usage))
                 return stream.chunks(await begun(self._answering.watch(asked)))
             return response_of(await self._answering.answer(asked))
         except ResearchError as error:
             raise OpenAIProblemError(error) from error
+
+    def _is_agent(self, model: str | None) -> bool:
+        """Whether a name is the agent's; with an adapter that is not loaded it is nobody's, which vLLM tells."""
+        return model in {agent_named(adapter) for adapter in (None, *self._inner.models.lora_requests)}
 
 
 def _asked(request: ChatCompletionRequest) -> Asked:
@@ -84,7 +91,7 @@ def _asked(request: ChatCompletionRequest) -> Asked:
     if request.top_p is not None and not 0 < request.top_p <= 1:
         raise ConfigurationError(f"top_p: {request.top_p:g} is not above 0 and at most 1")
     sampling = Sampling(request.temperature or 0.0, 1.0 if request.top_p is None else request.top_p, request.seed)
-    return Asked(question_of(request.messages), sampling, _limits(request))
+    return Asked(question_of(request.messages), sampling, _limits(request), adapter_of(request.model))
 
 
 def _limits(request: ChatCompletionRequest) -> AgentLimits:

@@ -18,7 +18,6 @@ from research.schemas import AnswerResponse
 from research.unboxed import Unboxed
 from services.policy.agent_errors import OpenAIProblemError
 from services.policy.agent_wire import (
-    AGENT,
     AgentChunk,
     AgentDelta,
     citations_of,
@@ -37,10 +36,12 @@ class AnswerStream:
     """The chunks of one answer; all of them together say what `agent_wire.response_of` says.
 
     Args:
+        model: the agent's name, as it was asked for.
         with_usage: whether a last chunk tells the tokens.
     """
 
-    def __init__(self, *, with_usage: bool) -> None:
+    def __init__(self, model: str, *, with_usage: bool) -> None:
+        self._model = model
         self._id = f"chatcmpl-{uuid.uuid4().hex}"
         self._created = int(time.time())
         self._with_usage = with_usage
@@ -117,7 +118,7 @@ class AnswerStream:
         return self._event(self._wrapped([choice], research=research))
 
     def _wrapped(self, choices: list[ChatCompletionResponseStreamChoice], **more: object) -> AgentChunk:
-        return AgentChunk(id=self._id, created=self._created, model=AGENT, choices=choices, **more)
+        return AgentChunk(id=self._id, created=self._created, model=self._model, choices=choices, **more)
 
     @staticmethod
     def _event(chunk: AgentChunk) -> str:

@@ -25,6 +25,16 @@ from research.unboxed import unboxed
 AGENT = "research"
 
 
+def agent_named(adapter: str | None) -> str:
+    """The agent's name among the models, with the LoRA adapter that it writes with."""
+    return AGENT if adapter is None else f"{AGENT}:{adapter}"
+
+
+def adapter_of(model: str) -> str | None:
+    """The LoRA adapter in a name of the agent's."""
+    return model.partition(":")[2] or None
+
+
 class AgentMessage(ChatMessage):  # type: ignore[misc]
     """vLLM's message, with citations as a list (OpenAI's form)."""
 
@@ -59,7 +69,7 @@ def response_of(answer: AnswerResponse) -> AgentResponse:
         annotations=citations_of(answer.passages, content),
     )
     choice = ChatCompletionResponseChoice(index=0, message=message, finish_reason=finish_of(answer))
-    return AgentResponse(model=AGENT, choices=[choice], usage=usage_of(answer), research=answer)
+    return AgentResponse(model=agent_named(answer.adapter), choices=[choice], usage=usage_of(answer), research=answer)
 
 
 def content_of(answer: AnswerResponse) -> str:

@@ -26,6 +26,7 @@ REQUESTS: dict[str, Any] = {
 
 ANSWER: dict[str, Any] = {
     "question": "Who painted The Starry Night?",
+    "adapter": None,
     "answer": "Vincent van Gogh",
     "stop_reason": "eos",
     "format_fault": None,

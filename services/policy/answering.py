@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, field, replace
 
@@ -34,11 +34,12 @@ class BusyError(ResearchError):
 
 @dataclass(frozen=True, slots=True)
 class Asked:
-    """A question, how tokens are drawn, and the limits that the request set."""
+    """A question, how tokens are drawn, the limits that the request set, and the LoRA adapter to write with."""
 
     question: str
     sampling: Sampling = field(default_factory=lambda: Sampling(0.0))
     limits: AgentLimits = field(default_factory=AgentLimits)
+    adapter: str | None = None
 
 
 class Answering:
@@ -46,7 +47,8 @@ class Answering:
 
     Args:
         agent: with the preset's limits.
-        policy: the agent's policy, which can tell what it writes.
+        policy_with: the policy that writes with the adapter of a name, or with none; it can tell what it writes.
+            Raises ConfigurationError if there is no such adapter.
         concurrency: questions under way at once; more are refused.
         timeout: seconds for one question.
         max_question_chars: of a question.
@@ -55,14 +57,14 @@ class Answering:
     def __init__(
         self,
         agent: SearchAgent,
-        policy: TellingPolicy,
+        policy_with: Callable[[str | None], TellingPolicy],
         *,
         concurrency: int,
         timeout: float,
         max_question_chars: int,
     ) -> None:
         self._agent = agent
-        self._policy = policy
+        self._policy_with = policy_with
         self._concurrency = concurrency
         self._places = asyncio.Semaphore(concurrency)
         self._timeout = timeout
@@ -74,6 +76,7 @@ class Answering:
             raise ConfigurationError(
                 f"question: {length} characters are more than policy.max_question_chars ({self._max_question_chars})"
             )
+        self._policy_with(asked.adapter)
         if asked.limits.timeout is not None and asked.limits.timeout > self._timeout:
             raise ConfigurationError(
                 f"timeout: {asked.limits.timeout:g} s are more than policy.answer_timeout ({self._timeout:g} s)"
@@ -119,9 +122,10 @@ class Answering:
         self.require_sound(asked)
         self.require_room()
         await self._places.acquire()  # at once, since there is room
+        policy = self._policy_with(asked.adapter)
         events = watch(
-            self._with_limits(asked),
-            self._policy,
+            self._agent_for(asked, policy),
+            policy,
             asked.question,
             asked.sampling,
             limit=self._seconds_for(asked),
@@ -130,7 +134,7 @@ class Answering:
         async with aclosing(events):
             try:
                 async for event in events:
-                    yield _answered(event.episode, event.seconds) if isinstance(event, Ended) else event
+                    yield _answered(asked, event.episode, event.seconds) if isinstance(event, Ended) else event
             except TimeoutError as error:
                 raise self._out_of_time(asked) from error
 
@@ -139,10 +143,11 @@ class Answering:
             started = time.perf_counter()
             try:
                 async with asyncio.timeout(self._seconds_for(asked)):
-                    episode = await self._with_limits(asked).run(asked.question, asked.sampling)
+                    agent = self._agent_for(asked, self._policy_with(asked.adapter))
+                    episode = await agent.run(asked.question, asked.sampling)
             except TimeoutError as error:
                 raise self._out_of_time(asked) from error
-            return _answered(episode, time.perf_counter() - started)
+            return _answered(asked, episode, time.perf_counter() - started)
 
     def _out_of_time(self, asked: Asked) -> ServiceError:
         return ServiceError(f"no answer within {self._seconds_for(asked):g} s")
@@ -150,15 +155,15 @@ class Answering:
     def _seconds_for(self, asked: Asked) -> float:
         return asked.limits.timeout or self._timeout
 
-    def _with_limits(self, asked: Asked) -> SearchAgent:
+    def _agent_for(self, asked: Asked, policy: TellingPolicy) -> SearchAgent:
         given = asked.limits.model_dump(include={"top_k", "max_searches", "max_tokens"}, exclude_none=True)
-        return replace(self._agent, limits=self._agent.limits.model_copy(update=given))
+        return replace(self._agent, policy=policy, limits=self._agent.limits.model_copy(update=given))
 
 
-def _answered(episode: Episode, seconds: float) -> AnswerResponse:
+def _answered(asked: Asked, episode: Episode, seconds: float) -> AnswerResponse:
     ANSWERS.labels(episode.stop_reason).inc()
     ANSWER_SECONDS.observe(seconds)
-    return answer_response(episode, seconds)
+    return answer_response(episode, seconds, asked.adapter)
 
 
 async def begun(events: AsyncGenerator[Told]) -> AsyncGenerator[Told]:

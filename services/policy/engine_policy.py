@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 from vllm import SamplingParams
 from vllm.inputs import TokensPrompt
+from vllm.lora.request import LoRARequest
 from vllm.sampling_params import RequestOutputKind
 
 from research.clients import finish_of, sampling_params
@@ -15,6 +17,7 @@ from research.episode import Generation, Sampling
 from research.errors import ServiceError
 
 
+@dataclass(frozen=True, slots=True)
 class EnginePolicy:
     """Samples turns from vLLM's engine client.
 
@@ -23,33 +26,37 @@ class EnginePolicy:
         version: tells the weight version, which salts the prefix cache.
         end: the text of the token that ends a turn, which nobody is told.
         on_text: called with each bit of text as it is written; None: nobody watches, which costs less.
+        adapter: the LoRA adapter to write with; None: the model alone.
     """
 
-    def __init__(
-        self, engine: Any, version: Callable[[], str], end: str, on_text: Callable[[str], None] | None = None
-    ) -> None:
-        self._engine = engine
-        self._version = version
-        self._end = end
-        self._on_text = on_text
+    engine: Any
+    version: Callable[[], str]
+    end: str
+    on_text: Callable[[str], None] | None = None
+    adapter: LoRARequest | None = None
 
     def telling(self, on_text: Callable[[str], None]) -> EnginePolicy:
         """The same policy, which calls `on_text` with each bit of text."""
-        return EnginePolicy(self._engine, self._version, self._end, on_text)
+        return replace(self, on_text=on_text)
+
+    def adapted(self, adapter: LoRARequest) -> EnginePolicy:
+        """The same policy, with a LoRA adapter."""
+        return replace(self, adapter=adapter)
 
     async def generate(self, prompt_ids: Sequence[int], max_tokens: int, sampling: Sampling) -> Generation:
-        kind = RequestOutputKind.DELTA if self._on_text else RequestOutputKind.FINAL_ONLY
+        kind = RequestOutputKind.DELTA if self.on_text else RequestOutputKind.FINAL_ONLY
         params = SamplingParams(**sampling_params(max_tokens, sampling), output_kind=kind)
-        prompt = TokensPrompt(prompt_token_ids=list(prompt_ids), cache_salt=self._version())
+        prompt = TokensPrompt(prompt_token_ids=list(prompt_ids), cache_salt=self.version())
         token_ids: list[int] = []
         logprobs: list[float] = []
         turn = None
-        async for output in self._engine.generate(prompt, params, f"research-{uuid.uuid4().hex}"):
+        request = f"research-{uuid.uuid4().hex}"
+        async for output in self.engine.generate(prompt, params, request, lora_request=self.adapter):
             turn = output.outputs[0]
             token_ids += turn.token_ids
             logprobs += [at[token].logprob for at, token in zip(turn.logprobs, turn.token_ids, strict=True)]
-            if self._on_text and (text := turn.text.removesuffix(self._end) if turn.finish_reason else turn.text):
-                self._on_text(text)
+            if self.on_text and (text := turn.text.removesuffix(self.end) if turn.finish_reason else turn.text):
+                self.on_text(text)
         if turn is None:
             raise ServiceError("the engine ended a generation without any output")
         return Generation(

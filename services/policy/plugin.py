@@ -59,6 +59,7 @@ class ResearchPlugin:
         from research.episode import SearchAgent
         from research.prompts import load_prompt
         from research.tokens import HuggingFaceTokenizer
+        from services.policy.adapters import Adapters
         from services.policy.agent_model import ChatWithAgent, ModelsWithAgent
         from services.policy.answering import Answering
         from services.policy.engine_policy import EnginePolicy
@@ -75,6 +76,9 @@ class ResearchPlugin:
         )
         tokenizer = AutoTokenizer.from_pretrained(args.model)
         engine_policy = EnginePolicy(engine_client, version=lambda: updates.version, end=str(tokenizer.eos_token))
+        state.research_adapters = adapters = Adapters(
+            engine_client, state.openai_serving_models, updates.tensors, policy.weights_dir, policy.lora_rank
+        )
         agent = SearchAgent(
             policy=engine_policy,
             retriever=retriever,
@@ -85,7 +89,7 @@ class ResearchPlugin:
         )
         state.research_answering = answering = Answering(
             agent,
-            engine_policy,
+            lambda name: engine_policy if name is None else engine_policy.adapted(adapters.named(name)),
             concurrency=policy.answer_concurrency,
             timeout=policy.answer_timeout,
             max_question_chars=policy.max_question_chars,

@@ -10,6 +10,7 @@ import torch
 
 from research.assets import local_checkpoint
 from research.config import Settings
+from services.policy.adapter_files import MAX_AT_ONCE, MAX_LOADED
 from services.policy.plugin import PLUGIN_NAMES, SETTINGS_VARIABLE
 from services.policy.threads import BIND_VARIABLE, cores_to_bind
 from services.web.auth import API_KEY_VARIABLE, environment_secret
@@ -54,6 +55,11 @@ def server_arguments(settings: Settings, model: str) -> list[str]:
         "--disable-uvicorn-access-log",
         *("--generation-config", "vllm"),
     ]
+    if policy.lora_rank:
+        arguments += [
+            *("--enable-lora", "--max-lora-rank", str(policy.lora_rank)),
+            *("--max-loras", str(MAX_AT_ONCE), "--max-cpu-loras", str(2 * MAX_LOADED)),
+        ]
     if not torch.cuda.is_available():
         # vLLM 0.32 dies on a CPU when a request with a seed is prefilled in parts: it then takes a random draw back,
         # which CPU generators cannot do ("CPU Generator does not use offset").

@@ -40,7 +40,7 @@ class WeightUpdates:
     def __init__(self, engine: Any, base: Path, weights_dir: Path) -> None:
         self._engine = engine
         self._weights_dir = weights_dir
-        self._expected = tensor_specs(base)
+        self.tensors = tensor_specs(base)
         self._lock = asyncio.Lock()
         self._connected = False
         self._running: asyncio.Task[dict[str, float]] | None = None
@@ -65,7 +65,7 @@ class WeightUpdates:
             UpdateFailedError: loading failed; the former weights have been loaded again.
         """
         checkpoint = confined(path, self._weights_dir)
-        require_same_tensors(await asyncio.to_thread(tensor_specs, checkpoint), self._expected)
+        require_same_tensors(await asyncio.to_thread(tensor_specs, checkpoint), self.tensors)
         await asyncio.to_thread(require_finite, checkpoint)
         # Kept by name, because the loop itself holds tasks only weakly.
         self._running = asyncio.create_task(self._swap(checkpoint, version))

@@ -21,7 +21,9 @@ def with_answering(
     policy = Scripted(CharacterTokenizer(), TURNS, behaviour)
 
     async def main() -> None:
-        answering = Answering(agent_for(policy), policy, concurrency=concurrency, timeout=60, max_question_chars=100)
+        answering = Answering(
+            agent_for(policy), lambda _: policy, concurrency=concurrency, timeout=60, max_question_chars=100
+        )
         async with asyncio.timeout(10):
             await scenario(answering)
 
