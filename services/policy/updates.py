@@ -55,7 +55,8 @@ class WeightUpdates:
     async def apply(self, path: str, version: str) -> dict[str, float]:
         """Load a checkpoint while requests are frozen, then let them go on under the new weights.
 
-        The work is shielded: a caller that hangs up does not leave it half done.
+        The work is shielded: a caller that hangs up does not leave it half done. Updates are made in the order in
+        which they come.
 
         Returns:
             Seconds of each phase.
@@ -64,35 +65,38 @@ class WeightUpdates:
             ConfigurationError, AssetError: the checkpoint is refused before anything is touched.
             UpdateFailedError: loading failed; the former weights have been loaded again.
         """
-        checkpoint = confined(path, self._weights_dir)
-        require_same_tensors(await asyncio.to_thread(tensor_specs, checkpoint), self.tensors)
-        await asyncio.to_thread(require_finite, checkpoint)
         # Kept by name, because the loop itself holds tasks only weakly.
-        self._running = asyncio.create_task(self._swap(checkpoint, version))
+        self._running = asyncio.create_task(self._in_turn(path, version))
         return await asyncio.shield(self._running)
+
+    async def _in_turn(self, path: str, version: str) -> dict[str, float]:
+        async with self._lock:
+            checkpoint = confined(path, self._weights_dir)
+            require_same_tensors(await asyncio.to_thread(tensor_specs, checkpoint), self.tensors)
+            await asyncio.to_thread(require_finite, checkpoint)
+            return await self._swap(checkpoint, version)
 
     async def _swap(self, checkpoint: Path, version: str) -> dict[str, float]:
         seconds: dict[str, float] = {}
-        async with self._lock:
-            # Who paused the server by hand resumes it by hand.
-            was_paused = self.fault is None and await self._engine.is_paused()
-            await self._freeze(version, seconds, was_paused)
-            failure: UpdateFailedError | None = None
-            try:
-                await self._load(checkpoint, version, seconds)
-            except Exception as error:
-                failure = await self._go_back(checkpoint, version, error)
-            else:
-                self.path, self.version, self.fault = checkpoint, version, None
-                self._tell_version()
-            # With weights that are neither the old nor the new ones nobody is answered: requests stay frozen until an
-            # update succeeds.
-            if self.fault is None and not was_paused:
-                with _timed(seconds, "resume"):
-                    await self._engine.resume_generation()
-            UPDATES.labels("failed" if failure else "served").inc()
-            if failure:
-                raise failure
+        # Who paused the server by hand resumes it by hand.
+        was_paused = self.fault is None and await self._engine.is_paused()
+        await self._freeze(version, seconds, was_paused)
+        failure: UpdateFailedError | None = None
+        try:
+            await self._load(checkpoint, version, seconds)
+        except Exception as error:
+            failure = await self._go_back(checkpoint, version, error)
+        else:
+            self.path, self.version, self.fault = checkpoint, version, None
+            self._tell_version()
+        # With weights that are neither the old nor the new ones nobody is answered: requests stay frozen until an
+        # update succeeds.
+        if self.fault is None and not was_paused:
+            with _timed(seconds, "resume"):
+                await self._engine.resume_generation()
+        UPDATES.labels("failed" if failure else "served").inc()
+        if failure:
+            raise failure
         logger.info("Serving weight version %s (%.2f s)", version, sum(seconds.values()))
         return seconds
 

@@ -23,7 +23,6 @@ from transformers import AutoTokenizer
 from research.clients import PolicyAdmin, PolicyClient
 from research.config import Settings, load_settings
 from research.episode import Finish, Generation, Sampling
-from research.errors import ServiceError
 from research.prompts import load_prompt
 from research.schemas import WeightsRequest
 from research.tokens import HuggingFaceTokenizer
@@ -297,31 +296,6 @@ def test_requests_with_a_seed_are_served_however_many_come_at_once(policy: Setti
     first, again, other = asyncio.run(twice())
     assert first.token_ids == again.token_ids
     assert first.token_ids != other.token_ids
-
-
-def test_refused_checkpoints_leave_the_old_weights_serving(policy: Setting, model: Path) -> None:
-    before = policy.digests()
-    tensors = load_file(model / "model.safetensors")
-    name = "model.layers.0.mlp.down_proj.weight"
-    wrong_shape = {**tensors, name: tensors[name][:-1].contiguous()}
-    wrong_dtype = {**tensors, name: tensors[name].float()}
-    missing = {key: tensor for key, tensor in tensors.items() if key != name}
-    for number, faulty in enumerate((wrong_shape, wrong_dtype, missing)):
-        folder = policy.runs / f"faulty-{number}"
-        folder.mkdir()
-        save_file(faulty, folder / "model.safetensors")
-        with pytest.raises(ServiceError, match=r"422.*down_proj"):
-            policy.update(folder, "9")
-    half = policy.runs / "half"
-    half.mkdir()
-    (half / "model.safetensors").write_bytes((model / "model.safetensors").read_bytes()[:-100])
-    with pytest.raises(ServiceError, match="cut off"):
-        policy.update(half, "9")
-    for path, message in ((model, "weights_dir"), ("/etc", "weights_dir"), (policy.runs / "nothing", "does not exist")):
-        with pytest.raises(ServiceError, match=message):
-            policy.update(path, "9")
-    assert policy.digests() == before
-    assert set(policy.generate().versions) == {"0"}
 
 
 def test_an_update_in_flight_loses_no_request_and_marks_each_token(policy: Setting, perturbed: Path) -> None:

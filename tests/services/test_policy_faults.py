@@ -1,13 +1,19 @@
-"""Weights that fail to load half-way: the real vLLM goes on with the old ones, all of them, and takes the next."""
+"""Updates that fail: the real vLLM goes on with the old weights, all of them, and takes the next update."""
 
 from __future__ import annotations
 
 import asyncio
 import os
 import shutil
+import socket
+import subprocess
+import sys
 from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
+from urllib.parse import urlsplit
 
 import pytest
 import torch
@@ -16,11 +22,12 @@ from safetensors.torch import load_file, save_file
 from research.clients import PolicyAdmin
 from research.errors import ServiceError
 from research.schemas import WeightsRequest
-from tests.conftest import Server
+from tests.conftest import REPOSITORY, Server
 
 ADMIN = "admin-for-tests"
 FAULTS = Path(__file__).with_name("faults")
-T = TypeVar("T")
+Tensors = dict[str, torch.Tensor]
+MATRIX = "model.layers.0.mlp.down_proj.weight"
 
 # In files tensors come by name: the parts of a fused layer one by one, and other layers in between.
 CUTS = [
@@ -83,26 +90,185 @@ def update(policy: Server, path: Path, version: str) -> None:
     with_admin(policy, lambda admin: admin.update_weights(WeightsRequest(path=str(path), version=version)))
 
 
-def test_wherever_it_breaks_the_old_weights_serve_and_the_next_update_succeeds(
-    policy: Server, runs: Path, other: Path, data_dir: Path
-) -> None:
-    original = runs / "original"
-    shutil.copytree(data_dir / "models" / "smollm2-135m-instruct", original)
+@pytest.fixture(scope="module")
+def original(runs: Path, data_dir: Path) -> Path:
+    """The served checkpoint, where updates are accepted from."""
+    target = runs / "original"
+    shutil.copytree(data_dir / "models" / "smollm2-135m-instruct", target)
+    return target
+
+
+@dataclass(frozen=True)
+class Digests:
+    """Of the two checkpoints, as they compute."""
+
+    original: dict[str, str]
+    other: dict[str, str]
+
+
+@pytest.fixture(scope="module")
+def known(policy: Server, original: Path, other: Path) -> Digests:
     before = digests(policy)
     update(policy, other, "1")
     after = digests(policy)
+    assert before.keys() == after.keys()
     assert {name for name in before if before[name] != after[name]}
     update(policy, original, "2")
     assert digests(policy) == before
-    for number, tensor in enumerate(CUTS):
-        broken = runs / f"unreadable-from-{tensor}"
-        shutil.copytree(other, broken)
-        with pytest.raises(ServiceError, match="served on"):
-            update(policy, broken, f"broken-{number}")
-        assert digests(policy) == before, f"after a failure at {tensor}"
-        shutil.rmtree(broken)
-        update(policy, other, f"good-{number}")
-        assert digests(policy) == after, f"after a failure at {tensor} and a good update"
-        update(policy, original, f"back-{number}")
+    return Digests(before, after)
+
+
+def require_untouched(policy: Server, known: Digests, original: Path, other: Path, what: str) -> None:
+    """The old weights serve, the next good update succeeds, and the way back as well."""
+    assert digests(policy) == known.original, what
+    update(policy, other, "good")
+    assert digests(policy) == known.other, f"{what}, and then a good update"
+    update(policy, original, "back")
+    assert digests(policy) == known.original, f"{what}, and then back"
+
+
+@pytest.mark.parametrize("tensor", CUTS)
+def test_a_disk_that_cannot_be_read_on(
+    policy: Server, runs: Path, original: Path, other: Path, known: Digests, tensor: str
+) -> None:
+    broken = runs / f"unreadable-from-{tensor}"
+    shutil.copytree(other, broken)
+    with pytest.raises(ServiceError, match="served on"):
+        update(policy, broken, "broken")
+    require_untouched(policy, known, original, other, f"a failure at {tensor}")
+    shutil.rmtree(broken)
+
+
+def _without(tensors: Tensors) -> None:
+    del tensors[MATRIX]
+
+
+def _changed(change: Callable[[torch.Tensor], torch.Tensor]) -> Callable[[Tensors], None]:
+    def of(tensors: Tensors) -> None:
+        tensors[MATRIX] = change(tensors[MATRIX])
+
+    return of
+
+
+def _one_number(value: float) -> Callable[[torch.Tensor], torch.Tensor]:
+    def of(tensor: torch.Tensor) -> torch.Tensor:
+        tensor = tensor.clone()
+        tensor[3, 5] = value
+        return tensor
+
+    return of
+
+
+WRONG_TENSORS: dict[str, tuple[Callable[[Tensors], None], str]] = {
+    "wrong shape": (_changed(lambda t: t[:-1].contiguous()), MATRIX),
+    "wrong dtype": (_changed(lambda t: t.float()), MATRIX),
+    "transposed": (_changed(lambda t: t.T.contiguous()), MATRIX),
+    "one NaN": (_changed(_one_number(float("nan"))), "not finite"),
+    "one infinity": (_changed(_one_number(float("-inf"))), "not finite"),
+    "a tensor is missing": (_without, f"{MATRIX} is missing"),
+    "a tensor too many": (lambda tensors: tensors.update(more=torch.zeros(2)), "more is not part"),
+}
+
+
+@pytest.mark.parametrize("what", WRONG_TENSORS)
+def test_tensors_that_are_not_the_models(
+    policy: Server, runs: Path, original: Path, other: Path, known: Digests, what: str
+) -> None:
+    change, named = WRONG_TENSORS[what]
+    broken = runs / "wrong"
+    shutil.copytree(other, broken)
+    tensors = load_file(broken / "model.safetensors")
+    change(tensors)
+    save_file(tensors, broken / "model.safetensors")
+    with pytest.raises(ServiceError, match=f"422.*{named}"):
+        update(policy, broken, "broken")
+    require_untouched(policy, known, original, other, what)
+    shutil.rmtree(broken)
+
+
+def _cut_in_the_numbers(file: Path) -> None:
+    os.truncate(file, file.stat().st_size - 100)
+
+
+def _cut_in_the_header(file: Path) -> None:
+    os.truncate(file, 1000)
+
+
+def _empty(file: Path) -> None:
+    os.truncate(file, 0)
+
+
+def _pickled(file: Path) -> None:
+    file.rename(file.with_name("pytorch_model.bin"))
+
+
+def _linked_away(file: Path) -> None:
+    file.parent.rename(file.parents[2] / "outside")
+    file.parent.symlink_to(file.parents[2] / "outside")
+
+
+WRONG_FILES: dict[str, tuple[Callable[[Path], None], str]] = {
+    "cut off in the numbers": (_cut_in_the_numbers, "cut off"),
+    "cut off in the header": (_cut_in_the_header, "not a safetensors file"),
+    "empty": (_empty, "not a safetensors file"),
+    "no safetensors": (_pickled, "only safetensors"),
+    "a link out of the folder": (_linked_away, "weights_dir"),
+}
+
+
+@pytest.mark.parametrize("what", WRONG_FILES)
+def test_files_that_are_no_checkpoint(
+    policy: Server, runs: Path, original: Path, other: Path, known: Digests, what: str
+) -> None:
+    change, named = WRONG_FILES[what]
+    broken = runs / f"wrong-{what}"
+    shutil.copytree(other, broken)
+    change(broken / "model.safetensors")
+    with pytest.raises(ServiceError, match=f"422.*{named}"):
+        update(policy, broken, "broken")
+    require_untouched(policy, known, original, other, what)
+
+
+def test_a_disk_that_is_full_publishes_nothing(
+    policy: Server, runs: Path, original: Path, other: Path, known: Digests
+) -> None:
+    target = runs / "version-000001"
+    code = (
+        "import resource, sys; from pathlib import Path; from safetensors.torch import load_file;"
+        "from services.trainer.publish import write_checkpoint;"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (50_000_000, 50_000_000));"
+        "base, target = map(Path, sys.argv[1:]);"
+        "write_checkpoint(load_file(base / 'model.safetensors'), base, target)"
+    )
+    command = [sys.executable, "-c", code, str(other), str(target)]
+    ended = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, check=False)
+    assert ended.returncode != 0
+    assert "File too large" in ended.stderr, ended.stderr
+    assert not target.exists()
+    with pytest.raises(ServiceError, match="422"):
+        update(policy, target.with_name("version-000001.partial"), "broken")
+    require_untouched(policy, known, original, other, "a full disk")
+
+
+@pytest.mark.parametrize("patience", [0.0, 0.05, 0.2, 0.4])
+def test_a_trainer_that_dies_or_gives_up_in_the_middle(
+    policy: Server, original: Path, other: Path, known: Digests, patience: float
+) -> None:
+    """It hangs up after `patience` seconds. The server ends by itself what was begun: all of it, or nothing."""
+    address = urlsplit(policy.url)
+    body = WeightsRequest(path=str(other), version=f"hung-up-{patience}").model_dump_json().encode()
+    head = (
+        f"POST /admin/weights HTTP/1.1\r\nHost: {address.netloc}\r\nAuthorization: Bearer {ADMIN}\r\n"
+        f"Content-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n"
+    )
+    with socket.create_connection((str(address.hostname), address.port)) as connection:
+        connection.sendall(head.encode() + body)
+        connection.settimeout(patience or None)
+        with suppress(TimeoutError):
+            connection.recv(1) if patience else None
+    # It waits for the update under way, if one was begun.
+    update(policy, original, "after")
+    assert digests(policy) == known.original
     with policy.client() as client:
-        assert client.get("/readyz").json()["detail"] == f"weight version back-{len(CUTS) - 1}"
+        assert client.get("/readyz").json()["detail"] == "weight version after"
+    require_untouched(policy, known, original, other, f"hung up after {patience} s")
