@@ -28,7 +28,7 @@ ANSWER: dict[str, Any] = {
     "question": "Who painted The Starry Night?",
     "adapter": None,
     "answer": "Vincent van Gogh",
-    "stop_reason": "eos",
+    "stop_reason": "answered",
     "format_fault": None,
     "trace": [
         {"kind": "think", "text": "I need to find who painted The Starry Night.", "passages": []},

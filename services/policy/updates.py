@@ -43,7 +43,7 @@ class WeightUpdates:
         self.tensors = tensor_specs(base)
         self._lock = asyncio.Lock()
         self._connected = False
-        self._running: asyncio.Task[dict[str, float]] | None = None
+        self._running: set[asyncio.Task[dict[str, float]]] = set()
         self.fault: str | None = None
         self.path = base
         self.version = INITIAL_VERSION
@@ -65,9 +65,11 @@ class WeightUpdates:
             ConfigurationError, AssetError: the checkpoint is refused before anything is touched.
             UpdateFailedError: loading failed; the former weights have been loaded again.
         """
-        # Kept by name, because the loop itself holds tasks only weakly.
-        self._running = asyncio.create_task(self._in_turn(path, version))
-        return await asyncio.shield(self._running)
+        running = asyncio.create_task(self._in_turn(path, version))
+        # The loop itself holds tasks only weakly.
+        self._running.add(running)
+        running.add_done_callback(self._running.discard)
+        return await asyncio.shield(running)
 
     async def _in_turn(self, path: str, version: str) -> dict[str, float]:
         async with self._lock:

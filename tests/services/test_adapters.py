@@ -34,7 +34,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def write_adapter(
-    directory: Path, model: Path, seed: int, rank: int = RANK, size: float = 0.1
+    directory: Path, model: Path, seed: int, rank: int = RANK, size: float = 0.05
 ) -> dict[str, torch.Tensor]:
     """A random adapter of every layer in PEFT's format; returns what it adds to each matrix."""
     torch.manual_seed(seed)
@@ -110,6 +110,13 @@ def mean_difference(these: list[float], those: list[float]) -> float:
     return sum(abs(a - b) for a, b in zip(these, those, strict=True)) / len(these)
 
 
+def require_near(served: list[float], expected: list[float], other: list[float]) -> None:
+    """What is served differs from what is expected by rounding (bfloat16 here), and by far less than the other does."""
+    rounding, effect = mean_difference(served, expected), mean_difference(other, expected)
+    assert effect > 0.3, "the adapter does nothing that could be seen"
+    assert rounding < effect / 10, f"{rounding:.3f} nats a token off; the adapter makes {effect:.3f}"
+
+
 def models(http: httpx.Client) -> set[str]:
     return {each["id"] for each in http.get("/v1/models").json()["data"]}
 
@@ -121,16 +128,14 @@ def test_an_adapter_computes_what_merging_it_would(http: httpx.Client, model: Pa
     assert load(http, "one", runs / "one").json() == {"adapters": {"one": str(runs / "one")}}
     assert {"policy", "research", "one", "research:one"} <= models(http)
     expected = merged_logprobs(model, one)
-    assert mean_difference(plain, expected) > 1
-    assert mean_difference(served_logprobs(http, "one"), expected) < 0.1
+    require_near(served_logprobs(http, "one"), expected, plain)
     assert served_logprobs(http, "policy") == pytest.approx(plain, abs=1e-3)
     assert http.get("/admin/weights/digests").json() == digests
 
     # Other contents under the same path and name: no cached prefix of the former ones may be met.
     other = merged_logprobs(model, write_adapter(runs / "one", model, seed=2))
     assert load(http, "one", runs / "one").status_code == 200
-    assert mean_difference(expected, other) > 1
-    assert mean_difference(served_logprobs(http, "one"), other) < 0.1
+    require_near(served_logprobs(http, "one"), other, expected)
 
 
 def test_the_agent_answers_with_an_adapter(http: httpx.Client, model: Path, runs: Path) -> None:
@@ -186,7 +191,7 @@ def broken_adapters(runs: Path, model: Path) -> Iterator[tuple[Path, str]]:
     yield runs / "stranger", "no matrix"
     write_adapter(runs / "cut", model, seed=6)
     with (runs / "cut" / "adapter_model.safetensors").open("r+b") as file:
-        file.truncate(10_000)
+        file.truncate(file.seek(0, 2) - 100)
     yield runs / "cut", "cut off"
     write_adapter(runs / "pickle", model, seed=6)
     (runs / "pickle" / "adapter_model.safetensors").rename(runs / "pickle" / "adapter_model.bin")
@@ -222,5 +227,6 @@ def test_full_weights_can_still_be_exchanged_below_an_adapter(http: httpx.Client
     save_file(tensors, changed / "model.safetensors", metadata={"format": "pt"})
     answer = http.post("/admin/weights", json={"path": str(changed), "version": "1"})
     assert answer.status_code == 200, answer.text
-    assert mean_difference(served_logprobs(http, "policy"), merged_logprobs(changed, {})) < 0.1
-    assert mean_difference(served_logprobs(http, "on-top"), merged_logprobs(changed, added)) < 0.1
+    plain, adapted = merged_logprobs(changed, {}), merged_logprobs(changed, added)
+    require_near(served_logprobs(http, "policy"), plain, adapted)
+    require_near(served_logprobs(http, "on-top"), adapted, plain)

@@ -127,7 +127,7 @@ def test_a_plain_openai_client_talks_to_the_raw_model(policy: Setting) -> None:
     from openai import AuthenticationError, OpenAI
 
     client = OpenAI(base_url=f"{policy.server.url}/v1", api_key=KEY)
-    assert [served.id for served in client.models.list()] == ["policy"]
+    assert [served.id for served in client.models.list()] == ["policy", "research"]
     chat = client.chat.completions.create(
         model="policy", messages=[{"role": "user", "content": "Say hello."}], max_tokens=8
     )
@@ -152,7 +152,7 @@ def test_answer_has_the_documented_shape(http: httpx.Client) -> None:
     [
         ({"question": ""}, "question"),
         ({"question": "   "}, "question"),
-        ({}, "question: Field required"),
+        ({}, "give either `question` or `questions`"),
         ({"question": 7}, "question"),
         ({"question": "x" * 1_000_000}, "policy.max_question_chars"),
         ({"question": "x y " * 2000}, "leaves no room"),
