@@ -1,8 +1,10 @@
 """Two hundred reloads of the weights while 32 clients ask without a pause: what fails, what grows, how long a pause?
 
-Run: python -m benchmarks.policy.reload [--reloads 200] [--model DIR]; starts a retriever and a policy of its own, and
-needs `research prepare`. Two checkpoints take turns: the model, and the same with noise on every matrix. After each
-reload the digests of the weights that compute are compared with those that this checkpoint had the first time.
+Run: python -m benchmarks.policy.reload [--reloads 200] [--gap 4] [--model DIR]; starts a retriever and a policy of its
+own, and needs `research prepare`. Two checkpoints take turns: the model, and the same with noise on every matrix. After
+each reload the digests of the weights that compute are compared with those that this checkpoint had the first time.
+Each reload makes requests under way compute their prompts anew, so without a gap between reloads they get nowhere.
+Before the first reload clients ask until the KV cache has been filled once: its pages count as memory only then.
 """
 
 from __future__ import annotations
@@ -19,6 +21,7 @@ from statistics import quantiles
 from typing import Any
 
 import httpx
+import psutil
 import torch
 from httpx_aiohttp import AiohttpTransport
 from safetensors.torch import load_file, save_file
@@ -29,6 +32,8 @@ from research.clients import PolicyAdmin
 from research.schemas import WeightsRequest
 
 CLIENTS = 32
+# With a KV cache of 1 GiB, each of its blocks has been used by then (45,000 tokens, some 250 an answer).
+ANSWERS_BEFORE = 250
 TOKEN = "token-of-the-benchmark"
 
 
@@ -36,15 +41,18 @@ def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--reloads", type=int, default=200)
+    parser.add_argument("--gap", type=float, default=4, help="seconds from the end of a reload to the next")
     parser.add_argument("--model", default="builtin:smollm2-135m-instruct")
     arguments = parser.parse_args()
     lines = Path("data/questions/builtin-held_out.jsonl").read_text(encoding="utf-8").splitlines()
     questions = [json.loads(line)["text"] for line in lines]
     with tempfile.TemporaryDirectory() as scratch:
         checkpoints = two_checkpoints(local_checkpoint(arguments.model, Path("data")), Path(scratch))
-        overrides = [f"model.name={arguments.model}", f"policy.weights_dir={scratch}", "policy.answer_concurrency=64"]
+        overrides = [f"model.name={arguments.model}", f"policy.weights_dir={scratch}", "policy.kv_cache_gib=1"]
         with policy_and_retriever(*overrides, RESEARCH_ADMIN_TOKEN=TOKEN) as (url, process):
-            result = asyncio.run(reload_under_load(url, process.pid, checkpoints, questions, arguments.reloads))
+            result = asyncio.run(
+                reload_under_load(url, process.pid, checkpoints, questions, arguments.reloads, arguments.gap)
+            )
     print(json.dumps(result, indent=1))
 
 
@@ -60,7 +68,9 @@ def two_checkpoints(base: Path, scratch: Path) -> list[Path]:
     return [original, noisy]
 
 
-async def reload_under_load(url: str, pid: int, checkpoints: list[Path], questions: list[str], reloads: int) -> Any:
+async def reload_under_load(
+    url: str, pid: int, checkpoints: list[Path], questions: list[str], reloads: int, gap: float
+) -> Any:
     """Reload again and again while clients ask."""
     over = asyncio.Event()
     answered, failed = 0, []
@@ -83,7 +93,9 @@ async def reload_under_load(url: str, pid: int, checkpoints: list[Path], questio
         httpx.AsyncClient(base_url=url, timeout=300, transport=transport) as http,
     ):
         clients = [asyncio.create_task(client(http, place)) for place in range(CLIENTS)]
-        begun = time.perf_counter()
+        while answered < ANSWERS_BEFORE:
+            await asyncio.sleep(1)
+        before, begun = answered, time.perf_counter()
         for number in range(1, reloads + 1):
             checkpoint = checkpoints[number % 2]
             answer = await admin.update_weights(WeightsRequest(path=str(checkpoint), version=str(number)))
@@ -95,6 +107,7 @@ async def reload_under_load(url: str, pid: int, checkpoints: list[Path], questio
                 print(
                     f"{number} reloads, {answered} answers, {len(failed)} failed, {memory[-1]:.0f} MiB", file=sys.stderr
                 )
+            await asyncio.sleep(gap)
         passed = time.perf_counter() - begun
         over.set()
         await asyncio.gather(*clients)
@@ -102,25 +115,21 @@ async def reload_under_load(url: str, pid: int, checkpoints: list[Path], questio
     return {
         "reloads": reloads,
         "seconds": round(passed),
-        "answers": answered,
+        "answers": answered - before,
         "failed": failed,
         "digests that were wrong": wrong,
         "checkpoints differ": digests[0] != digests[1],
         "pause p50, p99, most (s)": [round(each, 3) for each in (centiles[49], centiles[98], max(pauses))],
-        "memory after the 10th, at the end, most (MiB)": [round(each) for each in (memory[9], memory[-1], max(memory))],
+        "memory after the 10th, the middle one, the last (MiB)": [
+            round(memory[place]) for place in (9, len(memory) // 2, -1)
+        ],
     }
 
 
 def resident_mib(pid: int) -> float:
     """Memory of a process and all that it started."""
-    total, waiting = 0.0, [pid]
-    while waiting:
-        each = waiting.pop()
-        for task in Path(f"/proc/{each}/task").iterdir():
-            waiting += [int(child) for child in (task / "children").read_text().split()]
-        fields = dict(line.split(":") for line in Path(f"/proc/{each}/status").read_text().splitlines() if ":" in line)
-        total += int(fields["VmRSS"].split()[0]) / 1024
-    return total
+    server = psutil.Process(pid)
+    return sum(float(each.memory_info().rss) for each in (server, *server.children(recursive=True))) / 2**20
 
 
 if __name__ == "__main__":
