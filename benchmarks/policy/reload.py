@@ -72,7 +72,7 @@ async def reload_under_load(
     url: str, pid: int, checkpoints: list[Path], questions: list[str], reloads: int, gap: float
 ) -> Any:
     """Reload again and again while clients ask."""
-    over = asyncio.Event()
+    over, warm = asyncio.Event(), asyncio.Event()
     answered, failed = 0, []
     transport = AiohttpTransport(limits=httpx.Limits(max_connections=0))
 
@@ -84,6 +84,8 @@ async def reload_under_load(
             response = await http.post("/answer", json=body)
             if response.status_code == 200 and response.json()["weight_versions"]:
                 answered += 1
+                if answered == ANSWERS_BEFORE:
+                    warm.set()
             else:
                 failed.append(response.text[:200])
 
@@ -93,8 +95,7 @@ async def reload_under_load(
         httpx.AsyncClient(base_url=url, timeout=300, transport=transport) as http,
     ):
         clients = [asyncio.create_task(client(http, place)) for place in range(CLIENTS)]
-        while answered < ANSWERS_BEFORE:
-            await asyncio.sleep(1)
+        await warm.wait()
         before, begun = answered, time.perf_counter()
         for number in range(1, reloads + 1):
             checkpoint = checkpoints[number % 2]
