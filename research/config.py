@@ -146,6 +146,11 @@ class TrainerService(Section):
     policy_urls: list[str] = Field(
         default_factory=list, description="every replica gets each new version; empty: policy.host and policy.port"
     )
+    handover: Literal["file", "nccl"] = Field(
+        "file",
+        description="how servers get new weights: `file` from a disk (or /dev/shm) that they share with the trainer, "
+        "`nccl` from GPU to GPU",
+    )
     threads: PositiveInt = Field(2, description="torch threads of the learner on a CPU")
     device: Literal["auto", "cpu", "cuda"] = "auto"
     outage_patience: float = Field(900.0, gt=0, description="seconds that training waits for a service to come back")

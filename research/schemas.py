@@ -145,11 +145,31 @@ class AnswersResponse(BaseModel):
     answers: list[AnswerResponse]
 
 
+Version = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9._-]{1,64}$")]
+
+
 class WeightsRequest(Request):
     """Body of `POST /admin/weights`: a checkpoint directory (or safetensors file) and the version it gets."""
 
     path: NonBlank
-    version: Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9._-]{1,64}$")]
+    version: Version
+
+
+class TensorOnWire(Request):
+    """Dtype (as safetensors names it: F32, BF16 and so on) and shape of a tensor that is broadcast."""
+
+    dtype: str
+    shape: list[int]
+
+
+class BroadcastRequest(Request):
+    """Body of `POST /admin/weights/broadcast`: the tensors in the order in which the trainer sends them by NCCL."""
+
+    group_id: Annotated[str, StringConstraints(min_length=1, max_length=1024)] = Field(
+        description="base64 of the id of an NCCL group in which the trainer is rank 0 and the workers follow"
+    )
+    tensors: dict[str, TensorOnWire]
+    version: Version
 
 
 class WeightsResponse(BaseModel):
@@ -160,10 +180,11 @@ class WeightsResponse(BaseModel):
 
 
 class WeightsStatus(BaseModel):
-    """Which weights are served."""
+    """Which weights are served, where they came from, and by how many workers (GPUs) of this server."""
 
     version: str
-    path: str
+    source: str
+    workers: int
 
 
 class AdapterRequest(Request):

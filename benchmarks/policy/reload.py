@@ -1,6 +1,6 @@
 """Two hundred reloads of the weights while 32 clients ask without a pause: what fails, what grows, how long a pause?
 
-Run: python -m benchmarks.policy.reload [--reloads 200] [--gap 4] [--model DIR]; starts a retriever and a policy of its
+Run: python -m benchmarks.policy.reload [--reloads 200] [--gap 3] [--model DIR]; starts a retriever and a policy of its
 own, and needs `research prepare`. Two checkpoints take turns: the model, and the same with noise on every matrix. After
 each reload the digests of the weights that compute are compared with those that this checkpoint had the first time.
 Each reload makes requests under way compute their prompts anew, so without a gap between reloads they get nowhere.
@@ -41,7 +41,7 @@ def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--reloads", type=int, default=200)
-    parser.add_argument("--gap", type=float, default=4, help="seconds from the end of a reload to the next")
+    parser.add_argument("--gap", type=float, default=3, help="seconds from the end of a reload to the next")
     parser.add_argument("--model", default="builtin:smollm2-135m-instruct")
     arguments = parser.parse_args()
     lines = Path("data/questions/builtin-held_out.jsonl").read_text(encoding="utf-8").splitlines()

@@ -8,8 +8,9 @@ from typing import Annotated
 from fastapi import APIRouter, Depends, FastAPI, Request
 from vllm.entrypoints.rl.online.api_router import router as vllm_rl_router
 
-from research.schemas import ErrorBody, WeightsRequest, WeightsResponse, WeightsStatus
+from research.schemas import BroadcastRequest, ErrorBody, WeightsRequest, WeightsResponse, WeightsStatus
 from services.policy import adapter_routes
+from services.policy.checkpoint_files import TensorSpec
 from services.policy.updates import UpdateFailedError, WeightUpdates
 from services.web.auth import ADMIN_TOKEN_VARIABLE, environment_secret, require_bearer
 from services.web.problems import ExplainingRoute, ProblemError
@@ -64,10 +65,22 @@ async def update_weights(body: WeightsRequest, updates: Updates) -> WeightsRespo
     return WeightsResponse(version=updates.version, seconds=seconds)
 
 
+@router.post("/weights/broadcast", responses={status: {"model": ErrorBody} for status in (401, 422, 500)})
+async def receive_weights(body: BroadcastRequest, updates: Updates) -> WeightsResponse:
+    """Serve the weights that the trainer broadcasts to this server's GPUs by NCCL while this request waits."""
+    tensors = {name: TensorSpec(tensor.dtype, tuple(tensor.shape)) for name, tensor in body.tensors.items()}
+    try:
+        seconds = await updates.receive(body.group_id, tensors, body.version)
+    except UpdateFailedError as error:
+        raise ProblemError(500, "update_failed", str(error)) from error
+    return WeightsResponse(version=updates.version, seconds=seconds)
+
+
 @router.get("/weights")
-async def served_weights(updates: Updates) -> WeightsStatus:
+async def served_weights(request: Request, updates: Updates) -> WeightsStatus:
     """Which weights are served."""
-    return WeightsStatus(version=updates.version, path=str(updates.path))
+    workers: int = request.app.state.vllm_config.parallel_config.world_size
+    return WeightsStatus(version=updates.version, source=str(updates.source), workers=workers)
 
 
 @router.get("/weights/digests")

@@ -16,6 +16,9 @@ from services.policy.threads import BIND_VARIABLE, cores_to_bind
 from services.web.auth import API_KEY_VARIABLE, environment_secret
 
 SERVED_NAME = "policy"
+# On a CPU, oneDNN keeps the code of 1,024 matrix products; each number of tokens in a batch makes others, about 1 MiB
+# each. With 64 the server is as fast and grows no more (docs/results/policy.md).
+ONEDNN_CACHE_VARIABLE = "ONEDNN_PRIMITIVE_CACHE_CAPACITY"
 
 
 def serve(settings: Settings) -> None:
@@ -81,6 +84,8 @@ def server_environment(settings: Settings) -> dict[str, str]:
     }
     if BIND_VARIABLE not in os.environ and hasattr(os, "sched_getaffinity"):
         environment[BIND_VARIABLE] = cores_to_bind(settings.policy.threads)
+    if ONEDNN_CACHE_VARIABLE not in os.environ:
+        environment[ONEDNN_CACHE_VARIABLE] = "64"
     if settings.policy.eager:
         # vLLM compiles a few small functions even then, at the first request, and dies where there is no C++ compiler.
         environment["TORCH_COMPILE_DISABLE"] = "1"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Iterator
+from collections.abc import Coroutine, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -15,8 +15,9 @@ from vllm.logger import init_logger
 
 from research.clients import INITIAL_VERSION
 from research.errors import ResearchError
-from services.policy.checkpoint_files import confined, require_same_tensors, tensor_specs
+from services.policy.checkpoint_files import TensorSpec, confined, require_same_tensors, tensor_specs
 from services.policy.finite import require_finite
+from services.policy.weight_sources import FromDisk, Received, Source
 
 UPDATES = Counter("research_weight_updates_total", "Updates of the weights by outcome.", ["outcome"])
 PHASE_SECONDS = Histogram(
@@ -45,7 +46,7 @@ class WeightUpdates:
         self._connected = False
         self._running: set[asyncio.Task[dict[str, float]]] = set()
         self.fault: str | None = None
-        self.path = base
+        self.source: Source = FromDisk(base)
         self.version = INITIAL_VERSION
 
     async def announce_initial_version(self) -> None:
@@ -65,31 +66,59 @@ class WeightUpdates:
             ConfigurationError, AssetError: the checkpoint is refused before anything is touched.
             UpdateFailedError: loading failed; the former weights have been loaded again.
         """
-        running = asyncio.create_task(self._in_turn(path, version))
+
+        async def update() -> dict[str, float]:
+            checkpoint = confined(path, self._weights_dir)
+            require_same_tensors(await asyncio.to_thread(tensor_specs, checkpoint), self.tensors)
+            await asyncio.to_thread(require_finite, checkpoint)
+            return await self._swap(FromDisk(checkpoint), version, {})
+
+        return await self._in_turn(update())
+
+    async def receive(self, group_id: str, tensors: dict[str, TensorSpec], version: str) -> dict[str, float]:
+        """As `apply`, with weights that the trainer broadcasts by NCCL, in the order of `tensors`."""
+
+        async def update() -> dict[str, float]:
+            require_same_tensors(tensors, self.tensors)
+            seconds: dict[str, float] = {}
+            order = [(name, spec.dtype, list(spec.shape)) for name, spec in tensors.items()]
+            try:
+                with _timed(seconds, "receive"):
+                    await self._engine.collective_rpc("research_receive_weights", args=(group_id, order))
+            except Exception as error:
+                UPDATES.labels("failed").inc()
+                now = self.fault or f"version {self.version} is served on"
+                raise UpdateFailedError(f"version {version} could not be received ({error}); {now}") from error
+            try:
+                return await self._swap(Received(group_id), version, seconds)
+            finally:
+                served = [self.source.group_id] if isinstance(self.source, Received) else []
+                await self._engine.collective_rpc("research_keep_received", args=(served,))
+
+        return await self._in_turn(update())
+
+    async def _in_turn(self, update: Coroutine[Any, Any, dict[str, float]]) -> dict[str, float]:
+        async def locked() -> dict[str, float]:
+            async with self._lock:
+                return await update
+
+        running = asyncio.create_task(locked())
         # The loop itself holds tasks only weakly.
         self._running.add(running)
         running.add_done_callback(self._running.discard)
         return await asyncio.shield(running)
 
-    async def _in_turn(self, path: str, version: str) -> dict[str, float]:
-        async with self._lock:
-            checkpoint = confined(path, self._weights_dir)
-            require_same_tensors(await asyncio.to_thread(tensor_specs, checkpoint), self.tensors)
-            await asyncio.to_thread(require_finite, checkpoint)
-            return await self._swap(checkpoint, version)
-
-    async def _swap(self, checkpoint: Path, version: str) -> dict[str, float]:
-        seconds: dict[str, float] = {}
+    async def _swap(self, source: Source, version: str, seconds: dict[str, float]) -> dict[str, float]:
         # Who paused the server by hand resumes it by hand.
         was_paused = self.fault is None and await self._engine.is_paused()
         await self._freeze(version, seconds, was_paused)
         failure: UpdateFailedError | None = None
         try:
-            await self._load(checkpoint, version, seconds)
+            await self._load(source, version, seconds)
         except Exception as error:
-            failure = await self._go_back(checkpoint, version, error)
+            failure = await self._go_back(source, version, error)
         else:
-            self.path, self.version, self.fault = checkpoint, version, None
+            self.source, self.version, self.fault = source, version, None
             self._tell_version()
         # With weights that are neither the old nor the new ones nobody is answered: requests stay frozen until an
         # update succeeds.
@@ -119,11 +148,11 @@ class WeightUpdates:
                 f"version {version} could not be loaded, because requests could not be frozen ({error}); {now}"
             ) from error
 
-    async def _go_back(self, checkpoint: Path, version: str, error: Exception) -> UpdateFailedError:
+    async def _go_back(self, source: Source, version: str, error: Exception) -> UpdateFailedError:
         """Load the former weights; the error to raise says what is served now."""
-        logger.error("Loading %s failed; going back to version %s", checkpoint, self.version, exc_info=error)
+        logger.error("Loading %s failed; going back to version %s", source, self.version, exc_info=error)
         try:
-            await self._load(self.path, self.version, {})
+            await self._load(self.source, self.version, {})
         except Exception as fault:
             logger.exception("Going back to version %s failed", self.version)
             self.fault = (
@@ -140,13 +169,13 @@ class WeightUpdates:
         SERVED.clear()
         SERVED.labels(self.version).set(1)
 
-    async def _load(self, checkpoint: Path, version: str, seconds: dict[str, float]) -> None:
+    async def _load(self, source: Source, version: str, seconds: dict[str, float]) -> None:
         with _timed(seconds, "start"):
             # A load that failed may have left vLLM's update session open.
             await self._engine.collective_rpc("research_abandon_update")
             await self._engine.start_weight_update()
         with _timed(seconds, "update"):
-            await self._engine.update_weights(WeightTransferUpdateRequest(update_info={"path": str(checkpoint)}))
+            await self._engine.update_weights(WeightTransferUpdateRequest(update_info=source.update_info()))
         with _timed(seconds, "finish"):
             await self._engine.finish_weight_update(version)
         # Frozen requests hold keys and values of the old weights: they are computed anew, so that each token after

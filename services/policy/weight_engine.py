@@ -1,7 +1,9 @@
-"""A vLLM weight-transfer engine that reads a checkpoint from disk; it works on any device.
+"""A vLLM weight-transfer engine that loads whole checkpoints: from disk, on any device, or what came over NCCL.
 
-vLLM's built-in engines need CUDA. This one is handed a path (a file on a shared disk or in /dev/shm) and feeds its
-tensors through the model's own `load_weights`, within vLLM's layerwise reload.
+It is handed a path (a file on a shared disk or in /dev/shm), or the version of weights that the worker has received
+(`worker.py`), and feeds their tensors through the model's own `load_weights`, within vLLM's layerwise reload. vLLM's
+own NCCL engine loads while it receives; this one first has all of them, so that nothing is half loaded if the trainer
+dies.
 """
 
 from __future__ import annotations
@@ -33,9 +35,10 @@ class FileInitInfo(WeightTransferInitInfo):  # type: ignore[misc]
 
 @dataclass
 class FileUpdateInfo(WeightTransferUpdateInfo):  # type: ignore[misc]
-    """Where the checkpoint lies."""
+    """Where the checkpoint lies, or which of the received ones it is."""
 
-    path: str
+    path: str | None = None
+    received: str | None = None
 
 
 class FileWeightTransferEngine(WeightTransferEngine[FileInitInfo, FileUpdateInfo]):  # type: ignore[misc]
@@ -45,6 +48,10 @@ class FileWeightTransferEngine(WeightTransferEngine[FileInitInfo, FileUpdateInfo
     update_info_cls = FileUpdateInfo
     supports_draft_weight_update = False
 
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        super().__init__(*arguments, **options)
+        self.received: dict[str, dict[str, torch.Tensor]] = {}
+
     def init_transfer_engine(self, init_info: FileInitInfo) -> None:
         """Nothing to connect."""
 
@@ -53,12 +60,18 @@ class FileWeightTransferEngine(WeightTransferEngine[FileInitInfo, FileUpdateInfo
 
     def receive_weights(self, update_info: FileUpdateInfo) -> None:
         try:
-            self.model.load_weights(_tensors(Path(update_info.path), self.device))
+            self.model.load_weights(self._tensors(update_info))
         except BaseException:
             # A layer that was half filled would be completed by the next load, with what comes first of another
             # checkpoint; vLLM counts elements, not names.
             finalize_layerwise_reload(self.model, self.model_config)
             raise
+
+    def _tensors(self, update_info: FileUpdateInfo) -> Iterator[tuple[str, torch.Tensor]]:
+        if update_info.received is None:
+            return _tensors_of_files(Path(str(update_info.path)), self.device)
+        received = self.received[update_info.received]
+        return ((name, tensor.to(self.device)) for name, tensor in received.items())
 
     def finish_weight_update(self) -> None:
         finalize_layerwise_reload(self.model, self.model_config)
@@ -84,7 +97,7 @@ def _pack_tied_heads(model: torch.nn.Module) -> None:
             module.quant_method.process_weights_after_loading(module)
 
 
-def _tensors(path: Path, device: torch.device) -> Iterator[tuple[str, torch.Tensor]]:
+def _tensors_of_files(path: Path, device: torch.device) -> Iterator[tuple[str, torch.Tensor]]:
     for file in safetensors_files(path):
         with safe_open(file, framework="pt", device=str(device)) as tensors:
             for name in tensors.keys():  # noqa: SIM118 (not a dict)

@@ -1,4 +1,5 @@
-"""What we add to vLLM's worker: digests of the weights that really compute, and a way out of a failed update.
+"""What we add to vLLM's worker: digests of the weights that really compute, a way out of a failed update, and weights
+that come over NCCL.
 
 On a CPU vLLM packs the weights of linear layers into its own kernels and leaves empty tensors behind, so vLLM's own
 checksum (`/weight_checker`) hashes nothing for them. Multiplying by the identity reads the packed weights back: in the
@@ -15,6 +16,8 @@ import torch
 from vllm.config import set_current_vllm_config
 from vllm.logger import init_logger
 
+from services.transport.nccl import DTYPES, join_group
+
 logger = init_logger("vllm.research.worker")
 
 
@@ -24,6 +27,7 @@ class ResearchWorker:
     model_runner: Any
     vllm_config: Any
     rank: int
+    device: torch.device
     weight_transfer_engine: Any
     _weight_update_active: bool
 
@@ -32,6 +36,37 @@ class ResearchWorker:
         model = self.model_runner.get_model()
         with torch.inference_mode():
             return {f"rank{self.rank}:{name}": _digest(weight) for name, weight in _effective_weights(model)}
+
+    def research_receive_weights(self, group_id: str, tensors: list[tuple[str, str, list[int]]]) -> None:
+        """Keep, in the host's memory, what the trainer broadcasts; nothing is loaded yet.
+
+        Args:
+            group_id: of the group to join as a rank after the trainer's; the engine knows the weights by it.
+            tensors: name, dtype (safetensors' word) and shape of each, in the order in which they come.
+
+        Raises ValueError that names them, if tensors hold numbers that are not finite; all have been received then.
+        """
+        ranks = 1 + self.vllm_config.parallel_config.world_size
+        group = join_group(group_id, 1 + self.rank, ranks, self.device)
+        received: dict[str, torch.Tensor] = {}
+        broken: list[str] = []
+        try:
+            for name, dtype, shape in tensors:
+                tensor = torch.empty(shape, dtype=DTYPES[dtype], device=self.device)
+                group.broadcast(tensor, src=0)
+                received[name] = tensor.cpu()
+                if not torch.isfinite(received[name]).all():
+                    broken.append(name)
+        finally:
+            group.destroy()
+        if broken:
+            raise ValueError(f"{', '.join(broken[:3])} came with numbers that are not finite")
+        self.weight_transfer_engine.received[group_id] = received
+
+    def research_keep_received(self, group_ids: list[str]) -> None:
+        """Forget what was received but for these."""
+        received = self.weight_transfer_engine.received
+        self.weight_transfer_engine.received = {key: received[key] for key in group_ids}
 
     def research_abandon_update(self) -> None:
         """End an update session that failed, whatever its end says, so that another can begin.

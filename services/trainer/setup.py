@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
+import torch
 from transformers import AutoTokenizer
 
 from research.assets import local_checkpoint
@@ -17,6 +18,7 @@ from research.prompts import load_prompt
 from research.questions.model import digest_of
 from research.questions.sources import load_questions
 from research.tokens import HuggingFaceTokenizer
+from services.trainer.broadcast import BroadcastingAdmin
 from services.trainer.journal import EpisodeJournal
 from services.trainer.learner import Learner
 from services.trainer.loop import TrainingLoop
@@ -54,9 +56,9 @@ async def training_loop(settings: Settings, status: RunStatus) -> AsyncIterator[
         [
             Replica(
                 PolicyClient(url, timeout=limits.request_timeout, retries=limits.retries, api_key=api_key),
-                PolicyAdmin(url, token=admin_token),
+                admin,
             )
-            for url in trainer.policy_urls
+            for url, admin in zip(trainer.policy_urls, _admins(settings, admin_token), strict=True)
         ],
         status.say,
     )
@@ -100,3 +102,14 @@ async def training_loop(settings: Settings, status: RunStatus) -> AsyncIterator[
         )
     finally:
         await asyncio.gather(retriever.close(), policy.close())
+
+
+def _admins(settings: Settings, token: str) -> list[PolicyAdmin]:
+    """Who hands weights to each policy server, in the way that `trainer.handover` names."""
+    urls = settings.trainer.policy_urls
+    if settings.trainer.handover == "file":
+        return [PolicyAdmin(url, token=token) for url in urls]
+    if settings.trainer.device == "cpu" or not torch.cuda.is_available():
+        raise ConfigurationError("trainer.handover: nccl sends from GPU to GPU, and the trainer has none; use file")
+    device, sending = torch.device("cuda", torch.cuda.current_device()), asyncio.Lock()
+    return [BroadcastingAdmin(url, token=token, device=device, sending=sending) for url in urls]

@@ -36,7 +36,7 @@ class FakeServer:
 
     async def weights(self) -> WeightsStatus:
         self._must_live()
-        return WeightsStatus(version=self.version, path="x")
+        return WeightsStatus(version=self.version, source="x", workers=1)
 
     async def update_weights(self, request: WeightsRequest) -> WeightsResponse:
         self._must_live()
