@@ -7,17 +7,16 @@ import re
 from collections.abc import Mapping
 from pathlib import Path
 
-from pydantic import BaseModel, Field, ValidationError
+from pydantic import BaseModel, Field, FiniteFloat, ValidationError
 
 from research.errors import AssetError
 from services.policy.checkpoint_files import TensorSpec, tensor_specs
 
-# vLLM keeps more of them in memory than that: what it does not keep it would read from disk again, unchecked.
 MAX_LOADED = 8
 # Those that answer together; requests for further ones wait.
 MAX_AT_ONCE = 2
 WEIGHTS_FILE = "adapter_model.safetensors"
-_CONFIG_FILE = "adapter_config.json"
+CONFIG_FILE = "adapter_config.json"
 _NAME = re.compile(r"base_model\.model\.(?P<module>.+)\.lora_(?P<half>[AB])\.weight")
 
 
@@ -26,6 +25,7 @@ class _Config(BaseModel):
 
     peft_type: str = "LORA"
     r: int = Field(gt=0)
+    lora_alpha: FiniteFloat
 
 
 def require_adapter(path: Path, base: Mapping[str, TensorSpec], max_rank: int) -> None:
@@ -46,26 +46,22 @@ def require_adapter(path: Path, base: Mapping[str, TensorSpec], max_rank: int) -
         raise AssetError(f"{path} has rank {config.r}; the server was started for ranks up to {max_rank}")
     if not (path / WEIGHTS_FILE).is_file():
         raise AssetError(f"{path} holds no {WEIGHTS_FILE}; only safetensors adapters are accepted")
-    faults = [fault for name, spec in _specs(path).items() if (fault := _fault(name, spec, base, max_rank))]
-    if faults:
-        raise AssetError(f"the adapter does not fit the served model: {'; '.join(faults[:3])}")
-
-
-def _specs(path: Path) -> dict[str, TensorSpec]:
     specs = tensor_specs(path / WEIGHTS_FILE)
-    if not specs:
-        raise AssetError(f"{path / WEIGHTS_FILE} holds no tensors")
-    return specs
+    faults = [fault for name, spec in specs.items() if (fault := _fault(name, spec, specs, base, max_rank))]
+    if faults or not specs:
+        raise AssetError(f"the adapter does not fit the served model: {'; '.join(faults[:3]) or 'it has no tensors'}")
 
 
 def _config(path: Path) -> _Config:
     try:
-        return _Config.model_validate(json.loads((path / _CONFIG_FILE).read_text(encoding="utf-8")))
+        return _Config.model_validate(json.loads((path / CONFIG_FILE).read_text(encoding="utf-8")))
     except (OSError, ValueError, ValidationError) as error:
-        raise AssetError(f"{path} has no sound {_CONFIG_FILE}: {error}") from error
+        raise AssetError(f"{path} has no sound {CONFIG_FILE}: {error}") from error
 
 
-def _fault(name: str, spec: TensorSpec, base: Mapping[str, TensorSpec], max_rank: int) -> str | None:
+def _fault(
+    name: str, spec: TensorSpec, halves: Mapping[str, TensorSpec], base: Mapping[str, TensorSpec], max_rank: int
+) -> str | None:
     """What is wrong with a tensor: A is [rank, in], B is [out, rank], of a matrix [out, in] of the model."""
     found = _NAME.fullmatch(name)
     if found is None:
@@ -73,7 +69,13 @@ def _fault(name: str, spec: TensorSpec, base: Mapping[str, TensorSpec], max_rank
     matrix = base.get(f"{found['module']}.weight")
     if matrix is None or len(matrix.shape) != 2:
         return f"{name}: the model has no matrix {found['module']}"
-    side, rank_side, size = (1, 0, matrix.shape[1]) if found["half"] == "A" else (0, 1, matrix.shape[0])
-    if len(spec.shape) != 2 or spec.shape[side] != size or not 0 < spec.shape[rank_side] <= max_rank:
-        return f"{name} is {list(spec.shape)}; the matrix is {list(matrix.shape)}"
+    if found["half"] == "B":
+        return None if name.replace(".lora_B.", ".lora_A.") in halves else f"{name} lacks its other half"
+    other = halves.get(name.replace(".lora_A.", ".lora_B."))
+    if other is None:
+        return f"{name} lacks its other half"
+    rows, columns = matrix.shape
+    rank = spec.shape[0] if spec.shape else 0
+    if spec.shape != (rank, columns) or other.shape != (rows, rank) or not 0 < rank <= max_rank:
+        return f"{name} is {list(spec.shape)} and its other half {list(other.shape)}; the matrix is {[rows, columns]}"
     return None

@@ -24,7 +24,7 @@ def _adapters(request: Request) -> Adapters:
 
 
 Loaded = Annotated[Adapters, Depends(_adapters)]
-Name = Annotated[str, Path(pattern=r"^[A-Za-z0-9._-]{1,64}$", description="the model's name from then on")]
+Name = Annotated[str, Path(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$", description="the model's name from then on")]
 
 
 @router.put("/{name}")
@@ -51,4 +51,4 @@ async def loaded_adapters(adapters: Loaded) -> AdaptersStatus:
 
 
 def _status(adapters: Adapters) -> AdaptersStatus:
-    return AdaptersStatus(adapters={name: adapter.lora_path for name, adapter in adapters.loaded.items()})
+    return AdaptersStatus(adapters={name: str(source) for name, source in adapters.sources.items()})

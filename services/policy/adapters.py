@@ -1,18 +1,29 @@
-"""LoRA adapters that are loaded while the server serves: each is one more model, and the agent can answer with it."""
+"""LoRA adapters that are loaded while the server serves: each is one more model, and the agent can answer with it.
+
+vLLM reads an adapter again whenever it has dropped it (after new full weights, or for a request that outlives its
+adapter), and dies if it cannot. So what it reads are copies of our own, which were checked and stay; the way to them is
+a link that is the same for all requests of a name, and so is the adapter's number.
+"""
 
 from __future__ import annotations
 
 import asyncio
+import os
+import shutil
+import tempfile
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from vllm.logger import init_logger
 from vllm.lora.request import LoRARequest
 
-from research.errors import ConfigurationError, ResearchError
-from services.policy.adapter_files import MAX_LOADED, WEIGHTS_FILE, require_adapter
+from research.errors import AssetError, ConfigurationError, ResearchError
+from services.policy.adapter_files import CONFIG_FILE, MAX_LOADED, WEIGHTS_FILE, require_adapter
+from services.policy.agent_wire import AGENT
 from services.policy.checkpoint_files import TensorSpec, confined
 from services.policy.finite import require_finite
+from services.policy.workers import WorkerFailedError, call_workers
 
 logger = init_logger("vllm.research.adapters")
 
@@ -39,53 +50,104 @@ class Adapters:
         self._weights_dir = weights_dir
         self._max_rank = max_rank
         self._lock = asyncio.Lock()
+        self._copies = tempfile.TemporaryDirectory(prefix="research-adapters-")
+        self._copied = 0
+        self._numbers: dict[str, int] = {}
+        self.sources: dict[str, Path] = {}
 
     @property
-    def loaded(self) -> dict[str, LoRARequest]:
-        """The adapters that are served."""
-        loaded: dict[str, LoRARequest] = self._models.lora_requests
-        return loaded
+    def _served(self) -> dict[str, LoRARequest]:
+        served: dict[str, LoRARequest] = self._models.lora_requests
+        return served
 
     async def load(self, name: str, path: str) -> None:
-        """Serve an adapter; one of the same name is replaced. Its files are to stay where they are.
+        """Serve an adapter; one of the same name is replaced.
 
         Raises:
             ConfigurationError, AssetError: it is refused before anything is touched.
-            AdapterFailedError: vLLM could not load it.
+            AdapterFailedError: vLLM could not load it; the one of the same name serves on.
         """
         if not self._max_rank:
             raise ConfigurationError("adapters: the server was started without room for any; set policy.lora_rank")
-        directory = confined(path, self._weights_dir)
-        require_adapter(directory, self._base, self._max_rank)
-        await asyncio.to_thread(require_finite, directory / WEIGHTS_FILE)
+        if name == AGENT or self._models.is_base_model(name):
+            raise ConfigurationError(f"name: {name} is a model's name already")
+        source = confined(path, self._weights_dir)
         async with self._lock:
-            if self._models.is_base_model(name):
-                raise ConfigurationError(f"name: {name} is the name of the model itself")
-            former = self.loaded.get(name)
-            if former is None and len(self.loaded) >= MAX_LOADED:
+            if name not in self._served and len(self._served) >= MAX_LOADED:
                 raise ConfigurationError(f"adapters: {MAX_LOADED} are loaded already; unload one first")
-            number = former.lora_int_id if former else self._models.lora_id_counter.inc(1)
+            copy = await asyncio.to_thread(self._checked_copy, source)
             try:
-                await self._engine.add_lora(LoRARequest(name, number, str(directory), load_inplace=True))
-            except Exception as error:
-                raise AdapterFailedError(f"the adapter {name} could not be loaded ({error})") from error
-            # As after new weights: who is being answered with it goes on with the new one alone, and no prompt meets
-            # a prefix that former contents of the same path computed.
-            await self._engine.reset_prefix_cache(reset_running_requests=True)
-            self.loaded[name] = LoRARequest(name, number, str(directory))
-        logger.info("Serving the adapter %s from %s", name, directory)
+                await self._serve(name, copy)
+            finally:
+                await asyncio.to_thread(self._tidy)
+            self.sources[name] = source
+        logger.info("Serving the adapter %s from %s", name, source)
 
     async def unload(self, name: str) -> None:
-        """Serve an adapter no longer. Raises ConfigurationError if none of this name is loaded."""
+        """Serve an adapter no longer; who is being answered with it keeps it to the end.
+
+        Raises ConfigurationError if none of this name is loaded.
+        """
         async with self._lock:
-            adapter = self.loaded.pop(name, None)
-            if adapter is None:
+            if self._served.pop(name, None) is None:
                 raise ConfigurationError(f"name: no adapter {name} is loaded")
-            await self._engine.remove_lora(adapter.lora_int_id)
+            del self.sources[name]
 
     def named(self, name: str) -> LoRARequest:
         """The adapter to answer with. Raises ConfigurationError if none of this name is loaded."""
-        if name not in self.loaded:
-            known = ", ".join(sorted(self.loaded)) or "none"
+        if name not in self._served:
+            known = ", ".join(sorted(self._served)) or "none"
             raise ConfigurationError(f"adapter: no adapter {name} is loaded (loaded: {known})")
-        return self.loaded[name]
+        return self._served[name]
+
+    async def _serve(self, name: str, copy: Path) -> None:
+        link = Path(self._copies.name) / name
+        former = link.readlink() if link.is_symlink() else None
+        number = self._numbers.setdefault(name, len(self._numbers) + 1)
+        _point(link, copy)
+        try:
+            await call_workers(self._engine, "research_add_adapter", name, number, str(link))
+            # As after new weights: who is being answered with it goes on with the new one alone, and no prompt meets
+            # a prefix that the former one computed.
+            await self._engine.reset_prefix_cache(reset_running_requests=True)
+        except Exception as error:
+            if former is not None:
+                _point(link, former)
+            # Whatever of it was loaded goes; the former one is read again with the next request.
+            with suppress(WorkerFailedError):
+                await call_workers(self._engine, "remove_lora", number)
+            raise AdapterFailedError(f"the adapter {name} could not be loaded ({error})") from error
+        self._served[name] = LoRARequest(name, number, str(link))
+
+    def _checked_copy(self, source: Path) -> Path:
+        self._copied += 1
+        copy = Path(self._copies.name) / f".{self._copied}"
+        copy.mkdir()
+        try:
+            for file in (CONFIG_FILE, WEIGHTS_FILE):
+                if (source / file).is_file():
+                    shutil.copyfile(source / file, copy / file)
+            require_adapter(copy, self._base, self._max_rank)
+            require_finite(copy / WEIGHTS_FILE)
+        except OSError as error:
+            shutil.rmtree(copy)
+            raise AssetError(f"{source} cannot be read: {error}") from error
+        except AssetError as error:
+            shutil.rmtree(copy)
+            raise AssetError(str(error).replace(str(copy), str(source))) from error
+        return copy
+
+    def _tidy(self) -> None:
+        """Remove the copies that no link points to."""
+        root = Path(self._copies.name)
+        used = {link.readlink().name for link in root.iterdir() if link.is_symlink()}
+        for copy in root.iterdir():
+            if not copy.is_symlink() and copy.name not in used:
+                shutil.rmtree(copy)
+
+
+def _point(link: Path, target: Path) -> None:
+    """Make `link` point to `target`, at no time to nothing."""
+    fresh = link.with_name(f"{link.name}~")
+    fresh.symlink_to(target)
+    os.replace(fresh, link)

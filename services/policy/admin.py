@@ -15,7 +15,8 @@ from services.policy.updates import UpdateFailedError, WeightUpdates
 from services.web.auth import ADMIN_TOKEN_VARIABLE, environment_secret, require_bearer
 from services.web.problems import ExplainingRoute, ProblemError
 
-_VLLM_PATHS = frozenset({"/pause", "/is_paused", "/abort_requests", "/weight_info"})
+_HARMLESS = frozenset({"/is_paused", "/abort_requests", "/weight_info"})
+_PAUSING = frozenset({"/pause", "/resume"})
 
 router = APIRouter(prefix="/admin", tags=["admin"], route_class=ExplainingRoute)
 
@@ -32,8 +33,8 @@ def attach_admin_routes(app: FastAPI) -> bool:
     guard = [Depends(require_bearer(token, ADMIN_TOKEN_VARIABLE))]
     app.include_router(router, dependencies=guard)
     app.include_router(adapter_routes.router, dependencies=guard)
-    app.include_router(_of_vllm(_VLLM_PATHS), dependencies=guard, tags=["admin"])
-    app.include_router(_of_vllm({"/resume"}), dependencies=[*guard, Depends(_require_whole_weights)], tags=["admin"])
+    app.include_router(_of_vllm(_HARMLESS), dependencies=guard, tags=["admin"])
+    app.include_router(_of_vllm(_PAUSING), dependencies=[*guard, Depends(_require_whole_weights)], tags=["admin"])
     return True
 
 
@@ -50,7 +51,9 @@ Updates = Annotated[WeightUpdates, Depends(_updates)]
 
 
 def _require_whole_weights(updates: Updates) -> None:
-    """Half-loaded weights must not answer, whoever resumes."""
+    """Half-loaded weights must not answer, whoever resumes (or pauses in another way)."""
+    if updates.busy:
+        raise ProblemError(409, "updating", "weights are being exchanged; try again when that is done")
     if updates.fault:
         raise ProblemError(409, "weights_broken", updates.fault)
 

@@ -7,6 +7,8 @@ import struct
 from dataclasses import dataclass
 from pathlib import Path
 
+from pydantic import BaseModel, TypeAdapter
+
 from research.errors import AssetError, ConfigurationError
 
 _MAX_HEADER_BYTES = 100 * 1024 * 1024
@@ -20,6 +22,17 @@ class TensorSpec:
     shape: tuple[int, ...]
 
 
+class _Tensor(BaseModel):
+    """A tensor in a safetensors header."""
+
+    dtype: str
+    shape: tuple[int, ...]
+    data_offsets: tuple[int, int]
+
+
+_TENSORS = TypeAdapter(dict[str, _Tensor])
+
+
 def safetensors_files(path: Path) -> list[Path]:
     """The weight files of a checkpoint directory, or the file itself; raises AssetError if there are none."""
     files = sorted(path.glob("*.safetensors")) if path.is_dir() else [path]
@@ -29,9 +42,13 @@ def safetensors_files(path: Path) -> list[Path]:
 
 
 def confined(path: str, root: Path) -> Path:
-    """The resolved path, if it lies below `root` (links followed); raises ConfigurationError otherwise."""
+    """The resolved path, if it and the weights in it lie below `root` (links followed).
+
+    Raises ConfigurationError if they do not, AssetError if there is nothing.
+    """
     resolved, allowed = Path(path).resolve(), root.resolve()
-    if not resolved.is_relative_to(allowed):
+    files = [file.resolve() for file in resolved.glob("*.safetensors")] if resolved.is_relative_to(allowed) else []
+    if not all(each.is_relative_to(allowed) for each in (resolved, *files)):
         raise ConfigurationError(
             f"path: {path} is not below policy.weights_dir, the only place that weights are accepted from"
         )
@@ -47,7 +64,10 @@ def tensor_specs(path: Path) -> dict[str, TensorSpec]:
     """
     specs: dict[str, TensorSpec] = {}
     for file in safetensors_files(path):
-        specs |= _file_specs(file)
+        found = _file_specs(file)
+        if twice := specs.keys() & found.keys():
+            raise AssetError(f"{file}: {min(twice)} is in another file of {path}, too")
+        specs |= found
     return specs
 
 
@@ -67,18 +87,22 @@ def require_same_tensors(found: dict[str, TensorSpec], expected: dict[str, Tenso
 
 
 def _file_specs(file: Path) -> dict[str, TensorSpec]:
-    size = file.stat().st_size
-    with file.open("rb") as stream:
-        prefix = stream.read(8)
-        length = struct.unpack("<Q", prefix)[0] if len(prefix) == 8 else 0
-        if not 0 < length <= min(size - 8, _MAX_HEADER_BYTES):
-            raise AssetError(f"{file} is not a safetensors file")
-        try:
+    try:
+        size = file.stat().st_size
+        with file.open("rb") as stream:
+            prefix = stream.read(8)
+            length = struct.unpack("<Q", prefix)[0] if len(prefix) == 8 else 0
+            if not 0 < length <= min(size - 8, _MAX_HEADER_BYTES):
+                raise AssetError(f"{file} is not a safetensors file")
             header = json.loads(stream.read(length))
-        except ValueError as error:
-            raise AssetError(f"{file} has a broken safetensors header") from error
-    header.pop("__metadata__", None)
-    end = max((tensor["data_offsets"][1] for tensor in header.values()), default=0)
+        if isinstance(header, dict):
+            header.pop("__metadata__", None)
+        tensors = _TENSORS.validate_python(header)
+    except OSError as error:
+        raise AssetError(f"cannot read {file}: {error}") from error
+    except ValueError as error:
+        raise AssetError(f"{file} has a broken safetensors header") from error
+    end = max((tensor.data_offsets[1] for tensor in tensors.values()), default=0)
     if 8 + length + end != size:
         raise AssetError(f"{file} is cut off: it should have {8 + length + end} bytes and has {size}")
-    return {name: TensorSpec(tensor["dtype"], tuple(tensor["shape"])) for name, tensor in header.items()}
+    return {name: TensorSpec(tensor.dtype, tensor.shape) for name, tensor in tensors.items()}

@@ -73,11 +73,12 @@ def server_arguments(settings: Settings, model: str) -> list[str]:
 
 
 def server_environment(settings: Settings) -> dict[str, str]:
-    """Environment of vLLM's server; the development mode, which opens unguarded routes, is forced off."""
+    """Environment of vLLM's server; what would open unguarded routes is forced off."""
     environment = {
         SETTINGS_VARIABLE: settings.model_dump_json(),
         "VLLM_PLUGINS": PLUGIN_NAMES,
         "VLLM_SERVER_DEV_MODE": "0",
+        "VLLM_ALLOW_RUNTIME_LORA_UPDATING": "0",
         "VLLM_NO_USAGE_STATS": "1",
         "VLLM_CPU_KVCACHE_SPACE": str(settings.policy.kv_cache_gib),
         "OMP_NUM_THREADS": str(settings.policy.threads),

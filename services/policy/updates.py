@@ -4,20 +4,21 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Coroutine, Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 from prometheus_client import Counter, Gauge, Histogram
-from vllm.distributed.weight_transfer.base import WeightTransferInitRequest, WeightTransferUpdateRequest
 from vllm.logger import init_logger
 
 from research.clients import INITIAL_VERSION
-from research.errors import ResearchError
+from research.errors import ConfigurationError, ResearchError
 from services.policy.checkpoint_files import TensorSpec, confined, require_same_tensors, tensor_specs
 from services.policy.finite import require_finite
 from services.policy.weight_sources import FromDisk, Received, Source
+from services.policy.workers import WorkerFailedError, call_workers
+from services.transport.nccl import DTYPES
 
 UPDATES = Counter("research_weight_updates_total", "Updates of the weights by outcome.", ["outcome"])
 PHASE_SECONDS = Histogram(
@@ -27,6 +28,9 @@ PHASE_SECONDS = Histogram(
     buckets=(0.01, 0.03, 0.1, 0.3, 1, 3, 10, 30, 100),
 )
 SERVED = Gauge("research_weight_version", "1 for the version that is served.", ["version"])
+
+# Less than a trainer waits for its answer (`PolicyAdmin`).
+RECEIVE_SECONDS = 240
 
 logger = init_logger("vllm.research.updates")
 
@@ -44,6 +48,8 @@ class WeightUpdates:
         self.tensors = tensor_specs(base)
         self._lock = asyncio.Lock()
         self._connected = False
+        self._paused_by_hand = False
+        self._lost = False
         self._running: set[asyncio.Task[dict[str, float]]] = set()
         self.fault: str | None = None
         self.source: Source = FromDisk(base)
@@ -73,34 +79,35 @@ class WeightUpdates:
             await asyncio.to_thread(require_finite, checkpoint)
             return await self._swap(FromDisk(checkpoint), version, {})
 
-        return await self._in_turn(update())
+        return await self._in_turn(update)
 
     async def receive(self, group_id: str, tensors: dict[str, TensorSpec], version: str) -> dict[str, float]:
         """As `apply`, with weights that the trainer broadcasts by NCCL, in the order of `tensors`."""
 
         async def update() -> dict[str, float]:
             require_same_tensors(tensors, self.tensors)
+            if strange := {spec.dtype for spec in tensors.values()} - DTYPES.keys():
+                raise ConfigurationError(f"tensors: {', '.join(strange)} cannot be broadcast; hand over by file")
             seconds: dict[str, float] = {}
-            order = [(name, spec.dtype, list(spec.shape)) for name, spec in tensors.items()]
-            try:
-                with _timed(seconds, "receive"):
-                    await self._engine.collective_rpc("research_receive_weights", args=(group_id, order))
-            except Exception as error:
-                UPDATES.labels("failed").inc()
-                now = self.fault or f"version {self.version} is served on"
-                raise UpdateFailedError(f"version {version} could not be received ({error}); {now}") from error
-            try:
-                return await self._swap(Received(group_id), version, seconds)
-            finally:
-                served = [self.source.group_id] if isinstance(self.source, Received) else []
-                await self._engine.collective_rpc("research_keep_received", args=(served,))
+            await self._receive(group_id, tensors, version, seconds)
+            return await self._swap(Received(group_id), version, seconds)
 
-        return await self._in_turn(update())
+        return await self._in_turn(update)
 
-    async def _in_turn(self, update: Coroutine[Any, Any, dict[str, float]]) -> dict[str, float]:
+    @property
+    def busy(self) -> bool:
+        """Whether an update is under way."""
+        return self._lock.locked()
+
+    async def _in_turn(self, update: Callable[[], Awaitable[dict[str, float]]]) -> dict[str, float]:
         async def locked() -> dict[str, float]:
             async with self._lock:
-                return await update
+                if self._lost:
+                    raise UpdateFailedError(str(self.fault))
+                try:
+                    return await update()
+                finally:
+                    await self._forget_received()
 
         running = asyncio.create_task(locked())
         # The loop itself holds tasks only weakly.
@@ -108,10 +115,35 @@ class WeightUpdates:
         running.add_done_callback(self._running.discard)
         return await asyncio.shield(running)
 
+    async def _receive(
+        self, group_id: str, tensors: dict[str, TensorSpec], version: str, seconds: dict[str, float]
+    ) -> None:
+        order = [(name, spec.dtype, list(spec.shape)) for name, spec in tensors.items()]
+        try:
+            with _timed(seconds, "receive"):
+                async with asyncio.timeout(RECEIVE_SECONDS):
+                    await call_workers(self._engine, "research_receive_weights", group_id, order)
+        except Exception as error:
+            UPDATES.labels("failed").inc()
+            if isinstance(error, TimeoutError):
+                # NCCL waits for ever for a rank that does not come, and so do vLLM's workers: nobody is answered.
+                self._lost = True
+                self.fault = (
+                    f"version {version} was not received within {RECEIVE_SECONDS} s, and the workers wait for it for "
+                    "ever; start this server again"
+                )
+            now = self.fault or f"version {self.version} is served on"
+            raise UpdateFailedError(f"version {version} could not be received ({error}); {now}") from error
+
+    async def _forget_received(self) -> None:
+        """Keep in the workers' memory only what is served; it is what they go back to."""
+        if not self._lost:
+            kept = [self.source.group_id] if isinstance(self.source, Received) else []
+            with suppress(WorkerFailedError):
+                await call_workers(self._engine, "research_keep_received", kept)
+
     async def _swap(self, source: Source, version: str, seconds: dict[str, float]) -> dict[str, float]:
-        # Who paused the server by hand resumes it by hand.
-        was_paused = self.fault is None and await self._engine.is_paused()
-        await self._freeze(version, seconds, was_paused)
+        await self._freeze(version, seconds)
         failure: UpdateFailedError | None = None
         try:
             await self._load(source, version, seconds)
@@ -120,33 +152,40 @@ class WeightUpdates:
         else:
             self.source, self.version, self.fault = source, version, None
             self._tell_version()
-        # With weights that are neither the old nor the new ones nobody is answered: requests stay frozen until an
-        # update succeeds.
-        if self.fault is None and not was_paused:
-            with _timed(seconds, "resume"):
-                await self._engine.resume_generation()
         UPDATES.labels("failed" if failure else "served").inc()
+        await self._resume(seconds)
         if failure:
             raise failure
         logger.info("Serving weight version %s (%.2f s)", version, sum(seconds.values()))
         return seconds
 
-    async def _freeze(self, version: str, seconds: dict[str, float], was_paused: bool) -> None:
+    async def _freeze(self, version: str, seconds: dict[str, float]) -> None:
         try:
+            if self.fault is None:
+                self._paused_by_hand = await self._engine.is_paused()
             if not self._connected:
-                await self._engine.init_weight_transfer_engine(WeightTransferInitRequest(init_info={}))
+                await call_workers(self._engine, "init_weight_transfer_engine", {})
                 self._connected = True
             with _timed(seconds, "pause"):
                 await self._engine.pause_generation(mode="keep", clear_cache=False)
         except Exception as error:
             UPDATES.labels("failed").inc()
-            if self.fault is None and not was_paused:
-                with suppress(Exception):
-                    await self._engine.resume_generation()
+            await self._resume({})
             now = self.fault or f"version {self.version} is served on"
             raise UpdateFailedError(
                 f"version {version} could not be loaded, because requests could not be frozen ({error}); {now}"
             ) from error
+
+    async def _resume(self, seconds: dict[str, float]) -> None:
+        """Let requests go on, unless the weights are broken, or somebody paused the server by hand."""
+        if self.fault is not None or self._paused_by_hand:
+            return
+        try:
+            with _timed(seconds, "resume"):
+                await self._engine.resume_generation()
+        except Exception as error:
+            self.fault = f"requests could not be resumed ({error}); none is answered until an update succeeds"
+            raise UpdateFailedError(self.fault) from error
 
     async def _go_back(self, source: Source, version: str, error: Exception) -> UpdateFailedError:
         """Load the former weights; the error to raise says what is served now."""
@@ -172,12 +211,13 @@ class WeightUpdates:
     async def _load(self, source: Source, version: str, seconds: dict[str, float]) -> None:
         with _timed(seconds, "start"):
             # A load that failed may have left vLLM's update session open.
-            await self._engine.collective_rpc("research_abandon_update")
-            await self._engine.start_weight_update()
+            await call_workers(self._engine, "research_abandon_update")
+            await call_workers(self._engine, "start_weight_update")
         with _timed(seconds, "update"):
-            await self._engine.update_weights(WeightTransferUpdateRequest(update_info=source.update_info()))
+            await call_workers(self._engine, "update_weights", source.update_info())
         with _timed(seconds, "finish"):
-            await self._engine.finish_weight_update(version)
+            await call_workers(self._engine, "finish_weight_update")
+            await self._engine.update_weight_version(version)
         # Frozen requests hold keys and values of the old weights: they are computed anew, so that each token after
         # the update is drawn from the new weights alone, and no later prompt meets a stale prefix.
         with _timed(seconds, "reset_cache"):

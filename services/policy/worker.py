@@ -9,12 +9,13 @@ weights' own dtype the product is exact, since each sum has one non-zero term.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
 from vllm.config import set_current_vllm_config
 from vllm.logger import init_logger
+from vllm.lora.request import LoRARequest
 
 from services.transport.nccl import DTYPES, join_group
 
@@ -30,12 +31,26 @@ class ResearchWorker:
     device: torch.device
     weight_transfer_engine: Any
     _weight_update_active: bool
+    add_lora: Callable[[LoRARequest], bool]
 
     def research_weight_digests(self) -> dict[str, str]:
         """SHA-256 of each weight as it computes, by name, with the worker's rank in front."""
         model = self.model_runner.get_model()
         with torch.inference_mode():
             return {f"rank{self.rank}:{name}": _digest(weight) for name, weight in _effective_weights(model)}
+
+    def research_try(self, method: str, *arguments: Any) -> str | None:
+        """Call a method; why it failed, or None (see `workers.py`)."""
+        try:
+            getattr(self, method)(*arguments)
+        except Exception as error:
+            logger.exception("%s failed", method)
+            return f"{error}" or repr(error)
+        return None
+
+    def research_add_adapter(self, name: str, number: int, path: str) -> None:
+        """Load a LoRA adapter, in the place of the one with the same number."""
+        self.add_lora(LoRARequest(name, number, path, load_inplace=True))
 
     def research_receive_weights(self, group_id: str, tensors: list[tuple[str, str, list[int]]]) -> None:
         """Keep, in the host's memory, what the trainer broadcasts; nothing is loaded yet.
@@ -66,7 +81,7 @@ class ResearchWorker:
     def research_keep_received(self, group_ids: list[str]) -> None:
         """Forget what was received but for these."""
         received = self.weight_transfer_engine.received
-        self.weight_transfer_engine.received = {key: received[key] for key in group_ids}
+        self.weight_transfer_engine.received = {key: received[key] for key in group_ids if key in received}
 
     def research_abandon_update(self) -> None:
         """End an update session that failed, whatever its end says, so that another can begin.

@@ -12,9 +12,11 @@ from services.policy.admin import attach_admin_routes
 from services.web.problems import install_problem_handler
 
 
-@pytest.mark.parametrize(("fault", "status"), [("half loaded", 409), (None, 200)])
+@pytest.mark.parametrize(
+    ("fault", "busy", "status"), [("half loaded", False, 409), (None, True, 409), (None, False, 200)]
+)
 def test_half_loaded_weights_cannot_be_resumed_by_hand(
-    fault: str | None, status: int, monkeypatch: pytest.MonkeyPatch
+    fault: str | None, busy: bool, status: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     resumed = []
 
@@ -25,10 +27,10 @@ def test_half_loaded_weights_cannot_be_resumed_by_hand(
     app = FastAPI()
     install_problem_handler(app)
     assert attach_admin_routes(app)
-    app.state.research_updates = SimpleNamespace(fault=fault)
+    app.state.research_updates = SimpleNamespace(fault=fault, busy=busy)
     app.state.engine_client = SimpleNamespace(resume_generation=resume)
     answer = TestClient(app).post("/resume", headers={"Authorization": "Bearer secret"})
     assert answer.status_code == status, answer.text
-    assert bool(resumed) == (fault is None)
+    assert bool(resumed) == (status == 200)
     assert fault is None or fault in answer.text
     assert TestClient(app).post("/resume").status_code == 401

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import struct
 from pathlib import Path
 
 import pytest
@@ -72,3 +73,27 @@ def test_paths_are_confined(tmp_path: Path) -> None:
             confined(str(path), inside)
     with pytest.raises(AssetError, match="does not exist"):
         confined(str(inside / "missing"), inside)
+
+
+def test_a_tensor_that_is_in_two_files_is_refused(tmp_path: Path) -> None:
+    for number in (1, 2):
+        save_file({"weight": torch.ones(2)}, tmp_path / f"model-{number}.safetensors")
+    with pytest.raises(AssetError, match="weight is in another file"):
+        tensor_specs(tmp_path)
+
+
+@pytest.mark.parametrize("header", [b"[]", b"7", b'{"weight": {}}', b'{"weight": {"dtype": 3, "shape": "x"}}', b"{"])
+def test_a_header_that_is_no_table_of_tensors_is_refused(tmp_path: Path, header: bytes) -> None:
+    file = tmp_path / "model.safetensors"
+    file.write_bytes(struct.pack("<Q", len(header)) + header)
+    with pytest.raises(AssetError, match="safetensors"):
+        tensor_specs(tmp_path)
+
+
+def test_a_link_to_weights_elsewhere_is_refused(tmp_path: Path) -> None:
+    save_file({"weight": torch.ones(2)}, tmp_path / "secret.safetensors")
+    inside = tmp_path / "runs" / "version-1"
+    inside.mkdir(parents=True)
+    (inside / "model.safetensors").symlink_to(tmp_path / "secret.safetensors")
+    with pytest.raises(ConfigurationError, match="weights_dir"):
+        confined(str(inside), tmp_path / "runs")

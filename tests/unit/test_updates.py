@@ -14,6 +14,7 @@ import torch
 from safetensors.torch import save_file
 
 from research.errors import AssetError
+from services.policy.checkpoint_files import TensorSpec
 from services.policy.updates import UpdateFailedError, WeightUpdates
 
 CALLS = (
@@ -35,40 +36,54 @@ class RecordingEngine:
     frozen: bool = False
     slow: asyncio.Event | None = None
     versions: list[str] = field(default_factory=list)
+    received: list[str] = field(default_factory=list)
 
     def _may_fail(self, call: str) -> None:
         if self.failures.get(call, 0) > 0:
             self.failures[call] -= 1
             raise RuntimeError(f"{call} failed")
 
-    async def init_weight_transfer_engine(self, _request: Any) -> None:
-        self._may_fail("init_weight_transfer_engine")
-
     async def pause_generation(self, mode: str, clear_cache: bool) -> None:
         self.frozen = True
         self._may_fail("pause_generation")
 
-    async def start_weight_update(self) -> None:
+    async def collective_rpc(self, method: str, args: tuple[Any, ...]) -> list[str | None]:
+        assert method == "research_try"
+        call, *arguments = args
+        try:
+            self._may_fail(call)
+            await getattr(self, f"_{call}")(*arguments)
+        except (AssertionError, RuntimeError) as error:
+            return [f"{error}"]
+        return [None]
+
+    async def _init_weight_transfer_engine(self, info: dict[str, Any]) -> None:
+        assert info == {}
+
+    async def _start_weight_update(self) -> None:
         assert not self.open_session, "vLLM refuses a second session"
-        self._may_fail("start_weight_update")
         self.open_session, self.loaded = True, "half"
 
-    async def update_weights(self, request: Any) -> None:
+    async def _update_weights(self, info: dict[str, str]) -> None:
         if self.slow is not None:
             await self.slow.wait()
-        self._may_fail("update_weights")
-        self.loaded = Path(request.update_info["path"]).name
+        self.loaded = Path(info.get("path") or info["received"]).name
 
-    async def finish_weight_update(self, version: str | None = None) -> None:
-        self._may_fail("finish_weight_update")
+    async def _finish_weight_update(self) -> None:
         assert self.open_session
         self.open_session = False
-        if version is not None:
-            self.versions.append(version)
 
-    async def collective_rpc(self, method: str) -> None:
-        assert method == "research_abandon_update"
+    async def _research_abandon_update(self) -> None:
         self.open_session = False
+
+    async def _research_receive_weights(self, group_id: str, tensors: list[Any]) -> None:
+        assert tensors == [("weight", "F32", [2, 3])]
+        if self.slow is not None:
+            await self.slow.wait()
+        self.received.append(group_id)
+
+    async def _research_keep_received(self, group_ids: list[str]) -> None:
+        self.received = [group_id for group_id in self.received if group_id in group_ids]
 
     async def is_paused(self) -> bool:
         return self.frozen
@@ -77,6 +92,7 @@ class RecordingEngine:
         self._may_fail("reset_prefix_cache")
 
     async def resume_generation(self) -> None:
+        self._may_fail("resume_generation")
         self.frozen = False
 
     async def update_weight_version(self, version: str) -> None:
@@ -180,6 +196,70 @@ def test_who_paused_the_server_by_hand_finds_it_paused_after_an_update(
 
     with_updates(tmp_path, engine, scenario)
     assert engine.loaded == ("base" if failures else "new")
+
+
+def test_who_paused_it_by_hand_finds_it_paused_even_after_a_fault(tmp_path: Path) -> None:
+    engine = RecordingEngine({"update_weights": 2})
+
+    async def scenario(updates: WeightUpdates, new: Path) -> None:
+        engine.frozen = True
+        with pytest.raises(UpdateFailedError, match="no request is answered"):
+            await updates.apply(str(new), "1")
+        await updates.apply(str(new), "2")
+        assert engine.frozen
+
+    with_updates(tmp_path, engine, scenario)
+
+
+def test_if_requests_cannot_be_resumed_it_is_told_and_the_next_update_resumes_them(tmp_path: Path) -> None:
+    engine = RecordingEngine({"resume_generation": 1})
+
+    async def scenario(updates: WeightUpdates, new: Path) -> None:
+        with pytest.raises(UpdateFailedError, match="could not be resumed"):
+            await updates.apply(str(new), "1")
+        assert updates.fault is not None
+        await updates.apply(str(new), "2")
+        assert (engine.frozen, updates.fault) == (False, None)
+
+    with_updates(tmp_path, engine, scenario)
+
+
+TENSORS = {"weight": TensorSpec("F32", (2, 3))}
+
+
+def test_what_was_received_is_kept_only_while_it_is_served(tmp_path: Path) -> None:
+    engine = RecordingEngine()
+
+    async def scenario(updates: WeightUpdates, new: Path) -> None:
+        await updates.receive("first", TENSORS, "1")
+        assert (engine.loaded, engine.received) == ("first", ["first"])
+        engine.failures["update_weights"] = 1
+        with pytest.raises(UpdateFailedError, match="version 1 is served on"):
+            await updates.receive("second", TENSORS, "2")
+        assert (engine.loaded, engine.received) == ("first", ["first"])
+        with pytest.raises(AssetError, match="more is not part"):
+            await updates.receive("third", {**TENSORS, "more": TensorSpec("F32", (1,))}, "3")
+        await updates.apply(str(new), "4")
+        assert (engine.loaded, engine.received) == ("new", [])
+
+    with_updates(tmp_path, engine, scenario)
+
+
+def test_a_group_that_nobody_joins_is_told_and_blocks_no_further_update(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("services.policy.updates.RECEIVE_SECONDS", 0.05)
+    engine = RecordingEngine()
+
+    async def scenario(updates: WeightUpdates, new: Path) -> None:
+        engine.slow = asyncio.Event()
+        with pytest.raises(UpdateFailedError, match="start this server again"):
+            await updates.receive("first", TENSORS, "1")
+        assert updates.fault is not None
+        with pytest.raises(UpdateFailedError, match="start this server again"):
+            await updates.apply(str(new), "2")
+
+    with_updates(tmp_path, engine, scenario)
 
 
 def test_updates_at_the_same_time_come_one_after_the_other(tmp_path: Path) -> None:
