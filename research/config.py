@@ -133,7 +133,7 @@ class PolicyService(Section):
     max_question_chars: PositiveInt = Field(8192, description="longer questions are refused with 422")
     weights_dir: Path = Field(Path("runs"), description="new weights are accepted from below this directory only")
     lora_rank: Literal[0, 8, 16, 32, 64, 128, 256] = Field(
-        0, description="largest rank of LoRA adapters that can be loaded; 0: none, which is faster"
+        0, description="largest rank of LoRA adapters that can be loaded; 0: none can"
     )
 
 
