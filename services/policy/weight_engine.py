@@ -1,9 +1,9 @@
 """A vLLM weight-transfer engine that loads whole checkpoints: from disk, on any device, or what came over NCCL.
 
-It is handed a path (a file on a shared disk or in /dev/shm), or the version of weights that the worker has received
-(`worker.py`), and feeds their tensors through the model's own `load_weights`, within vLLM's layerwise reload. vLLM's
-own NCCL engine loads while it receives; this one first has all of them, so that nothing is half loaded if the trainer
-dies.
+It is handed a path (a file on a shared disk or in /dev/shm), or the id of the group from which the worker has received
+weights (`worker.py`), and feeds the tensors through the model's own `load_weights`, within vLLM's layerwise reload.
+vLLM's own NCCL engine loads while it receives; this one first has all of them, so that nothing is half loaded if the
+trainer dies.
 """
 
 from __future__ import annotations
