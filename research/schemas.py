@@ -58,6 +58,10 @@ class SearchResponse(BaseModel):
     seconds: SearchTimings
 
 
+# How answers are found (research/strategies).
+Strategy = Literal["research", "naive", "naive-rag", "iter-retgen", "ircot"]
+
+
 class AgentLimits(Request):
     """Limits of one request to the agent; those left out are the preset's."""
 
@@ -76,7 +80,7 @@ class AnswerRequest(AgentLimits):
     questions: Annotated[list[NonBlank], Field(min_length=1, max_length=512)] | None = Field(
         None, description="several questions, answered in order"
     )
-    strategy: Literal["research", "naive", "naive-rag", "iter-retgen", "ircot"] = Field(
+    strategy: Strategy = Field(
         "research", description="how answers are found: the agent, or one of the plans that it is compared with"
     )
     adapter: NonBlank | None = Field(None, description="a LoRA adapter that is loaded; left out: the model alone")

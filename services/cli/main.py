@@ -15,6 +15,7 @@ from rich.markup import escape
 from research.config import DEFAULT_PRESET, load_settings
 from research.episode import StopReason
 from research.errors import ResearchError, ServiceError
+from research.schemas import Strategy
 
 app = typer.Typer(
     help="Teach a language model to reason with search, by reinforcement learning.\n\n"
@@ -172,16 +173,17 @@ def ask(
     question: Annotated[str, typer.Argument(help="the question, in quotes")],
     overrides: Overrides = None,
     preset: Preset = DEFAULT_PRESET,
+    strategy: Annotated[Strategy, typer.Option(help="how the answer is found")] = "research",
     as_json: Annotated[bool, typer.Option("--json", help="print the whole answer as JSON")] = False,
 ) -> None:
     """Ask the running policy one question and show how it found the answer.
 
-    Example: research ask "When was the painter of The Starry Night born?"
+    Example: research ask "When was the painter of The Starry Night born?" --strategy naive-rag
     """
     from services.cli.ask import ask_policy
     from services.cli.show import show_answer
 
-    answer = ask_policy(load_settings(preset, overrides), question)
+    answer = ask_policy(load_settings(preset, overrides), question, strategy)
     if as_json:
         print(answer.model_dump_json(indent=2))
     else:

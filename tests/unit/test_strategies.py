@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import get_args
 
 import pytest
 from hypothesis import given
@@ -12,7 +13,8 @@ from hypothesis import strategies as st
 
 from research.episode import Sampling, StopReason
 from research.passages import Passage, ScoredPassage
-from research.strategies import BASELINES, BaselineStrategy
+from research.schemas import Strategy
+from research.strategies import BASELINES, STRATEGIES, BaselineStrategy
 from research.strategies.chat import Completion, Message
 from research.strategies.outcome import Outcome
 from research.strategies.sentences import first_sentence
@@ -132,3 +134,7 @@ def test_the_first_sentence_begins_the_text(text: str) -> None:
     first = first_sentence(text)
     assert text.strip().startswith(first)
     assert bool(first) == bool(text.strip())
+
+
+def test_the_wire_names_every_strategy() -> None:
+    assert set(get_args(Strategy)) == set(STRATEGIES)
