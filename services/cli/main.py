@@ -6,7 +6,7 @@ import asyncio
 import json
 import sys
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, get_args
 
 import typer
 from rich.console import Console
@@ -224,6 +224,25 @@ def evaluate(
     from services.cli.evaluate import evaluate_policy
 
     asyncio.run(evaluate_policy(load_settings(preset, overrides), output, console))
+
+
+@app.command()
+def bench(
+    overrides: Overrides = None,
+    preset: Preset = DEFAULT_PRESET,
+    strategy: Annotated[
+        list[Strategy] | None, typer.Option(help="one of the strategies (may be repeated); default: all")
+    ] = None,
+    out: Annotated[Path, typer.Option(help="directory of the records; run it again to go on")] = Path("runs/bench"),
+) -> None:
+    """Ask the running policy the held-out questions by several strategies, greedily, and print a table.
+
+    Example: research bench --out runs/trained-bench evaluation.per_kind=100
+    """
+    from services.cli.bench import run_bench
+
+    names = strategy or list(get_args(Strategy))
+    asyncio.run(run_bench(load_settings(preset, overrides), names, out, console))
 
 
 @app.command()
