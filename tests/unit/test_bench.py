@@ -9,6 +9,7 @@ import subprocess
 import sys
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -17,6 +18,7 @@ from hypothesis import strategies as st
 from research.bench.metrics import cover_exact_match, retrieval_recall
 from research.bench.records import Records, differences, read_records
 from research.bench.run import ask_all
+from research.bench.table import figures_by_kind, paired_difference
 from research.episode import Sampling
 from research.errors import AssetError, ConfigurationError, ServiceError
 from research.questions import Question
@@ -185,3 +187,39 @@ def test_recall_counts_each_supporting_title_once() -> None:
     assert retrieval_recall(["a", "a", "c"], ["a", "b"]) == 0.5
     assert retrieval_recall([], ["a"]) == 0.0
     assert retrieval_recall(["a"], []) is None
+
+
+def record(identifier: str, em: float, entity: str = "", **more: Any) -> dict[str, Any]:
+    return {
+        "id": identifier,
+        "kind": "say",
+        "entity": entity,
+        "em": em,
+        "f1": em,
+        "cover_em": em,
+        "searches": 2,
+        "prompt_tokens": 10,
+        "sampled_tokens": 5,
+        "result_tokens": 1,
+        "seconds": {"total": 0.5},
+        "stop_reason": "answered",
+        **more,
+    }
+
+
+def test_figures_are_means_of_each_kind() -> None:
+    records = [record("a", 1.0), record("b", 0.0, stop_reason="token_limit"), record("c", 1.0, kind="ask")]
+    found = figures_by_kind(records)
+    assert list(found) == ["ask", "say"]
+    assert (found["say"].em.mean, found["say"].em.n, found["ask"].em.mean) == (0.5, 2, 1.0)
+    assert (found["say"].searches, found["say"].tokens, found["say"].seconds, found["say"].truncated) == (2, 16, 0.5, 1)
+
+
+def test_two_runs_are_compared_on_the_questions_that_both_answered() -> None:
+    these = [record("a", 1.0), record("b", 1.0), record("c", 0.0), record("x", 0.0)]
+    those = [record("c", 0.0), record("a", 0.0), record("b", 1.0), record("y", 1.0)]
+    difference = paired_difference(these, those)
+    assert (difference.mean, difference.n) == (pytest.approx(1 / 3), 3)
+    assert difference.low <= difference.mean <= difference.high
+    with pytest.raises(ValueError, match="0 values"):
+        paired_difference(these, [])
