@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from typing import Any
 
-from research.bench.metrics import cover_exact_match
+from research.bench.metrics import cover_exact_match, retrieval_recall
 from research.bench.records import Records
 from research.episode import Sampling
 from research.errors import ServiceError
@@ -66,6 +66,7 @@ def record_of(question: Question, outcome: Outcome, seconds: float) -> dict[str,
         "em": best(exact_match, answer, question.answers) if answer else 0.0,
         "f1": best(token_f1, answer, question.answers) if answer else 0.0,
         "cover_em": best(cover_exact_match, answer, question.answers) if answer else 0.0,
+        "recall": retrieval_recall((passage.title for passage in outcome.passages), question.supporting_titles),
         "stop_reason": str(outcome.stop_reason),
         "format_fault": outcome.format_fault,
         "searches": outcome.searches,

@@ -12,11 +12,15 @@ from research.statistics import Estimate, cluster_bootstrap
 
 @dataclass(frozen=True, slots=True)
 class BenchFigures:
-    """Of one strategy on one kind of question; tokens and seconds are means over the questions."""
+    """Of one strategy on one kind of question; searches, tokens and seconds are means over the questions.
+
+    `recall` is the share of supporting titles that any search found, over the questions where they are known.
+    """
 
     em: Estimate
     f1: Estimate
     cover_em: Estimate
+    recall: float | None
     searches: float
     tokens: float
     seconds: float
@@ -43,6 +47,7 @@ def paired_difference(
 
 def _figures(records: Sequence[Mapping[str, Any]]) -> BenchFigures:
     clusters = [_cluster(record) for record in records]
+    known = [record["recall"] for record in records if record["recall"] is not None]
 
     def estimate(metric: str) -> Estimate:
         return cluster_bootstrap([record[metric] for record in records], clusters)
@@ -51,6 +56,7 @@ def _figures(records: Sequence[Mapping[str, Any]]) -> BenchFigures:
         em=estimate("em"),
         f1=estimate("f1"),
         cover_em=estimate("cover_em"),
+        recall=fmean(known) if known else None,
         searches=fmean(record["searches"] for record in records),
         tokens=fmean(
             record["prompt_tokens"] + record["sampled_tokens"] + record["result_tokens"] for record in records

@@ -80,7 +80,24 @@ def _question(record: Mapping[str, Any], number: int, aliases: Mapping[str, list
     text, answers = record["question"], _answers(record, aliases)
     if not isinstance(text, str) or not text.strip() or not any(answer.strip() for answer in answers):
         raise TypeError("it has a blank question, or no answer")
-    return Question(id=identifier, text=text.strip(), answers=answers, kind=_kind(record, identifier))
+    return Question(
+        id=identifier,
+        text=text.strip(),
+        answers=answers,
+        kind=_kind(record, identifier),
+        supporting=_supporting(record),
+    )
+
+
+def _supporting(record: Mapping[str, Any]) -> tuple[str, ...]:
+    """Titles of the passages that answer it, as MuSiQue, HotpotQA and 2Wiki tell them; FlashRAG keeps them aside."""
+    record = {**record, **(record.get("metadata") or {})}
+    if isinstance(paragraphs := record.get("paragraphs"), list):
+        return tuple(paragraph["title"] for paragraph in paragraphs if paragraph["is_supporting"])
+    facts = record.get("supporting_facts") or ()
+    if isinstance(facts, Mapping):  # as the hub's data sets have it
+        return tuple(str(title) for title in facts["title"])
+    return tuple(str(title) for title, _ in facts)
 
 
 def _answers(record: Mapping[str, Any], aliases: Mapping[str, list[str]]) -> tuple[str, ...]:

@@ -80,7 +80,7 @@ async def run_bench(settings: Settings, names: Sequence[Name], out: Path, consol
 def show_bench(out: Path, names: Sequence[str], console: Console) -> None:
     """A table with a row for each strategy and kind of question."""
     table = Table("strategy", "questions", title="held-out questions, greedy")
-    for column in ("EM [95 %]", "F1", "cover-EM", "searches", "tokens", "seconds", "cut", "n"):
+    for column in ("EM [95 %]", "F1", "cover-EM", "recall", "searches", "tokens", "seconds", "cut", "n"):
         table.add_column(column, justify="right")
     for name in names:
         for kind, found in figures_by_kind(read_records(out / f"{name}.jsonl")[1]).items():
@@ -90,6 +90,7 @@ def show_bench(out: Path, names: Sequence[str], console: Console) -> None:
                 f"{found.em.mean:.3f} [{found.em.low:.2f}, {found.em.high:.2f}]",
                 f"{found.f1.mean:.3f}",
                 f"{found.cover_em.mean:.3f}",
+                "" if found.recall is None else f"{found.recall:.3f}",
                 f"{found.searches:.2f}",
                 f"{found.tokens:.0f}",
                 f"{found.seconds:.1f}",

@@ -197,6 +197,7 @@ def record(identifier: str, em: float, entity: str = "", **more: Any) -> dict[st
         "em": em,
         "f1": em,
         "cover_em": em,
+        "recall": None,
         "searches": 2,
         "prompt_tokens": 10,
         "sampled_tokens": 5,
@@ -208,9 +209,10 @@ def record(identifier: str, em: float, entity: str = "", **more: Any) -> dict[st
 
 
 def test_figures_are_means_of_each_kind() -> None:
-    records = [record("a", 1.0), record("b", 0.0, stop_reason="token_limit"), record("c", 1.0, kind="ask")]
+    records = [record("a", 1.0, recall=0.5), record("b", 0.0, stop_reason="token_limit"), record("c", 1.0, kind="ask")]
     found = figures_by_kind(records)
     assert list(found) == ["ask", "say"]
+    assert (found["say"].recall, found["ask"].recall) == (0.5, None)
     assert (found["say"].em.mean, found["say"].em.n, found["ask"].em.mean) == (0.5, 2, 1.0)
     assert (found["say"].searches, found["say"].tokens, found["say"].seconds, found["say"].truncated) == (2, 16, 0.5, 1)
 

@@ -63,6 +63,7 @@ def lines(path: Path, *records: Any) -> Path:
 def test_musique(tmp_path: Path) -> None:
     (question,) = load(lines(tmp_path / "musique_ans_v1.0_dev.jsonl", MUSIQUE))
     assert (question.answers, question.kind) == (("1960", "the year 1960"), "2hop")
+    assert question.supporting_titles == ("A",)
 
 
 def test_hotpotqa(tmp_path: Path) -> None:
@@ -70,6 +71,7 @@ def test_hotpotqa(tmp_path: Path) -> None:
     path.write_text(json.dumps([HOTPOT]))
     (question,) = load(path)
     assert (question.id, question.answers, question.kind) == (HOTPOT["_id"], ("yes",), "comparison")
+    assert question.supporting_titles == ("Scott Derrickson", "Ed Wood")
 
 
 def test_2wiki_with_its_aliases(tmp_path: Path) -> None:
