@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Literal, get_args
 
@@ -15,6 +16,7 @@ from rich.markup import escape
 from research.config import DEFAULT_PRESET, load_settings
 from research.episode import StopReason
 from research.errors import ResearchError, ServiceError
+from research.passages import Passage
 from research.schemas import Strategy
 
 app = typer.Typer(
@@ -224,6 +226,31 @@ def evaluate(
     from services.cli.evaluate import evaluate_policy
 
     asyncio.run(evaluate_policy(load_settings(preset, overrides), output, console))
+
+
+@app.command()
+def corpus(
+    questions: Annotated[list[Path], typer.Argument(help="question files with paragraphs: MuSiQue, HotpotQA, 2Wiki")],
+    out: Annotated[Path, typer.Option(help="the passages, JSONL")],
+) -> None:
+    """Write the paragraphs of question sets as passages, each once. Wikipedia dumps need no such step: `research index`
+    reads DPR's TSV and wiki-18's JSONL as they are.
+
+    Example: research corpus musique_ans_v1.0_dev.jsonl --out data/corpus/musique.jsonl
+    """
+    from research.passages import write_passages
+    from research.questions.paragraphs import paragraphs_of
+
+    count = 0
+
+    def counted() -> Iterator[Passage]:
+        nonlocal count
+        for passage in paragraphs_of(questions):
+            count += 1
+            yield passage
+
+    write_passages(out, counted())
+    console.print(f"{count} passages are in {out}", highlight=False)
 
 
 @app.command()

@@ -11,7 +11,9 @@ import pyarrow.parquet as pq
 import pytest
 
 from research.errors import AssetError
+from research.passages import Passage
 from research.questions import Question
+from research.questions.paragraphs import paragraphs_of
 from research.questions.sources import load_questions
 
 MUSIQUE = {
@@ -136,3 +138,15 @@ def test_a_file_that_is_not_there_or_no_text_is_named(tmp_path: Path) -> None:
     (tmp_path / "binary.jsonl").write_bytes(b"\xff\xfe\x00")
     with pytest.raises(AssetError, match=r"binary\.jsonl"):
         load(tmp_path / "binary.jsonl")
+
+
+def test_paragraphs_of_a_set_are_a_corpus_each_once(tmp_path: Path) -> None:
+    hotpot = tmp_path / "hotpot.json"
+    hotpot.write_text(json.dumps([HOTPOT, HOTPOT]))
+    musique = lines(tmp_path / "musique.jsonl", MUSIQUE, MUSIQUE)
+    assert list(paragraphs_of([musique, hotpot])) == [
+        Passage("0", "A", "…"),
+        Passage("1", "Ed Wood", "Ed Wood was an American."),
+    ]
+    with pytest.raises(AssetError, match="line 1: no question with its paragraphs"):
+        list(paragraphs_of([lines(tmp_path / "flat.jsonl", FLASHRAG)]))
