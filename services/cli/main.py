@@ -258,7 +258,8 @@ def bench(
     overrides: Overrides = None,
     preset: Preset = DEFAULT_PRESET,
     strategy: Annotated[
-        list[Strategy] | None, typer.Option(help="one of the strategies (may be repeated); default: all")
+        list[str] | None,
+        typer.Option(help=f"one of {', '.join(get_args(Strategy))} (may be repeated); default: all"),
     ] = None,
     out: Annotated[Path, typer.Option(help="directory of the records; run it again to go on")] = Path("runs/bench"),
 ) -> None:
@@ -268,7 +269,10 @@ def bench(
     """
     from services.cli.bench import run_bench
 
-    names = strategy or list(get_args(Strategy))
+    known: tuple[Strategy, ...] = get_args(Strategy)
+    if unknown := set(strategy or ()) - set(known):
+        raise ConfigurationError(f"--strategy: {', '.join(sorted(unknown))} is none; there are: {', '.join(known)}")
+    names = [name for name in known if not strategy or name in strategy]
     asyncio.run(run_bench(load_settings(preset, overrides), names, out, console))
 
 
