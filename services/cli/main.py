@@ -15,7 +15,7 @@ from rich.markup import escape
 
 from research.config import DEFAULT_PRESET, load_settings
 from research.episode import StopReason
-from research.errors import ResearchError, ServiceError
+from research.errors import ConfigurationError, ResearchError, ServiceError
 from research.passages import Passage
 from research.schemas import Strategy
 
