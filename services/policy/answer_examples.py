@@ -25,6 +25,7 @@ REQUESTS: dict[str, Any] = {
     "as it happens": {"value": {"question": "Who painted The Starry Night?", "stream": True}},
 }
 
+# Two texts are shortened.
 ANSWER: dict[str, Any] = {
     "question": "Who painted The Starry Night?",
     "strategy": "research",
@@ -34,16 +35,27 @@ ANSWER: dict[str, Any] = {
     "format_fault": None,
     "trace": [
         {"kind": "think", "text": "I need to find who painted The Starry Night.", "passages": []},
-        {"kind": "search", "text": "painter of The Starry Night", "passages": []},
-        {"kind": "result", "text": "…", "passages": ["5149"]},
-        {"kind": "answer", "text": "The final answer is \\boxed{Vincent van Gogh}", "passages": []},
+        {"kind": "search", "text": "The Starry Night", "passages": []},
+        {
+            "kind": "result",
+            "text": '"The Starry Night"\n'
+            "1889 painting by Vincent van Gogh. The Starry Night is an oil-on-canvas "
+            "painting by the Dutch …",
+            "passages": ["608"],
+        },
+        {"kind": "think", "text": "I found Vincent van Gogh.", "passages": []},
+        {"kind": "answer", "text": "\\boxed{Vincent van Gogh}", "passages": []},
     ],
     "passages": [
-        {"id": "5149", "title": "The Starry Night", "text": "The Starry Night is an oil-on-canvas painting by …"}
+        {
+            "id": "608",
+            "title": "The Starry Night",
+            "text": "1889 painting by Vincent van Gogh. The Starry Night is an oil-on-canvas painting by the Dutch …",
+        }
     ],
-    "usage": {"prompt_tokens": 61, "sampled_tokens": 58, "result_tokens": 71, "searches": 1},
-    "seconds": {"generate": 1.84, "search": 0.02, "total": 1.87},
-    "weight_versions": ["9"],
+    "usage": {"prompt_tokens": 73, "sampled_tokens": 57, "result_tokens": 65, "searches": 1},
+    "seconds": {"generate": 1.2197, "search": 0.0617, "total": 1.2836},
+    "weight_versions": ["0"],
 }
 
 _STREAM = (
