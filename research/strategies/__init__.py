@@ -10,7 +10,8 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Protocol
 
-from research.episode import Sampling, SearchAgent
+from research.episode import Sampling, SearchAgent, StopReason
+from research.errors import ContextFullError
 from research.strategies.baselines import iter_retgen, naive_generation, naive_rag
 from research.strategies.chat import ChatModel, ScoringRetriever, Work
 from research.strategies.ircot import ircot
@@ -64,13 +65,14 @@ class BaselineStrategy:
     max_tokens: int
 
     async def answer(self, question: str, sampling: Sampling) -> Outcome:
-        """Carry out the plan.
+        """Carry out the plan; without an answer if what it has read fills the context (stop reason `token_limit`).
 
-        Raises:
-            ServiceError: model or retriever failed for good.
-            ProtocolError: the prompt leaves no room for an answer.
+        Raises ServiceError if model or retriever failed for good.
         """
         outcome = Outcome(question)
         work = Work(self.model, self.retriever, self.top_k, self.max_tokens, sampling, outcome)
-        outcome.answer = await self.baseline(work, question) or None
+        try:
+            outcome.answer = await self.baseline(work, question) or None
+        except ContextFullError:
+            outcome.stop_reason = StopReason.TOKEN_LIMIT
         return outcome

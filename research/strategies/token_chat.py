@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass, replace
 from typing import Protocol
 
 from research.episode import Finish, Policy, Sampling
-from research.errors import ProtocolError
+from research.errors import ContextFullError
 from research.strategies.chat import Completion, Message
 
 
@@ -30,11 +30,11 @@ class TokenChat:
     async def complete(
         self, messages: Sequence[Message], max_tokens: int, sampling: Sampling, stop: Sequence[str] = ()
     ) -> Completion:
-        """Write the next message. Raises ProtocolError if the messages fill the context."""
+        """Write the next message. Raises ContextFullError if the messages fill the context."""
         ids = self.tokenizer.chat_ids([asdict(message) for message in messages])
         room = min(max_tokens, self.context_length - len(ids))
         if room <= 0:
-            raise ProtocolError(
+            raise ContextFullError(
                 f"the prompt takes {len(ids)} tokens of a context of {self.context_length}; search for fewer passages "
                 "(top_k) or raise model.max_length"
             )

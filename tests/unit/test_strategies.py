@@ -12,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from research.episode import Sampling, StopReason
+from research.errors import ContextFullError
 from research.passages import Passage, ScoredPassage
 from research.schemas import Strategy
 from research.strategies import BASELINES, STRATEGIES, BaselineStrategy
@@ -138,3 +139,14 @@ def test_the_first_sentence_begins_the_text(text: str) -> None:
 
 def test_the_wire_names_every_strategy() -> None:
     assert set(get_args(Strategy)) == set(STRATEGIES)
+
+
+def test_a_context_that_is_full_is_an_outcome_and_no_crash() -> None:
+    class Full(Scripted):
+        async def complete(
+            self, messages: Sequence[Message], max_tokens: int, sampling: Sampling, stop: Sequence[str] = ()
+        ) -> Completion:
+            raise ContextFullError("the prompt takes 848 tokens of a context of 768")
+
+    outcome = run("naive-rag", Full([]))
+    assert (outcome.answer, outcome.stop_reason, outcome.searches) == (None, StopReason.TOKEN_LIMIT, 1)
