@@ -12,7 +12,7 @@ from tenacity import AsyncRetrying, retry_if_exception, stop_after_attempt, wait
 
 from research.episode import Finish, Generation, Sampling
 from research.errors import ServiceBusyError, ServiceError
-from research.passages import Passage
+from research.passages import Passage, ScoredPassage
 from research.protocol import SEARCH_END
 from research.schemas import WeightsRequest, WeightsResponse, WeightsStatus
 
@@ -106,8 +106,13 @@ class RetrieverClient(HttpService):
         super().__init__(url, name="the retriever", timeout=timeout, retries=retries)
 
     async def search(self, query: str, top_k: int) -> list[Passage]:
+        return [found.passage for found in await self.search_scored(query, top_k)]
+
+    async def search_scored(self, query: str, top_k: int) -> list[ScoredPassage]:
         body = await self.request("POST", "/search", json={"query": query, "top_k": top_k})
-        return [Passage(hit["id"], hit["title"], hit["text"]) for hit in body["results"][0]]
+        return [
+            ScoredPassage(Passage(hit["id"], hit["title"], hit["text"]), hit["score"]) for hit in body["results"][0]
+        ]
 
 
 class PolicyClient(HttpService):
@@ -162,7 +167,7 @@ class PolicyAdmin(HttpService):
 
 
 def sampling_params(max_tokens: int, sampling: Sampling) -> dict[str, Any]:
-    """vLLM's sampling parameters of one turn: the log-probability of each sampled token, and a stop at `</search>`."""
+    """vLLM's sampling parameters of one turn: the log-probability of each sampled token, and a stop at given texts."""
     return {
         "max_tokens": max_tokens,
         "temperature": sampling.temperature,
@@ -170,7 +175,7 @@ def sampling_params(max_tokens: int, sampling: Sampling) -> dict[str, Any]:
         "top_k": 0,
         "seed": sampling.seed,
         "logprobs": 0,
-        "stop": [SEARCH_END],
+        "stop": list(sampling.stop),
         "include_stop_str_in_output": True,
         "skip_special_tokens": False,
     }

@@ -18,7 +18,7 @@ from research.config import EpisodeLimits
 from research.errors import ProtocolError
 from research.passages import Passage
 from research.prompts import Prompt
-from research.protocol import break_special_tokens, extract_answer, format_fault, result_block, search_query
+from research.protocol import SEARCH_END, break_special_tokens, extract_answer, format_fault, result_block, search_query
 from research.tokens import Tokenizer
 
 
@@ -45,11 +45,12 @@ class Finish(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Sampling:
-    """How tokens are drawn; a temperature of 0 is greedy."""
+    """How tokens are drawn, and the texts that end a generation; a temperature of 0 is greedy."""
 
     temperature: float = 1.0
     top_p: float = 1.0
     seed: int | None = None
+    stop: tuple[str, ...] = (SEARCH_END,)
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,6 +17,10 @@ class ProtocolError(ResearchError, ValueError):
     """Tokens or text break a promise of the episode protocol."""
 
 
+class ContextFullError(ProtocolError):
+    """A prompt leaves no room in the model's context."""
+
+
 class ServiceError(ResearchError, RuntimeError):
     """A service could not be reached, or answered with an error, after every allowed retry."""
 

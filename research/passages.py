@@ -20,6 +20,14 @@ class Passage:
     text: str
 
 
+@dataclass(frozen=True, slots=True)
+class ScoredPassage:
+    """A passage that was found, and how well it matched; more is better."""
+
+    passage: Passage
+    score: float
+
+
 def write_passages(path: Path, passages: Iterable[Passage]) -> None:
     """Write one JSON object a line, beside the target first, then rename."""
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -58,6 +58,10 @@ class SearchResponse(BaseModel):
     seconds: SearchTimings
 
 
+# How answers are found (research/strategies).
+Strategy = Literal["research", "naive", "naive-rag", "iter-retgen", "ircot"]
+
+
 class AgentLimits(Request):
     """Limits of one request to the agent; those left out are the preset's."""
 
@@ -76,7 +80,9 @@ class AnswerRequest(AgentLimits):
     questions: Annotated[list[NonBlank], Field(min_length=1, max_length=512)] | None = Field(
         None, description="several questions, answered in order"
     )
-    strategy: Literal["research"] = Field("research", description="how answers are found: think, search, answer")
+    strategy: Strategy = Field(
+        "research", description="how answers are found: the agent, or one of the plans that it is compared with"
+    )
     adapter: NonBlank | None = Field(None, description="a LoRA adapter that is loaded; left out: the model alone")
     temperature: float = Field(0.0, ge=0.0, le=2.0, description="0 is greedy")
     seed: int | None = Field(None, ge=0, lt=2**31, description="makes sampling repeatable")
@@ -128,6 +134,7 @@ class AnswerResponse(BaseModel):
     """Answer of `POST /answer`. `answer` is null if the model gave none in the form asked for."""
 
     question: str
+    strategy: str = "research"
     adapter: str | None = None
     answer: str | None
     stop_reason: str

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
 from research.errors import ConfigurationError, ProtocolError
@@ -54,7 +54,7 @@ class HuggingFaceTokenizer:
 
         A question is the user's text, but it may not smuggle control tokens in: they are encoded as plain text.
         """
-        question = break_special_tokens(question, self.special_tokens)
+        question = self._plain(question)
         if prompt.is_raw:
             return self.encode(prompt.fill(question))
         if self._tokenizer.chat_template is None:
@@ -62,10 +62,22 @@ class HuggingFaceTokenizer:
                 f"episode.prompt: {prompt.name} is a system message, but the model has no chat template; "
                 "choose a raw prompt such as research-base"
             )
-        messages = [
-            {"role": "system", "content": prompt.text},
-            {"role": "user", "content": question},
-        ]
+        return self._of_messages([{"role": "system", "content": prompt.text}, {"role": "user", "content": question}])
+
+    def chat_ids(self, messages: Sequence[Mapping[str, str]]) -> list[int]:
+        """Ids of a chat up to where the assistant begins; nobody's text may hold control tokens.
+
+        A model without a chat template reads the messages as plain paragraphs.
+        """
+        clean = [{**message, "content": self._plain(message["content"])} for message in messages]
+        if self._tokenizer.chat_template is None:
+            return self.encode("\n\n".join(message["content"] for message in clean))
+        return self._of_messages(clean)
+
+    def _plain(self, text: str) -> str:
+        return break_special_tokens(text, self.special_tokens)
+
+    def _of_messages(self, messages: Sequence[Mapping[str, str]]) -> list[int]:
         text: str = self._tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
         ids: list[int] = self._tokenizer.encode(text, add_special_tokens=False)
         return ids

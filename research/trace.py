@@ -6,7 +6,7 @@ import re
 
 from research.episode import Episode, Turn
 from research.protocol import RESULT_END, RESULT_START
-from research.schemas import AnswerPassage, AnswerResponse, AnswerSeconds, AnswerUsage, Step
+from research.schemas import Step
 
 _PIECE = re.compile(r"<(?P<kind>think|search|answer)>(?P<text>.*?)(?:</(?P=kind)>|$)", re.DOTALL)
 
@@ -33,29 +33,3 @@ def _steps_of_turn(turn: Turn) -> list[Step]:
 def _add_loose_text(steps: list[Step], text: str) -> None:
     if text.strip():
         steps.append(Step(kind="text", text=text.strip()))
-
-
-def answer_response(episode: Episode, total_seconds: float, adapter: str | None = None) -> AnswerResponse:
-    """The body of `/answer` for a finished episode, written with the LoRA adapter of this name."""
-    passages = {passage.id: passage for turn in episode.turns for passage in turn.passages}
-    return AnswerResponse(
-        question=episode.question,
-        adapter=adapter,
-        answer=episode.answer,
-        stop_reason=episode.stop_reason,
-        format_fault=episode.format_fault,
-        trace=trace_of(episode),
-        passages=[AnswerPassage(id=p.id, title=p.title, text=p.text) for p in passages.values()],
-        usage=AnswerUsage(
-            prompt_tokens=len(episode.prompt_ids),
-            sampled_tokens=episode.sampled_tokens,
-            result_tokens=len(episode.token_ids) - episode.sampled_tokens,
-            searches=episode.searches,
-        ),
-        seconds=AnswerSeconds(
-            generate=round(episode.generate_seconds, 4),
-            search=round(episode.search_seconds, 4),
-            total=round(total_seconds, 4),
-        ),
-        weight_versions=episode.weight_versions,
-    )

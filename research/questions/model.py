@@ -35,7 +35,7 @@ class Question:
 
     `kind` groups questions for evaluation (`one_hop`, `two_hop`, …), `template` names the pattern that made it, and
     `entity` is what the train / held-out split goes by. `new_template` marks a held-out question whose template never
-    comes up in training.
+    comes up in training. `supporting` are the titles that the data set names, where it has no hops.
     """
 
     id: str
@@ -46,6 +46,12 @@ class Question:
     entity: str = ""
     hops: tuple[Hop, ...] = field(default=())
     new_template: bool = False
+    supporting: tuple[str, ...] = field(default=(), repr=False)  # digests of question sets go by the rest
+
+    @property
+    def supporting_titles(self) -> tuple[str, ...]:
+        """Titles of the passages that a chain needs, each once; none if they are not known."""
+        return tuple(dict.fromkeys(self.supporting or (hop.title for hop in self.hops)))
 
     @property
     def stratum(self) -> str:
@@ -56,7 +62,8 @@ class Question:
 def question_from_dict(record: dict[str, Any]) -> Question:
     """Build a question from one JSON object; raises KeyError or TypeError when fields are missing or unknown."""
     hops = tuple(Hop(**hop) for hop in record.get("hops", ()))
-    return Question(**{**record, "answers": tuple(record["answers"]), "hops": hops})
+    lists = {"answers": tuple(record["answers"]), "supporting": tuple(record.get("supporting", ()))}
+    return Question(**{**record, **lists, "hops": hops})
 
 
 def digest_of(questions: Iterable[Question]) -> str:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from research.errors import AssetError
+from research.questions.files import Placed, read_question_file
 from research.questions.model import Question, question_from_dict, read_questions
 
 BUILTIN = "builtin"
@@ -35,21 +36,25 @@ def load_questions(name: str, split: Split, data: Path) -> list[Question]:
     if name.startswith(HUB_PREFIX):
         return questions_from_records(hub_records(name), name)
     path = Path(name)
-    if path.suffix == ".json":
-        return questions_from_records(_read_json_array(path), name)
-    return questions_from_records(_read_json_lines(path), name)
+    return _questions(read_question_file(path), name, _aliases_beside(path))
 
 
 def questions_from_records(records: Iterable[Mapping[str, Any]], source: str) -> list[Question]:
-    """Read records of our own format, of MuSiQue, HotpotQA / 2WikiMultiHopQA, or FlashRAG."""
-    questions = []
-    for number, record in enumerate(records, start=1):
+    """Read records of our own format, of MuSiQue, HotpotQA, 2WikiMultiHopQA, Bamboogle, FlashRAG or Search-R1."""
+    return _questions(((f"record {number}", record) for number, record in enumerate(records, 1)), source, {})
+
+
+def _questions(records: Iterable[Placed], source: str, aliases: Mapping[str, list[str]]) -> list[Question]:
+    questions: list[Question] = []
+    for place, record in records:
         try:
-            questions.append(_question(record, number))
-        except (KeyError, TypeError) as error:
-            raise AssetError(f"{source}, record {number}: not a question of a known format ({error!r})") from error
+            questions.append(_question(record, len(questions) + 1, aliases))
+        except (KeyError, TypeError, AttributeError) as error:
+            raise AssetError(f"{source}, {place}: not a question of a known format ({error!r})") from error
     if not questions:
         raise AssetError(f"{source} holds no question")
+    if len(names := {question.id for question in questions}) < len(questions):
+        raise AssetError(f"{source}: {len(questions) - len(names)} questions have the id of another one")
     return questions
 
 
@@ -68,15 +73,53 @@ def hub_records(name: str) -> Iterable[Mapping[str, Any]]:
     return records
 
 
-def _question(record: Mapping[str, Any], number: int) -> Question:
+def _question(record: Mapping[str, Any], number: int, aliases: Mapping[str, list[str]]) -> Question:
     if "text" in record and "answers" in record:
         return question_from_dict(dict(record))
     identifier = str(record.get("id") or record.get("_id") or number)
+    text, answers = record["question"], _answers(record, aliases)
+    if not isinstance(text, str) or not text.strip() or not any(answer.strip() for answer in answers):
+        raise TypeError("it has a blank question, or no answer")
+    return Question(
+        id=identifier,
+        text=text.strip(),
+        answers=answers,
+        kind=_kind(record, identifier),
+        supporting=_supporting(record),
+    )
+
+
+def _supporting(record: Mapping[str, Any]) -> tuple[str, ...]:
+    """Titles of the passages that answer it, as MuSiQue, HotpotQA and 2Wiki tell them; FlashRAG keeps them aside."""
+    record = {**record, **(record.get("metadata") or {})}
+    if isinstance(paragraphs := record.get("paragraphs"), list):
+        return tuple(paragraph["title"] for paragraph in paragraphs if paragraph["is_supporting"])
+    facts = record.get("supporting_facts") or ()
+    if isinstance(facts, Mapping):  # as the hub's data sets have it
+        return tuple(str(title) for title in facts["title"])
+    return tuple(str(title) for title, _ in facts)
+
+
+def _answers(record: Mapping[str, Any], aliases: Mapping[str, list[str]]) -> tuple[str, ...]:
+    """The gold answer first, then its aliases: FlashRAG's and Search-R1's list, MuSiQue's, or 2Wiki's own file."""
     if "golden_answers" in record:
-        answers = tuple(str(answer) for answer in record["golden_answers"])
-    else:
-        answers = (str(record["answer"]), *(str(alias) for alias in record.get("answer_aliases") or ()))
-    return Question(id=identifier, text=record["question"], answers=answers, kind=_kind(record, identifier))
+        return tuple(str(answer) for answer in record["golden_answers"])
+    if "reward_model" in record:
+        return tuple(str(answer) for answer in record["reward_model"]["ground_truth"]["target"])
+    others: Iterable[Any] = record.get("answer_aliases") or aliases.get(str(record.get("answer_id"))) or ()
+    return tuple(dict.fromkeys((str(record["answer"]), *(str(alias) for alias in others))))
+
+
+def _aliases_beside(path: Path) -> dict[str, list[str]]:
+    """2WikiMultiHopQA's `id_aliases.json`, a JSON object a line, if it lies in the same folder."""
+    file = path.with_name("id_aliases.json")
+    if path.suffix != ".json" or not file.is_file():
+        return {}
+    try:
+        records = [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines() if line.strip()]
+        return {record["Q_id"]: [*record["aliases"], *record.get("demonyms", ())] for record in records}
+    except (ValueError, KeyError, TypeError) as error:
+        raise AssetError(f"{file} is not 2WikiMultiHopQA's file of aliases ({error!r})") from error
 
 
 def _kind(record: Mapping[str, Any], identifier: str) -> str:
@@ -85,26 +128,3 @@ def _kind(record: Mapping[str, Any], identifier: str) -> str:
         return str(record["type"])
     hops, separator, _ = identifier.partition("__")
     return hops if separator else "unknown"
-
-
-def _read_json_array(path: Path) -> list[Mapping[str, Any]]:
-    try:
-        records = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise AssetError(f"cannot read questions {path}: {error}") from error
-    if not isinstance(records, list):
-        raise AssetError(f"{path} is not a JSON array of questions")
-    return records
-
-
-def _read_json_lines(path: Path) -> Iterable[Mapping[str, Any]]:
-    try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except OSError as error:
-        raise AssetError(f"cannot read questions {path}: {error.strerror}") from error
-    for number, line in enumerate(lines, start=1):
-        if line.strip():
-            try:
-                yield json.loads(line)
-            except json.JSONDecodeError as error:
-                raise AssetError(f"{path}:{number}: not JSON ({error})") from error

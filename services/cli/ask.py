@@ -6,18 +6,18 @@ import httpx
 
 from research.config import Settings
 from research.errors import ServiceError
-from research.schemas import AnswerResponse
+from research.schemas import AnswerResponse, Strategy
 from services.web.auth import API_KEY_VARIABLE, environment_secret
 
 
-def ask_policy(settings: Settings, question: str) -> AnswerResponse:
+def ask_policy(settings: Settings, question: str, strategy: Strategy = "research") -> AnswerResponse:
     """Ask one question, greedily; raises ServiceError that says what to do."""
     url = settings.trainer.policy_urls[0]
     key = environment_secret(API_KEY_VARIABLE)
     try:
         answer = httpx.post(
             f"{url}/answer",
-            json={"question": question},
+            json={"question": question, "strategy": strategy},
             headers={"Authorization": f"Bearer {key}"} if key else {},
             timeout=settings.policy.answer_timeout + 10,
         )

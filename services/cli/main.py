@@ -5,8 +5,9 @@ from __future__ import annotations
 import asyncio
 import json
 import sys
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, get_args
 
 import typer
 from rich.console import Console
@@ -14,7 +15,9 @@ from rich.markup import escape
 
 from research.config import DEFAULT_PRESET, load_settings
 from research.episode import StopReason
-from research.errors import ResearchError, ServiceError
+from research.errors import ConfigurationError, ResearchError, ServiceError
+from research.passages import Passage
+from research.schemas import Strategy
 
 app = typer.Typer(
     help="Teach a language model to reason with search, by reinforcement learning.\n\n"
@@ -172,16 +175,17 @@ def ask(
     question: Annotated[str, typer.Argument(help="the question, in quotes")],
     overrides: Overrides = None,
     preset: Preset = DEFAULT_PRESET,
+    strategy: Annotated[Strategy, typer.Option(help="how the answer is found")] = "research",
     as_json: Annotated[bool, typer.Option("--json", help="print the whole answer as JSON")] = False,
 ) -> None:
     """Ask the running policy one question and show how it found the answer.
 
-    Example: research ask "When was the painter of The Starry Night born?"
+    Example: research ask "When was the painter of The Starry Night born?" --strategy naive-rag
     """
     from services.cli.ask import ask_policy
     from services.cli.show import show_answer
 
-    answer = ask_policy(load_settings(preset, overrides), question)
+    answer = ask_policy(load_settings(preset, overrides), question, strategy)
     if as_json:
         print(answer.model_dump_json(indent=2))
     else:
@@ -222,6 +226,54 @@ def evaluate(
     from services.cli.evaluate import evaluate_policy
 
     asyncio.run(evaluate_policy(load_settings(preset, overrides), output, console))
+
+
+@app.command()
+def corpus(
+    questions: Annotated[list[Path], typer.Argument(help="question files with paragraphs: MuSiQue, HotpotQA, 2Wiki")],
+    out: Annotated[Path, typer.Option(help="the passages, JSONL")],
+) -> None:
+    """Write the paragraphs of question sets as passages, each once. Wikipedia dumps need no such step: `research index`
+    reads DPR's TSV and wiki-18's JSONL as they are.
+
+    Example: research corpus musique_ans_v1.0_dev.jsonl --out data/corpus/musique.jsonl
+    """
+    from research.passages import write_passages
+    from research.questions.paragraphs import paragraphs_of
+
+    count = 0
+
+    def counted() -> Iterator[Passage]:
+        nonlocal count
+        for passage in paragraphs_of(questions):
+            count += 1
+            yield passage
+
+    write_passages(out, counted())
+    console.print(f"{count} passages are in {out}", highlight=False)
+
+
+@app.command()
+def bench(
+    overrides: Overrides = None,
+    preset: Preset = DEFAULT_PRESET,
+    strategy: Annotated[
+        list[str] | None,
+        typer.Option(help=f"one of {', '.join(get_args(Strategy))} (may be repeated); default: all"),
+    ] = None,
+    out: Annotated[Path, typer.Option(help="directory of the records; run it again to go on")] = Path("runs/bench"),
+) -> None:
+    """Ask the running policy the held-out questions by several strategies, greedily, and print a table.
+
+    Example: research bench --out runs/trained-bench evaluation.per_kind=100
+    """
+    from services.cli.bench import run_bench
+
+    known: tuple[Strategy, ...] = get_args(Strategy)
+    if unknown := set(strategy or ()) - set(known):
+        raise ConfigurationError(f"--strategy: {', '.join(sorted(unknown))} is none; there are: {', '.join(known)}")
+    names = [name for name in known if not strategy or name in strategy]
+    asyncio.run(run_bench(load_settings(preset, overrides), names, out, console))
 
 
 @app.command()

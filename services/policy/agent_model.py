@@ -91,7 +91,7 @@ def _asked(request: ChatCompletionRequest) -> Asked:
     if request.top_p is not None and not 0 < request.top_p <= 1:
         raise ConfigurationError(f"top_p: {request.top_p:g} is not above 0 and at most 1")
     sampling = Sampling(request.temperature or 0.0, 1.0 if request.top_p is None else request.top_p, request.seed)
-    return Asked(question_of(request.messages), sampling, _limits(request), adapter_of(request.model))
+    return Asked(question_of(request.messages), sampling, _limits(request), adapter=adapter_of(request.model))
 
 
 def _limits(request: ChatCompletionRequest) -> AgentLimits:

@@ -20,6 +20,7 @@ REQUESTS: dict[str, Any] = {
     "sampled, repeatable": {
         "value": {"question": "Who painted The Starry Night?", "temperature": 1.0, "seed": 7},
     },
+    "one search, then an answer": {"value": {"question": "Who painted The Starry Night?", "strategy": "naive-rag"}},
     "several": {"value": {"questions": ["Who painted The Starry Night?", "What is the capital of Peru?"]}},
     "as it happens": {"value": {"question": "Who painted The Starry Night?", "stream": True}},
 }
@@ -27,6 +28,7 @@ REQUESTS: dict[str, Any] = {
 # Two texts are shortened.
 ANSWER: dict[str, Any] = {
     "question": "Who painted The Starry Night?",
+    "strategy": "research",
     "adapter": None,
     "answer": "Vincent van Gogh",
     "stop_reason": "answered",

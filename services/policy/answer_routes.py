@@ -71,7 +71,7 @@ async def _all(answering: Answering, asked: list[Asked]) -> list[AnswerResponse]
 
 def _asked(body: AnswerRequest, question: str) -> Asked:
     limits = AgentLimits.model_validate(body.model_dump(include=set(AgentLimits.model_fields)))
-    return Asked(question, Sampling(body.temperature, 1.0, body.seed), limits, body.adapter)
+    return Asked(question, Sampling(body.temperature, 1.0, body.seed), limits, body.strategy, body.adapter)
 
 
 async def _server_sent(events: AsyncGenerator[Told]) -> AsyncGenerator[bytes]:

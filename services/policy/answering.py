@@ -10,11 +10,14 @@ from dataclasses import dataclass, field, replace
 
 from prometheus_client import Counter, Histogram
 
-from research.episode import Episode, Sampling, SearchAgent
+from research.episode import Sampling, SearchAgent
 from research.errors import ConfigurationError, ResearchError, ServiceError
 from research.live import Ended, Found, TellingPolicy, Wrote, watch
 from research.schemas import AgentLimits, AnswerResponse
-from research.trace import answer_response
+from research.strategies import BASELINES, RESEARCH, BaselineStrategy, ReSearchStrategy, Strategy
+from research.strategies.chat import ScoringRetriever
+from research.strategies.outcome import Outcome, answer_response, outcome_of
+from research.strategies.token_chat import ChatTokenizer, TokenChat
 
 ANSWERS = Counter("research_answers_total", "Answered questions by stop reason.", ["stop_reason"])
 ANSWER_SECONDS = Histogram("research_answer_seconds", "Seconds of one answer.", buckets=(0.5, 1, 2, 5, 10, 30, 60, 120))
@@ -34,11 +37,12 @@ class BusyError(ResearchError):
 
 @dataclass(frozen=True, slots=True)
 class Asked:
-    """A question, how tokens are drawn, the limits that the request set, and the LoRA adapter to write with."""
+    """A question, how it is answered: tokens drawn, limits of the request, strategy, LoRA adapter to write with."""
 
     question: str
     sampling: Sampling = field(default_factory=lambda: Sampling(0.0))
     limits: AgentLimits = field(default_factory=AgentLimits)
+    strategy: str = RESEARCH
     adapter: str | None = None
 
 
@@ -49,6 +53,7 @@ class Answering:
         agent: with the preset's limits.
         policy_with: the policy that writes with the adapter of a name, or with none; it can tell what it writes.
             Raises ConfigurationError if there is no such adapter.
+        tokenizer, retriever: of the other strategies.
         concurrency: questions under way at once; more are refused.
         timeout: seconds for one question.
         max_question_chars: of a question.
@@ -58,6 +63,8 @@ class Answering:
         self,
         agent: SearchAgent,
         policy_with: Callable[[str | None], TellingPolicy],
+        tokenizer: ChatTokenizer,
+        retriever: ScoringRetriever,
         *,
         concurrency: int,
         timeout: float,
@@ -65,6 +72,8 @@ class Answering:
     ) -> None:
         self._agent = agent
         self._policy_with = policy_with
+        self._tokenizer = tokenizer
+        self._retriever = retriever
         self._concurrency = concurrency
         self._places = asyncio.Semaphore(concurrency)
         self._timeout = timeout
@@ -77,6 +86,8 @@ class Answering:
                 f"question: {length} characters are more than policy.max_question_chars ({self._max_question_chars})"
             )
         self._policy_with(asked.adapter)
+        if asked.strategy != RESEARCH and asked.limits.max_searches is not None:
+            raise ConfigurationError(f"max_searches: the strategy {asked.strategy} has a number of its own")
         if asked.limits.timeout is not None and asked.limits.timeout > self._timeout:
             raise ConfigurationError(
                 f"timeout: {asked.limits.timeout:g} s are more than policy.answer_timeout ({self._timeout:g} s)"
@@ -121,6 +132,9 @@ class Answering:
         """Answer one question and tell what happens; the last is the answer. Raises what `answer` raises."""
         self.require_sound(asked)
         self.require_room()
+        if asked.strategy != RESEARCH:
+            yield await self._in_its_turn(asked)
+            return
         await self._places.acquire()  # at once, since there is room
         policy = self._policy_with(asked.adapter)
         events = watch(
@@ -134,7 +148,11 @@ class Answering:
         async with aclosing(events):
             try:
                 async for event in events:
-                    yield _answered(asked, event.episode, event.seconds) if isinstance(event, Ended) else event
+                    yield (
+                        _answered(asked, outcome_of(event.episode), event.seconds)
+                        if isinstance(event, Ended)
+                        else event
+                    )
             except TimeoutError as error:
                 raise self._out_of_time(asked) from error
 
@@ -143,11 +161,10 @@ class Answering:
             started = time.perf_counter()
             try:
                 async with asyncio.timeout(self._seconds_for(asked)):
-                    agent = self._agent_for(asked, self._policy_with(asked.adapter))
-                    episode = await agent.run(asked.question, asked.sampling)
+                    outcome = await self._strategy_for(asked).answer(asked.question, asked.sampling)
             except TimeoutError as error:
                 raise self._out_of_time(asked) from error
-            return _answered(asked, episode, time.perf_counter() - started)
+            return _answered(asked, outcome, time.perf_counter() - started)
 
     def _out_of_time(self, asked: Asked) -> ServiceError:
         return ServiceError(f"no answer within {self._seconds_for(asked):g} s")
@@ -155,15 +172,28 @@ class Answering:
     def _seconds_for(self, asked: Asked) -> float:
         return asked.limits.timeout or self._timeout
 
+    def _strategy_for(self, asked: Asked) -> Strategy:
+        policy = self._policy_with(asked.adapter)
+        agent = self._agent_for(asked, policy)
+        if asked.strategy == RESEARCH:
+            return ReSearchStrategy(agent)
+        return BaselineStrategy(
+            BASELINES[asked.strategy],
+            TokenChat(policy, self._tokenizer, agent.context_length),
+            self._retriever,
+            top_k=agent.limits.top_k,
+            max_tokens=agent.limits.max_turn_tokens or agent.limits.max_tokens,
+        )
+
     def _agent_for(self, asked: Asked, policy: TellingPolicy) -> SearchAgent:
         given = asked.limits.model_dump(include={"top_k", "max_searches", "max_tokens"}, exclude_none=True)
         return replace(self._agent, policy=policy, limits=self._agent.limits.model_copy(update=given))
 
 
-def _answered(asked: Asked, episode: Episode, seconds: float) -> AnswerResponse:
-    ANSWERS.labels(episode.stop_reason).inc()
+def _answered(asked: Asked, outcome: Outcome, seconds: float) -> AnswerResponse:
+    ANSWERS.labels(outcome.stop_reason).inc()
     ANSWER_SECONDS.observe(seconds)
-    return answer_response(episode, seconds, asked.adapter)
+    return answer_response(outcome, seconds, asked.strategy, asked.adapter)
 
 
 async def begun(events: AsyncGenerator[Told]) -> AsyncGenerator[Told]:

@@ -75,6 +75,7 @@ class ResearchPlugin:
             policy.retriever_url, timeout=limits.search_timeout, retries=limits.retries
         )
         tokenizer = AutoTokenizer.from_pretrained(args.model)
+        words = HuggingFaceTokenizer(tokenizer)
         engine_policy = EnginePolicy(engine_client, version=lambda: updates.version, end=str(tokenizer.eos_token))
         state.research_adapters = adapters = Adapters(
             engine_client, state.openai_serving_models, updates.tensors, policy.weights_dir, policy.lora_rank
@@ -82,7 +83,7 @@ class ResearchPlugin:
         agent = SearchAgent(
             policy=engine_policy,
             retriever=retriever,
-            tokenizer=HuggingFaceTokenizer(tokenizer),
+            tokenizer=words,
             prompt=load_prompt(limits.prompt),
             limits=limits,
             context_length=settings.model.max_length,
@@ -90,6 +91,8 @@ class ResearchPlugin:
         state.research_answering = answering = Answering(
             agent,
             lambda name: engine_policy if name is None else engine_policy.adapted(adapters.named(name)),
+            words,
+            retriever,
             concurrency=policy.answer_concurrency,
             timeout=policy.answer_timeout,
             max_question_chars=policy.max_question_chars,

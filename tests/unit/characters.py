@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from research.episode import Finish, Generation, Sampling
@@ -28,6 +28,9 @@ class CharacterTokenizer:
     def decode(self, ids: Sequence[int]) -> str:
         names = {number: name for name, number in SPECIALS.items()}
         return "".join(names[i] if i in names else chr(i - 10) for i in ids if i != EOS)
+
+    def chat_ids(self, messages: Sequence[Mapping[str, str]]) -> list[int]:
+        return [2, *self.encode("\n".join(message["content"] for message in messages))]
 
     def prompt_ids(self, prompt: Prompt, question: str) -> list[int]:
         return [2, *self.encode(question)]

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from research.config import EpisodeLimits
 from research.episode import Finish, Generation, Sampling, SearchAgent
 from research.errors import ServiceError
-from research.passages import Passage
+from research.passages import Passage, ScoredPassage
 from research.prompts import Prompt
 from research.tokens import Tokenizer
 
@@ -54,6 +54,9 @@ class Scripted:
 
 
 class OnePassage:
+    async def search_scored(self, query: str, top_k: int) -> list[ScoredPassage]:
+        return [ScoredPassage(passage, 0.9) for passage in await self.search(query, top_k)]
+
     async def search(self, query: str, top_k: int) -> list[Passage]:
         return [Passage("7", "The Starry Night", f"found for {query}")]
 

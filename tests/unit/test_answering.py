@@ -8,11 +8,11 @@ from contextlib import aclosing
 
 import pytest
 
-from research.errors import ServiceError
+from research.errors import ConfigurationError, ServiceError
 from research.schemas import AgentLimits, AnswerResponse
 from services.policy.answering import Answering, Asked, BusyError, Told
 from tests.unit.characters import CharacterTokenizer
-from tests.unit.scripted_agent import TURNS, Scripted, agent_for
+from tests.unit.scripted_agent import TURNS, OnePassage, Scripted, agent_for
 
 
 def with_answering(
@@ -22,7 +22,13 @@ def with_answering(
 
     async def main() -> None:
         answering = Answering(
-            agent_for(policy), lambda _: policy, concurrency=concurrency, timeout=60, max_question_chars=100
+            agent_for(policy),
+            lambda _: policy,
+            CharacterTokenizer(),
+            OnePassage(),
+            concurrency=concurrency,
+            timeout=60,
+            max_question_chars=100,
         )
         async with asyncio.timeout(10):
             await scenario(answering)
@@ -89,3 +95,24 @@ def test_of_those_who_come_at_once_no_more_than_the_places_are_taken() -> None:
             await events.aclose()
 
     with_answering(scenario, "hangs", concurrency=2)
+
+
+def test_other_strategies_are_answered_and_watched_the_same_way() -> None:
+    async def scenario(answering: Answering) -> None:
+        asked = Asked("Who?", strategy="naive-rag")
+        answered = await answering.answer(asked)
+        assert (answered.strategy, answered.usage.searches) == ("naive-rag", 1)
+        assert [step.kind for step in answered.trace] == ["search", "result", "answer"]
+        (watched,) = [event async for event in answering.watch(asked)]
+        assert isinstance(watched, AnswerResponse)
+        answering.require_room()
+
+    with_answering(scenario)
+
+
+def test_a_plan_of_its_own_has_no_number_of_searches_to_limit() -> None:
+    async def scenario(answering: Answering) -> None:
+        with pytest.raises(ConfigurationError, match="max_searches"):
+            await answering.answer(Asked("Who?", limits=AgentLimits(max_searches=1), strategy="ircot"))
+
+    with_answering(scenario)

@@ -12,7 +12,8 @@ from research.episode import Episode, Finish, Generation, Sampling, SearchAgent,
 from research.errors import ProtocolError, ServiceError
 from research.passages import Passage
 from research.prompts import Prompt
-from research.trace import answer_response, trace_of
+from research.strategies.outcome import answer_response, outcome_of
+from research.trace import trace_of
 from tests.unit.characters import EOS, CharacterTokenizer, Script, Shelf
 
 PARIS = Passage("7", "Paris", "Paris is the capital of France.")
@@ -160,7 +161,7 @@ def test_seeds_differ_by_turn() -> None:
 
 
 def test_the_answer_body_tells_the_whole_story() -> None:
-    body = answer_response(run(agent([SEARCH, ANSWER])), 1.5)
+    body = answer_response(outcome_of(run(agent([SEARCH, ANSWER]))), 1.5, "research")
     assert body.answer == "Paris"
     assert [step.kind for step in body.trace] == ["think", "search", "result", "think", "answer"]
     assert body.trace[1].text == "capital of France"

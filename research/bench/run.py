@@ -1,0 +1,84 @@
+"""Asks a question set by one strategy and records every answer."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
+from typing import Any
+
+from research.bench.metrics import cover_exact_match, retrieval_recall
+from research.bench.records import Records
+from research.episode import Sampling
+from research.errors import ServiceError
+from research.questions import Question
+from research.reward import best, exact_match, token_f1
+from research.strategies import Strategy
+from research.strategies.outcome import Outcome
+
+
+async def ask_all(
+    strategy: Strategy,
+    questions: Sequence[Question],
+    records: Records,
+    *,
+    sampling: Sampling,
+    concurrency: int,
+    on_answer: Callable[[], None] = lambda: None,
+) -> list[str]:
+    """Ask what the records do not hold yet, so many at once.
+
+    Returns:
+        Ids of the questions that could not be asked, for want of a service; asking again tries them again.
+    """
+    slots = asyncio.Semaphore(concurrency)
+    failed: list[str] = []
+
+    async def ask(question: Question) -> None:
+        async with slots:
+            started = time.perf_counter()
+            try:
+                outcome = await strategy.answer(question.text, sampling)
+            except ServiceError:
+                failed.append(question.id)
+                return
+            records.add(record_of(question, outcome, time.perf_counter() - started))
+            on_answer()
+
+    async with asyncio.TaskGroup() as group:
+        for question in questions:
+            if question.id not in records.done:
+                group.create_task(ask(question))
+    return failed
+
+
+def record_of(question: Question, outcome: Outcome, seconds: float) -> dict[str, Any]:
+    """One line of the records: question, gold answers, what was answered and how, what it is worth and what it cost."""
+    answer = outcome.answer or ""
+    return {
+        "id": question.id,
+        "question": question.text,
+        "kind": question.stratum,
+        "entity": question.entity,
+        "gold": list(question.answers),
+        "answer": outcome.answer,
+        "em": best(exact_match, answer, question.answers) if answer else 0.0,
+        "f1": best(token_f1, answer, question.answers) if answer else 0.0,
+        "cover_em": best(cover_exact_match, answer, question.answers) if answer else 0.0,
+        "recall": retrieval_recall((passage.title for passage in outcome.passages), question.supporting_titles),
+        "stop_reason": str(outcome.stop_reason),
+        "format_fault": outcome.format_fault,
+        "searches": outcome.searches,
+        "prompt_tokens": outcome.prompt_tokens,
+        "sampled_tokens": outcome.sampled_tokens,
+        "result_tokens": outcome.result_tokens,
+        "seconds": {
+            "generate": round(outcome.generate_seconds, 4),
+            "search": round(outcome.search_seconds, 4),
+            "total": round(seconds, 4),
+        },
+        "weight_versions": outcome.versions,
+        "trace": [step.model_dump() for step in outcome.trace],
+        "passages": [asdict(passage) for passage in outcome.passages],
+    }

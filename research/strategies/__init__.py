@@ -1,0 +1,78 @@
+"""Ways to answer a question, by name: what the paper compares itself with, and ReSearch itself.
+
+A baseline is an async function of `Work` and the question that returns the answer, or None; adding one is one small
+file and one line here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from typing import Protocol
+
+from research.episode import Sampling, SearchAgent, StopReason
+from research.errors import ContextFullError
+from research.strategies.baselines import iter_retgen, naive_generation, naive_rag
+from research.strategies.chat import ChatModel, ScoringRetriever, Work
+from research.strategies.ircot import ircot
+from research.strategies.outcome import Outcome, outcome_of
+
+Baseline = Callable[[Work, str], Awaitable[str | None]]
+
+RESEARCH = "research"
+BASELINES: dict[str, Baseline] = {
+    "naive": naive_generation,
+    "naive-rag": naive_rag,
+    "iter-retgen": iter_retgen,
+    "ircot": ircot,
+}
+STRATEGIES = (*BASELINES, RESEARCH)
+
+
+class Strategy(Protocol):
+    """Something that answers a question."""
+
+    async def answer(self, question: str, sampling: Sampling) -> Outcome: ...
+
+
+@dataclass(frozen=True, slots=True)
+class ReSearchStrategy:
+    """The agent decides by itself when and what to search."""
+
+    agent: SearchAgent
+
+    async def answer(self, question: str, sampling: Sampling) -> Outcome:
+        """Run one episode; raises what `SearchAgent.run` raises."""
+        return outcome_of(await self.agent.run(question, sampling))
+
+
+@dataclass(frozen=True, slots=True)
+class BaselineStrategy:
+    """A fixed plan over a chat model.
+
+    Args:
+        baseline: one of `BASELINES`.
+        model: writes.
+        retriever: finds.
+        top_k: passages a search.
+        max_tokens: of one generation.
+    """
+
+    baseline: Baseline
+    model: ChatModel
+    retriever: ScoringRetriever
+    top_k: int
+    max_tokens: int
+
+    async def answer(self, question: str, sampling: Sampling) -> Outcome:
+        """Carry out the plan; without an answer if what it has read fills the context (stop reason `token_limit`).
+
+        Raises ServiceError if model or retriever failed for good.
+        """
+        outcome = Outcome(question)
+        work = Work(self.model, self.retriever, self.top_k, self.max_tokens, sampling, outcome)
+        try:
+            outcome.answer = await self.baseline(work, question) or None
+        except ContextFullError:
+            outcome.stop_reason = StopReason.TOKEN_LIMIT
+        return outcome

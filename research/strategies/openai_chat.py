@@ -1,0 +1,57 @@
+"""Any model behind an OpenAI-compatible endpoint, for the strategies that only need chats."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict
+from typing import Any
+
+from research.clients import HttpService
+from research.episode import Sampling
+from research.errors import ServiceError
+from research.strategies.chat import Completion, Message
+
+
+class OpenAIChat(HttpService):
+    """A `ChatModel`.
+
+    Args:
+        url: of the API, with its version, as OpenAI's clients take it: `https://host/v1`.
+        model: the name that the endpoint knows it by.
+        timeout: seconds for one completion.
+        retries: further tries after an error that may pass.
+        api_key: sent as a bearer token.
+    """
+
+    def __init__(
+        self, url: str, model: str, *, timeout: float = 120.0, retries: int = 4, api_key: str | None = None
+    ) -> None:
+        super().__init__(url, name=f"the model {model}", timeout=timeout, retries=retries, token=api_key)
+        self._model = model
+
+    async def complete(
+        self, messages: Sequence[Message], max_tokens: int, sampling: Sampling, stop: Sequence[str] = ()
+    ) -> Completion:
+        """Write the next message; raises ServiceError as `request` does, or if the answer is none."""
+        body: dict[str, Any] = {
+            "model": self._model,
+            "messages": [asdict(message) for message in messages],
+            "max_tokens": max_tokens,
+            "temperature": sampling.temperature,
+            "top_p": sampling.top_p,
+        }
+        if stop:
+            body["stop"] = list(stop)
+        if sampling.seed is not None:
+            body["seed"] = sampling.seed
+        answer = await self.request("POST", "/chat/completions", json=body)
+        try:
+            choice, usage = answer["choices"][0], answer.get("usage") or {}
+            return Completion(
+                text=choice["message"]["content"] or "",
+                cut=choice["finish_reason"] == "length",
+                prompt_tokens=int(usage.get("prompt_tokens", 0)),
+                sampled_tokens=int(usage.get("completion_tokens", 0)),
+            )
+        except (KeyError, IndexError, TypeError) as error:
+            raise ServiceError(f"{self._name} at {self.url} answered in no known form ({error!r})") from error
