@@ -14,11 +14,11 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Protocol
 
-from research.config import EpisodeLimits
 from research.errors import ProtocolError
 from research.passages import Passage
 from research.prompts import Prompt
 from research.protocol import SEARCH_END, break_special_tokens, extract_answer, format_fault, result_block, search_query
+from research.settings import EpisodeLimits
 from research.tokens import Tokenizer
 
 

@@ -18,8 +18,9 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from research.config import Settings, load_settings
+from research.config import load_settings
 from research.questions.gold import GoldQuery, load_gold
+from research.settings import Settings
 from research.statistics import cluster_bootstrap
 from services.retriever.build import build_index
 from services.retriever.checkpoint import open_checkpoint

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import httpx
 
-from research.config import Settings
 from research.errors import ServiceError
 from research.schemas import AnswerResponse, Strategy
+from research.settings import Settings
 from services.web.auth import API_KEY_VARIABLE, environment_secret
 
 

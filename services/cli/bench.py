@@ -18,7 +18,6 @@ from research.bench.records import Records, read_records
 from research.bench.run import ask_all
 from research.bench.table import figures_by_kind
 from research.clients import HttpService, PolicyClient, RetrieverClient
-from research.config import Settings
 from research.episode import Sampling, SearchAgent
 from research.prompts import load_prompt
 from research.questions import Question
@@ -26,6 +25,7 @@ from research.questions.model import digest_of
 from research.questions.sampling import first_of_each_kind
 from research.questions.sources import load_questions
 from research.schemas import Strategy as Name
+from research.settings import Settings
 from research.strategies import BASELINES, RESEARCH, BaselineStrategy, ReSearchStrategy, Strategy
 from research.strategies.token_chat import TokenChat
 from research.tokens import HuggingFaceTokenizer

@@ -7,9 +7,9 @@ from collections.abc import Sequence
 
 from rich.console import Console
 
-from research.config import Settings
 from research.questions.sampling import first_of_each_kind
 from research.questions.sources import load_questions
+from research.settings import Settings
 from services.cli.ask import ask_policy
 from services.cli.launcher import require_free_ports, running
 from services.cli.prepare import prepare

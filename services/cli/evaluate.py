@@ -12,13 +12,13 @@ from transformers import AutoTokenizer
 
 from research.assets import local_checkpoint
 from research.clients import PolicyClient, RetrieverClient
-from research.config import Settings
 from research.episode import SearchAgent
 from research.evaluate import evaluate, figures_as_dict
 from research.files import atomic_write
 from research.prompts import load_prompt
 from research.questions.sampling import first_of_each_kind
 from research.questions.sources import load_questions
+from research.settings import Settings
 from research.tokens import HuggingFaceTokenizer
 from services.cli.show import show_evaluations
 from services.web.auth import API_KEY_VARIABLE, environment_secret

@@ -8,7 +8,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.markup import escape
 
-from research.config import Settings
+from research.settings import Settings
 from services.cli.inspect_filters import Filters
 from services.cli.inspect_html import write_page
 from services.cli.inspect_read import RunEpisodes, find_run

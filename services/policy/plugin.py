@@ -55,9 +55,9 @@ class ResearchPlugin:
         from transformers import AutoTokenizer
 
         from research.clients import RetrieverClient
-        from research.config import Settings
         from research.episode import SearchAgent
         from research.prompts import load_prompt
+        from research.settings import Settings
         from research.tokens import HuggingFaceTokenizer
         from services.policy.adapters import Adapters
         from services.policy.agent_model import ChatWithAgent, ModelsWithAgent

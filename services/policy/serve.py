@@ -9,7 +9,7 @@ import sys
 import torch
 
 from research.assets import local_checkpoint
-from research.config import Settings
+from research.settings import Settings
 from services.policy.adapter_files import MAX_AT_ONCE, MAX_LOADED
 from services.policy.plugin import PLUGIN_NAMES, SETTINGS_VARIABLE
 from services.policy.threads import BIND_VARIABLE, cores_to_bind

@@ -6,9 +6,9 @@ from typing import Annotated
 
 from fastapi import Depends, FastAPI, Path
 
-from research.config import NAME
 from research.errors import ResearchError
 from research.schemas import ErrorBody
+from research.settings import NAME
 from services.retriever.info import IndexInfo, describe_index
 from services.retriever.service import Retriever, UnknownIndexError
 from services.web.auth import ADMIN_TOKEN_VARIABLE, environment_secret, require_bearer

@@ -8,8 +8,8 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from fastapi import FastAPI, Request, Response
 from prometheus_client import CONTENT_TYPE_LATEST
 
-from research.config import Settings
 from research.schemas import SearchRequest, SearchResponse, ServiceStatus
+from research.settings import Settings
 from services.retriever.admin import attach_admin_routes
 from services.retriever.dialects import COMPATIBLE_ROUTES, attach_dialects
 from services.retriever.http_errors import ERROR_RESPONSES, install_error_handlers

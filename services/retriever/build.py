@@ -20,9 +20,9 @@ from pathlib import Path
 
 from tqdm import tqdm  # type: ignore[import-untyped]
 
-from research.config import Settings
 from research.errors import AssetError, ConfigurationError, ResearchError
 from research.files import write_json
+from research.settings import Settings
 from services.retriever.checkpoint import Checkpoint, open_checkpoint
 from services.retriever.dense import write_dense
 from services.retriever.encoder import load_encoders

@@ -6,8 +6,8 @@ import sys
 
 import uvicorn
 
-from research.config import Settings
 from research.errors import ResearchError, ServiceError
+from research.settings import Settings
 from services.retriever.app import create_app
 from services.web.logs import LOGGING
 from services.web.ports import require_free_port

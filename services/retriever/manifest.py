@@ -9,9 +9,10 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from research import config
 from research.errors import AssetError, ConfigurationError
 from research.files import write_json
+from research.settings import Corpus as CorpusSettings
+from research.settings import Encoder as EncoderSettings
 from services.retriever.checkpoint import Checkpoint
 from services.retriever.milvus import MilvusCollection
 from services.retriever.structure import Structure
@@ -68,7 +69,7 @@ class Manifest(_Noted):
         """Write `manifest.json` atomically."""
         write_json(directory / MANIFEST, self.model_dump())
 
-    def refuse_unless_fits(self, checkpoint: Checkpoint, encoder: config.Encoder, directory: Path) -> None:
+    def refuse_unless_fits(self, checkpoint: Checkpoint, encoder: EncoderSettings, directory: Path) -> None:
         """Raise ConfigurationError, naming each difference, if `encoder` cannot query this index."""
         built, wanted = self.recipe.encoding, encoding_of(checkpoint, encoder)
         differences = [
@@ -87,7 +88,7 @@ class Manifest(_Noted):
             )
 
 
-def encoding_of(checkpoint: Checkpoint, encoder: config.Encoder) -> Encoding:
+def encoding_of(checkpoint: Checkpoint, encoder: EncoderSettings) -> Encoding:
     """What the vectors of this encoder under these settings mean."""
     return Encoding(
         encoder_digest=checkpoint.digest,
@@ -99,7 +100,7 @@ def encoding_of(checkpoint: Checkpoint, encoder: config.Encoder) -> Encoding:
     )
 
 
-def recipe_for(checkpoint: Checkpoint, encoder: config.Encoder, corpus: config.Corpus, corpus_sha256: str) -> Recipe:
+def recipe_for(checkpoint: Checkpoint, encoder: EncoderSettings, corpus: CorpusSettings, corpus_sha256: str) -> Recipe:
     """The recipe of an index over these passages with this encoder, in the form that `corpus` asks for."""
     return Recipe(
         encoding=encoding_of(checkpoint, encoder),

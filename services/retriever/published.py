@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from research import config
 from research.errors import AssetError
+from research.settings import Encoder as EncoderSettings
 from services.retriever.checkpoint import Checkpoint
 from services.retriever.dense import Dense, open_dense
 from services.retriever.fusion import fuse
@@ -35,7 +35,7 @@ class SearchIndex:
     """
 
     def __init__(
-        self, name: str, directory: Path, checkpoint: Checkpoint, encoder: config.Encoder, threads: int
+        self, name: str, directory: Path, checkpoint: Checkpoint, encoder: EncoderSettings, threads: int
     ) -> None:
         self.name = name
         self.manifest = read_manifest(directory)
@@ -46,7 +46,7 @@ class SearchIndex:
         self._refuse_unless_whole(directory, checkpoint.dimension)
 
     @staticmethod
-    def open(name: str, directory: Path, checkpoint: Checkpoint, encoder: config.Encoder, threads: int) -> SearchIndex:
+    def open(name: str, directory: Path, checkpoint: Checkpoint, encoder: EncoderSettings, threads: int) -> SearchIndex:
         """Open an index that may be replaced at this very moment; what is returned is of one revision.
 
         Raises what creating one raises.

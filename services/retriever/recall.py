@@ -9,9 +9,9 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from research.config import Settings
 from research.errors import AssetError
 from research.questions.gold import GoldPassage, GoldQuery, load_gold
+from research.settings import Settings
 from services.retriever.checkpoint import open_checkpoint
 from services.retriever.dense import FULL_VECTORS, Positions
 from services.retriever.encoder import load_encoder

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import orjson
 from fastapi import Response
 
-from research.config import RetrieverService
+from research.settings import RetrieverService
 
 
 class InvalidFieldError(ValueError):

@@ -8,9 +8,9 @@ import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from research.config import Settings
 from research.errors import ResearchError
 from research.schemas import ServiceStatus
+from research.settings import Settings
 from services.retriever.backlog import Limits
 from services.retriever.cache import ResultCache
 from services.retriever.checkpoint import open_checkpoint

@@ -11,7 +11,7 @@ from fastapi import APIRouter, Depends, FastAPI, Response
 from fastapi.responses import FileResponse, HTMLResponse
 from prometheus_client import CONTENT_TYPE_LATEST
 
-from research.config import Settings
+from research.settings import Settings
 from services.trainer.controller import RunController
 from services.trainer.prometheus import render_metrics
 from services.trainer.record import RunRecord

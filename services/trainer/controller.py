@@ -6,8 +6,8 @@ import asyncio
 import logging
 from contextlib import suppress
 
-from research.config import Settings
 from research.errors import ResearchError
+from research.settings import Settings
 from services.trainer.loop import TrainingLoop
 from services.trainer.setup import training_loop
 from services.trainer.status import RunPhase, RunStatus

@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
-from research.config import Settings
 from research.episode import SearchAgent
 from research.errors import TrainingError
 from research.evaluate import GREEDY, KindFigures, evaluate, pass_at_k
 from research.questions import Question
 from research.questions.model import question_from_dict
 from research.questions.sampling import first_of_each_kind
+from research.settings import Settings
 from services.trainer.record import RunRecord
 from services.trainer.rollouts import Rollouts, require_version
 from services.trainer.status import RunStatus

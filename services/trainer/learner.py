@@ -17,8 +17,8 @@ from torch import Tensor
 from transformers import AutoModelForCausalLM
 from transformers.utils import logging as transformers_logging
 
-from research.config import Settings
 from research.errors import TrainingError
+from research.settings import Settings
 from services.trainer.grpo import grpo_loss, mismatch, token_weights
 from services.trainer.sequences import MicroBatch, TrainingSequence, collate, cut
 

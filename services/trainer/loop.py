@@ -11,12 +11,12 @@ from contextlib import contextmanager
 from functools import partial
 from typing import Any, TypeVar
 
-from research.config import Settings
 from research.episode import SearchAgent
 from research.errors import TrainingError
 from research.evaluate import figures_as_dict
 from research.questions import Question
 from research.questions.stream import QuestionStream
+from research.settings import Settings
 from services.trainer.alarms import alarms, strongest
 from services.trainer.checkpoint import CheckpointStore, RunState
 from services.trainer.examiner import AFTER, BEFORE, SAMPLED, WARMUP, Examiner, between

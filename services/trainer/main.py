@@ -12,7 +12,7 @@ from typing import Any
 import uvicorn
 from rich.console import Console
 
-from research.config import Settings
+from research.settings import Settings
 from services.trainer.app import create_app
 from services.trainer.console import show
 from services.trainer.controller import RunController

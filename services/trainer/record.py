@@ -13,10 +13,10 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from research.config import Settings
 from research.errors import ConfigurationError
 from research.evaluate import Answered, KindFigures, figures_as_dict
 from research.files import atomic_write, write_json
+from research.settings import Settings
 from services.trainer.rollouts import Group
 
 # May change between the start and a resumption of a run; every other setting defines what the run is.

@@ -6,7 +6,7 @@ import random
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from research.config import Settings
+from research.settings import Settings
 from services.trainer.grpo import best_and_worst, group_advantages
 from services.trainer.rollouts import Group
 from services.trainer.sequences import TrainingSequence, sequence_of

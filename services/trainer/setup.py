@@ -11,12 +11,12 @@ from transformers import AutoTokenizer
 
 from research.assets import local_checkpoint
 from research.clients import PolicyAdmin, PolicyClient, RetrieverClient
-from research.config import Settings
 from research.episode import Sampling, SearchAgent
 from research.errors import ConfigurationError, ServiceError
 from research.prompts import load_prompt
 from research.questions.model import digest_of
 from research.questions.sources import load_questions
+from research.settings import Settings
 from research.tokens import HuggingFaceTokenizer
 from services.trainer.broadcast import BroadcastingAdmin
 from services.trainer.journal import EpisodeJournal

@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
-from research.config import Settings
+from research.settings import Settings
 
 logger = logging.getLogger(__name__)
 

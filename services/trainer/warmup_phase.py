@@ -7,10 +7,10 @@ from dataclasses import dataclass
 
 import torch
 
-from research.config import Settings
 from research.episode import SearchAgent
 from research.errors import ConfigurationError
 from research.questions import Question
+from research.settings import Settings
 from services.trainer.learner import Learner
 from services.trainer.sequences import TrainingSequence, sequence_of
 from services.trainer.warmup import make_traces

@@ -13,7 +13,7 @@ import pytest
 from transformers import AutoTokenizer
 
 from research.clients import RetrieverClient
-from research.config import Settings, load_settings
+from research.config import load_settings
 from research.episode import Episode, Sampling, SearchAgent, StopReason
 from research.passages import Passage, iter_passages
 from research.prompts import load_prompt
@@ -22,6 +22,7 @@ from research.questions.builtin import EDITION, verify
 from research.questions.builtin.article import stands_in
 from research.questions.sources import builtin_path
 from research.reward import score
+from research.settings import Settings
 from research.tokens import HuggingFaceTokenizer
 from services.cli.questions import builtin_questions_are_current
 from services.trainer.warmup import ScriptedPolicy, script

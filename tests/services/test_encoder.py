@@ -12,7 +12,8 @@ import torch
 from numpy.typing import NDArray
 from transformers import AutoModel, AutoTokenizer
 
-from research.config import Settings, load_settings
+from research.config import load_settings
+from research.settings import Settings
 from services.retriever.checkpoint import Checkpoint, open_checkpoint
 from services.retriever.encoder import load_encoder
 from services.retriever.published import SearchIndex

@@ -17,9 +17,10 @@ import faiss
 import numpy as np
 import pytest
 
-from research.config import Settings, load_settings
+from research.config import load_settings
 from research.errors import AssetError, ConfigurationError
 from research.passages import iter_passages, write_passages
+from research.settings import Settings
 from services.retriever.build import build_index
 from services.retriever.checkpoint import open_checkpoint
 from services.retriever.manifest import read_manifest

@@ -21,10 +21,11 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoTokenizer
 
 from research.clients import PolicyAdmin, PolicyClient
-from research.config import Settings, load_settings
+from research.config import load_settings
 from research.episode import Finish, Generation, Sampling
 from research.prompts import load_prompt
 from research.schemas import WeightsRequest
+from research.settings import Settings
 from research.tokens import HuggingFaceTokenizer
 from services.trainer.learner import Learner
 from services.trainer.sequences import TrainingSequence

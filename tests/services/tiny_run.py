@@ -17,13 +17,13 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from research.clients import PolicyAdmin, PolicyClient
-from research.config import Settings
 from research.episode import Finish, Generation, Sampling, SearchAgent
 from research.errors import ProtocolError
 from research.passages import Passage
 from research.prompts import Prompt
 from research.questions import Hop, Question
 from research.schemas import WeightsRequest, WeightsResponse
+from research.settings import Settings
 from services.trainer.journal import EpisodeJournal
 from services.trainer.learner import Learner
 from services.trainer.loop import TrainingLoop

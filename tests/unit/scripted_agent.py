@@ -6,11 +6,11 @@ import asyncio
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
-from research.config import EpisodeLimits
 from research.episode import Finish, Generation, Sampling, SearchAgent
 from research.errors import ServiceError
 from research.passages import Passage, ScoredPassage
 from research.prompts import Prompt
+from research.settings import EpisodeLimits
 from research.tokens import Tokenizer
 
 TURNS = [

@@ -7,11 +7,11 @@ from itertools import pairwise
 
 import pytest
 
-from research.config import EpisodeLimits
 from research.episode import Episode, Finish, Generation, Sampling, SearchAgent, StopReason
 from research.errors import ProtocolError, ServiceError
 from research.passages import Passage
 from research.prompts import Prompt
+from research.settings import EpisodeLimits
 from research.strategies.outcome import answer_response, outcome_of
 from research.trace import trace_of
 from tests.unit.characters import EOS, CharacterTokenizer, Script, Shelf

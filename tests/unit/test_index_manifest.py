@@ -11,9 +11,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from research import config
 from research.errors import AssetError, ConfigurationError
 from research.passages import Passage
+from research.settings import Corpus as CorpusSettings
+from research.settings import Encoder as EncoderSettings
 from services.retriever.checkpoint import Checkpoint
 from services.retriever.dense import write_dense
 from services.retriever.lexical import write_lexical
@@ -24,8 +25,8 @@ from services.retriever.structure import structure_for
 from tests.unit.many_vectors import InMemory
 
 PASSAGES = [Passage("a", "Alpha", "first — é"), Passage("b", "Beta", "second"), Passage("c", "Gamma", "third")]
-ENCODER = config.Encoder(name="some/e5")
-CORPUS = config.Corpus(name="some.jsonl", index="some")
+ENCODER = EncoderSettings(name="some/e5")
+CORPUS = CorpusSettings(name="some.jsonl", index="some")
 AXES = np.eye(4, dtype=np.float32)
 CHECKPOINT = Checkpoint(
     name="some/e5", directory=Path("x"), dimension=4, heads=2, max_tokens=512, pad_id=0, pooling="mean", digest="d" * 64

@@ -8,12 +8,12 @@ from pathlib import Path
 
 import pytest
 
-from research.config import EpisodeLimits
 from research.episode import Episode, Sampling, SearchAgent
 from research.errors import ServiceError, TrainingError
 from research.passages import Passage
 from research.prompts import Prompt
 from research.questions import Question
+from research.settings import EpisodeLimits
 from services.trainer import rollouts as module
 from services.trainer.journal import EpisodeJournal
 from services.trainer.rollouts import Group, Outage, Rollouts, WrongWeightsError, require_version

@@ -9,7 +9,8 @@ from typing import Any
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from research.config import Settings, load_settings
+from research.config import load_settings
+from research.settings import Settings
 from services.trainer.sequences import TrainingSequence
 
 VOCABULARY = 60

@@ -9,8 +9,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from research.config import Settings, load_settings
+from research.config import load_settings
 from research.errors import ConfigurationError
+from research.settings import Settings
 from services.trainer.checkpoint import step_name
 from services.trainer.examiner import BEFORE, SAMPLED, WARMUP
 from services.trainer.record import RunRecord
