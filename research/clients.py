@@ -85,7 +85,7 @@ class HttpService:
         except httpx.HTTPStatusError as error:
             status, detail = error.response.status_code, error.response.text[:500]
             kind = ServiceBusyError if status == 429 else ServiceError
-            raise kind(f"{self._name} at {self.url}{path} answered {status}: {detail}") from error
+            raise kind(f"{self._name} at {self.url}{path} answered {status}: {detail}", status) from error
         except (httpx.HTTPError, ValueError) as error:
             raise ServiceError(
                 f"{self._name} at {self.url} cannot be reached ({str(error) or type(error).__name__}); is it running?"

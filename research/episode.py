@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Protocol
 
-from research.errors import ProtocolError
+from research.errors import ContextFullError, ProtocolError
 from research.passages import Passage
 from research.prompts import Prompt
 from research.protocol import SEARCH_END, break_special_tokens, extract_answer, format_fault, result_block, search_query
@@ -158,7 +158,8 @@ class SearchAgent:
 
         Raises:
             ServiceError: the policy or the retriever failed for good; such an episode must not be scored.
-            ProtocolError: the prompt leaves no room, or a promise of the protocol was broken.
+            ContextFullError: the prompt leaves no room.
+            ProtocolError: a promise of the protocol was broken.
         """
         async with aclosing(self.steps(question, sampling)) as steps:
             async for step in steps:
@@ -170,7 +171,7 @@ class SearchAgent:
         prompt_ids = self.tokenizer.prompt_ids(self.prompt, question)
         room = min(self.limits.max_tokens, self.context_length - len(prompt_ids))
         if room <= 0:
-            raise ProtocolError(
+            raise ContextFullError(
                 f"the prompt takes {len(prompt_ids)} tokens and leaves no room in a context of "
                 f"{self.context_length}; ask a shorter question or raise model.max_length"
             )

@@ -22,11 +22,19 @@ class ContextFullError(ProtocolError):
 
 
 class ServiceError(ResearchError, RuntimeError):
-    """A service could not be reached, or answered with an error, after every allowed retry."""
+    """A service could not be reached, or answered with an error (HTTP `status`), after every allowed retry."""
+
+    def __init__(self, message: str, status: int | None = None) -> None:
+        super().__init__(message)
+        self.status = status
 
 
 class ServiceBusyError(ServiceError):
     """A service is alive but refuses more work for now."""
+
+
+class WeightsChangedError(ResearchError, RuntimeError):
+    """Other weights answer than those that were measured so far."""
 
 
 class TrainingError(ResearchError, RuntimeError):

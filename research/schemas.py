@@ -214,11 +214,20 @@ class ServiceStatus(BaseModel):
 
 
 class PolicyInfo(BaseModel):
-    """Answer of the policy's `/info`: the model it serves, the agent's name, the weights, and the retriever's state."""
+    """Answer of the policy's `/info`: the model it serves, the agent's name, the weights, and the retriever's state.
+
+    `weights` is a fingerprint of the checkpoint; `prompt` the SHA-256 of the rules that the agent tells the model, and
+    `trained_prompt` of those that the weights were trained with, if they say so.
+    """
 
     model: str
     agent: str
     weight_version: str
+    weights: str
+    dtype: str
+    context_length: int
+    prompt: str
+    trained_prompt: str | None
     retriever: ServiceStatus
 
 

@@ -148,6 +148,7 @@ class EpisodeLimits(Section):
     """How an episode runs; the same for training, evaluation and /answer."""
 
     prompt: str = Field("research-instruct", description="name of a file in research/prompts, or a path")
+    any_prompt: bool = Field(False, description="also a prompt that the checkpoint was not trained with")
     top_k: PositiveInt = Field(5, description="passages a search")
     max_searches: int | None = Field(None, ge=0, description="None: as many as fit")
     max_tokens: PositiveInt = Field(8192, description="tokens after the prompt, results included")
@@ -232,6 +233,41 @@ class Evaluation(Section):
     )
 
 
+class Price(Section):
+    """What an endpoint asks for."""
+
+    input: float = Field(ge=0, description="USD for a million tokens read")
+    output: float = Field(ge=0, description="USD for a million tokens written")
+    search: float = Field(0.0, ge=0, description="USD for a thousand searches")
+
+
+class Bench(Section):
+    """Strategies against question sets (`research bench`)."""
+
+    questions: list[str] = Field(
+        default_factory=list,
+        description="hotpotqa, 2wikimultihopqa, musique, bamboogle (of the hub), files or hub:…; "
+        "empty: questions.held_out",
+    )
+    per_kind: Counts | None = Field(None, description="as evaluation.per_kind; None: every question")
+    endpoint: str = Field(
+        "", description="an OpenAI API to ask instead of the policy service, as https://host/v1; ReSearch needs vLLM's"
+    )
+    model: str = Field("", description="the name by which the endpoint knows the model")
+    judge_endpoint: str = Field("", description="an OpenAI API that judges answers; empty: nobody does")
+    judge_model: str = Field("", description="the name by which it knows the judge")
+    prices: dict[str, Price] = Field(
+        default_factory=dict, description='by the name of the model, such as {"gpt" = {input = 0.15, output = 0.6}}'
+    )
+
+    @model_validator(mode="after")
+    def _endpoints_have_models(self) -> Bench:
+        for endpoint, model in (("endpoint", "model"), ("judge_endpoint", "judge_model")):
+            if bool(getattr(self, endpoint)) != bool(getattr(self, model)):
+                raise ValueError(f"{endpoint} and {model} are given together or not at all")
+        return self
+
+
 AlarmAction = Literal["warn", "stop", "roll_back"]
 
 
@@ -298,6 +334,7 @@ class Settings(Section):
     alarms: Alarms = Alarms()
     control: Control = Control()
     study: Study = Study()
+    bench: Bench = Bench()
 
     @model_validator(mode="after")
     def _addresses_follow_the_ports(self) -> Settings:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 _DRAWS = 10_000
+_MOST_NUMBERS = 4_000_000  # held at once
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,13 +31,25 @@ def cluster_bootstrap(values: Sequence[float], clusters: Sequence[str], *, seed:
     Raises:
         ValueError: there is no value, or not one cluster for each.
     """
-    if not values or len(values) != len(clusters):
-        raise ValueError(f"{len(values)} values for {len(clusters)} clusters")
+    return cluster_bootstraps([values], clusters, seed=seed)[0]
+
+
+def cluster_bootstraps(columns: Sequence[Sequence[float]], clusters: Sequence[str], *, seed: int = 0) -> list[Estimate]:
+    """As `cluster_bootstrap`, for several values of each question with the same draws."""
+    if not clusters or any(len(values) != len(clusters) for values in columns):
+        raise ValueError(f"{', '.join(str(len(values)) for values in columns)} values for {len(clusters)} clusters")
     _, index = np.unique(np.asarray(clusters), return_inverse=True)
-    sums, counts = np.bincount(index, weights=np.asarray(values, dtype=np.float64)), np.bincount(index)
+    weighted = [np.bincount(index, weights=np.asarray(values, dtype=np.float64)) for values in columns]
+    sums, counts = np.stack(weighted, axis=1), np.bincount(index)
     rng = np.random.default_rng(seed)
-    # How often each cluster is drawn, [draws, clusters]: the mean of a draw is a ratio of two weighted sums.
-    drawn = rng.multinomial(len(counts), np.full(len(counts), 1 / len(counts)), size=_DRAWS)
-    means = (drawn @ sums) / (drawn @ counts)
-    low, high = np.quantile(means, (0.025, 0.975))
-    return Estimate(float(sums.sum() / counts.sum()), float(low), float(high), len(values))
+    shares, at_once = np.full(len(counts), 1 / len(counts)), max(1, _MOST_NUMBERS // len(counts))
+    means = np.empty((_DRAWS, len(columns)))
+    for start in range(0, _DRAWS, at_once):
+        # How often each cluster is drawn, [draws, clusters]: the mean of a draw is a ratio of two weighted sums.
+        drawn = rng.multinomial(len(counts), shares, size=min(at_once, _DRAWS - start)).astype(np.float64)
+        means[start : start + at_once] = (drawn @ sums) / (drawn @ counts)[:, None]
+    lows, highs = np.quantile(means, (0.025, 0.975), axis=0)
+    return [
+        Estimate(float(column.sum() / counts.sum()), float(low), float(high), len(clusters))
+        for column, low, high in zip(weighted, lows, highs, strict=True)
+    ]

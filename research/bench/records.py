@@ -6,12 +6,12 @@ A run goes on where it was interrupted; under other conditions it does not go on
 from __future__ import annotations
 
 import json
-import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
+from research.bench.lines import GrowingLines, read_lines
 from research.errors import AssetError, ConfigurationError
 
 Conditions = Mapping[str, Any]
@@ -35,25 +35,24 @@ class Records:
             limits, sampling.
 
     Raises:
-        ConfigurationError: the file is of a run under other conditions; they are named.
+        ConfigurationError: the file is of a run under other conditions (they are named), or is being written.
         AssetError: it cannot be read.
     """
 
     def __init__(self, path: Path, conditions: Conditions) -> None:
-        path.parent.mkdir(parents=True, exist_ok=True)
         conditions = json.loads(json.dumps(conditions))
-        self._stream = path.open("ab")
+        self._lines = GrowingLines(path)
         try:
-            _drop_torn_line(path)
-            if path.stat().st_size == 0:
-                self._write({"conditions": conditions})
+            if self._lines.is_empty:
+                self._lines.add({"conditions": conditions})
             found, records = read_records(path)
             if faults := differences(found, conditions):
                 raise ConfigurationError(
-                    f"{path} was begun under other conditions: {'; '.join(faults)}; name another file or move it away"
+                    f"{path} was begun under other conditions: {'; '.join(faults)}; name another directory, or move it "
+                    "away"
                 )
         except BaseException:
-            self._stream.close()
+            self._lines.close()
             raise
         self.done = {str(record["id"]): record for record in records}
 
@@ -63,7 +62,7 @@ class Records:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._stream.close()
+        self._lines.close()
 
     def add(self, record: Mapping[str, Any]) -> None:
         """Keep one answer, on the disk before this returns; `record["id"]` names its question.
@@ -73,18 +72,13 @@ class Records:
         identifier = str(record["id"])
         if identifier in self.done:
             raise ValueError(f"question {identifier} has been answered already")
-        self._write(record)
+        self._lines.add(record)
         self.done[identifier] = dict(record)
-
-    def _write(self, record: Mapping[str, Any]) -> None:
-        self._stream.write(json.dumps(record, ensure_ascii=False).encode() + b"\n")
-        self._stream.flush()
-        os.fsync(self._stream.fileno())
 
 
 def read_records(path: Path) -> tuple[dict[str, Any], list[dict[str, Any]]]:
     """Conditions and answers of a run. Raises AssetError that names the broken line."""
-    lines = _lines(path)
+    lines = read_lines(path)
     _, first = next(lines, (1, {}))
     if not isinstance(first.get("conditions"), dict):
         raise AssetError(f"{path} is no file of the bench: its first line has no conditions")
@@ -94,27 +88,3 @@ def read_records(path: Path) -> tuple[dict[str, Any], list[dict[str, Any]]]:
             raise AssetError(f"{path}:{number}: not a record of the bench")
         records.append(record)
     return first["conditions"], records
-
-
-def _lines(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
-    try:
-        text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise AssetError(f"cannot read {path}: {error}") from error
-    for number, line in enumerate(text.split("\n"), 1):
-        if line:
-            try:
-                record = json.loads(line)
-            except ValueError as error:
-                raise AssetError(f"{path}:{number}: not JSON ({error})") from error
-            if not isinstance(record, dict):
-                raise AssetError(f"{path}:{number}: not a record of the bench")
-            yield number, record
-
-
-def _drop_torn_line(path: Path) -> None:
-    """A kill in the middle of writing leaves a line without its end; its question is asked again."""
-    data = path.read_bytes()
-    whole = data.rfind(b"\n") + 1
-    if whole < len(data):
-        os.truncate(path, whole)

@@ -10,12 +10,15 @@ from typing import Any
 
 from research.bench.metrics import cover_exact_match, retrieval_recall
 from research.bench.records import Records
-from research.episode import Sampling
-from research.errors import ServiceError
+from research.episode import Sampling, StopReason
+from research.errors import ContextFullError, ResearchError, ServiceError, WeightsChangedError
 from research.questions import Question
 from research.reward import best, exact_match, token_f1
 from research.strategies import Strategy
 from research.strategies.outcome import Outcome
+
+# So many questions in a row that nobody answers mean that nobody is there.
+_HOPELESS = 32
 
 
 async def ask_all(
@@ -25,31 +28,58 @@ async def ask_all(
     *,
     sampling: Sampling,
     concurrency: int,
+    version: str | None = None,
     on_answer: Callable[[], None] = lambda: None,
 ) -> list[str]:
     """Ask what the records do not hold yet, so many at once.
 
+    Args:
+        version: of the weights that must answer; None: any.
+
     Returns:
         Ids of the questions that could not be asked, for want of a service; asking again tries them again.
+
+    Raises:
+        ServiceError: 32 questions in a row could not be asked.
+        WeightsChangedError: other weights answered; their answers are not kept.
     """
     slots = asyncio.Semaphore(concurrency)
     failed: list[str] = []
+    in_a_row = 0
 
     async def ask(question: Question) -> None:
         async with slots:
+            nonlocal in_a_row
             started = time.perf_counter()
             try:
                 outcome = await strategy.answer(question.text, sampling)
-            except ServiceError:
+            except ContextFullError:
+                outcome = Outcome(question.text, stop_reason=StopReason.TOKEN_LIMIT)
+            except ServiceError as error:
                 failed.append(question.id)
+                in_a_row += 1
+                if in_a_row >= _HOPELESS:
+                    raise ServiceError(
+                        f"{in_a_row} questions in a row could not be asked; the answers so far are kept, run it again "
+                        f"to go on. The last reason: {error}"
+                    ) from error
                 return
+            in_a_row = 0
+            if version is not None and (others := set(outcome.versions) - {version}):
+                raise WeightsChangedError(
+                    f"weight version {', '.join(sorted(others))} answered where {version} was asked: the policy got "
+                    "new weights meanwhile. The answers before are kept; name another directory for the new weights"
+                )
             records.add(record_of(question, outcome, time.perf_counter() - started))
             on_answer()
 
-    async with asyncio.TaskGroup() as group:
-        for question in questions:
-            if question.id not in records.done:
-                group.create_task(ask(question))
+    try:
+        async with asyncio.TaskGroup() as group:
+            for question in questions:
+                if question.id not in records.done:
+                    group.create_task(ask(question))
+    except* ResearchError as errors:
+        raise errors.exceptions[0] from None
     return failed
 
 
@@ -73,6 +103,7 @@ def record_of(question: Question, outcome: Outcome, seconds: float) -> dict[str,
         "prompt_tokens": outcome.prompt_tokens,
         "sampled_tokens": outcome.sampled_tokens,
         "result_tokens": outcome.result_tokens,
+        "read_tokens": outcome.read_tokens,
         "seconds": {
             "generate": round(outcome.generate_seconds, 4),
             "search": round(outcome.search_seconds, 4),

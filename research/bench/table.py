@@ -7,35 +7,51 @@ from dataclasses import dataclass
 from statistics import fmean
 from typing import Any
 
-from research.statistics import Estimate, cluster_bootstrap
+from research.bench.runs import BenchRun
+from research.settings import Price
+from research.statistics import Estimate, cluster_bootstrap, cluster_bootstraps
+
+EVERYTHING = "all"
+Records = Sequence[Mapping[str, Any]]
 
 
 @dataclass(frozen=True, slots=True)
 class BenchFigures:
-    """Of one strategy on one kind of question; searches, tokens and seconds are means over the questions.
+    """Of one strategy on one kind of question; searches, tokens, seconds and cost are means over the questions.
 
-    `recall` is the share of supporting titles that any search found, over the questions where they are known.
+    `judge` is the share that a judge found right, with `unjudged` answers that it failed to judge counted as wrong;
+    None if nobody judged. `recall` is the share of supporting titles that any search found, over the questions where
+    they are known. `cost` is in USD, None without a price.
     """
 
     em: Estimate
     f1: Estimate
     cover_em: Estimate
+    judge: Estimate | None
+    unjudged: int
     recall: float | None
     searches: float
-    tokens: float
+    read: float
+    written: float
     seconds: float
+    cost: float | None
     truncated: int
+    unanswered: int
 
 
-def figures_by_kind(records: Sequence[Mapping[str, Any]]) -> dict[str, BenchFigures]:
-    """Figures of each kind of question, in the order of their names; questions about one entity are not independent."""
-    kinds = sorted({record["kind"] for record in records})
-    return {kind: _figures([record for record in records if record["kind"] == kind]) for kind in kinds}
+def figures_by_kind(run: BenchRun, price: Price | None = None) -> dict[str, BenchFigures]:
+    """Figures of all answers first, then of each kind of question by name, if there is more than one.
+
+    Questions about one entity are not independent: the intervals draw entities. Empty without answers.
+    """
+    kinds = sorted({record["kind"] for record in run.records})
+    parts = {EVERYTHING: run.records} if run.records else {}
+    if len(kinds) > 1:
+        parts |= {kind: [record for record in run.records if record["kind"] == kind] for kind in kinds}
+    return {kind: _figures(run, records, price) for kind, records in parts.items()}
 
 
-def paired_difference(
-    these: Sequence[Mapping[str, Any]], those: Sequence[Mapping[str, Any]], metric: str = "em"
-) -> Estimate:
+def paired_difference(these: Records, those: Records, metric: str = "em") -> Estimate:
     """Mean of (these − those) over the questions that both answered, with its interval.
 
     Raises ValueError if they have no question in common.
@@ -45,25 +61,34 @@ def paired_difference(
     return cluster_bootstrap([a[metric] - b[metric] for a, b in pairs], [_cluster(a) for a, _ in pairs])
 
 
-def _figures(records: Sequence[Mapping[str, Any]]) -> BenchFigures:
+def _figures(run: BenchRun, records: Records, price: Price | None) -> BenchFigures:
     clusters = [_cluster(record) for record in records]
     known = [record["recall"] for record in records if record["recall"] is not None]
+    verdicts = [run.verdict(record) for record in records]
 
-    def estimate(metric: str) -> Estimate:
-        return cluster_bootstrap([record[metric] for record in records], clusters)
-
+    columns = [[record[metric] for record in records] for metric in ("em", "f1", "cover_em")]
+    columns.append([float(bool(verdict and verdict.correct)) for verdict in verdicts])
+    em, f1, cover_em, judge = cluster_bootstraps(columns, clusters)
     return BenchFigures(
-        em=estimate("em"),
-        f1=estimate("f1"),
-        cover_em=estimate("cover_em"),
+        em=em,
+        f1=f1,
+        cover_em=cover_em,
+        judge=judge if run.verdicts else None,
+        unjudged=verdicts.count(None) if run.verdicts else 0,
         recall=fmean(known) if known else None,
         searches=fmean(record["searches"] for record in records),
-        tokens=fmean(
-            record["prompt_tokens"] + record["sampled_tokens"] + record["result_tokens"] for record in records
-        ),
+        read=fmean(record["read_tokens"] for record in records),
+        written=fmean(record["sampled_tokens"] for record in records),
         seconds=fmean(record["seconds"]["total"] for record in records),
+        cost=fmean(_cost(record, price) for record in records) if price else None,
         truncated=sum(record["stop_reason"] in ("token_limit", "search_limit") for record in records),
+        unanswered=sum(not record["answer"] for record in records),
     )
+
+
+def _cost(record: Mapping[str, Any], price: Price) -> float:
+    tokens = record["read_tokens"] * price.input + record["sampled_tokens"] * price.output
+    return float(tokens / 1e6 + record["searches"] * price.search / 1e3)
 
 
 def _cluster(record: Mapping[str, Any]) -> str:

@@ -6,6 +6,7 @@ user message is the bare question.
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,6 +14,8 @@ from research.errors import ConfigurationError
 
 _DIRECTORY = Path(__file__).resolve().parent
 _SLOT = "{question}"
+# In a checkpoint: the rules that it was trained with.
+TRAINED_PROMPT = "prompt.txt"
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,6 +28,10 @@ class Prompt:
     @property
     def is_raw(self) -> bool:
         return _SLOT in self.text
+
+    @property
+    def sha256(self) -> str:
+        return _digest(self.text)
 
     def fill(self, question: str) -> str:
         """The raw prompt for one question; only for raw prompts."""
@@ -41,3 +48,31 @@ def load_prompt(name: str) -> Prompt:
         known = ", ".join(sorted(p.stem for p in _DIRECTORY.glob("*.txt")))
         raise ConfigurationError(f"episode.prompt: there is no prompt {name!r}; known: {known}; or give a .txt file")
     return Prompt(name=name, text=path.read_text(encoding="utf-8").strip())
+
+
+def trained_prompt(checkpoint: Path) -> str | None:
+    """SHA-256 of the rules that a checkpoint was trained with; None if it does not say."""
+    file = checkpoint / TRAINED_PROMPT
+    return _digest(file.read_text(encoding="utf-8").strip()) if file.is_file() else None
+
+
+def require_trained_prompt(prompt: Prompt, trained: str | None, model: str, *, told: bool) -> None:
+    """Refuse rules that a checkpoint was not trained with, unless told: it would do worse than it can, in silence.
+
+    Args:
+        trained: as `trained_prompt` has it; None lets any prompt pass.
+        model: names the checkpoint in the error.
+        told: somebody wants just that (`episode.any_prompt`).
+
+    Raises:
+        ConfigurationError: they differ.
+    """
+    if trained is not None and trained != prompt.sha256 and not told:
+        raise ConfigurationError(
+            f"episode.prompt: {model} was trained with other rules than {prompt.name!r}; name its {TRAINED_PROMPT} "
+            "(episode.prompt=<checkpoint>/prompt.txt), or say episode.any_prompt=true"
+        )
+
+
+def _digest(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()

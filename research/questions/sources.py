@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from research.errors import AssetError
+from research.questions.benchmarks import benchmark_named
 from research.questions.files import Placed, read_question_file
 from research.questions.model import Question, question_from_dict, read_questions
 
@@ -25,7 +26,8 @@ def load_questions(name: str, split: Split, data: Path) -> list[Question]:
     """Load a question set.
 
     Args:
-        name: `builtin`, a JSON or JSONL file, or `hub:<data set>:<config>:<split>` (an empty config is allowed).
+        name: `builtin`, one of `BENCHMARKS`, a file (`read_question_file`), or `hub:<data set>:<config>:<split>` (an
+            empty config is allowed).
         split: which part of the built-in set; other names already say what they mean.
 
     Raises:
@@ -33,6 +35,8 @@ def load_questions(name: str, split: Split, data: Path) -> list[Question]:
     """
     if name == BUILTIN:
         return read_questions(builtin_path(data, split))
+    if benchmark := benchmark_named(name):
+        name = benchmark.source
     if name.startswith(HUB_PREFIX):
         return questions_from_records(hub_records(name), name)
     path = Path(name)

@@ -82,6 +82,7 @@ class Work:
         outcome = self.outcome
         outcome.generate_seconds += time.perf_counter() - started
         outcome.prompt_tokens += written.prompt_tokens
+        outcome.read_tokens += written.prompt_tokens
         outcome.sampled_tokens += written.sampled_tokens
         outcome.versions += [version for version in written.versions if version not in outcome.versions]
         outcome.stop_reason = StopReason.TOKEN_LIMIT if written.cut else StopReason.ANSWERED

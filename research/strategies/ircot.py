@@ -1,7 +1,7 @@
 """IRCoT: a sentence of thought and a search with it, in turns (Trivedi et al. 2023, https://arxiv.org/abs/2212.10509).
 
 As in FlashRAG's pipeline the documents of all searches add up, the best by score last, and it is over when a thought
-says "So the answer is:", or after five rounds. The worked example is ours.
+says "So the answer is:", or after five rounds: then all thoughts together are the answer. The worked example is ours.
 """
 
 from __future__ import annotations
@@ -35,8 +35,8 @@ Thought: The Adelaide River is in the Northern Territory of Australia. Lake Bled
 {ANSWER_PHRASE} no."""
 
 
-async def ircot(work: Work, question: str) -> str | None:
-    """Think a sentence, search with it, and so on; None if no thought gave an answer."""
+async def ircot(work: Work, question: str) -> str:
+    """Think a sentence, search with it, and so on, up to an answer."""
     found = {each.passage.id: each for each in await work.search(question)}
     thoughts: list[str] = []
     for _ in range(ROUNDS):
@@ -45,13 +45,13 @@ async def ircot(work: Work, question: str) -> str | None:
             return _answer_in(written)
         thought = first_sentence(written)
         if not thought:
-            return None
+            break
         thoughts.append(thought)
         for each in await work.search(thought):
             known = found.get(each.passage.id)
             if known is None or known.score < each.score:
                 found[each.passage.id] = each
-    return None
+    return " ".join(thoughts)
 
 
 def _best_last(found: Iterable[ScoredPassage]) -> list[Passage]:

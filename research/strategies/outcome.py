@@ -15,7 +15,8 @@ class Outcome:
     """One answered question.
 
     `sampled_tokens` were written. Read were `prompt_tokens` and, if results are inserted between what the model writes,
-    `result_tokens`. `versions` are the weight versions that wrote, in order of appearance. `episode` is there if the
+    `result_tokens`; `read_tokens` counts what each request brought along again, as an endpoint without a cache would
+    charge it. `versions` are the weight versions that wrote, in order of appearance. `episode` is there if the
     strategy is ReSearch's own.
     """
 
@@ -29,6 +30,7 @@ class Outcome:
     prompt_tokens: int = 0
     sampled_tokens: int = 0
     result_tokens: int = 0
+    read_tokens: int = 0
     generate_seconds: float = 0.0
     search_seconds: float = 0.0
     versions: list[str] = field(default_factory=list)
@@ -49,11 +51,18 @@ def outcome_of(episode: Episode) -> Outcome:
         prompt_tokens=len(episode.prompt_ids),
         sampled_tokens=episode.sampled_tokens,
         result_tokens=len(episode.token_ids) - episode.sampled_tokens,
+        read_tokens=_read_tokens(episode),
         generate_seconds=episode.generate_seconds,
         search_seconds=episode.search_seconds,
         versions=episode.weight_versions,
         episode=episode,
     )
+
+
+def _read_tokens(episode: Episode) -> int:
+    sampled = episode.sampled
+    begun = [at for at in range(len(sampled)) if sampled[at] and not (at and sampled[at - 1])]
+    return sum(len(episode.prompt_ids) + at for at in begun)
 
 
 def answer_response(

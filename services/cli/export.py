@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from research.errors import AssetError, ConfigurationError, ServiceError
-from research.prompts import load_prompt
-from services.cli.model_card import PROMPT, model_card
+from research.prompts import TRAINED_PROMPT, load_prompt
+from services.cli.model_card import model_card
 
 CARD = "README.md"
 
@@ -35,7 +35,7 @@ def export_run(run: Path, target: Path) -> Path:
         shutil.copytree(weights, partial)
         for file in partial.iterdir():
             file.chmod(0o644)
-        (partial / PROMPT).write_text(load_prompt(settings["episode"]["prompt"]).text + "\n", encoding="utf-8")
+        (partial / TRAINED_PROMPT).write_text(load_prompt(settings["episode"]["prompt"]).text + "\n", encoding="utf-8")
         (partial / CARD).write_text(model_card(run, weights, settings, target.name), encoding="utf-8")
         partial.rename(target)
     finally:

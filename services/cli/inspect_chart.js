@@ -58,7 +58,7 @@ function drawPanel(svg, panel, bySource, y, top, bottom, height) {
     }
     if (here.length) points.push([x + band / 2, y(mean(here.map(e => e.reward)))]);
     const told = Object.entries(OUTCOMES).filter(([o]) => sums.get(o)).map(([o, name]) => `${sums.get(o)} ${name}`).join(", ");
-    const average = here.length ? `mean reward ${mean(here.map(e => e.reward)).toFixed(3)}; ${told}` : "no episode fits";
+    const average = here.length ? `mean ${DATA.run.earned} ${mean(here.map(e => e.reward)).toFixed(3)}; ${told}` : "no episode fits";
     column.append(
       s("rect", { class: "hit", x: x + 0.5, y: top - 2, width: Math.max(1, band - 1), height: bottom - top + 4, rx: 3 }),
       s("title", {}, `${source}: ${average}`));
@@ -84,5 +84,5 @@ function group(items, of) {
 function inWords(bySource) {
   const told = SOURCES.filter(source => bySource.has(source))
     .map(source => `${source} ${mean(bySource.get(source).map(e => e.reward)).toFixed(2)}`);
-  return `Mean reward: ${told.join(", ")}`;
+  return `Mean ${DATA.run.earned}: ${told.join(", ")}`;
 }

@@ -10,6 +10,7 @@ import base64
 import hashlib
 import json
 import math
+from collections.abc import Iterable
 from html import escape
 from itertools import groupby, islice
 from pathlib import Path
@@ -36,29 +37,47 @@ def write_page(
     by_source: dict[Source, list[str]] = {}
     fitting = filters.select(run)
     for shown in islice(fitting, limit):
-        by_source.setdefault(shown.source, []).append(_json(_episode(shown, vocabulary)))
+        by_source.setdefault(shown.source, []).append(as_json(_episode(shown, vocabulary)))
     more = next(fitting, None) is not None
     episodes = [episode for source in run.sources() for episode in by_source.get(source, ())]
-    head, tail = _frame(run.directory.resolve().name)
+    write_frame(path, _about(run, more), _words(vocabulary, texts), episodes)
+    return len(episodes), more
+
+
+def write_frame(path: Path, about: dict[str, Any], vocabulary: dict[str, Any] | None, episodes: Iterable[str]) -> None:
+    """Write the page around episodes in JSON.
+
+    Args:
+        about: `name`, `model`, what is `earned` ("reward"), `logprob_scale`, `more` (what to say of episodes that are
+            not here) and `problems`.
+        vocabulary: of the tokens; None if the episodes have none.
+        episodes: as `as_json` writes them; fields as in `_episode`.
+    """
+    head, tail = _frame(about["name"], about["earned"])
     path.parent.mkdir(parents=True, exist_ok=True)
     with atomic_write(path) as out:
         for part in (
             head,
-            f'{{"run":{_json(_about(run, more))},"vocabulary":{_json(_words(vocabulary, texts))},"episodes":[',
+            f'{{"run":{as_json(about)},"vocabulary":{as_json(vocabulary)},"episodes":[',
             ",\n".join(episodes),
             "]}",
             tail,
         ):
             out.write(part.encode("utf-8", "replace"))
-    return len(episodes), more
 
 
-def _frame(title: str) -> tuple[str, str]:
+def _frame(title: str, earned: str) -> tuple[str, str]:
     """The page before and after its data."""
     html, style = ((_PARTS / name).read_text(encoding="utf-8") for name in ("inspect_page.html", "inspect_page.css"))
     script = "".join((_PARTS / name).read_text(encoding="utf-8") for name in _SCRIPTS)
     policy = f"default-src 'none'; style-src '{_digest(style)}'; script-src '{_digest(script)}'; base-uri 'none'"
-    for name, value in (("policy", policy), ("title", escape(title)), ("style", style), ("script", script)):
+    for name, value in (
+        ("policy", policy),
+        ("title", escape(title)),
+        ("earned", escape(earned)),
+        ("style", style),
+        ("script", script),
+    ):
         html = html.replace(f"{{{{{name}}}}}", value)
     head, _, tail = html.partition("{{data}}")
     return head, tail
@@ -73,7 +92,8 @@ def _about(run: RunEpisodes, more: bool) -> dict[str, Any]:
     return {
         "name": run.directory.resolve().name,
         "model": config.get("model", {}).get("name"),
-        "more": more,
+        "earned": "reward",
+        "more": "Only the newest episodes are here; older ones were left out (--limit, --step)." if more else "",
         "logprob_scale": _LOGPROB_SCALE,
         "problems": list(dict.fromkeys(run.problems)),
     }
@@ -110,6 +130,9 @@ def _episode(shown: Inspected, vocabulary: dict[int, int]) -> dict[str, Any]:
         "corrected": shown.corrected,
         "steps": _steps(shown),
         "seconds": [round(episode.generate_seconds, 2), round(episode.search_seconds, 2)],
+        "written": episode.sampled_tokens,
+        "read": len(episode.token_ids) - episode.sampled_tokens,
+        "versions": episode.weight_versions,
         "tokens": _tokens(episode, vocabulary),
     }
 
@@ -142,6 +165,6 @@ def _scaled(logprob: float) -> int | None:
     return round(logprob * _LOGPROB_SCALE) if math.isfinite(logprob) else None
 
 
-def _json(value: object) -> str:
+def as_json(value: object) -> str:
     """JSON that can stand inside a script element, whatever its strings hold."""
     return json.dumps(value, ensure_ascii=False, separators=(",", ":")).replace("<", "\\u003c")

@@ -244,12 +244,12 @@ document.addEventListener("keydown", event => {
 function start() {
   const steps = SOURCES.filter(source => source.startsWith("step")).length;
   get("summary").textContent = [
-    DATA.run.model, `${steps} training step${steps === 1 ? "" : "s"}`,
+    DATA.run.model, steps && `${steps} training step${steps === 1 ? "" : "s"}`,
     `${SOURCES.length - steps} evaluation${SOURCES.length - steps === 1 ? "" : "s"}`, `${EPISODES.length} episodes`,
   ].filter(Boolean).join(" · ");
   get("notes").textContent = [
-    DATA.run.more ? "Only the newest episodes are here; older ones were left out (--limit, --step)." : "",
-    DATA.vocabulary.texts ? "" : "The tokenizer was not at hand: tokens show as numbers.",
+    DATA.run.more,
+    !DATA.vocabulary || DATA.vocabulary.texts ? "" : "The tokenizer was not at hand: tokens show as numbers.",
     ...DATA.run.problems,
   ].filter(Boolean).join(" ");
   for (const name of ["text", "min", "max"]) {

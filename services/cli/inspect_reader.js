@@ -13,9 +13,9 @@ function drawReader(episode) {
   reader.replaceChildren(
     bar(episode), h("h2", {}, ...marked(episode.question, [filters.text])), answers(episode), verdict(episode),
     h("div", { className: "legend" },
-      h("span", { className: "by-model" }, "written by the model (mask 1)"),
-      h("span", { className: "by-retriever" }, "given by the retriever (mask 0: never trained on)")),
-    ...episode.steps.map(step), facts(episode), tokens(episode));
+      h("span", { className: "by-model" }, `written by the model${episode.tokens ? " (mask 1)" : ""}`),
+      h("span", { className: "by-retriever" }, `given by the retriever${episode.tokens ? " (mask 0: never trained on)" : ""}`)),
+    ...episode.steps.map(step), facts(episode), ...(episode.tokens ? [tokens(episode)] : []));
   reader.scrollTop = 0;
 }
 
@@ -80,7 +80,7 @@ function step(told) {
   const block = h("section", { className: `step ${told.kind}` },
     h("b", {}, given ? "The retriever gives" : `The model ${AUTHORS[told.kind]}`),
     h("div", { className: "body" }, ...marked(told.text, [filters.text], told.found)));
-  if (given) {
+  if (given && told.found) {
     const found = told.found.length
       ? `✓ holds ${told.found.join(", ")}${told.corrects ? ": this query corrected the one before" : ""}`
       : "✗ holds nothing new that was sought";
@@ -93,14 +93,12 @@ function step(told) {
 const capital = text => text.charAt(0).toUpperCase() + text.slice(1);
 
 function facts(episode) {
-  const written = episode.tokens.logprobs.length;
-  const versions = [...new Set(episode.tokens.spans.map(([, version]) => version).filter(Boolean))];
   return h("div", { className: "facts" }, [
     `ended: ${readable(episode.stop)}`,
     `${episode.searches} search${episode.searches === 1 ? "" : "es"}`,
     episode.corrected ? `${episode.corrected} corrected quer${episode.corrected === 1 ? "y" : "ies"}` : null,
-    `${written} tokens written, ${episode.tokens.ids.length - written} read`,
-    `weight version ${versions.join(", ") || "unknown"}`,
+    `${episode.written} tokens written, ${episode.read} read`,
+    `weight version ${episode.versions.join(", ") || "unknown"}`,
     `${episode.seconds[0]} s generating, ${episode.seconds[1]} s searching`,
     episode.id,
   ].filter(Boolean).map(fact => h("span", {}, fact)));
@@ -115,7 +113,7 @@ function tokens(episode) {
 
 /** Open or close them, for this episode and those read after it. */
 function toggleTokens() {
-  if (!current) return;
+  if (!current?.tokens) return;
   tokensOpen = !tokensOpen;
   get("tokens").replaceWith(tokens(current));
 }

@@ -5,9 +5,8 @@ from __future__ import annotations
 import asyncio
 import json
 import sys
-from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated, Literal, get_args
+from typing import Annotated, Literal
 
 import typer
 from rich.console import Console
@@ -15,9 +14,10 @@ from rich.markup import escape
 
 from research.config import DEFAULT_PRESET, load_settings
 from research.episode import StopReason
-from research.errors import ConfigurationError, ResearchError, ServiceError
-from research.passages import Passage
+from research.errors import ResearchError, ServiceError
 from research.schemas import Strategy
+from services.cli.bench.commands import bench, corpus, report
+from services.cli.options import Overrides, Preset, console
 
 app = typer.Typer(
     help="Teach a language model to reason with search, by reinforcement learning.\n\n"
@@ -28,15 +28,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-console = Console()
 errors = Console(stderr=True)
-
-Preset = Annotated[
-    str, typer.Option("--preset", "-p", envvar="RESEARCH_PRESET", help="a name in configs/, or the path of a TOML file")
-]
-Overrides = Annotated[
-    list[str] | None, typer.Argument(metavar="[SECTION.KEY=VALUE]...", help="settings that override the preset")
-]
 
 
 @app.command()
@@ -228,52 +220,8 @@ def evaluate(
     asyncio.run(evaluate_policy(load_settings(preset, overrides), output, console))
 
 
-@app.command()
-def corpus(
-    questions: Annotated[list[Path], typer.Argument(help="question files with paragraphs: MuSiQue, HotpotQA, 2Wiki")],
-    out: Annotated[Path, typer.Option(help="the passages, JSONL")],
-) -> None:
-    """Write the paragraphs of question sets as passages, each once. Wikipedia dumps need no such step: `research index`
-    reads DPR's TSV and wiki-18's JSONL as they are.
-
-    Example: research corpus musique_ans_v1.0_dev.jsonl --out data/corpus/musique.jsonl
-    """
-    from research.passages import write_passages
-    from research.questions.paragraphs import paragraphs_of
-
-    count = 0
-
-    def counted() -> Iterator[Passage]:
-        nonlocal count
-        for passage in paragraphs_of(questions):
-            count += 1
-            yield passage
-
-    write_passages(out, counted())
-    console.print(f"{count} passages are in {out}", highlight=False)
-
-
-@app.command()
-def bench(
-    overrides: Overrides = None,
-    preset: Preset = DEFAULT_PRESET,
-    strategy: Annotated[
-        list[str] | None,
-        typer.Option(help=f"one of {', '.join(get_args(Strategy))} (may be repeated); default: all"),
-    ] = None,
-    out: Annotated[Path, typer.Option(help="directory of the records; run it again to go on")] = Path("runs/bench"),
-) -> None:
-    """Ask the running policy the held-out questions by several strategies, greedily, and print a table.
-
-    Example: research bench --out runs/trained-bench evaluation.per_kind=100
-    """
-    from services.cli.bench import run_bench
-
-    known: tuple[Strategy, ...] = get_args(Strategy)
-    if unknown := set(strategy or ()) - set(known):
-        raise ConfigurationError(f"--strategy: {', '.join(sorted(unknown))} is none; there are: {', '.join(known)}")
-    names = [name for name in known if not strategy or name in strategy]
-    asyncio.run(run_bench(load_settings(preset, overrides), names, out, console))
+for command in (corpus, bench, report):
+    app.command()(command)
 
 
 @app.command()

@@ -6,11 +6,10 @@ import json
 from pathlib import Path
 from typing import Any
 
-from research.prompts import load_prompt
+from research.prompts import TRAINED_PROMPT, load_prompt
 from services.policy.checkpoint_files import tensor_specs
 from services.trainer.report import evaluation_rows
 
-PROMPT = "prompt.txt"
 # What the model must be served with as it was trained.
 _LIMITS = ("prompt", "top_k", "max_searches", "max_tokens", "max_turn_tokens", "max_passage_tokens")
 _SHOWN = ("episode", "grpo", "optimizer", "warmup")
@@ -59,7 +58,7 @@ A language model that was taught by reinforcement learning when and what to sear
 
 It writes `<think>…</think>` and `<search>query</search>`, reads `<result>passages</result>`, and ends with
 `<answer>\\boxed{{answer}}</answer>`. Whoever runs it stops at `</search>`, appends what the search found (passages:
-{episode["top_k"]}) and goes on. The rules that it was trained with are {rules} in `{PROMPT}`.
+{episode["top_k"]}) and goes on. The rules that it was trained with are {rules} in `{TRAINED_PROMPT}`.
 
 ```bash
 # With the searching, as /answer and as a model of the OpenAI API:

@@ -70,7 +70,7 @@ class Answering:
         timeout: float,
         max_question_chars: int,
     ) -> None:
-        self._agent = agent
+        self.agent = agent
         self._policy_with = policy_with
         self._tokenizer = tokenizer
         self._retriever = retriever
@@ -187,7 +187,7 @@ class Answering:
 
     def _agent_for(self, asked: Asked, policy: TellingPolicy) -> SearchAgent:
         given = asked.limits.model_dump(include={"top_k", "max_searches", "max_tokens"}, exclude_none=True)
-        return replace(self._agent, policy=policy, limits=self._agent.limits.model_copy(update=given))
+        return replace(self.agent, policy=policy, limits=self.agent.limits.model_copy(update=given))
 
 
 def _answered(asked: Asked, outcome: Outcome, seconds: float) -> AnswerResponse:

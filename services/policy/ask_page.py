@@ -42,6 +42,7 @@ async def page() -> HTMLResponse:
 async def info(request: Request) -> PolicyInfo:
     """What is served, and whether the retriever answers."""
     state = request.app.state
+    updates, agent = state.research_updates, state.research_answering.agent
     retriever: RetrieverClient = state.research_retriever
     try:
         await retriever.check_ready()
@@ -50,5 +51,13 @@ async def info(request: Request) -> PolicyInfo:
         # Addresses are nobody's business without the key; `/answer` tells the whole reason.
         status = ServiceStatus(status="failed", detail="the retriever is not ready")
     return PolicyInfo(
-        model=state.research_model, agent=AGENT, weight_version=state.research_updates.version, retriever=status
+        model=state.research_model,
+        agent=AGENT,
+        weight_version=updates.version,
+        weights=updates.identity.fingerprint,
+        dtype=state.research_dtype,
+        context_length=agent.context_length,
+        prompt=agent.prompt.sha256,
+        trained_prompt=updates.identity.trained_prompt,
+        retriever=status,
     )

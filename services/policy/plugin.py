@@ -70,7 +70,7 @@ class ResearchPlugin:
         updates = WeightUpdates(engine_client, Path(args.model), policy.weights_dir)
         await updates.announce_initial_version()
         state.research_updates = updates
-        state.research_model = settings.model.name
+        state.research_model, state.research_dtype = settings.model.name, settings.model.dtype
         state.research_retriever = retriever = RetrieverClient(
             policy.retriever_url, timeout=limits.search_timeout, retries=limits.retries
         )

@@ -9,6 +9,7 @@ import sys
 import torch
 
 from research.assets import local_checkpoint
+from research.prompts import load_prompt, require_trained_prompt, trained_prompt
 from research.settings import Settings
 from services.policy.adapter_files import MAX_AT_ONCE, MAX_LOADED
 from services.policy.plugin import PLUGIN_NAMES, SETTINGS_VARIABLE
@@ -22,8 +23,17 @@ ONEDNN_CACHE_VARIABLE = "ONEDNN_PRIMITIVE_CACHE_CAPACITY"
 
 
 def serve(settings: Settings) -> None:
-    """Replace this process by the policy server. Raises AssetError if the model is not there."""
-    model = str(local_checkpoint(settings.model.name, settings.paths.data))
+    """Replace this process by the policy server.
+
+    Raises:
+        AssetError: the model is not there.
+        ConfigurationError: it was trained with another prompt.
+    """
+    checkpoint, limits = local_checkpoint(settings.model.name, settings.paths.data), settings.episode
+    require_trained_prompt(
+        load_prompt(limits.prompt), trained_prompt(checkpoint), settings.model.name, told=limits.any_prompt
+    )
+    model = str(checkpoint)
     os.environ.update(server_environment(settings))
     command = [
         sys.executable,

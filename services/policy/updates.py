@@ -53,6 +53,7 @@ class WeightUpdates:
         self._running: set[asyncio.Task[dict[str, float]]] = set()
         self.fault: str | None = None
         self.source: Source = FromDisk(base)
+        self.identity = self.source.identity()
         self.version = INITIAL_VERSION
 
     async def announce_initial_version(self) -> None:
@@ -143,6 +144,7 @@ class WeightUpdates:
                 await call_workers(self._engine, "research_keep_received", kept)
 
     async def _swap(self, source: Source, version: str, seconds: dict[str, float]) -> dict[str, float]:
+        identity = await asyncio.to_thread(source.identity)
         await self._freeze(version, seconds)
         failure: UpdateFailedError | None = None
         try:
@@ -151,6 +153,7 @@ class WeightUpdates:
             failure = await self._go_back(source, version, error)
         else:
             self.source, self.version, self.fault = source, version, None
+            self.identity = identity
             self._tell_version()
         UPDATES.labels("failed" if failure else "served").inc()
         await self._resume(seconds)

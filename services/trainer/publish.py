@@ -11,6 +11,7 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 
 from research.clients import INITIAL_VERSION
+from research.prompts import TRAINED_PROMPT
 from research.schemas import WeightsRequest
 from services.trainer.replicas import Replicas
 
@@ -18,10 +19,14 @@ KEPT_VERSIONS = 2  # the one served and the one before, to which a server goes b
 
 
 class Publisher:
-    """Writes ordinary checkpoints named by version below `directory` and makes the policy servers load them."""
+    """Writes ordinary checkpoints named by version below `directory` and makes the policy servers load them.
 
-    def __init__(self, base: Path, directory: Path, replicas: Replicas) -> None:
+    Each says which rules it was trained with (`prompt`), so that nobody asks it with others in silence.
+    """
+
+    def __init__(self, base: Path, directory: Path, replicas: Replicas, prompt: str) -> None:
         self._base = base
+        self._prompt = prompt
         self._directory = directory
         self._replicas = replicas
         self.version = int(INITIAL_VERSION)
@@ -38,7 +43,7 @@ class Publisher:
         Raises:
             ServiceError: no server took it; all go on serving the former version.
         """
-        await asyncio.to_thread(write_checkpoint, state, self._base, self.path_of(version))
+        await asyncio.to_thread(write_checkpoint, state, self._base, self.path_of(version), self._prompt)
         seconds = await self._replicas.update(self._request(version))
         self.version = version
         await asyncio.to_thread(self._forget_all_but, range(version - KEPT_VERSIONS + 1, version + 1))
@@ -64,7 +69,7 @@ class Publisher:
                 shutil.rmtree(path)
 
 
-def write_checkpoint(state: dict[str, torch.Tensor], base: Path, target: Path) -> None:
+def write_checkpoint(state: dict[str, torch.Tensor], base: Path, target: Path, prompt: str) -> None:
     """Write an ordinary Hugging Face checkpoint: the tensors of `base` by name and dtype, with values from `state`.
 
     Everything else (configuration, tokenizer, chat template) is copied from `base`. Written beside, then renamed.
@@ -79,5 +84,6 @@ def write_checkpoint(state: dict[str, torch.Tensor], base: Path, target: Path) -
         with safe_open(file, framework="pt") as tensors:
             shard = {name: state[name].to(tensors.get_tensor(name).dtype).contiguous() for name in tensors.keys()}  # noqa: SIM118
         save_file(shard, partial / file.name, metadata={"format": "pt"})
+    (partial / TRAINED_PROMPT).write_text(prompt + "\n", encoding="utf-8")
     shutil.rmtree(target, ignore_errors=True)
     partial.rename(target)

@@ -62,12 +62,13 @@ async def training_loop(settings: Settings, status: RunStatus) -> AsyncIterator[
         ],
         status.say,
     )
-    publisher = Publisher(base, settings.checkpoints.publish_dir or record.weights_dir, policy)
+    prompt = load_prompt(limits.prompt)
+    publisher = Publisher(base, settings.checkpoints.publish_dir or record.weights_dir, policy, prompt.text)
     agent = SearchAgent(
         policy=policy,
         retriever=retriever,
         tokenizer=HuggingFaceTokenizer(AutoTokenizer.from_pretrained(base)),
-        prompt=load_prompt(limits.prompt),
+        prompt=prompt,
         limits=limits,
         context_length=settings.model.max_length,
     )

@@ -33,7 +33,7 @@ def exported(data_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     torch.manual_seed(0)
     state = AutoModelForCausalLM.from_pretrained(base).state_dict()
     changed = {name: t + 0.001 * torch.randn_like(t) if t.ndim > 1 else t for name, t in state.items()}
-    write_checkpoint(changed, base, run / "weights" / "version-000001")
+    write_checkpoint(changed, base, run / "weights" / "version-000001", "Think first.")
     settings = load_settings("quickstart-cpu", ["run=first"]).model_dump(mode="json")
     (run / "config.json").write_text(json.dumps(settings))
     return export_run(run, scratch / "my-agent")

@@ -238,7 +238,7 @@ def test_a_disk_that_is_full_publishes_nothing(
         "from services.trainer.publish import write_checkpoint;"
         "resource.setrlimit(resource.RLIMIT_FSIZE, (50_000_000, 50_000_000));"
         "base, target = map(Path, sys.argv[1:]);"
-        "write_checkpoint(load_file(base / 'model.safetensors'), base, target)"
+        "write_checkpoint(load_file(base / 'model.safetensors'), base, target, '')"
     )
     command = [sys.executable, "-c", code, str(other), str(target)]
     ended = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, check=False)

@@ -85,7 +85,7 @@ def test_all_serve_the_published_version_or_are_out(start: Callable[..., Server]
         pairs = [Replica(PolicyClient(s.url, retries=0), PolicyAdmin(s.url, token=ADMIN, retries=0)) for s in servers]
         replicas = Replicas(pairs, said.append)
         try:
-            await scenario(Publisher(model, weights, replicas), replicas)
+            await scenario(Publisher(model, weights, replicas, prompt.text), replicas)
         finally:
             await replicas.close()
 

@@ -195,7 +195,7 @@ async def _train(settings: Settings, model: Path, policy: InProcessPolicy) -> No
     record, status = RunRecord(settings.run_dir), RunStatus(settings.run, settings.grpo.steps)
     record.open(settings)
     replicas = Replicas([Replica(cast(PolicyClient, policy), cast(PolicyAdmin, policy))], status.say)
-    publisher = Publisher(model, record.weights_dir, replicas)
+    publisher = Publisher(model, record.weights_dir, replicas, "none")
 
     async def all_ready() -> None:
         return None

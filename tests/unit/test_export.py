@@ -27,9 +27,9 @@ def run(tmp_path: Path) -> Path:
     directory = tmp_path / "runs" / "first"
     base = write_tiny_model(tmp_path / "base")
     state = AutoModelForCausalLM.from_pretrained(base).state_dict()
-    write_checkpoint(state, base, directory / "weights" / "version-000002")
+    write_checkpoint(state, base, directory / "weights" / "version-000002", "Think first.")
     doubled = {name: tensor * 2 for name, tensor in state.items()}
-    write_checkpoint(doubled, base, directory / "weights" / "version-000010")
+    write_checkpoint(doubled, base, directory / "weights" / "version-000010", "Think first.")
     (directory / "weights" / "version-000011.partial").mkdir()
     settings = load_settings("quickstart-cpu", ["run=first", "grpo.steps=2"]).model_dump(mode="json")
     (directory / "config.json").write_text(json.dumps(settings))

@@ -29,9 +29,10 @@ def test_two_versions_stay_and_what_a_kill_left_unfinished_goes(tmp_path: Path) 
         (weights / left).mkdir(parents=True)
     taker = TakesAll()
     replicas = Replicas([Replica(cast(PolicyClient, taker), cast(PolicyAdmin, taker))], print)
-    publisher = Publisher(base, weights, replicas)
+    publisher = Publisher(base, weights, replicas, "Think first.")
     state = load_file(base / "model.safetensors")
     for version in (3, 4):
         asyncio.run(publisher.publish(state, version))
     assert sorted(path.name for path in weights.iterdir()) == ["version-000003", "version-000004"]
+    assert (weights / "version-000004" / "prompt.txt").read_text() == "Think first.\n"
     assert publisher.version == 4

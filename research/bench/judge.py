@@ -1,0 +1,175 @@
+"""Another model decides whether an answer means the same as a gold answer; each verdict is kept and never asked twice.
+
+The form follows the paper's evaluation (ReSearch, section 4.1: LLM-as-a-judge); the words are ours.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import json
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Protocol, Self
+
+from research.bench.lines import GrowingLines, read_lines
+from research.episode import Sampling
+from research.errors import AssetError, ResearchError, ServiceError
+from research.strategies.chat import Completion, Message
+
+_RULES = """\
+You grade answers. You get a question, the answers that are right, and the answer that somebody gave. Decide whether \
+the given answer means the same as one of the right answers. Other words, a fuller name, another form of a date or a \
+number with its unit are fine; another person, place, time or amount is not, and neither is an answer that names \
+several things of which one is right. Reply with a JSON object: {"reason": "one short sentence", "correct": true or \
+false}."""
+
+VERDICT_SCHEMA: dict[str, Any] = {
+    "type": "object",
+    "properties": {"reason": {"type": "string", "maxLength": 300}, "correct": {"type": "boolean"}},
+    "required": ["reason", "correct"],
+    "additionalProperties": False,
+}
+_MAX_TOKENS = 256
+
+PROMPT_HASH = hashlib.sha256(_RULES.encode()).hexdigest()
+
+
+class Grader(Protocol):
+    """Something that completes a chat with a JSON object."""
+
+    async def complete_json(
+        self, messages: list[Message], max_tokens: int, sampling: Sampling, schema: Mapping[str, Any]
+    ) -> Completion: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """Whether an answer is right, and why."""
+
+    correct: bool
+    reason: str
+
+
+def key_of(judge: str, record: Mapping[str, Any]) -> str:
+    """What a verdict depends on: judge, its rules, question, gold answers and answer."""
+    parts = [judge, PROMPT_HASH, record["question"], record["gold"], record["answer"]]
+    return hashlib.sha256(json.dumps(parts, ensure_ascii=False).encode()).hexdigest()
+
+
+def read_verdict(text: str) -> Verdict:
+    """The verdict in what a judge wrote: the first JSON object in it. Raises ValueError if there is none."""
+    start = text.find("{")
+    if start < 0:
+        raise ValueError("no JSON object")
+    found, _ = json.JSONDecoder().raw_decode(text[start:])
+    if not isinstance(found, dict) or not isinstance(found.get("correct"), bool):
+        raise ValueError("`correct` is no boolean")
+    return Verdict(found["correct"], str(found.get("reason", "")))
+
+
+class Verdicts:
+    """Verdicts in a JSONL file, by `key_of`; a judge that is asked again after a kill goes on where it was.
+
+    Raises AssetError if the file is broken.
+    """
+
+    def __init__(self, path: Path, judge: str) -> None:
+        self._path, self._judge = path, judge
+        self._lines: GrowingLines | None = None
+        self._known: dict[str, Verdict] = {}
+        for number, line in read_lines(path) if path.is_file() else ():
+            try:
+                self._known[line["key"]] = Verdict(line["correct"], line["reason"])
+            except KeyError as error:
+                raise AssetError(f"{path}:{number}: not a verdict of the bench") from error
+
+    def __enter__(self) -> Self:
+        """Open for more."""
+        self._lines = GrowingLines(self._path)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._lines is not None:
+            self._lines.close()
+
+    def of(self, record: Mapping[str, Any]) -> Verdict | None:
+        """The verdict on a record's answer, if it was given; no answer at all is wrong without asking."""
+        if not record["answer"]:
+            return Verdict(correct=False, reason="no answer")
+        return self._known.get(key_of(self._judge, record))
+
+    def add(self, record: Mapping[str, Any], verdict: Verdict) -> None:
+        """Keep a verdict, on the disk before this returns."""
+        key = key_of(self._judge, record)
+        self._known[key] = verdict
+        kept = {"key": key, "judge": self._judge, "question": record["question"], "gold": record["gold"]}
+        kept |= {"answer": record["answer"], "correct": verdict.correct, "reason": verdict.reason}
+        if self._lines is None:
+            raise ValueError("the verdicts are not open for more")
+        self._lines.add(kept)
+
+
+def last_judge(path: Path) -> str | None:
+    """Who gave the last verdict of a file; None if there is none."""
+    if not path.is_file():
+        return None
+    lines = list(read_lines(path))
+    return str(lines[-1][1].get("judge")) if lines else None
+
+
+async def judge_all(
+    grader: Grader,
+    verdicts: Verdicts,
+    records: Iterable[Mapping[str, Any]],
+    *,
+    concurrency: int,
+    on_verdict: Callable[[], None] = lambda: None,
+) -> int:
+    """Have every answer judged that has no verdict yet, the same answer to the same question once.
+
+    Returns:
+        How many could not be judged: the judge failed, or wrote no verdict. They are asked again the next time.
+
+    Raises:
+        ServiceError: 32 in a row failed because the judge could not be asked.
+    """
+    open_ones: dict[str, Mapping[str, Any]] = {}
+    for record in records:
+        if verdicts.of(record) is None:
+            open_ones.setdefault(json.dumps([record["question"], record["gold"], record["answer"]]), record)
+    slots = asyncio.Semaphore(concurrency)
+    failed = in_a_row = 0
+
+    async def judge(record: Mapping[str, Any]) -> None:
+        nonlocal failed, in_a_row
+        async with slots:
+            try:
+                written = await grader.complete_json(_asked(record), _MAX_TOKENS, Sampling(0.0), VERDICT_SCHEMA)
+                in_a_row = 0
+                verdicts.add(record, read_verdict(written.text))
+            except ServiceError:
+                failed += 1
+                in_a_row += 1
+                if in_a_row >= 32:
+                    raise
+            except ValueError:
+                failed += 1
+            on_verdict()
+
+    try:
+        async with asyncio.TaskGroup() as group:
+            for record in open_ones.values():
+                group.create_task(judge(record))
+    except* ResearchError as errors:
+        raise errors.exceptions[0] from None
+    return failed
+
+
+def _asked(record: Mapping[str, Any]) -> list[Message]:
+    told = {"question": record["question"], "right_answers": record["gold"], "given_answer": record["answer"]}
+    return [Message("system", _RULES), Message("user", json.dumps(told, ensure_ascii=False, indent=1))]

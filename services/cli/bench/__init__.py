@@ -1,0 +1,1 @@
+"""`research bench` and `research report`: strategies against question sets, and what came of it."""

@@ -1,0 +1,99 @@
+"""The commands `research corpus`, `research bench` and `research report`."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Annotated, get_args
+
+import typer
+
+from research.config import DEFAULT_PRESET, load_settings
+from research.errors import ConfigurationError
+from research.passages import Passage
+from research.schemas import Strategy
+from services.cli.options import Overrides, Preset, console
+
+
+def corpus(
+    questions: Annotated[list[Path], typer.Argument(help="question files with paragraphs: MuSiQue, HotpotQA, 2Wiki")],
+    out: Annotated[Path, typer.Option(help="the passages, JSONL")],
+) -> None:
+    """Write the paragraphs of question sets as passages, each once. Wikipedia dumps need no such step: `research index`
+    reads DPR's TSV and wiki-18's JSONL as they are.
+
+    Example: research corpus musique_ans_v1.0_dev.jsonl --out data/corpus/musique.jsonl
+    """
+    from research.passages import write_passages
+    from research.questions.paragraphs import paragraphs_of
+
+    count = 0
+
+    def counted() -> Iterator[Passage]:
+        nonlocal count
+        for passage in paragraphs_of(questions):
+            count += 1
+            yield passage
+
+    write_passages(out, counted())
+    console.print(f"{count} passages are in {out}", highlight=False)
+
+
+def bench(
+    overrides: Overrides = None,
+    preset: Preset = DEFAULT_PRESET,
+    strategy: Annotated[
+        list[str] | None,
+        typer.Option(help=f"one of {', '.join(get_args(Strategy))} (may be repeated); default: all"),
+    ] = None,
+    questions: Annotated[
+        list[str] | None,
+        typer.Option(help="hotpotqa, 2wikimultihopqa, musique, bamboogle, a file or hub:… (may be repeated)"),
+    ] = None,
+    out: Annotated[Path, typer.Option(help="directory of the records; run it again to go on")] = Path("runs/bench"),
+) -> None:
+    """Ask a model whole question sets by several strategies, greedily, and write the table of the paper.
+
+    Needs a running retriever and policy (or `bench.endpoint` and `bench.model`: any OpenAI API).
+    docs/bench.md has more.
+
+    - The held-out questions that come with this project, the policy as it is now:
+      `research bench --out runs/bench-now`
+    - A benchmark from a file, by two strategies:
+      `research bench --questions musique_ans_v1.0_dev.jsonl --strategy naive-rag --strategy research`
+    - Have the answers judged, too (the key is RESEARCH_JUDGE_API_KEY in the environment):
+      `research bench bench.judge_endpoint=https://host/v1 bench.judge_model=name`
+    """
+    from services.cli.bench.run import run_bench
+
+    known: tuple[Strategy, ...] = get_args(Strategy)
+    if unknown := set(strategy or ()) - set(known):
+        raise ConfigurationError(f"--strategy: {', '.join(sorted(unknown))} is none; there are: {', '.join(known)}")
+    names = [name for name in known if not strategy or name in strategy]
+    settings = load_settings(preset, overrides)
+    if questions:
+        settings = settings.model_copy(update={"bench": settings.bench.model_copy(update={"questions": questions})})
+    asyncio.run(run_bench(settings, names, out, _command(), console))
+
+
+def report(
+    directories: Annotated[list[Path], typer.Argument(help="of `research bench`; the first is compared with")],
+    out: Annotated[Path, typer.Option(help="directory of the report")],
+    preset: Preset = DEFAULT_PRESET,
+) -> None:
+    """Put runs of the bench side by side: what differs, the paper's table, paired differences, plots, every episode.
+
+    Example: research report runs/bench-before runs/bench-after --out runs/compared
+    """
+    from services.cli.bench.report import write_report
+    from services.cli.bench.terminal import show_figures
+
+    written = write_report(directories, out, load_settings(preset), _command())
+    show_figures(written.runs, written.figures, console)
+    console.print(f"the report is {written.path}", highlight=False, soft_wrap=True)
+
+
+def _command() -> list[str]:
+    return ["research", *sys.argv[1:]]

@@ -1,0 +1,143 @@
+"""Who is asked: the policy service or any OpenAI endpoint, with a retriever; and what its answers depend on."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Mapping
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
+from typing import Any
+
+from transformers import AutoTokenizer
+
+from research.assets import local_checkpoint
+from research.clients import HttpService, PolicyClient, RetrieverClient
+from research.episode import SearchAgent
+from research.errors import ServiceError
+from research.prompts import load_prompt, require_trained_prompt, trained_prompt
+from research.schemas import PolicyInfo
+from research.settings import Settings
+from research.strategies import BASELINES, RESEARCH, BaselineStrategy, ReSearchStrategy, Strategy
+from research.strategies.chat import ChatModel
+from research.strategies.completions import CompletionsPolicy
+from research.strategies.fingerprint import prompt_hash
+from research.strategies.openai_chat import OpenAIChat
+from research.strategies.token_chat import TokenChat
+from research.tokens import HuggingFaceTokenizer
+from services.web.auth import API_KEY_VARIABLE, environment_secret
+
+ENDPOINT_KEY_VARIABLE = "RESEARCH_ENDPOINT_API_KEY"
+JUDGE_KEY_VARIABLE = "RESEARCH_JUDGE_API_KEY"
+
+_LIMITS = ("top_k", "max_searches", "max_tokens", "max_turn_tokens", "max_passage_tokens")
+
+
+@dataclass(frozen=True, slots=True)
+class Subject:
+    """`served` is what answers depend on, as the services tell it; `version` is that of the weights, if known."""
+
+    settings: Settings
+    agent: SearchAgent
+    chat: ChatModel
+    retriever: RetrieverClient
+    served: Mapping[str, Any]
+    version: str | None
+
+    def strategy(self, name: str) -> Strategy:
+        """One of `STRATEGIES`, ready to be asked."""
+        if name == RESEARCH:
+            return ReSearchStrategy(self.agent)
+        limits = self.settings.episode
+        return BaselineStrategy(
+            BASELINES[name],
+            self.chat,
+            self.retriever,
+            top_k=limits.top_k,
+            max_tokens=limits.max_turn_tokens or limits.max_tokens,
+        )
+
+    async def conditions(self, name: str) -> dict[str, Any]:
+        """What an answer by this strategy depends on, but for the questions."""
+        prompt = self.agent.prompt.sha256 if name == RESEARCH else await prompt_hash(BASELINES[name])
+        limits = {each: getattr(self.settings.episode, each) for each in _LIMITS}
+        return {"strategy": name, "prompt": prompt, "limits": limits, "sampling": "greedy", **self.served}
+
+
+@asynccontextmanager
+async def subject(settings: Settings) -> AsyncIterator[Subject]:
+    """Connect to what the settings name.
+
+    Raises:
+        ServiceError: a service does not answer, or is not ready.
+        ConfigurationError: the checkpoint was trained with another prompt.
+        AssetError: the model's tokenizer is not on this disk.
+    """
+    limits = settings.episode
+    async with AsyncExitStack() as opened:
+        retriever = await opened.enter_async_context(
+            RetrieverClient(settings.trainer.retriever_url, timeout=limits.search_timeout, retries=limits.retries)
+        )
+        await retriever.check_ready()
+        index = await _index_of(retriever)
+        connect = _endpoint if settings.bench.endpoint else _policy_service
+        yield await connect(settings, retriever, index, opened)
+
+
+async def _policy_service(
+    settings: Settings, retriever: RetrieverClient, index: dict[str, Any], opened: AsyncExitStack
+) -> Subject:
+    limits, key = settings.episode, environment_secret(API_KEY_VARIABLE)
+    policy = await opened.enter_async_context(
+        PolicyClient(
+            settings.trainer.policy_urls[0], timeout=limits.request_timeout, retries=limits.retries, api_key=key
+        )
+    )
+    await policy.check_ready()
+    info = PolicyInfo.model_validate(await policy.request("GET", "/info"))
+    policy.weight_version = info.weight_version
+    prompt = load_prompt(limits.prompt)
+    require_trained_prompt(prompt, info.trained_prompt, info.model, told=limits.any_prompt)
+    words = _tokenizer(settings, info.model)
+    served = {
+        "model": info.model,
+        "weight_version": info.weight_version,
+        "weights": info.weights,
+        "dtype": info.dtype,
+        "context": info.context_length,
+    }
+    agent = SearchAgent(policy, retriever, words, prompt, limits, info.context_length)
+    chat = TokenChat(policy, words, info.context_length)
+    return Subject(settings, agent, chat, retriever, {**served, **index}, info.weight_version)
+
+
+async def _endpoint(
+    settings: Settings, retriever: RetrieverClient, index: dict[str, Any], opened: AsyncExitStack
+) -> Subject:
+    bench, limits, key = settings.bench, settings.episode, environment_secret(ENDPOINT_KEY_VARIABLE)
+    how: dict[str, Any] = {"timeout": limits.request_timeout, "retries": limits.retries, "api_key": key}
+    chat = await opened.enter_async_context(OpenAIChat(bench.endpoint, bench.model, **how))
+    policy = await opened.enter_async_context(CompletionsPolicy(bench.endpoint, bench.model, **how))
+    checkpoint = local_checkpoint(settings.model.name, settings.paths.data)
+    prompt = load_prompt(limits.prompt)
+    require_trained_prompt(prompt, trained_prompt(checkpoint), settings.model.name, told=limits.any_prompt)
+    served = {"model": bench.model, "endpoint": bench.endpoint, "context": settings.model.max_length}
+    context = settings.model.max_length
+    agent = SearchAgent(policy, retriever, _tokenizer(settings, settings.model.name), prompt, limits, context)
+    return Subject(settings, agent, chat, retriever, {**served, **index}, None)
+
+
+def _tokenizer(settings: Settings, model: str) -> HuggingFaceTokenizer:
+    return HuggingFaceTokenizer(AutoTokenizer.from_pretrained(local_checkpoint(model, settings.paths.data)))
+
+
+async def _index_of(retriever: HttpService) -> dict[str, Any]:
+    found = await retriever.request("GET", "/info")
+    try:
+        (index,) = (each for each in found["indexes"] if each["name"] == found["index"])
+        return {
+            "encoder": f"{found['encoder']} ({found['backend']})",
+            "index": index["name"],
+            "index_revision": index["revision"],
+            "index_structure": f"{index['structure']}{' and words' if index['lexical'] else ''}",
+        }
+    except (KeyError, TypeError, ValueError) as error:
+        raise ServiceError(f"the retriever at {retriever.url} tells nothing of its index ({error!r})") from error

@@ -1,0 +1,37 @@
+"""Figures of the bench as a terminal has room for them; the report has the rest."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from rich.console import Console
+from rich.table import Table
+
+from research.bench.runs import BenchRun
+from research.bench.table import EVERYTHING, BenchFigures
+
+
+def show_figures(runs: Sequence[BenchRun], figures: Sequence[Mapping[str, BenchFigures]], console: Console) -> None:
+    """A table for each set, with a row for each directory and strategy."""
+    several = len({run.label for run in runs}) > 1
+    for name in dict.fromkeys(run.set for run in runs):
+        table = Table(*(["run"] if several else []), "strategy", title=f"{name}, greedy, percent")
+        for column in ("EM", "±", "F1", "judge", "found", "searches", "n"):
+            table.add_column(column, justify="right", no_wrap=True)
+        for run, kinds in zip(runs, figures, strict=True):
+            if run.set != name or EVERYTHING not in kinds:
+                continue
+            found = kinds[EVERYTHING]
+            table.add_row(
+                *([run.label] if several else []),
+                run.strategy,
+                f"{100 * found.em.mean:.1f}",
+                f"{50 * (found.em.high - found.em.low):.1f}",
+                f"{100 * found.f1.mean:.1f}",
+                "" if found.judge is None else f"{100 * found.judge.mean:.1f}",
+                "" if found.recall is None else f"{100 * found.recall:.1f}",
+                f"{found.searches:.2f}",
+                str(found.em.n),
+            )
+        console.print(table)
+    console.print("±: half the 95 % interval of EM. found: supporting passages that a search found.", style="dim")
