@@ -9,7 +9,6 @@ import subprocess
 import sys
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import pytest
 from hypothesis import given
@@ -18,9 +17,8 @@ from hypothesis import strategies as st
 from research.bench.metrics import cover_exact_match, retrieval_recall
 from research.bench.records import Records, differences, read_records
 from research.bench.run import ask_all
-from research.bench.table import figures_by_kind, paired_difference
 from research.episode import Sampling
-from research.errors import AssetError, ConfigurationError, ServiceError
+from research.errors import AssetError, ConfigurationError, ContextFullError, ServiceError, WeightsChangedError
 from research.questions import Question
 from research.reward import exact_match
 from research.strategies.outcome import Outcome
@@ -189,39 +187,52 @@ def test_recall_counts_each_supporting_title_once() -> None:
     assert retrieval_recall(["a"], []) is None
 
 
-def record(identifier: str, em: float, entity: str = "", **more: Any) -> dict[str, Any]:
-    return {
-        "id": identifier,
-        "kind": "say",
-        "entity": entity,
-        "em": em,
-        "f1": em,
-        "cover_em": em,
-        "recall": None,
-        "searches": 2,
-        "prompt_tokens": 10,
-        "sampled_tokens": 5,
-        "result_tokens": 1,
-        "seconds": {"total": 0.5},
-        "stop_reason": "answered",
-        **more,
-    }
+def test_a_file_is_written_by_one_process_at_a_time(tmp_path: Path) -> None:
+    with (
+        Records(tmp_path / "a.jsonl", CONDITIONS),
+        pytest.raises(ConfigurationError, match="being written by another process"),
+    ):
+        Records(tmp_path / "a.jsonl", CONDITIONS)
 
 
-def test_figures_are_means_of_each_kind() -> None:
-    records = [record("a", 1.0, recall=0.5), record("b", 0.0, stop_reason="token_limit"), record("c", 1.0, kind="ask")]
-    found = figures_by_kind(records)
-    assert list(found) == ["ask", "say"]
-    assert (found["say"].recall, found["ask"].recall) == (0.5, None)
-    assert (found["say"].em.mean, found["say"].em.n, found["ask"].em.mean) == (0.5, 2, 1.0)
-    assert (found["say"].searches, found["say"].tokens, found["say"].seconds, found["say"].truncated) == (2, 16, 0.5, 1)
+def test_what_no_encoding_holds_is_kept_all_the_same(tmp_path: Path) -> None:
+    with Records(tmp_path / "a.jsonl", CONDITIONS) as records:
+        records.add({"id": "q", "answer": "broken \udc80 and whole é"})
+    assert read_records(tmp_path / "a.jsonl")[1] == [{"id": "q", "answer": "broken \udc80 and whole é"}]
 
 
-def test_two_runs_are_compared_on_the_questions_that_both_answered() -> None:
-    these = [record("a", 1.0), record("b", 1.0), record("c", 0.0), record("x", 0.0)]
-    those = [record("c", 0.0), record("a", 0.0), record("b", 1.0), record("y", 1.0)]
-    difference = paired_difference(these, those)
-    assert (difference.mean, difference.n) == (pytest.approx(1 / 3), 3)
-    assert difference.low <= difference.mean <= difference.high
-    with pytest.raises(ValueError, match="0 values"):
-        paired_difference(these, [])
+def test_when_nobody_answers_it_gives_up_and_says_why(tmp_path: Path) -> None:
+    strategy = Answers(dict.fromkeys((f"Say word{number}" for number in range(5, 100)), 1))
+    with pytest.raises(ServiceError, match=r"32 questions in a row .* the retriever is away"):
+        ask(tmp_path / "a.jsonl", strategy, 100)
+    assert len(read_records(tmp_path / "a.jsonl")[1]) == 5
+    assert ask(tmp_path / "a.jsonl", Answers(), 100) == []
+
+
+@dataclass
+class Versioned:
+    """Answers by weights that change after some questions; a question of none is too long for the context."""
+
+    change_after: int
+
+    async def answer(self, question: str, sampling: Sampling) -> Outcome:
+        number = int(question.removeprefix("Say word"))
+        if number == 0:
+            raise ContextFullError("too long")
+        return Outcome(question, answer="x", versions=["7" if number < self.change_after else "8"])
+
+
+def test_answers_of_other_weights_are_refused(tmp_path: Path) -> None:
+    async def run(change_after: int) -> None:
+        with Records(tmp_path / "a.jsonl", CONDITIONS) as records:
+            await ask_all(
+                Versioned(change_after), questions(9), records, sampling=Sampling(0.0), concurrency=1, version="7"
+            )
+
+    with pytest.raises(WeightsChangedError, match="weight version 8 answered where 7 was asked"):
+        asyncio.run(run(6))
+    kept = read_records(tmp_path / "a.jsonl")[1]
+    assert [record["id"] for record in kept] == [f"q{number}" for number in range(6)]
+    assert (kept[0]["stop_reason"], kept[0]["answer"]) == ("token_limit", None)
+    asyncio.run(run(99))
+    assert len(read_records(tmp_path / "a.jsonl")[1]) == 9

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, get_args
 
@@ -12,33 +11,28 @@ import typer
 
 from research.config import DEFAULT_PRESET, load_settings
 from research.errors import ConfigurationError
-from research.passages import Passage
 from research.schemas import Strategy
 from services.cli.options import Overrides, Preset, console
 
 
 def corpus(
-    questions: Annotated[list[Path], typer.Argument(help="question files with paragraphs: MuSiQue, HotpotQA, 2Wiki")],
+    sources: Annotated[
+        list[Path],
+        typer.Argument(help="question files with paragraphs (MuSiQue, HotpotQA, 2Wiki), or one dump of Wikipedia"),
+    ],
     out: Annotated[Path, typer.Option(help="the passages, JSONL")],
 ) -> None:
-    """Write the paragraphs of question sets as passages, each once. Wikipedia dumps need no such step: `research index`
-    reads DPR's TSV and wiki-18's JSONL as they are.
+    """Write passages to be indexed: the paragraphs of question sets, each once, or a dump, streamed.
+
+    Dumps are read in DPR's form (TSV of id, text, title: 100 words a passage) and in wiki-18's (JSONL of id, contents),
+    also packed (.gz). `research index` reads them without this step, too.
 
     Example: research corpus musique_ans_v1.0_dev.jsonl --out data/corpus/musique.jsonl
     """
-    from research.passages import write_passages
-    from research.questions.paragraphs import paragraphs_of
+    from services.cli.bench.corpus import write_corpus
 
-    count = 0
-
-    def counted() -> Iterator[Passage]:
-        nonlocal count
-        for passage in paragraphs_of(questions):
-            count += 1
-            yield passage
-
-    write_passages(out, counted())
-    console.print(f"{count} passages are in {out}", highlight=False)
+    count = write_corpus(sources, out, console)
+    console.print(f"{count:,} passages are in {out}", highlight=False, soft_wrap=True)
 
 
 def bench(

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from transformers import AutoTokenizer
@@ -12,7 +13,7 @@ from transformers import AutoTokenizer
 from research.assets import local_checkpoint
 from research.clients import HttpService, PolicyClient, RetrieverClient
 from research.episode import SearchAgent
-from research.errors import ServiceError
+from research.errors import ConfigurationError, ServiceError
 from research.prompts import load_prompt, require_trained_prompt, trained_prompt
 from research.schemas import PolicyInfo
 from research.settings import Settings
@@ -68,7 +69,7 @@ async def subject(settings: Settings) -> AsyncIterator[Subject]:
 
     Raises:
         ServiceError: a service does not answer, or is not ready.
-        ConfigurationError: the checkpoint was trained with another prompt.
+        ConfigurationError: another model is served, or the checkpoint was trained with another prompt.
         AssetError: the model's tokenizer is not on this disk.
     """
     limits = settings.episode
@@ -96,7 +97,8 @@ async def _policy_service(
     policy.weight_version = info.weight_version
     prompt = load_prompt(limits.prompt)
     require_trained_prompt(prompt, info.trained_prompt, info.model, told=limits.any_prompt)
-    words = _tokenizer(settings, info.model)
+    _require_same_model(settings.model.name, info.model, policy.url)
+    words = _tokenizer(settings)
     served = {
         "model": info.model,
         "weight_version": info.weight_version,
@@ -121,12 +123,21 @@ async def _endpoint(
     require_trained_prompt(prompt, trained_prompt(checkpoint), settings.model.name, told=limits.any_prompt)
     served = {"model": bench.model, "endpoint": bench.endpoint, "context": settings.model.max_length}
     context = settings.model.max_length
-    agent = SearchAgent(policy, retriever, _tokenizer(settings, settings.model.name), prompt, limits, context)
+    agent = SearchAgent(policy, retriever, _tokenizer(settings), prompt, limits, context)
     return Subject(settings, agent, chat, retriever, {**served, **index}, None)
 
 
-def _tokenizer(settings: Settings, model: str) -> HuggingFaceTokenizer:
-    return HuggingFaceTokenizer(AutoTokenizer.from_pretrained(local_checkpoint(model, settings.paths.data)))
+def _require_same_model(named: str, served: str, url: str) -> None:
+    """Refuse to measure another model than the settings name, which a server left over from before would be."""
+    if named != served and Path(named).expanduser().resolve() != Path(served).expanduser().resolve():
+        raise ConfigurationError(
+            f"model.name: the policy at {url} serves {served}, and not {named}; say model.name={served}, or start it anew"
+        )
+
+
+def _tokenizer(settings: Settings) -> HuggingFaceTokenizer:
+    checkpoint = local_checkpoint(settings.model.name, settings.paths.data)
+    return HuggingFaceTokenizer(AutoTokenizer.from_pretrained(checkpoint))
 
 
 async def _index_of(retriever: HttpService) -> dict[str, Any]:

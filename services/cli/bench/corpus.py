@@ -1,0 +1,57 @@
+"""`research corpus`: passages from the paragraphs of question sets, or from a dump of Wikipedia, streamed."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from rich.console import Console
+from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+
+from research.errors import AssetError, ConfigurationError
+from research.passages import Passage, write_passages
+from research.questions.files import read_question_file
+from research.questions.paragraphs import paragraphs_of
+from services.retriever.sources import read_passages
+
+_EVERY = 1000  # passages between two signs of life
+
+
+def write_corpus(sources: Sequence[Path], out: Path, console: Console) -> int:
+    """Write `out`, JSONL; returns how many passages. An interrupted call leaves nothing behind.
+
+    Raises:
+        AssetError: a file is missing or broken; the message names place and reason.
+        ConfigurationError: question sets and dumps are mixed, or there are several dumps.
+    """
+    dumps = [path for path in sources if not _has_questions(path)]
+    if dumps and len(sources) > 1:
+        raise ConfigurationError(
+            f"{dumps[0]} has no questions, so it is a dump; name one dump (a file or a directory), or question sets"
+        )
+    passages = read_passages(dumps[0]) if dumps else paragraphs_of(sources)
+    columns = (SpinnerColumn(), TextColumn("{task.completed:,.0f} passages"), TimeElapsedColumn())
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
+        task = bar.add_task("", total=None)
+        count = 0
+
+        def counted() -> Iterator[Passage]:
+            nonlocal count
+            for count, passage in enumerate(passages, 1):
+                if count % _EVERY == 0:
+                    bar.update(task, completed=count)
+                yield passage
+
+        write_passages(out, counted())
+    return count
+
+
+def _has_questions(path: Path) -> bool:
+    """Whether the first record is a question; dumps have forms of their own."""
+    if path.is_dir() or path.suffix in (".tsv", ".gz"):
+        return False
+    try:
+        _, first = next(read_question_file(path))
+    except StopIteration:
+        raise AssetError(f"{path} is empty") from None
+    return isinstance(first, dict) and "question" in {str(name).lower() for name in first}

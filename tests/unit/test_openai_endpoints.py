@@ -1,0 +1,113 @@
+"""Endpoints that are not ours: what is sent, what comes back, and those that know less than vLLM."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from threading import Thread
+from typing import Any
+
+import pytest
+
+from research.episode import Finish, Sampling
+from research.errors import ServiceError
+from research.strategies.chat import Message
+from research.strategies.completions import CompletionsPolicy
+from research.strategies.openai_chat import OpenAIChat
+
+GREEDY = Sampling(0.0)
+Reply = Callable[[dict[str, Any]], tuple[int, dict[str, Any]]]
+
+
+@contextmanager
+def endpoint(reply: Reply) -> Iterator[tuple[str, list[dict[str, Any]]]]:
+    """A server that answers by `reply`; yields its address and the bodies it was sent."""
+    sent: list[dict[str, Any]] = []
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+            sent.append({**body, "path": self.path, "authorization": self.headers.get("Authorization")})
+            status, answer = reply(body)
+            data = json.dumps(answer).encode()
+            self.send_response(status)
+            self.send_header("Content-Length", str(len(data)))
+            self.end_headers()
+            self.wfile.write(data)
+
+        def log_message(self, format: str, *args: object) -> None:
+            pass
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    thread = Thread(target=server.serve_forever)
+    thread.start()
+    try:
+        yield f"http://127.0.0.1:{server.server_port}/v1", sent
+    finally:
+        server.shutdown()
+        thread.join()
+        server.server_close()
+
+
+def said(text: str) -> dict[str, Any]:
+    choice = {"message": {"role": "assistant", "content": text}, "finish_reason": "stop"}
+    return {"choices": [choice], "usage": {"prompt_tokens": 7, "completion_tokens": 3}}
+
+
+async def ask_json(url: str) -> str:
+    async with OpenAIChat(url, "m", retries=0, api_key="secret") as chat:
+        texts = [
+            (await chat.complete_json([Message("user", "?")], 9, GREEDY, {"type": "object"})).text for _ in range(2)
+        ]
+    return texts[-1]
+
+
+def test_an_endpoint_that_knows_no_schemas_is_asked_without_from_then_on() -> None:
+    def reply(body: dict[str, Any]) -> tuple[int, dict[str, Any]]:
+        if "response_format" in body:
+            return 400, {"error": {"message": "response_format is not supported"}}
+        return 200, said("{}")
+
+    with endpoint(reply) as (url, sent):
+        assert asyncio.run(ask_json(url)) == "{}"
+    assert ["response_format" in body for body in sent] == [True, False, False]
+    assert sent[0]["authorization"] == "Bearer secret"
+    assert (sent[0]["path"], sent[0]["temperature"], sent[0]["max_tokens"]) == ("/v1/chat/completions", 0.0, 9)
+
+
+def test_an_error_that_has_nothing_to_do_with_schemas_is_told() -> None:
+    with (
+        endpoint(lambda body: (401, {"error": "no key"})) as (url, sent),
+        pytest.raises(ServiceError, match=r"401: .*no key"),
+    ):
+        asyncio.run(ask_json(url))
+    assert len(sent) == 1
+
+
+def test_an_answer_in_no_known_form_is_told() -> None:
+    with endpoint(lambda body: (200, {"text": "?"})) as (url, _), pytest.raises(ServiceError, match="no known form"):
+        asyncio.run(ask_json(url))
+
+
+async def generate(url: str) -> Any:
+    async with CompletionsPolicy(url, "m", timeout=5, retries=0) as policy:
+        return await policy.generate([5, 6], 9, GREEDY)
+
+
+def test_tokens_go_in_and_tokens_come_out() -> None:
+    choice = {"token_ids": [1, 2], "logprobs": {"token_logprobs": [-0.5, -0.25]}, "finish_reason": "stop"}
+    with endpoint(lambda body: (200, {"choices": [{**choice, "stop_reason": "</search>"}]})) as (url, sent):
+        generation = asyncio.run(generate(url))
+    assert (generation.token_ids, generation.finish) == ([1, 2], Finish.SEARCH)
+    assert (sent[0]["prompt"], sent[0]["stop"], sent[0]["path"]) == ([5, 6], ["</search>"], "/v1/completions")
+
+
+def test_an_endpoint_that_tells_no_tokens_is_no_place_for_research() -> None:
+    with (
+        endpoint(lambda body: (200, {"choices": [{"text": "x", "finish_reason": "stop"}]})) as (url, _),
+        pytest.raises(ServiceError, match="tells no token ids"),
+    ):
+        asyncio.run(generate(url))
