@@ -131,7 +131,8 @@ def _require_same_model(named: str, served: str, url: str) -> None:
     """Refuse to measure another model than the settings name, which a server left over from before would be."""
     if named != served and Path(named).expanduser().resolve() != Path(served).expanduser().resolve():
         raise ConfigurationError(
-            f"model.name: the policy at {url} serves {served}, and not {named}; say model.name={served}, or start it anew"
+            f"model.name: the policy at {url} serves {served}, and not {named}; say model.name={served}, or serve the "
+            "other one"
         )
 
 
