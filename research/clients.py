@@ -11,7 +11,7 @@ from httpx_aiohttp import AiohttpTransport
 from tenacity import AsyncRetrying, retry_if_exception, stop_after_attempt, wait_random_exponential
 
 from research.episode import Finish, Generation, Sampling
-from research.errors import ServiceBusyError, ServiceError
+from research.errors import ConditionsChangedError, ServiceBusyError, ServiceError
 from research.passages import Passage, ScoredPassage
 from research.protocol import SEARCH_END
 from research.schemas import WeightsRequest, WeightsResponse, WeightsStatus
@@ -20,6 +20,7 @@ INITIAL_VERSION = "0"
 
 _RETRIED_STATUSES = frozenset({429, 500, 502, 503, 504})
 _MAX_BACKOFF_SECONDS = 10.0
+_MAX_QUERY_CHARS = 4096  # what `retriever.max_query_chars` says by itself; encoders read far less
 _READY_TIMEOUT_SECONDS = 5.0  # of what a server tells about itself
 _AS_MANY_AS_NEEDED = httpx.Limits(max_connections=0)  # so says aiohttp; None would be 100
 
@@ -100,7 +101,12 @@ class HttpService:
 
 
 class RetrieverClient(HttpService):
-    """Speaks the native dialect of the retriever."""
+    """Speaks the native dialect of the retriever.
+
+    `revision`, if set, is that of the index which must answer.
+    """
+
+    revision: str | None = None
 
     def __init__(self, url: str, *, timeout: float = 30.0, retries: int = 4) -> None:
         super().__init__(url, name="the retriever", timeout=timeout, retries=retries)
@@ -109,7 +115,18 @@ class RetrieverClient(HttpService):
         return [found.passage for found in await self.search_scored(query, top_k)]
 
     async def search_scored(self, query: str, top_k: int) -> list[ScoredPassage]:
-        body = await self.request("POST", "/search", json={"query": query, "top_k": top_k})
+        """Search; of a query without an end, as models write them, only the beginning.
+
+        Raises:
+            ServiceError: as `request` does.
+            ConditionsChangedError: another revision of the index answered than `revision`.
+        """
+        body = await self.request("POST", "/search", json={"query": query[:_MAX_QUERY_CHARS], "top_k": top_k})
+        if self.revision is not None and body["revision"] != self.revision:
+            raise ConditionsChangedError(
+                f"revision {body['revision']} of the index {body['index']} answered where {self.revision} was asked: "
+                "the retriever got a new one meanwhile"
+            )
         return [
             ScoredPassage(Passage(hit["id"], hit["title"], hit["text"]), hit["score"]) for hit in body["results"][0]
         ]

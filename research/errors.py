@@ -33,8 +33,8 @@ class ServiceBusyError(ServiceError):
     """A service is alive but refuses more work for now."""
 
 
-class WeightsChangedError(ResearchError, RuntimeError):
-    """Other weights answer than those that were measured so far."""
+class ConditionsChangedError(ResearchError, RuntimeError):
+    """Other weights, or another index, answer than those that were measured so far."""
 
 
 class TrainingError(ResearchError, RuntimeError):

@@ -16,7 +16,7 @@ from typing import Any, Protocol, Self
 
 from research.bench.lines import GrowingLines, read_lines
 from research.episode import Sampling
-from research.errors import AssetError, ResearchError, ServiceError
+from research.errors import AssetError, ContextFullError, ResearchError, ServiceError
 from research.strategies.chat import Completion, Message
 
 _RULES = """\
@@ -56,7 +56,7 @@ class Verdict:
 def key_of(judge: str, record: Mapping[str, Any]) -> str:
     """What a verdict depends on: judge, its rules, question, gold answers and answer."""
     parts = [judge, PROMPT_HASH, record["question"], record["gold"], record["answer"]]
-    return hashlib.sha256(json.dumps(parts, ensure_ascii=False).encode()).hexdigest()
+    return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
 
 
 def read_verdict(text: str) -> Verdict:
@@ -96,6 +96,10 @@ class Verdicts:
     ) -> None:
         if self._lines is not None:
             self._lines.close()
+
+    def known(self, record: Mapping[str, Any]) -> bool:
+        """Whether the judge was asked about a record's answer."""
+        return key_of(self._judge, record) in self._known
 
     def of(self, record: Mapping[str, Any]) -> Verdict | None:
         """The verdict on a record's answer, if it was given; no answer at all is wrong without asking."""
@@ -152,6 +156,8 @@ async def judge_all(
                 written = await grader.complete_json(_asked(record), _MAX_TOKENS, Sampling(0.0), VERDICT_SCHEMA)
                 in_a_row = 0
                 verdicts.add(record, read_verdict(written.text))
+            except ContextFullError:
+                failed += 1
             except ServiceError:
                 failed += 1
                 in_a_row += 1
@@ -172,4 +178,6 @@ async def judge_all(
 
 def _asked(record: Mapping[str, Any]) -> list[Message]:
     told = {"question": record["question"], "right_answers": record["gold"], "given_answer": record["answer"]}
-    return [Message("system", _RULES), Message("user", json.dumps(told, ensure_ascii=False, indent=1))]
+    text = json.dumps(told, ensure_ascii=False, indent=1)
+    # A lone surrogate, as a model can write it, cannot be sent.
+    return [Message("system", _RULES), Message("user", text.encode("utf-8", "replace").decode())]

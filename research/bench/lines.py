@@ -11,6 +11,8 @@ from typing import Any
 
 from research.errors import AssetError, ConfigurationError
 
+_BLOCK = 1 << 16
+
 
 class GrowingLines:
     """A file open for more lines, by one process at a time; a line that a kill has torn is dropped first.
@@ -49,22 +51,36 @@ def read_lines(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
     Raises AssetError that names the broken line.
     """
     try:
-        text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise AssetError(f"cannot read {path}: {error}") from error
-    for number, line in enumerate(text.split("\n")[:-1], 1):
-        if line:
-            try:
-                record = json.loads(line)
-            except ValueError as error:
-                raise AssetError(f"{path}:{number}: not JSON ({error})") from error
-            if not isinstance(record, dict):
-                raise AssetError(f"{path}:{number}: not a record of the bench")
-            yield number, record
+        with path.open("rb") as stream:
+            for number, line in enumerate(stream, 1):
+                if line.endswith(b"\n") and line != b"\n":
+                    yield number, _object(line, f"{path}:{number}")
+    except AssetError:
+        raise
+    except OSError as error:
+        raise AssetError(f"cannot read {path}: {error.strerror}") from error
+
+
+def _object(line: bytes, place: str) -> dict[str, Any]:
+    try:
+        record = json.loads(line)
+    except ValueError as error:
+        raise AssetError(f"{place}: not JSON ({error})") from error
+    if not isinstance(record, dict):
+        raise AssetError(f"{place}: not a record of the bench")
+    return record
 
 
 def _drop_torn_line(path: Path) -> None:
-    data = path.read_bytes()
-    whole = data.rfind(b"\n") + 1
-    if whole < len(data):
-        os.truncate(path, whole)
+    with path.open("r+b") as stream:
+        end = whole = stream.seek(0, os.SEEK_END)
+        while whole > 0:
+            start = max(0, whole - _BLOCK)
+            stream.seek(start)
+            newline = stream.read(whole - start).rfind(b"\n")
+            if newline >= 0:
+                whole = start + newline + 1
+                break
+            whole = start
+        if whole < end:
+            stream.truncate(whole)

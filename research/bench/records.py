@@ -6,7 +6,7 @@ A run goes on where it was interrupted; under other conditions it does not go on
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -45,16 +45,17 @@ class Records:
         try:
             if self._lines.is_empty:
                 self._lines.add({"conditions": conditions})
-            found, records = read_records(path)
+            lines = read_lines(path)
+            found = _conditions(path, lines)
             if faults := differences(found, conditions):
                 raise ConfigurationError(
                     f"{path} was begun under other conditions: {'; '.join(faults)}; name another directory, or move it "
                     "away"
                 )
+            self.done = {_id_of(path, number, record) for number, record in lines}
         except BaseException:
             self._lines.close()
             raise
-        self.done = {str(record["id"]): record for record in records}
 
     def __enter__(self) -> Self:
         return self
@@ -73,18 +74,36 @@ class Records:
         if identifier in self.done:
             raise ValueError(f"question {identifier} has been answered already")
         self._lines.add(record)
-        self.done[identifier] = dict(record)
+        self.done.add(identifier)
 
 
-def read_records(path: Path) -> tuple[dict[str, Any], list[dict[str, Any]]]:
-    """Conditions and answers of a run. Raises AssetError that names the broken line."""
+def read_conditions(path: Path) -> dict[str, Any] | None:
+    """What was run; None if a kill came before that was written. Raises AssetError if it is no file of the bench."""
     lines = read_lines(path)
+    first = next(lines, None)
+    return None if first is None else _conditions(path, iter([first]))
+
+
+def read_records(path: Path, left_out: Collection[str] = ()) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+    """Conditions and answers of a run, without some of their fields. Raises AssetError that names the broken line."""
+    lines = read_lines(path)
+    conditions = _conditions(path, lines)
+    records = []
+    for number, record in lines:
+        _id_of(path, number, record)
+        records.append({name: value for name, value in record.items() if name not in left_out})
+    return conditions, records
+
+
+def _conditions(path: Path, lines: Iterator[tuple[int, dict[str, Any]]]) -> dict[str, Any]:
     _, first = next(lines, (1, {}))
     if not isinstance(first.get("conditions"), dict):
         raise AssetError(f"{path} is no file of the bench: its first line has no conditions")
-    records = []
-    for number, record in lines:
-        if "id" not in record:
-            raise AssetError(f"{path}:{number}: not a record of the bench")
-        records.append(record)
-    return first["conditions"], records
+    conditions: dict[str, Any] = first["conditions"]
+    return conditions
+
+
+def _id_of(path: Path, number: int, record: Mapping[str, Any]) -> str:
+    if "id" not in record:
+        raise AssetError(f"{path}:{number}: not a record of the bench")
+    return str(record["id"])

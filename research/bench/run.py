@@ -11,7 +11,7 @@ from typing import Any
 from research.bench.metrics import cover_exact_match, retrieval_recall
 from research.bench.records import Records
 from research.episode import Sampling, StopReason
-from research.errors import ContextFullError, ResearchError, ServiceError, WeightsChangedError
+from research.errors import ConditionsChangedError, ContextFullError, ResearchError, ServiceError
 from research.questions import Question
 from research.reward import best, exact_match, token_f1
 from research.strategies import Strategy
@@ -30,21 +30,22 @@ async def ask_all(
     concurrency: int,
     version: str | None = None,
     on_answer: Callable[[], None] = lambda: None,
-) -> list[str]:
+) -> dict[str, str]:
     """Ask what the records do not hold yet, so many at once.
 
     Args:
         version: of the weights that must answer; None: any.
 
     Returns:
-        Ids of the questions that could not be asked, for want of a service; asking again tries them again.
+        Ids of the questions that could not be asked, for want of a service, each with the reason; asking again tries
+        them again.
 
     Raises:
         ServiceError: 32 questions in a row could not be asked.
-        WeightsChangedError: other weights answered; their answers are not kept.
+        ConditionsChangedError: other weights answered; their answers are not kept.
     """
     slots = asyncio.Semaphore(concurrency)
-    failed: list[str] = []
+    failed: dict[str, str] = {}
     in_a_row = 0
 
     async def ask(question: Question) -> None:
@@ -56,7 +57,7 @@ async def ask_all(
             except ContextFullError:
                 outcome = Outcome(question.text, stop_reason=StopReason.TOKEN_LIMIT)
             except ServiceError as error:
-                failed.append(question.id)
+                failed[question.id] = str(error)
                 in_a_row += 1
                 if in_a_row >= _HOPELESS:
                     raise ServiceError(
@@ -66,7 +67,7 @@ async def ask_all(
                 return
             in_a_row = 0
             if version is not None and (others := set(outcome.versions) - {version}):
-                raise WeightsChangedError(
+                raise ConditionsChangedError(
                     f"weight version {', '.join(sorted(others))} answered where {version} was asked: the policy got "
                     "new weights meanwhile. The answers before are kept; name another directory for the new weights"
                 )

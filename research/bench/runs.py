@@ -8,18 +8,24 @@ from pathlib import Path
 from typing import Any
 
 from research.bench.judge import Verdict, Verdicts, last_judge
-from research.bench.records import differences, read_records
+from research.bench.records import differences, read_conditions, read_records
 from research.errors import AssetError, ConfigurationError
 from research.strategies import STRATEGIES
 
 VERDICTS = "verdicts.jsonl"
+_LONG_FIELDS = ("trace", "passages")
+_OWN_CONDITIONS = ("strategy", "prompt", "set", "questions", "asked")
 
 
 @dataclass(frozen=True, slots=True)
 class BenchRun:
-    """One strategy on one question set; `label` is the name of the directory, `judge` who gave the verdicts."""
+    """One strategy on one question set; `label` is the name of the directory, `judge` who gave the verdicts.
+
+    `records` are without what was written and read; the file at `path` has that.
+    """
 
     label: str
+    path: Path
     set: str
     strategy: str
     conditions: Mapping[str, Any]
@@ -36,8 +42,10 @@ class BenchRun:
         return self.verdicts.of(record) if self.verdicts else None
 
 
-def read_runs(directories: Iterable[Path]) -> list[BenchRun]:
+def read_runs(directories: Iterable[Path], judge: str = "") -> list[BenchRun]:
     """Every run below some directories of `research bench`, by directory, set and strategy as `STRATEGIES` has them.
+
+    The verdicts are those of `judge`, or of who judged last in each directory.
 
     Raises:
         AssetError: a directory holds no run, or a file is broken.
@@ -50,15 +58,29 @@ def read_runs(directories: Iterable[Path]) -> list[BenchRun]:
         if label in labels:
             raise ConfigurationError(f"two directories are called {label}; rename one, the report goes by their names")
         labels.add(label)
-        files = [path for path in directory.glob("*/*.jsonl") if path.stem in STRATEGIES]
+        files = [path for path in run_files(directory) if read_conditions(path)]
         if not files:
             raise AssetError(f"{directory} holds no run of `research bench`")
-        judge = last_judge(directory / VERDICTS)
-        verdicts = Verdicts(directory / VERDICTS, judge) if judge else None
-        for path in sorted(files, key=lambda path: (path.parent.name, STRATEGIES.index(path.stem))):
-            conditions, records = read_records(path)
-            runs.append(BenchRun(label, path.parent.name, path.stem, conditions, records, judge, verdicts))
+        named = judge or last_judge(directory / VERDICTS)
+        verdicts = Verdicts(directory / VERDICTS, named) if named else None
+        for path in files:
+            conditions, records = read_records(path, left_out=_LONG_FIELDS)
+            # Another strategy of the directory may have been judged, and this one not.
+            judged = verdicts if verdicts and any(map(verdicts.known, records)) else None
+            by = named if judged else None
+            runs.append(BenchRun(label, path, path.parent.name, path.stem, conditions, records, by, judged))
     return runs
+
+
+def run_files(directory: Path) -> list[Path]:
+    """The record files of a directory, by set and strategy."""
+    files = [path for path in directory.glob("*/*.jsonl") if path.stem in STRATEGIES]
+    return sorted(files, key=lambda path: (path.parent.name, STRATEGIES.index(path.stem)))
+
+
+def shared_conditions(conditions: Mapping[str, Any]) -> dict[str, Any]:
+    """What all runs of one directory have in common; a directory is one measurement."""
+    return {name: value for name, value in conditions.items() if name not in _OWN_CONDITIONS}
 
 
 def what_differs(runs: Sequence[BenchRun]) -> dict[str, list[str]]:

@@ -56,9 +56,18 @@ def paired_difference(these: Records, those: Records, metric: str = "em") -> Est
 
     Raises ValueError if they have no question in common.
     """
-    other = {record["id"]: record for record in those}
-    pairs = [(record, other[record["id"]]) for record in these if record["id"] in other]
+    pairs = answered_by_both(these, those)
     return cluster_bootstrap([a[metric] - b[metric] for a, b in pairs], [_cluster(a) for a, _ in pairs])
+
+
+def answered_by_both(these: Records, those: Records) -> list[tuple[Mapping[str, Any], Mapping[str, Any]]]:
+    """Records of the same question: of one id, one text and the same gold answers."""
+    other = {_question(record): record for record in those}
+    return [(record, other[key]) for record in these if (key := _question(record)) in other]
+
+
+def _question(record: Mapping[str, Any]) -> tuple[str, str, tuple[str, ...]]:
+    return str(record["id"]), record["question"], tuple(record["gold"])
 
 
 def _figures(run: BenchRun, records: Records, price: Price | None) -> BenchFigures:

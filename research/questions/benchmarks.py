@@ -46,10 +46,10 @@ def benchmark_named(name: str) -> Benchmark | None:
 
 def benchmark_of(source: str, questions: Sequence[Question]) -> Benchmark | None:
     """Which benchmark these questions are of, by the name of the file or set, or else by their kinds."""
-    written = source.lower()
-    for benchmark in BENCHMARKS:
-        if _WORDS[benchmark.name] in written:
-            return benchmark
+    name = source.lower() if source.startswith("hub:") else PurePath(source).stem.lower()
+    named = [benchmark for benchmark in BENCHMARKS if _WORDS[benchmark.name] in name]
+    if len(named) == 1:
+        return named[0]
     kinds = {question.kind for question in questions}
     if "compositional" in kinds:
         return benchmark_named("2wikimultihopqa")

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from research.errors import AssetError
+from research.questions.paragraphs import joined
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,13 +58,13 @@ def _gold(record: Mapping[str, Any]) -> Iterable[GoldQuery]:
         return [GoldQuery(hop["query"], frozenset({GoldPassage(hop["title"])})) for hop in record["hops"]]
     if "paragraphs" in record:
         passages = {
-            GoldPassage(paragraph["title"], paragraph["paragraph_text"])
+            GoldPassage(paragraph["title"], paragraph["paragraph_text"].strip())
             for paragraph in record["paragraphs"]
             if paragraph["is_supporting"]
         }
     else:
         supporting = {title for title, _ in record["supporting_facts"]}
         passages = {
-            GoldPassage(title, "".join(sentences)) for title, sentences in record["context"] if title in supporting
+            GoldPassage(title, joined(sentences)) for title, sentences in record["context"] if title in supporting
         }
     return [GoldQuery(record["question"], frozenset(passages))]

@@ -60,10 +60,29 @@ class Question:
 
 
 def question_from_dict(record: dict[str, Any]) -> Question:
-    """Build a question from one JSON object; raises KeyError or TypeError when fields are missing or unknown."""
+    """Build a question from one JSON object.
+
+    Raises KeyError or TypeError when fields are missing, unknown or of no use.
+    """
     hops = tuple(Hop(**hop) for hop in record.get("hops", ()))
-    lists = {"answers": tuple(record["answers"]), "supporting": tuple(record.get("supporting", ()))}
-    return Question(**{**record, **lists, "hops": hops})
+    if not isinstance(record["text"], str) or not record["text"].strip():
+        raise TypeError("its question is blank, or no text")
+    told = {"id": str(record["id"]), "answers": answers_of(record["answers"])}
+    return Question(**{**record, **told, "supporting": tuple(record.get("supporting", ())), "hops": hops})
+
+
+def answers_of(value: Any) -> tuple[str, ...]:
+    """Gold answers as text, each once: of a list, or of a single one; numbers are written out.
+
+    Raises TypeError if there is none, or one that is neither text nor number.
+    """
+    listed = [value] if isinstance(value, str | int | float) else list(value)
+    if strange := [each for each in listed if not isinstance(each, str | int | float)]:
+        raise TypeError(f"an answer is neither text nor number: {strange[0]!r}")
+    answers = tuple(dict.fromkeys(str(each) for each in listed))
+    if not any(answer.strip() for answer in answers):
+        raise TypeError("it has no answer")
+    return answers
 
 
 def digest_of(questions: Iterable[Question]) -> str:

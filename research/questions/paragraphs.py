@@ -37,4 +37,12 @@ def _paragraphs(record: Record) -> Iterator[tuple[str, str]]:
     if isinstance(context, dict):  # as the hub's data sets have it
         context = zip(context["title"], context["sentences"], strict=True)
     for title, sentences in context:
-        yield title.strip(), "".join(sentences).strip()
+        yield title.strip(), joined(sentences)
+
+
+def joined(sentences: Iterable[str]) -> str:
+    """Sentences as a text: HotpotQA's bring the space between them along, those of 2WikiMultiHopQA do not."""
+    text = ""
+    for sentence in sentences:
+        text += sentence if not text or text[-1:].isspace() or sentence[:1].isspace() else f" {sentence}"
+    return text.strip()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, Literal
@@ -10,7 +11,7 @@ from typing import Any, Literal
 from research.errors import AssetError
 from research.questions.benchmarks import benchmark_named
 from research.questions.files import Placed, read_question_file
-from research.questions.model import Question, question_from_dict, read_questions
+from research.questions.model import Question, answers_of, question_from_dict, read_questions
 
 BUILTIN = "builtin"
 HUB_PREFIX = "hub:"
@@ -53,7 +54,7 @@ def _questions(records: Iterable[Placed], source: str, aliases: Mapping[str, lis
     for place, record in records:
         try:
             questions.append(_question(record, len(questions) + 1, aliases))
-        except (KeyError, TypeError, AttributeError) as error:
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise AssetError(f"{source}, {place}: not a question of a known format ({error!r})") from error
     if not questions:
         raise AssetError(f"{source} holds no question")
@@ -80,38 +81,52 @@ def hub_records(name: str) -> Iterable[Mapping[str, Any]]:
 def _question(record: Mapping[str, Any], number: int, aliases: Mapping[str, list[str]]) -> Question:
     if "text" in record and "answers" in record:
         return question_from_dict(dict(record))
-    identifier = str(record.get("id") or record.get("_id") or number)
-    text, answers = record["question"], _answers(record, aliases)
-    if not isinstance(text, str) or not text.strip() or not any(answer.strip() for answer in answers):
-        raise TypeError("it has a blank question, or no answer")
+    if record.get("answerable") is False:
+        raise TypeError("its paragraphs do not answer it: this is MuSiQue-Full; take MuSiQue-Ans (musique_ans_…)")
+    text = record["question"]
+    if not isinstance(text, str) or not text.strip():
+        raise TypeError("its question is blank, or no text")
+    own = record.get("id", record.get("_id"))
+    identifier = str(number if own is None or own == "" else own)
+    if "data_source" in record:  # Search-R1 merges sets that each count from 0
+        identifier = f"{record['data_source']}/{identifier}"
     return Question(
         id=identifier,
         text=text.strip(),
-        answers=answers,
+        answers=_answers(record, aliases),
         kind=_kind(record, identifier),
         supporting=_supporting(record),
     )
 
 
 def _supporting(record: Mapping[str, Any]) -> tuple[str, ...]:
-    """Titles of the passages that answer it, as MuSiQue, HotpotQA and 2Wiki tell them; FlashRAG keeps them aside."""
-    record = {**record, **(record.get("metadata") or {})}
-    if isinstance(paragraphs := record.get("paragraphs"), list):
-        return tuple(paragraph["title"] for paragraph in paragraphs if paragraph["is_supporting"])
-    facts = record.get("supporting_facts") or ()
-    if isinstance(facts, Mapping):  # as the hub's data sets have it
-        return tuple(str(title) for title in facts["title"])
-    return tuple(str(title) for title, _ in facts)
+    """Titles of the passages that answer it, as MuSiQue, HotpotQA and 2Wiki tell them; none if told in another way."""
+    record = _with_metadata(record)
+    try:
+        if isinstance(paragraphs := record.get("paragraphs"), list):
+            return tuple(str(paragraph["title"]) for paragraph in paragraphs if paragraph["is_supporting"])
+        facts = record.get("supporting_facts") or ()
+        if isinstance(facts, Mapping):  # as the hub's data sets have it
+            return tuple(str(title) for title in facts["title"])
+        return tuple(str(title) for title, _ in facts)
+    except (KeyError, TypeError, ValueError):
+        return ()
+
+
+def _with_metadata(record: Mapping[str, Any]) -> Mapping[str, Any]:
+    """FlashRAG keeps aside what its own form has no place for."""
+    metadata = record.get("metadata")
+    return {**metadata, **record} if isinstance(metadata, Mapping) else record
 
 
 def _answers(record: Mapping[str, Any], aliases: Mapping[str, list[str]]) -> tuple[str, ...]:
     """The gold answer first, then its aliases: FlashRAG's and Search-R1's list, MuSiQue's, or 2Wiki's own file."""
     if "golden_answers" in record:
-        return tuple(str(answer) for answer in record["golden_answers"])
+        return answers_of(record["golden_answers"])
     if "reward_model" in record:
-        return tuple(str(answer) for answer in record["reward_model"]["ground_truth"]["target"])
+        return answers_of(record["reward_model"]["ground_truth"]["target"])
     others: Iterable[Any] = record.get("answer_aliases") or aliases.get(str(record.get("answer_id"))) or ()
-    return tuple(dict.fromkeys((str(record["answer"]), *(str(alias) for alias in others))))
+    return answers_of([*answers_of(record["answer"]), *others])
 
 
 def _aliases_beside(path: Path) -> dict[str, list[str]]:
@@ -128,7 +143,8 @@ def _aliases_beside(path: Path) -> dict[str, list[str]]:
 
 def _kind(record: Mapping[str, Any], identifier: str) -> str:
     """HotpotQA and 2Wiki name a type; MuSiQue writes the number of hops in front of its ids (`2hop__…`)."""
-    if "type" in record:
-        return str(record["type"])
-    hops, separator, _ = identifier.partition("__")
-    return hops if separator else "unknown"
+    kind = _with_metadata(record).get("type")
+    if isinstance(kind, str):
+        return kind
+    hops = re.match(r"(\dhop\d?)__", identifier)
+    return hops[1] if hops else "unknown"

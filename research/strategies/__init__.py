@@ -12,6 +12,7 @@ from typing import Protocol
 
 from research.episode import Sampling, SearchAgent, StopReason
 from research.errors import ContextFullError
+from research.settings import EpisodeLimits
 from research.strategies.baselines import iter_retgen, naive_generation, naive_rag
 from research.strategies.chat import ChatModel, ScoringRetriever, Work
 from research.strategies.ircot import ircot
@@ -20,6 +21,8 @@ from research.strategies.outcome import Outcome, outcome_of
 Baseline = Callable[[Work, str], Awaitable[str | None]]
 
 RESEARCH = "research"
+# Tokens of an answer or a thought of a baseline: ample for "answer only" and for one sentence.
+MAX_WRITTEN = 512
 BASELINES: dict[str, Baseline] = {
     "naive": naive_generation,
     "naive-rag": naive_rag,
@@ -63,6 +66,12 @@ class BaselineStrategy:
     retriever: ScoringRetriever
     top_k: int
     max_tokens: int
+
+    @classmethod
+    def named(cls, name: str, model: ChatModel, retriever: ScoringRetriever, limits: EpisodeLimits) -> BaselineStrategy:
+        """One of `BASELINES` within the limits of an episode; what it writes in one go is short."""
+        most = min(limits.max_turn_tokens or limits.max_tokens, MAX_WRITTEN)
+        return cls(BASELINES[name], model, retriever, limits.top_k, most)
 
     async def answer(self, question: str, sampling: Sampling) -> Outcome:
         """Carry out the plan; without an answer if what it has read fills the context (stop reason `token_limit`).

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
 from research.clients import HttpService
 from research.episode import Sampling
-from research.errors import ServiceError
+from research.errors import ContextFullError, ServiceError
 from research.strategies.chat import Completion, Message
 
 
@@ -28,12 +28,17 @@ class OpenAIChat(HttpService):
     ) -> None:
         super().__init__(url, name=f"the model {model}", timeout=timeout, retries=retries, token=api_key)
         self._model = model
-        self._knows_schemas = True
+        self._unknown: set[str] = set()
 
     async def complete(
         self, messages: Sequence[Message], max_tokens: int, sampling: Sampling, stop: Sequence[str] = ()
     ) -> Completion:
-        """Write the next message; raises ServiceError as `request` does, or if the answer is none."""
+        """Write the next message.
+
+        Raises:
+            ContextFullError: the endpoint says that the messages do not fit.
+            ServiceError: as `request` does, or if the answer is none.
+        """
         return await self._ask(messages, max_tokens, sampling, {"stop": list(stop)} if stop else {})
 
     async def complete_json(
@@ -42,13 +47,7 @@ class OpenAIChat(HttpService):
         """Write a JSON object; an endpoint that knows schemas keeps to it, others are only told."""
         named = {"name": "verdict", "schema": schema, "strict": True}
         form = {"response_format": {"type": "json_schema", "json_schema": named}}
-        try:
-            return await self._ask(messages, max_tokens, sampling, form if self._knows_schemas else {})
-        except ServiceError as error:
-            if error.status not in (400, 422) or not self._knows_schemas:
-                raise
-            self._knows_schemas = False
-            return await self._ask(messages, max_tokens, sampling, {})
+        return await self._ask(messages, max_tokens, sampling, form)
 
     async def _ask(
         self, messages: Sequence[Message], max_tokens: int, sampling: Sampling, more: Mapping[str, Any]
@@ -63,7 +62,7 @@ class OpenAIChat(HttpService):
         }
         if sampling.seed is not None:
             body["seed"] = sampling.seed
-        answer = await self.request("POST", "/chat/completions", json=body)
+        answer = await self._request_as_it_can(body)
         try:
             choice, usage = answer["choices"][0], answer.get("usage") or {}
             return Completion(
@@ -74,3 +73,36 @@ class OpenAIChat(HttpService):
             )
         except (KeyError, IndexError, TypeError) as error:
             raise ServiceError(f"{self._name} at {self.url} answered in no known form ({error!r})") from error
+
+    async def _request_as_it_can(self, body: dict[str, Any]) -> Any:
+        """Ask without the fields that the endpoint has said it does not know; each request finds out by itself."""
+        left_out = set(self._unknown)
+        while True:
+            try:
+                return await self.request("POST", "/chat/completions", json=_without(body, left_out))
+            except ServiceError as error:
+                said = str(error).lower() if error.status in (400, 422) else ""
+                if "context" in said and ("length" in said or "window" in said):
+                    raise ContextFullError(str(error)) from error
+                unknown = {name for name, words in _OPTIONAL.items() if any(word in said for word in words)}
+                if not unknown - left_out:
+                    raise
+                left_out |= unknown
+                self._unknown |= unknown
+
+
+# What some endpoints refuse, by the words with which they do: reasoning models of OpenAI want `max_completion_tokens`
+# and take no temperature, and many servers know no schemas.
+_OPTIONAL = {
+    "response_format": ("response_format", "json_schema"),
+    "max_tokens": ("max_completion_tokens",),
+    "temperature": ("'temperature'", '"temperature"', "temperature does not", "'top_p'", '"top_p"'),
+}
+
+
+def _without(body: Mapping[str, Any], left_out: Collection[str]) -> dict[str, Any]:
+    dropped = {"top_p", *left_out} if "temperature" in left_out else set(left_out)
+    kept = {name: value for name, value in body.items() if name not in dropped}
+    if "max_tokens" in left_out:
+        kept["max_completion_tokens"] = body["max_tokens"]
+    return kept

@@ -14,7 +14,7 @@ from research.episode import Sampling, SearchAgent
 from research.errors import ConfigurationError, ResearchError, ServiceError
 from research.live import Ended, Found, TellingPolicy, Wrote, watch
 from research.schemas import AgentLimits, AnswerResponse
-from research.strategies import BASELINES, RESEARCH, BaselineStrategy, ReSearchStrategy, Strategy
+from research.strategies import RESEARCH, BaselineStrategy, ReSearchStrategy, Strategy
 from research.strategies.chat import ScoringRetriever
 from research.strategies.outcome import Outcome, answer_response, outcome_of
 from research.strategies.token_chat import ChatTokenizer, TokenChat
@@ -177,13 +177,8 @@ class Answering:
         agent = self._agent_for(asked, policy)
         if asked.strategy == RESEARCH:
             return ReSearchStrategy(agent)
-        return BaselineStrategy(
-            BASELINES[asked.strategy],
-            TokenChat(policy, self._tokenizer, agent.context_length),
-            self._retriever,
-            top_k=agent.limits.top_k,
-            max_tokens=agent.limits.max_turn_tokens or agent.limits.max_tokens,
-        )
+        chat = TokenChat(policy, self._tokenizer, agent.context_length)
+        return BaselineStrategy.named(asked.strategy, chat, self._retriever, agent.limits)
 
     def _agent_for(self, asked: Asked, policy: TellingPolicy) -> SearchAgent:
         given = asked.limits.model_dump(include={"top_k", "max_searches", "max_tokens"}, exclude_none=True)

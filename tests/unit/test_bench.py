@@ -18,7 +18,7 @@ from research.bench.metrics import cover_exact_match, retrieval_recall
 from research.bench.records import Records, differences, read_records
 from research.bench.run import ask_all
 from research.episode import Sampling
-from research.errors import AssetError, ConfigurationError, ContextFullError, ServiceError, WeightsChangedError
+from research.errors import AssetError, ConditionsChangedError, ConfigurationError, ContextFullError, ServiceError
 from research.questions import Question
 from research.reward import exact_match
 from research.strategies.outcome import Outcome
@@ -52,8 +52,8 @@ def questions(count: int) -> list[Question]:
     return [Question(f"q{number}", f"Say word{number}", (f"word{number}",), kind="say") for number in range(count)]
 
 
-def ask(path: Path, strategy: Answers, count: int) -> list[str]:
-    async def run() -> list[str]:
+def ask(path: Path, strategy: Answers, count: int) -> dict[str, str]:
+    async def run() -> dict[str, str]:
         with Records(path, CONDITIONS) as records:
             return await ask_all(strategy, questions(count), records, sampling=Sampling(0.0), concurrency=3)
 
@@ -62,7 +62,7 @@ def ask(path: Path, strategy: Answers, count: int) -> list[str]:
 
 def test_every_question_is_asked_once_and_scored(tmp_path: Path) -> None:
     strategy = Answers()
-    assert ask(tmp_path / "a.jsonl", strategy, 10) == []
+    assert ask(tmp_path / "a.jsonl", strategy, 10) == {}
     conditions, records = read_records(tmp_path / "a.jsonl")
     assert conditions == CONDITIONS
     assert sorted(record["id"] for record in records) == sorted(f"q{number}" for number in range(10))
@@ -73,8 +73,8 @@ def test_every_question_is_asked_once_and_scored(tmp_path: Path) -> None:
 def test_it_goes_on_where_it_was_and_asks_again_what_failed(tmp_path: Path) -> None:
     path = tmp_path / "a.jsonl"
     strategy = Answers({"Say word2": 1})
-    assert ask(path, strategy, 4) == ["q2"]
-    assert ask(path, strategy, 8) == []
+    assert ask(path, strategy, 4) == {"q2": "the retriever is away"}
+    assert ask(path, strategy, 8) == {}
     assert sorted(strategy.asked) == sorted([*(q.text for q in questions(8)), "Say word2"])
     assert len(read_records(path)[1]) == 8
 
@@ -121,7 +121,7 @@ def test_wherever_a_kill_cuts_the_file_whole_answers_stay(tmp_path_factory: pyte
     whole = path.read_bytes()
     path.write_bytes(whole[:cut])
     with Records(path, CONDITIONS) as records:
-        assert list(records.done) == [f"q{number}" for number in range(max(0, whole[:cut].count(b"\n") - 1))]
+        assert records.done == {f"q{number}" for number in range(max(0, whole[:cut].count(b"\n") - 1))}
         for number in range(len(records.done), 5):
             records.add({"id": f"q{number}", "text": "é" * number})
     assert path.read_bytes() == whole
@@ -206,7 +206,7 @@ def test_when_nobody_answers_it_gives_up_and_says_why(tmp_path: Path) -> None:
     with pytest.raises(ServiceError, match=r"32 questions in a row .* the retriever is away"):
         ask(tmp_path / "a.jsonl", strategy, 100)
     assert len(read_records(tmp_path / "a.jsonl")[1]) == 5
-    assert ask(tmp_path / "a.jsonl", Answers(), 100) == []
+    assert ask(tmp_path / "a.jsonl", Answers(), 100) == {}
 
 
 @dataclass
@@ -229,7 +229,7 @@ def test_answers_of_other_weights_are_refused(tmp_path: Path) -> None:
                 Versioned(change_after), questions(9), records, sampling=Sampling(0.0), concurrency=1, version="7"
             )
 
-    with pytest.raises(WeightsChangedError, match="weight version 8 answered where 7 was asked"):
+    with pytest.raises(ConditionsChangedError, match="weight version 8 answered where 7 was asked"):
         asyncio.run(run(6))
     kept = read_records(tmp_path / "a.jsonl")[1]
     assert [record["id"] for record in kept] == [f"q{number}" for number in range(6)]

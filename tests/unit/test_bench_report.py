@@ -30,7 +30,16 @@ from tests.unit.bench_runs import record, write_run
 
 
 def run_of(records: list[dict[str, Any]], **more: Any) -> BenchRun:
-    return BenchRun("here", "set", "naive", {"model": "tiny"}, records, more.get("judge"), more.get("verdicts"))
+    return BenchRun(
+        "here",
+        Path("set/naive.jsonl"),
+        "set",
+        "naive",
+        {"model": "tiny"},
+        records,
+        more.get("judge"),
+        more.get("verdicts"),
+    )
 
 
 def test_figures_are_means_of_all_and_of_each_kind() -> None:
@@ -51,6 +60,9 @@ def test_figures_are_means_of_all_and_of_each_kind() -> None:
 def test_two_runs_are_compared_on_the_questions_that_both_answered() -> None:
     these = [record("a", 1.0), record("b", 1.0), record("c", 0.0), record("x", 0.0)]
     those = [record("c", 0.0), record("a", 0.0), record("b", 1.0), record("y", 1.0)]
+    # The same id may stand for another question of another edition.
+    these.append(record("z", 1.0))
+    those.append(record("z", 0.0, question="Another one?"))
     difference = paired_difference(these, those)
     assert (difference.mean, difference.n) == (pytest.approx(1 / 3), 3)
     assert difference.low <= difference.mean <= difference.high
@@ -161,7 +173,7 @@ def test_the_report_says_first_what_differs_and_has_the_paper_beside(tmp_path: P
     assert "- before and after differ in top_k: 5 and 3 (musique: naive, musique: research)" in text
     assert "MuSiQue: 4 questions, where the paper asked 2417" in text
     assert "before, mine: naive: 2 of 3 questions are not answered yet" in text
-    assert "before, musique: naive: 3 of 4 answers could not be judged; they count as wrong" in text
+    assert "before, musique: naive: 3 of 4 answers have no verdict; they count as wrong" in text
     assert "| *the paper* | 7B research, from instruct |  | 22.3 / 33.4 |" in text
     assert "| after | research |  | 75.0 |" in text
     assert "| before | naive | 100.0 / 100.0 | 25.0 / 25.0 |" in text
@@ -201,6 +213,8 @@ def test_the_papers_table_has_every_benchmark_in_each_row() -> None:
         ("Bamboogle Prerelease - Sheet1.csv", [], "bamboogle"),
         ("mine/questions v2.jsonl", ["comparison"], "questions-v2"),
         ("builtin", ["one_hop"], "builtin"),
+        ("/data/hotpot-and-musique/musique_ans_v1.0_dev.jsonl", [], "musique"),
+        ("/home/me/bamboogle-clone/mine.jsonl", ["odd"], "mine"),
     ],
 )
 def test_a_set_is_known_by_its_name_or_its_kinds(source: str, kinds: list[str], name: str) -> None:
@@ -224,3 +238,42 @@ def test_the_hash_of_a_prompt_changes_with_any_word_that_a_model_sees() -> None:
     assert len(set(hashes)) == len(hashes)
     assert asyncio.run(prompt_hash(naive_rag)) == asyncio.run(prompt_hash(naive_rag))
     assert len(PROMPT_HASH) == 64
+
+
+def test_a_directory_of_two_models_says_so_first(tmp_path: Path) -> None:
+    write_run(tmp_path / "d", "mine", "naive", [record("q", 0.0)], model="a", weights="1")
+    write_run(tmp_path / "d", "mine", "research", [record("q", 1.0)], model="b", weights="1")
+    text = write_report([tmp_path / "d"], tmp_path / "out", load_settings(), ["research"]).path.read_text()
+    told = "- d: mine, naive and mine, research differ in model: 'a' and 'b'"
+    assert text.index(told) < text.index("## Results")
+
+
+def test_what_was_never_judged_has_no_verdict_and_the_named_judge_counts(tmp_path: Path) -> None:
+    directory = tmp_path / "d"
+    write_run(directory, "mine", "naive", [record("q", 1.0)])
+    for name, graded in (("a", Judge()), ("b", Judge(mumbling={"right"}))):
+        judge(directory / VERDICTS, graded, [record("q", 1.0)], name=name)
+    with Verdicts(directory / VERDICTS, "b") as verdicts:
+        verdicts.add(record("q", 1.0), Verdict(correct=False, reason="no"))
+    write_run(directory, "mine", "ircot", [record("other", 1.0)])
+    by = {name: {run.strategy: run for run in read_runs([directory], name)} for name in ("a", "b", "")}
+    assert by["a"]["ircot"].verdicts is None
+    figures = {name: figures_by_kind(runs["naive"])[EVERYTHING].judge for name, runs in by.items()}
+    assert {name: found.mean for name, found in figures.items() if found} == {"a": 1.0, "b": 0.0, "": 0.0}
+
+
+def test_nothing_answered_is_reported_as_that(tmp_path: Path) -> None:
+    write_run(tmp_path / "d", "mine", "naive", [], asked=3)
+    (tmp_path / "d" / "mine" / "ircot.jsonl").write_text("")
+    report = write_report([tmp_path / "d"], tmp_path / "out", load_settings(), ["research"])
+    assert "naive: 3 of 3 questions are not answered yet" in report.path.read_text()
+
+
+def test_what_others_wrote_becomes_no_markup(tmp_path: Path) -> None:
+    kinds = ["a\n<script>alert(1)</script>", "![x](http://evil/x.png)|"]
+    write_run(tmp_path / "d", "mine", "naive", [record(kind, 1.0, kind=kind, answer="\udc80") for kind in kinds])
+    with Verdicts(tmp_path / "d" / VERDICTS, "j") as verdicts:
+        asyncio.run(judge_all(Judge(), verdicts, read_runs([tmp_path / "d"])[0].records, concurrency=1))
+    text = write_report([tmp_path / "d"], tmp_path / "out", load_settings(), ["research"]).path.read_text()
+    assert "<script" not in text
+    assert "](http" not in text

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from research.episode import Finish, Sampling
-from research.errors import ServiceError
+from research.errors import ContextFullError, ServiceError
 from research.strategies.chat import Message
 from research.strategies.completions import CompletionsPolicy
 from research.strategies.openai_chat import OpenAIChat
@@ -76,6 +76,30 @@ def test_an_endpoint_that_knows_no_schemas_is_asked_without_from_then_on() -> No
     assert ["response_format" in body for body in sent] == [True, False, False]
     assert sent[0]["authorization"] == "Bearer secret"
     assert (sent[0]["path"], sent[0]["temperature"], sent[0]["max_tokens"]) == ("/v1/chat/completions", 0.0, 9)
+
+
+def test_requests_under_way_each_find_out_by_themselves() -> None:
+    def reply(body: dict[str, Any]) -> tuple[int, dict[str, Any]]:
+        unknown = next((name for name in ("response_format", "max_tokens", "temperature") if name in body), None)
+        told = {"max_tokens": "use 'max_completion_tokens' instead", "temperature": "'temperature' is not supported"}
+        return (400, {"error": told.get(str(unknown), f"{unknown}: unknown")}) if unknown else (200, said("{}"))
+
+    async def all_at_once(url: str) -> list[str]:
+        async with OpenAIChat(url, "m", retries=0) as chat:
+            asked = (chat.complete_json([Message("user", "?")], 9, GREEDY, {}) for _ in range(40))
+            return [completion.text for completion in await asyncio.gather(*asked)]
+
+    with endpoint(reply) as (url, sent):
+        assert asyncio.run(all_at_once(url)) == ["{}"] * 40
+    assert sent[-1]["max_completion_tokens"] == 9
+    assert "top_p" not in sent[-1]
+
+
+def test_messages_that_do_not_fit_are_told_apart() -> None:
+    told = {"error": "This model's maximum context length is 9 tokens, and you asked for more"}
+    with endpoint(lambda body: (400, told)) as (url, sent), pytest.raises(ContextFullError):
+        asyncio.run(ask_json(url))
+    assert len(sent) == 1
 
 
 def test_an_error_that_has_nothing_to_do_with_schemas_is_told() -> None:

@@ -104,7 +104,8 @@ def test_flashrag_and_search_r1_as_lines_and_as_parquet(
     pq.write_table(pa.Table.from_pylist([record]), tmp_path / "test.parquet")
     for path in (lines(tmp_path / "test.jsonl", record), tmp_path / "test.parquet"):
         (question,) = load(path)
-        assert (question.id, question.text, question.answers) == (record["id"], record["question"], answers)
+        assert (question.text, question.answers) == (record["question"], answers)
+        assert question.id == ("nq/train_0" if "data_source" in record else "test_0")
 
 
 @pytest.mark.parametrize(
@@ -112,9 +113,15 @@ def test_flashrag_and_search_r1_as_lines_and_as_parquet(
     [
         ("a.jsonl", json.dumps(FLASHRAG) + "\n\n{nonsense\n", "a.jsonl, line 3: not JSON"),
         ("a.jsonl", json.dumps(FLASHRAG) + '\n{"question": "Who?"}\n', "a.jsonl, line 2: .*'answer'"),
-        ("a.jsonl", '{"question": " ", "answer": "x"}\n', "line 1: .*blank question"),
+        ("a.jsonl", '{"question": " ", "answer": "x"}\n', "line 1: .*question is blank"),
         ("a.jsonl", '{"question": "Who?", "golden_answers": []}\n', "line 1: .*no answer"),
         ("a.jsonl", "7\n", "line 1: not a question"),
+        ("a.jsonl", '{"question": "Who?", "answer": null}\n', "line 1: .*"),
+        ("a.jsonl", '{"question": "Who?", "golden_answers": [null]}\n', "neither text nor number: None"),
+        ("a.jsonl", '{"id": 1, "text": "Who?", "answers": [{}]}\n', "line 1: .*neither text nor number"),
+        ("a.jsonl", '{"id": 1, "text": "", "answers": ["x"]}\n', "line 1: .*question is blank"),
+        ("a.jsonl", '{"question": "?", "answer": "x", "answerable": false}\n', "line 1: .*MuSiQue-Ans"),
+        ("a.csv", "Question,Answer\nWho?\n", "line 2: not a question"),
         ("a.jsonl", json.dumps(FLASHRAG) + "\n" + json.dumps(FLASHRAG), "1 questions have the id of another"),
         ("a.jsonl", "", "holds no question"),
         ("a.json", "[{]", "a.json: not JSON"),
@@ -150,3 +157,52 @@ def test_paragraphs_of_a_set_are_a_corpus_each_once(tmp_path: Path) -> None:
     ]
     with pytest.raises(AssetError, match="line 1: no question with its paragraphs"):
         list(paragraphs_of([lines(tmp_path / "flat.jsonl", FLASHRAG)]))
+
+
+@pytest.mark.parametrize(
+    "record",
+    [
+        {"id": 7, "text": "When?", "answers": [1958, "in 1958"]},
+        {"id": 7, "question": "When?", "golden_answers": [1958, "in 1958", "in 1958"]},
+        {"id": 7, "question": "When?", "answer": 1958, "answer_aliases": ["in 1958"]},
+    ],
+)
+def test_ids_and_answers_are_text_whatever_wrote_them(tmp_path: Path, record: dict[str, Any]) -> None:
+    (question,) = load(lines(tmp_path / "a.jsonl", record))
+    assert (question.id, question.answers) == ("7", ("1958", "in 1958"))
+
+
+@pytest.mark.parametrize("form", ["answers", "golden_answers", "answer"])
+def test_a_single_answer_is_not_taken_apart(tmp_path: Path, form: str) -> None:
+    text = "text" if form == "answers" else "question"
+    (question,) = load(lines(tmp_path / "a.jsonl", {"id": "q", text: "Where?", form: "Paris"}))
+    assert question.answers == ("Paris",)
+
+
+def test_search_r1_counts_each_of_its_sets_from_0(tmp_path: Path) -> None:
+    other = {**SEARCH_R1, "data_source": "hotpotqa"}
+    assert [q.id for q in load(lines(tmp_path / "a.jsonl", SEARCH_R1, other))] == ["nq/train_0", "hotpotqa/train_0"]
+
+
+def test_flashrag_keeps_kind_and_supporting_titles_aside(tmp_path: Path) -> None:
+    metadata = {"type": "bridge", "supporting_facts": {"title": ["A", "B"], "sent_id": [0, 1]}}
+    (question,) = load(lines(tmp_path / "a.jsonl", {**FLASHRAG, "metadata": metadata}))
+    assert (question.kind, question.supporting_titles) == ("bridge", ("A", "B"))
+
+
+@pytest.mark.parametrize("facts", ["A, B", ["A", "B"], [["A"]], 3])
+def test_supporting_facts_in_an_unknown_form_are_none(tmp_path: Path, facts: Any) -> None:
+    (question,) = load(lines(tmp_path / "a.jsonl", {**FLASHRAG, "supporting_facts": facts}))
+    assert question.supporting_titles == ()
+
+
+def test_an_id_with_two_underscores_is_no_kind(tmp_path: Path) -> None:
+    (question,) = load(lines(tmp_path / "a.jsonl", {**FLASHRAG, "id": "nq__17"}))
+    assert question.kind == "unknown"
+
+
+def test_sentences_of_2wiki_bring_no_space_along(tmp_path: Path) -> None:
+    path = tmp_path / "dev.json"
+    hotpot, wiki = ["One.", " Two."], ["One.", "Two. ", "Three."]
+    path.write_text(json.dumps([{"question": "?", "context": [["H", hotpot], ["W", wiki], ["E", []]]}]))
+    assert [passage.text for passage in paragraphs_of([path])] == ["One. Two.", "One. Two. Three.", ""]

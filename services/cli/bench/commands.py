@@ -8,10 +8,12 @@ from pathlib import Path
 from typing import Annotated, get_args
 
 import typer
+from rich.markup import escape
 
 from research.config import DEFAULT_PRESET, load_settings
 from research.errors import ConfigurationError
 from research.schemas import Strategy
+from research.strategies import STRATEGIES
 from services.cli.options import Overrides, Preset, console
 
 
@@ -32,7 +34,7 @@ def corpus(
     from services.cli.bench.corpus import write_corpus
 
     count = write_corpus(sources, out, console)
-    console.print(f"{count:,} passages are in {out}", highlight=False, soft_wrap=True)
+    console.print(f"{count:,} passages are in {escape(str(out))}", highlight=False, soft_wrap=True)
 
 
 def bench(
@@ -62,7 +64,7 @@ def bench(
     """
     from services.cli.bench.run import run_bench
 
-    known: tuple[Strategy, ...] = get_args(Strategy)
+    known: tuple[Strategy, ...] = tuple(sorted(get_args(Strategy), key=STRATEGIES.index))
     if unknown := set(strategy or ()) - set(known):
         raise ConfigurationError(f"--strategy: {', '.join(sorted(unknown))} is none; there are: {', '.join(known)}")
     names = [name for name in known if not strategy or name in strategy]
@@ -86,7 +88,7 @@ def report(
 
     written = write_report(directories, out, load_settings(preset), _command())
     show_figures(written.runs, written.figures, console)
-    console.print(f"the report is {written.path}", highlight=False, soft_wrap=True)
+    console.print(f"the report is {escape(str(written.path))}", highlight=False, soft_wrap=True)
 
 
 def _command() -> list[str]:

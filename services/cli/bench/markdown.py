@@ -6,8 +6,9 @@ import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from research.bench.paper import PAPER
-from research.bench.runs import BenchRun, what_differs
-from research.bench.table import EVERYTHING, BenchFigures, paired_difference
+from research.bench.records import differences
+from research.bench.runs import BenchRun, shared_conditions, what_differs
+from research.bench.table import EVERYTHING, BenchFigures, answered_by_both, paired_difference
 from research.questions.benchmarks import BENCHMARKS, benchmark_named
 from research.statistics import Estimate
 from research.strategies import RESEARCH
@@ -108,12 +109,18 @@ def _comparisons(runs: Sequence[BenchRun], sets: Sequence[str]) -> Iterator[str]
 
 
 def _comparable(run: BenchRun, other: BenchRun) -> bool:
-    return bool({record["id"] for record in run.records} & {record["id"] for record in other.records})
+    return bool(answered_by_both(run.records, other.records))
 
 
 def _what_differs(runs: Sequence[BenchRun]) -> Iterator[str]:
     """First of all, what the directories do not share besides what they are to be compared in."""
     told: dict[str, list[str]] = {}
+    for label in dict.fromkeys(run.label for run in runs):
+        first, *others = [run for run in runs if run.label == label]
+        for run in others:
+            for fault in differences(shared_conditions(first.conditions), shared_conditions(run.conditions)):
+                who = f"{label}: {first.set}, {first.strategy} and {run.set}, {run.strategy}"
+                told.setdefault(f"{who} differ in {fault}", []).append("")
     for name, strategy in dict.fromkeys((run.set, run.strategy) for run in runs):
         same = [run for run in runs if (run.set, run.strategy) == (name, strategy)]
         for label, faults in what_differs(same).items() if len(same) > 1 else ():
@@ -123,7 +130,7 @@ def _what_differs(runs: Sequence[BenchRun]) -> Iterator[str]:
         everywhere = len(dict.fromkeys((run.set, run.strategy) for run in runs))
         yield "**These runs differ:**"
         yield "\n".join(
-            f"- {fault}" + ("" if len(where) == everywhere else f" ({', '.join(where)})")
+            f"- {fault}" + ("" if len(where) == everywhere or where == [""] else f" ({', '.join(where)})")
             for fault, where in told.items()
         )
 
@@ -142,8 +149,8 @@ def _notes(runs: Sequence[BenchRun], figures: Sequence[Mapping[str, BenchFigures
     for run, found in zip(runs, figures, strict=True):
         if EVERYTHING in found and (unjudged := found[EVERYTHING].unjudged):
             notes.append(
-                f"{run.label}, {run.set}: {run.strategy}: {unjudged} of {found[EVERYTHING].em.n} answers could not be "
-                "judged; they count as wrong"
+                f"{run.label}, {run.set}: {run.strategy}: {unjudged} of {found[EVERYTHING].em.n} answers have no "
+                "verdict; they count as wrong"
             )
     if notes:
         yield "\n".join(f"- **Note:** {note}." for note in dict.fromkeys(notes))
@@ -169,7 +176,12 @@ def _conditions(runs: Sequence[BenchRun]) -> Iterator[str]:
 def table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     """A table of Markdown."""
     lines = [header, ["---"] * len(header), *rows]
-    return "\n".join("| " + " | ".join(str(cell).replace("|", "\\|") for cell in line) + " |" for line in lines)
+    return "\n".join("| " + " | ".join(_cell(str(cell)) for cell in line) + " |" for line in lines)
+
+
+def _cell(text: str) -> str:
+    """Names of kinds and models come from files of others: nothing in them may become markup."""
+    return " ".join(text.split()).replace("|", "\\|").replace("<", "&lt;").replace("](", "]\\(")
 
 
 def _title(name: str) -> str:

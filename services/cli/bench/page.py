@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from research.bench.lines import read_lines
 from research.bench.runs import BenchRun
 from services.cli.inspect_html import as_json, write_frame
 
@@ -19,8 +20,11 @@ def write_bench_page(runs: Sequence[BenchRun], path: Path) -> None:
     episodes = []
     for run, name in zip(runs, names, strict=True):
         # In the order of the questions' ids, which does not depend on who answered first.
-        shown = sorted(run.records, key=lambda record: str(record["id"]))[:shared]
-        episodes += [as_json(_episode(run, name, place, record)) for place, record in enumerate(shown)]
+        shown = sorted(str(record["id"]) for record in run.records)[:shared]
+        places = {identifier: place for place, identifier in enumerate(shown)}
+        whole = (record for _, record in read_lines(run.path) if str(record.get("id")) in places)
+        written = {places[str(record["id"])]: as_json(_episode(run, name, places, record)) for record in whole}
+        episodes += [written[place] for place in sorted(written)]
     left_out = sum(len(run.records) for run in runs) - len(episodes)
     about = {
         "name": " · ".join(dict.fromkeys(run.label for run in runs)),
@@ -42,13 +46,13 @@ def _names(runs: Sequence[BenchRun]) -> list[str]:
     ]
 
 
-def _episode(run: BenchRun, name: str, place: int, record: Mapping[str, Any]) -> dict[str, Any]:
+def _episode(run: BenchRun, name: str, places: Mapping[str, int], record: Mapping[str, Any]) -> dict[str, Any]:
     return {
         "step": None,
         "evaluation": name,
         "group": None,
-        "position": place,
-        "id": record["id"],
+        "position": places[str(record["id"])],
+        "id": f"{run.set}/{record['id']}",  # ids are not unique beyond their set
         "question": record["question"],
         "gold": record["gold"],
         "kind": record["kind"],

@@ -28,7 +28,7 @@ def plot_bench(runs: Sequence[BenchRun], figures: Sequence[Mapping[str, BenchFig
         1, 3, figsize=(16, 4.6), layout="constrained", width_ratios=(1.6, 1, 1)
     )
     bars = [(label, strategy) for label in labels for strategy in strategies]
-    width = 0.86 / len(bars)
+    width = 0.86 / max(1, len(bars))
     for run, f in found:
         place = sets.index(run.set) + (bars.index((run.label, run.strategy)) - (len(bars) - 1) / 2) * width
         em = 100 * f.em.mean

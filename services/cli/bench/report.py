@@ -37,12 +37,12 @@ def write_report(directories: Sequence[Path], out: Path, settings: Settings, com
         AssetError: a directory holds no run, or a file is broken.
         ConfigurationError: two directories have one name.
     """
-    runs = read_runs(directories)
+    runs = read_runs(directories, settings.bench.judge_model)
     figures = [figures_by_kind(run, settings.bench.prices.get(str(run.conditions["model"]))) for run in runs]
     out.mkdir(parents=True, exist_ok=True)
     plot_bench(runs, figures, out / "plots.png")
     write_bench_page(runs, out / "episodes.html")
     path = out / "report.md"
     with atomic_write(path) as stream:
-        stream.write(markdown(runs, figures, shlex.join(command)).encode())
+        stream.write(markdown(runs, figures, shlex.join(command)).encode("utf-8", "replace"))
     return Report(runs, figures, path)

@@ -47,14 +47,7 @@ class Subject:
         """One of `STRATEGIES`, ready to be asked."""
         if name == RESEARCH:
             return ReSearchStrategy(self.agent)
-        limits = self.settings.episode
-        return BaselineStrategy(
-            BASELINES[name],
-            self.chat,
-            self.retriever,
-            top_k=limits.top_k,
-            max_tokens=limits.max_turn_tokens or limits.max_tokens,
-        )
+        return BaselineStrategy.named(name, self.chat, self.retriever, self.settings.episode)
 
     async def conditions(self, name: str) -> dict[str, Any]:
         """What an answer by this strategy depends on, but for the questions."""
@@ -79,6 +72,7 @@ async def subject(settings: Settings) -> AsyncIterator[Subject]:
         )
         await retriever.check_ready()
         index = await _index_of(retriever)
+        retriever.revision = index["index_revision"]
         connect = _endpoint if settings.bench.endpoint else _policy_service
         yield await connect(settings, retriever, index, opened)
 

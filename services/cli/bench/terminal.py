@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from research.bench.runs import BenchRun
@@ -23,7 +24,7 @@ def show_figures(runs: Sequence[BenchRun], figures: Sequence[Mapping[str, BenchF
                 continue
             found = kinds[EVERYTHING]
             table.add_row(
-                *([run.label] if several else []),
+                *([escape(run.label)] if several else []),
                 run.strategy,
                 f"{100 * found.em.mean:.1f}",
                 f"{50 * (found.em.high - found.em.low):.1f}",
