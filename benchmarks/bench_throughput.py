@@ -28,10 +28,11 @@ from research.schemas import Strategy
 from research.settings import Settings
 from research.strategies import STRATEGIES
 from research.strategies.token_chat import TokenChat
-from services.cli.bench.run import GREEDY, question_sets
+from services.cli.bench.run import GREEDY
+from services.cli.bench.sets import question_sets
 from services.cli.bench.subject import Subject, subject
 
-ROUNDS = 3
+ROUNDS = 2
 
 
 @dataclass(slots=True)

@@ -130,7 +130,7 @@ def _what_differs(runs: Sequence[BenchRun]) -> Iterator[str]:
         everywhere = len(dict.fromkeys((run.set, run.strategy) for run in runs))
         yield "**These runs differ:**"
         yield "\n".join(
-            f"- {fault}" + ("" if len(where) == everywhere or where == [""] else f" ({', '.join(where)})")
+            f"- {_cell(fault)}" + ("" if len(where) == everywhere or where == [""] else f" ({', '.join(where)})")
             for fault, where in told.items()
         )
 

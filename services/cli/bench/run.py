@@ -2,33 +2,27 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from research.bench.judge import Verdicts, judge_all
-from research.bench.records import Records, differences, read_conditions
+from research.bench.records import Records
 from research.bench.run import ask_all
-from research.bench.runs import VERDICTS, read_runs, run_files, shared_conditions
+from research.bench.runs import VERDICTS, read_runs
 from research.episode import Sampling
-from research.errors import ConditionsChangedError, ConfigurationError, ResearchError, ServiceError
-from research.questions import Question
-from research.questions.benchmarks import benchmark_of, set_name
-from research.questions.model import digest_of
-from research.questions.sampling import first_of_each_kind
-from research.questions.sources import load_questions
+from research.errors import ConditionsChangedError, ResearchError, ServiceError
 from research.schemas import Strategy as Name
 from research.settings import Settings
 from research.strategies.openai_chat import OpenAIChat
+from services.cli.bench.plan import Planned, plan, require_one_measurement
 from services.cli.bench.report import write_report
+from services.cli.bench.sets import question_sets
 from services.cli.bench.subject import JUDGE_KEY_VARIABLE, Subject, subject
 from services.cli.bench.terminal import show_figures
 from services.web.auth import environment_secret
@@ -36,15 +30,6 @@ from services.web.auth import environment_secret
 GREEDY = Sampling(0.0)
 _REASONS = 3  # that are told
 _SPEED_SECONDS = 600  # over which the time left is estimated
-
-
-@dataclass(frozen=True, slots=True)
-class QuestionSet:
-    """What is asked under one name; `warning` says why its figures are not the paper's, if they are not."""
-
-    name: str
-    questions: list[Question]
-    warning: str | None
 
 
 async def run_bench(
@@ -66,8 +51,8 @@ async def run_bench(
     stopped: ResearchError | None = None
     failed: dict[str, str] = {}
     async with subject(settings) as asked:
-        planned = await _plan(asked, sets, strategies, out)
-        _require_one_measurement(out, planned)
+        planned = await plan(asked, sets, strategies, out)
+        require_one_measurement(out, planned)
         try:
             failed = await _ask(asked, planned, console)
             if settings.bench.judge_endpoint:
@@ -85,77 +70,6 @@ async def run_bench(
             console.print(f"  {escape(reason)}", highlight=False, soft_wrap=True)
     if stopped:
         raise stopped
-
-
-def question_sets(settings: Settings) -> list[QuestionSet]:
-    """The sets that the settings name.
-
-    Raises:
-        AssetError: one is missing or broken.
-        ConfigurationError: two would go by one name, or no set has a kind that `bench.per_kind` names.
-    """
-    sources = settings.bench.questions or [settings.questions.held_out]
-    loaded = {source: load_questions(source, "held_out", settings.paths.data) for source in sources}
-    counts = settings.bench.per_kind
-    kinds = {question.stratum for questions in loaded.values() for question in questions}
-    if isinstance(counts, Mapping) and (unknown := sorted(set(counts) - kinds)):
-        raise ConfigurationError(
-            f"bench.per_kind: no question is of kind {', '.join(unknown)}; there are: {', '.join(sorted(kinds))}"
-        )
-    sets = []
-    for source, questions in loaded.items():
-        benchmark = benchmark_of(source, questions)
-        chosen = _some_of_each_kind(questions, counts)
-        warning = benchmark.warning(len(chosen)) if benchmark else None
-        sets.append(QuestionSet(set_name(source, benchmark), chosen, warning))
-    names = [each.name for each in sets]
-    if twice := sorted({name for name in names if names.count(name) > 1}):
-        raise ConfigurationError(f"bench.questions: two sets would be called {', '.join(twice)}; rename a file")
-    return sets
-
-
-def _some_of_each_kind(questions: list[Question], counts: int | Mapping[str, int] | None) -> list[Question]:
-    if counts is None:
-        return questions
-    if isinstance(counts, Mapping):
-        present = {question.stratum for question in questions}
-        counts = {kind: count for kind, count in counts.items() if kind in present}
-    return first_of_each_kind(questions, counts)
-
-
-@dataclass(frozen=True, slots=True)
-class Planned:
-    """One file of records that is to be filled."""
-
-    strategy: Name
-    questions: QuestionSet
-    conditions: Mapping[str, Any]
-    path: Path
-
-
-async def _plan(asked: Subject, sets: Sequence[QuestionSet], strategies: Sequence[Name], out: Path) -> list[Planned]:
-    planned = []
-    for each in sets:
-        about = {"set": each.name, "questions": digest_of(each.questions), "asked": len(each.questions)}
-        for name in strategies:
-            conditions = {**await asked.conditions(name), **about}
-            planned.append(Planned(name, each, conditions, out / each.name / f"{name}.jsonl"))
-    return planned
-
-
-def _require_one_measurement(out: Path, planned: Sequence[Planned]) -> None:
-    """Refuse, before anything is asked, a directory with runs of another model, index or whatever else differs."""
-    asked = {each.questions.name: each.conditions for each in planned}
-    for path in run_files(out):
-        there = read_conditions(path) or planned[0].conditions
-        faults = differences(shared_conditions(there), json.loads(json.dumps(shared_conditions(planned[0].conditions))))
-        if (here := asked.get(path.parent.name)) and there.get("questions") != here["questions"]:
-            faults.append("questions: they are others")
-        if faults:
-            raise ConfigurationError(
-                f"{path} was begun under other conditions: {'; '.join(faults)}. A directory is one measurement; name "
-                "another one (--out), or move this one away"
-            )
 
 
 async def _ask(asked: Subject, planned: Sequence[Planned], console: Console) -> dict[str, str]:
