@@ -29,8 +29,9 @@ def plot_bench(runs: Sequence[BenchRun], figures: Sequence[Mapping[str, BenchFig
     )
     bars = [(label, strategy) for label in labels for strategy in strategies]
     width = 0.86 / max(1, len(bars))
-    for run, f in found:
-        place = sets.index(run.set) + (bars.index((run.label, run.strategy)) - (len(bars) - 1) / 2) * width
+    columned, groups = _columns(runs, figures)
+    for group, run, f in columned:
+        place = groups.index(group) + (bars.index((run.label, run.strategy)) - (len(bars) - 1) / 2) * width
         em = 100 * f.em.mean
         columns.bar(
             place,
@@ -42,12 +43,15 @@ def plot_bench(runs: Sequence[BenchRun], figures: Sequence[Mapping[str, BenchFig
             yerr=[[em - 100 * f.em.low], [100 * f.em.high - em]],
             error_kw={"linewidth": 0.9, "ecolor": "0.3"},
         )
+    for run, f in found:
+        em = 100 * f.em.mean
         marker = _MARKERS[labels.index(run.label) % len(_MARKERS)]
         size = 30 + 40 * sets.index(run.set)
         searches.scatter(f.searches, em, size, color=colours[run.strategy], marker=marker, alpha=0.8)
         tokens.scatter(f.read + f.written, em, size, color=colours[run.strategy], marker=marker, alpha=0.8)
-    columns.set_xticks(range(len(sets)), [_title(name) for name in sets])
-    columns.set(ylabel="EM, percent", title="EM by set, with 95 % intervals")
+    columns.set_xticks(range(len(groups)), groups)
+    columns.tick_params(axis="x", labelsize=8)
+    columns.set(ylabel="EM, percent", title="EM, with 95 % intervals")
     searches.set(xlabel="searches a question", ylabel="EM, percent", title="EM against searches")
     tokens.set(xlabel="tokens read and written a question", title="EM against tokens", xscale="log")
     for axis in (columns, searches, tokens):
@@ -63,6 +67,20 @@ def plot_bench(runs: Sequence[BenchRun], figures: Sequence[Mapping[str, BenchFig
     with atomic_write(path) as out:
         figure.savefig(out, format="png", dpi=110)
     plt.close(figure)
+
+
+def _columns(
+    runs: Sequence[BenchRun], figures: Sequence[Mapping[str, BenchFigures]]
+) -> tuple[list[tuple[str, BenchRun, BenchFigures]], list[str]]:
+    """What stands together in the first picture: a set; or, if there is one set only, a kind of question."""
+    one_set = len({run.set for run in runs}) == 1
+    found = []
+    for run, kinds in zip(runs, figures, strict=True):
+        for kind, f in kinds.items():
+            if (kind != EVERYTHING) == (one_set and len(kinds) > 1):
+                name = kind.replace("_new_template", "\nnew template").replace("_", "-")
+                found.append((name if kind != EVERYTHING else _title(run.set), run, f))
+    return found, list(dict.fromkeys(group for group, _, _ in found))
 
 
 def _title(name: str) -> str:
