@@ -80,9 +80,15 @@ class Verdicts:
         self._path, self._judge = path, judge
         self._lines: GrowingLines | None = None
         self._known: dict[str, Verdict] = {}
+        self._begun: set[tuple[str, str]] = set()
         for number, line in read_lines(path) if path.is_file() else ():
             try:
-                self._known[line["key"]] = Verdict(line["correct"], line["reason"])
+                if line["judge"] != judge:
+                    continue
+                if "begun" in line:
+                    self._begun.add(tuple(line["begun"]))
+                else:
+                    self._known[line["key"]] = Verdict(line["correct"], line["reason"])
             except KeyError as error:
                 raise AssetError(f"{path}:{number}: not a verdict of the bench") from error
 
@@ -97,9 +103,15 @@ class Verdicts:
         if self._lines is not None:
             self._lines.close()
 
-    def known(self, record: Mapping[str, Any]) -> bool:
-        """Whether the judge was asked about a record's answer."""
-        return key_of(self._judge, record) in self._known
+    def begin(self, name: str, strategy: str) -> None:
+        """Note that the answers of a strategy to a set are being judged: those without a verdict now lack one."""
+        if not self.covers(name, strategy):
+            self._begun.add((name, strategy))
+            self._add({"judge": self._judge, "begun": [name, strategy]})
+
+    def covers(self, name: str, strategy: str) -> bool:
+        """Whether the answers of a strategy to a set are, or were to be, judged."""
+        return (name, strategy) in self._begun
 
     def of(self, record: Mapping[str, Any]) -> Verdict | None:
         """The verdict on a record's answer, if it was given; no answer at all is wrong without asking."""
@@ -113,9 +125,12 @@ class Verdicts:
         self._known[key] = verdict
         kept = {"key": key, "judge": self._judge, "question": record["question"], "gold": record["gold"]}
         kept |= {"answer": record["answer"], "correct": verdict.correct, "reason": verdict.reason}
+        self._add(kept)
+
+    def _add(self, line: Mapping[str, Any]) -> None:
         if self._lines is None:
             raise ValueError("the verdicts are not open for more")
-        self._lines.add(kept)
+        self._lines.add(line)
 
 
 def last_judge(path: Path) -> str | None:

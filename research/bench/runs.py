@@ -14,7 +14,7 @@ from research.strategies import STRATEGIES
 
 VERDICTS = "verdicts.jsonl"
 _LONG_FIELDS = ("trace", "passages")
-_OWN_CONDITIONS = ("strategy", "prompt", "set", "questions", "asked")
+_OWN_CONDITIONS = ("strategy", "prompt", "set", "questions", "supporting", "asked")
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +66,7 @@ def read_runs(directories: Iterable[Path], judge: str = "") -> list[BenchRun]:
         for path in files:
             conditions, records = read_records(path, left_out=_LONG_FIELDS)
             # Another strategy of the directory may have been judged, and this one not.
-            judged = verdicts if verdicts and any(map(verdicts.known, records)) else None
+            judged = verdicts if verdicts and verdicts.covers(path.parent.name, path.stem) else None
             by = named if judged else None
             runs.append(BenchRun(label, path, path.parent.name, path.stem, conditions, records, by, judged))
     return runs

@@ -45,11 +45,14 @@ def benchmark_named(name: str) -> Benchmark | None:
 
 
 def benchmark_of(source: str, questions: Sequence[Question]) -> Benchmark | None:
-    """Which benchmark these questions are of, by the name of the file or set, or else by their kinds."""
+    """Which benchmark these questions are of: by the name of the file or set, else of its folder, else by kinds."""
     name = source.lower() if source.startswith("hub:") else PurePath(source).stem.lower()
     named = [benchmark for benchmark in BENCHMARKS if _WORDS[benchmark.name] in name]
     if len(named) == 1:
         return named[0]
+    folder = "" if source.startswith("hub:") else PurePath(source).parent.name.lower()
+    if beside := next((each for each in BENCHMARKS if folder in (each.name, _WORDS[each.name])), None):
+        return beside
     kinds = {question.kind for question in questions}
     if "compositional" in kinds:
         return benchmark_named("2wikimultihopqa")

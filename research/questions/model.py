@@ -67,7 +67,12 @@ def question_from_dict(record: dict[str, Any]) -> Question:
     hops = tuple(Hop(**hop) for hop in record.get("hops", ()))
     if not isinstance(record["text"], str) or not record["text"].strip():
         raise TypeError("its question is blank, or no text")
-    told = {"id": str(record["id"]), "answers": answers_of(record["answers"])}
+    kind = record.get("kind")
+    told = {
+        "id": str(record["id"]),
+        "answers": answers_of(record["answers"]),
+        "kind": "unknown" if kind is None else str(kind),
+    }
     return Question(**{**record, **told, "supporting": tuple(record.get("supporting", ())), "hops": hops})
 
 
@@ -86,7 +91,7 @@ def answers_of(value: Any) -> tuple[str, ...]:
 
 
 def digest_of(questions: Iterable[Question]) -> str:
-    """A SHA-256 that changes with any field of any question, and with their order."""
+    """A SHA-256 that changes with any field of any question but `supporting`, and with their order."""
     digest = hashlib.sha256()
     for question in questions:
         digest.update(repr(question).encode())

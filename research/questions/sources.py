@@ -108,9 +108,19 @@ def _supporting(record: Mapping[str, Any]) -> tuple[str, ...]:
         facts = record.get("supporting_facts") or ()
         if isinstance(facts, Mapping):  # as the hub's data sets have it
             return tuple(str(title) for title in facts["title"])
-        return tuple(str(title) for title, _ in facts)
+        return tuple(_title(fact) for fact in facts)
     except (KeyError, TypeError, ValueError):
         return ()
+
+
+def _title(fact: Any) -> str:
+    """Of `[title, sentence]`, or of an object with a title."""
+    if isinstance(fact, Mapping):
+        return str(fact["title"])
+    if isinstance(fact, str):
+        raise TypeError("neither a pair nor an object")
+    title, _ = fact
+    return str(title)
 
 
 def _with_metadata(record: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -125,8 +135,8 @@ def _answers(record: Mapping[str, Any], aliases: Mapping[str, list[str]]) -> tup
         return answers_of(record["golden_answers"])
     if "reward_model" in record:
         return answers_of(record["reward_model"]["ground_truth"]["target"])
-    others: Iterable[Any] = record.get("answer_aliases") or aliases.get(str(record.get("answer_id"))) or ()
-    return answers_of([*answers_of(record["answer"]), *others])
+    others = record.get("answer_aliases") or aliases.get(str(record.get("answer_id")))
+    return tuple(dict.fromkeys((*answers_of(record["answer"]), *(answers_of(others) if others else ()))))
 
 
 def _aliases_beside(path: Path) -> dict[str, list[str]]:
@@ -136,9 +146,13 @@ def _aliases_beside(path: Path) -> dict[str, list[str]]:
         return {}
     try:
         records = [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines() if line.strip()]
-        return {record["Q_id"]: [*record["aliases"], *record.get("demonyms", ())] for record in records}
+        return {record["Q_id"]: _listed(record["aliases"]) + _listed(record.get("demonyms")) for record in records}
     except (ValueError, KeyError, TypeError) as error:
         raise AssetError(f"{file} is not 2WikiMultiHopQA's file of aliases ({error!r})") from error
+
+
+def _listed(value: Any) -> list[str]:
+    return list(answers_of(value)) if value else []
 
 
 def _kind(record: Mapping[str, Any], identifier: str) -> str:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from research.clients import HttpService, finish_of
 from research.episode import Generation, Sampling
-from research.errors import ServiceError
+from research.errors import ProtocolError, ServiceError
 
 
 class CompletionsPolicy(HttpService):
@@ -37,15 +37,18 @@ class CompletionsPolicy(HttpService):
             "logprobs": 0,
         }
         answer = await self.request("POST", "/completions", json=body)
-        choice = answer["choices"][0]
-        if (ids := choice.get("token_ids")) is None:
-            raise ServiceError(
-                f"{self._name} at {self.url} tells no token ids, which ReSearch goes by; vLLM's server does. The other "
-                "strategies ask any OpenAI API"
+        try:
+            choice = answer["choices"][0]
+            if (ids := choice.get("token_ids")) is None:
+                raise ServiceError(
+                    f"{self._name} at {self.url} tells no token ids, which ReSearch goes by; vLLM's server does. The "
+                    "other strategies ask any OpenAI API"
+                )
+            return Generation(
+                token_ids=ids,
+                logprobs=choice["logprobs"]["token_logprobs"],
+                versions=[self._model] * len(ids),
+                finish=finish_of(choice["finish_reason"], choice.get("stop_reason")),
             )
-        return Generation(
-            token_ids=ids,
-            logprobs=choice["logprobs"]["token_logprobs"],
-            versions=[self._model] * len(ids),
-            finish=finish_of(choice["finish_reason"], choice.get("stop_reason")),
-        )
+        except (KeyError, IndexError, TypeError, AttributeError, ProtocolError) as error:
+            raise ServiceError(f"{self._name} at {self.url} answered in no known form ({error!r})") from error

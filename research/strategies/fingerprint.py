@@ -13,28 +13,41 @@ from research.strategies import Baseline
 from research.strategies.chat import Completion, Message, Work
 from research.strategies.outcome import Outcome
 
-_PASSAGES = [ScoredPassage(Passage("1", "Title", "Text."), 0.5), ScoredPassage(Passage("2", "Other", "More."), 0.25)]
+_FIRST, _SECOND = Passage("1", "Title", "Text."), Passage("2", "Other", "More.")
+# What searches find, one after the other: later ones find a passage again, with another score.
+_FOUND = ([ScoredPassage(_FIRST, 0.5), ScoredPassage(_SECOND, 0.25)], [ScoredPassage(_SECOND, 0.75)])
+# What the model writes, one time after the other: sentences, and a way to end.
+_SCRIPTS = (("So it is. And more.",) * 9, ("So it is. And more.", "It is so. So the answer is: it."))
 
 
 @dataclass(slots=True)
 class _Recorder:
     """Stands for model and retriever, and writes down what it is asked."""
 
+    script: tuple[str, ...]
     asked: list[object] = field(default_factory=list)
+    written: int = 0
+    searched: int = 0
 
     async def complete(
         self, messages: Sequence[Message], max_tokens: int, sampling: Sampling, stop: Sequence[str] = ()
     ) -> Completion:
-        self.asked.append([*map(asdict, messages), list(stop)])
-        return Completion("So it is.", cut=False, prompt_tokens=0, sampled_tokens=0)
+        self.asked.append([*map(asdict, messages), max_tokens, list(stop)])
+        text = self.script[min(self.written, len(self.script) - 1)]
+        self.written += 1
+        return Completion(text, cut=False, prompt_tokens=0, sampled_tokens=0)
 
     async def search_scored(self, query: str, top_k: int) -> list[ScoredPassage]:
-        self.asked.append(query)
-        return _PASSAGES
+        self.asked.append([query, top_k])
+        self.searched += 1
+        return _FOUND[min(self.searched, len(_FOUND)) - 1]
 
 
 async def prompt_hash(baseline: Baseline) -> str:
-    """SHA-256 of all that a baseline asks model and retriever for one question, given fixed answers."""
-    recorder = _Recorder()
-    await baseline(Work(recorder, recorder, 2, 1, Sampling(0.0), Outcome("Who?")), "Who?")
-    return hashlib.sha256(json.dumps(recorder.asked).encode()).hexdigest()
+    """SHA-256 of all that a baseline asks model and retriever for one question, and answers, given fixed replies."""
+    told = []
+    for script in _SCRIPTS:
+        recorder = _Recorder(script)
+        answer = await baseline(Work(recorder, recorder, 2, 1, Sampling(0.0), Outcome("Who?")), "Who?")
+        told.append([recorder.asked, answer])
+    return hashlib.sha256(json.dumps(told).encode()).hexdigest()

@@ -74,6 +74,18 @@ class OpenAIChat(HttpService):
         except (KeyError, IndexError, TypeError) as error:
             raise ServiceError(f"{self._name} at {self.url} answered in no known form ({error!r})") from error
 
+    @property
+    def takes_temperature(self) -> bool:
+        """Whether the endpoint samples as it is told, as far as it has said."""
+        return "temperature" not in self._unknown
+
+    async def find_out_what_it_takes(self) -> None:
+        """Ask for a word, so that what the endpoint refuses is known before anything is measured.
+
+        Raises ServiceError if it does not answer.
+        """
+        await self._ask([Message("user", "Say yes.")], 16, Sampling(0.0), {"stop": ["\n"]})
+
     async def _request_as_it_can(self, body: dict[str, Any]) -> Any:
         """Ask without the fields that the endpoint has said it does not know; each request finds out by itself."""
         left_out = set(self._unknown)
@@ -83,7 +95,10 @@ class OpenAIChat(HttpService):
             except ServiceError as error:
                 said = str(error).lower() if error.status in (400, 422) else ""
                 if "context" in said and ("length" in said or "window" in said):
-                    raise ContextFullError(str(error)) from error
+                    if _LIMIT in left_out:
+                        raise ContextFullError(str(error)) from error
+                    left_out.add(_LIMIT)  # for this request: the messages may fit, and then what is written, too
+                    continue
                 unknown = {name for name, words in _OPTIONAL.items() if any(word in said for word in words)}
                 if not unknown - left_out:
                     raise
@@ -91,11 +106,13 @@ class OpenAIChat(HttpService):
                 self._unknown |= unknown
 
 
+_LIMIT = "any limit"
 # What some endpoints refuse, by the words with which they do: reasoning models of OpenAI want `max_completion_tokens`
 # and take no temperature, and many servers know no schemas.
 _OPTIONAL = {
     "response_format": ("response_format", "json_schema"),
     "max_tokens": ("max_completion_tokens",),
+    "stop": ("'stop'", '"stop"'),
     "temperature": ("'temperature'", '"temperature"', "temperature does not", "'top_p'", '"top_p"'),
 }
 
@@ -103,6 +120,8 @@ _OPTIONAL = {
 def _without(body: Mapping[str, Any], left_out: Collection[str]) -> dict[str, Any]:
     dropped = {"top_p", *left_out} if "temperature" in left_out else set(left_out)
     kept = {name: value for name, value in body.items() if name not in dropped}
-    if "max_tokens" in left_out:
+    if _LIMIT in left_out:
+        kept.pop("max_tokens", None)
+    elif "max_tokens" in left_out:
         kept["max_completion_tokens"] = body["max_tokens"]
     return kept

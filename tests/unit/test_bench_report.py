@@ -165,6 +165,7 @@ def test_the_report_says_first_what_differs_and_has_the_paper_beside(tmp_path: P
     write_run(before, "mine", "naive", [record("<script>|", 1.0)], asked=3)
     with Verdicts(before / VERDICTS, "j") as verdicts:
         for run in read_runs([before]):
+            verdicts.begin(run.set, run.strategy)
             asyncio.run(judge_all(Judge(mumbling={"wrong"}), verdicts, run.records, concurrency=1))
     settings = load_settings("quickstart-cpu", ['bench.prices={"tiny"={input=1,output=2}}'])
     report = write_report([before, after], tmp_path / "out", settings, ["research", "report"])
@@ -215,6 +216,7 @@ def test_the_papers_table_has_every_benchmark_in_each_row() -> None:
         ("builtin", ["one_hop"], "builtin"),
         ("/data/hotpot-and-musique/musique_ans_v1.0_dev.jsonl", [], "musique"),
         ("/home/me/bamboogle-clone/mine.jsonl", ["odd"], "mine"),
+        ("/data/bamboogle/test.jsonl", ["unknown"], "bamboogle"),
     ],
 )
 def test_a_set_is_known_by_its_name_or_its_kinds(source: str, kinds: list[str], name: str) -> None:
@@ -234,7 +236,10 @@ def test_the_hash_of_a_prompt_changes_with_any_word_that_a_model_sees() -> None:
     async def other(work: Work, question: str) -> str:
         return await naive_rag(work, question + " ")
 
-    hashes = [asyncio.run(prompt_hash(baseline)) for baseline in (*BASELINES.values(), other)]
+    async def trusting(work: Work, question: str) -> str:
+        return "So " + str(await naive_rag(work, question))
+
+    hashes = [asyncio.run(prompt_hash(baseline)) for baseline in (*BASELINES.values(), other, trusting)]
     assert len(set(hashes)) == len(hashes)
     assert asyncio.run(prompt_hash(naive_rag)) == asyncio.run(prompt_hash(naive_rag))
     assert len(PROMPT_HASH) == 64
@@ -253,11 +258,19 @@ def test_what_was_never_judged_has_no_verdict_and_the_named_judge_counts(tmp_pat
     write_run(directory, "mine", "naive", [record("q", 1.0)])
     for name, graded in (("a", Judge()), ("b", Judge(mumbling={"right"}))):
         judge(directory / VERDICTS, graded, [record("q", 1.0)], name=name)
+    for name in ("a", "b"):
+        with Verdicts(directory / VERDICTS, name) as verdicts:
+            verdicts.begin("mine", "naive")
+            verdicts.begin("mine", "research")
     with Verdicts(directory / VERDICTS, "b") as verdicts:
         verdicts.add(record("q", 1.0), Verdict(correct=False, reason="no"))
+    write_run(directory, "mine", "research", [record("q", 0.0, answer=None)])
     write_run(directory, "mine", "ircot", [record("other", 1.0)])
     by = {name: {run.strategy: run for run in read_runs([directory], name)} for name in ("a", "b", "")}
     assert by["a"]["ircot"].verdicts is None
+    silent = figures_by_kind(by["a"]["research"])[EVERYTHING]
+    assert silent.judge is not None
+    assert (silent.judge.mean, silent.unjudged) == (0.0, 0), "no answer at all is wrong without asking"
     figures = {name: figures_by_kind(runs["naive"])[EVERYTHING].judge for name, runs in by.items()}
     assert {name: found.mean for name, found in figures.items() if found} == {"a": 1.0, "b": 0.0, "": 0.0}
 
@@ -270,7 +283,7 @@ def test_nothing_answered_is_reported_as_that(tmp_path: Path) -> None:
 
 
 def test_what_others_wrote_becomes_no_markup(tmp_path: Path) -> None:
-    kinds = ["a\n<script>alert(1)</script>", "![x](http://evil/x.png)|"]
+    kinds = ["a\n<script>alert(1)</script>", "![x](http://evil/x.png)|", r"$\alph$"]
     write_run(tmp_path / "d", "mine", "naive", [record(kind, 1.0, kind=kind, answer="\udc80") for kind in kinds])
     with Verdicts(tmp_path / "d" / VERDICTS, "j") as verdicts:
         asyncio.run(judge_all(Judge(), verdicts, read_runs([tmp_path / "d"])[0].records, concurrency=1))

@@ -99,7 +99,28 @@ def test_messages_that_do_not_fit_are_told_apart() -> None:
     told = {"error": "This model's maximum context length is 9 tokens, and you asked for more"}
     with endpoint(lambda body: (400, told)) as (url, sent), pytest.raises(ContextFullError):
         asyncio.run(ask_json(url))
-    assert len(sent) == 1
+    assert ["max_tokens" in body for body in sent] == [True, False], "without a limit of ours they might have fitted"
+
+    def limited(body: dict[str, Any]) -> tuple[int, dict[str, Any]]:
+        return (400, told) if "max_tokens" in body else (200, said("{}"))
+
+    with endpoint(limited) as (url, sent):
+        assert asyncio.run(ask_json(url)) == "{}"
+    assert ["max_tokens" in body for body in sent] == [True, False, True, False], "the next one may have room"
+
+
+def test_an_endpoint_that_samples_as_it_likes_is_known_for_it() -> None:
+    def reply(body: dict[str, Any]) -> tuple[int, dict[str, Any]]:
+        return (400, {"error": "'temperature' is not supported"}) if "temperature" in body else (200, said("yes"))
+
+    async def takes(url: str) -> tuple[bool, bool]:
+        async with OpenAIChat(url, "m", retries=0) as chat:
+            before = chat.takes_temperature
+            await chat.find_out_what_it_takes()
+            return before, chat.takes_temperature
+
+    with endpoint(reply) as (url, _):
+        assert asyncio.run(takes(url)) == (True, False)
 
 
 def test_an_error_that_has_nothing_to_do_with_schemas_is_told() -> None:
@@ -127,6 +148,12 @@ def test_tokens_go_in_and_tokens_come_out() -> None:
         generation = asyncio.run(generate(url))
     assert (generation.token_ids, generation.finish) == ([1, 2], Finish.SEARCH)
     assert (sent[0]["prompt"], sent[0]["stop"], sent[0]["path"]) == ([5, 6], ["</search>"], "/v1/completions")
+
+
+@pytest.mark.parametrize("answer", [{}, {"choices": []}, {"choices": [{"token_ids": [1], "logprobs": None}]}])
+def test_tokens_in_no_known_form_are_told(answer: dict[str, Any]) -> None:
+    with endpoint(lambda body: (200, answer)) as (url, _), pytest.raises(ServiceError, match="no known form"):
+        asyncio.run(generate(url))
 
 
 def test_an_endpoint_that_tells_no_tokens_is_no_place_for_research() -> None:

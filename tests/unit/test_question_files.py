@@ -165,6 +165,7 @@ def test_paragraphs_of_a_set_are_a_corpus_each_once(tmp_path: Path) -> None:
         {"id": 7, "text": "When?", "answers": [1958, "in 1958"]},
         {"id": 7, "question": "When?", "golden_answers": [1958, "in 1958", "in 1958"]},
         {"id": 7, "question": "When?", "answer": 1958, "answer_aliases": ["in 1958"]},
+        {"id": 7, "question": "When?", "answer": "1958", "answer_aliases": "in 1958"},
     ],
 )
 def test_ids_and_answers_are_text_whatever_wrote_them(tmp_path: Path, record: dict[str, Any]) -> None:
@@ -190,7 +191,19 @@ def test_flashrag_keeps_kind_and_supporting_titles_aside(tmp_path: Path) -> None
     assert (question.kind, question.supporting_titles) == ("bridge", ("A", "B"))
 
 
-@pytest.mark.parametrize("facts", ["A, B", ["A", "B"], [["A"]], 3])
+def test_supporting_facts_as_objects(tmp_path: Path) -> None:
+    facts = [{"title": "Ed Wood", "sent_id": 0}]
+    (question,) = load(lines(tmp_path / "a.jsonl", {**FLASHRAG, "supporting_facts": facts}))
+    assert question.supporting_titles == ("Ed Wood",)
+
+
+@pytest.mark.parametrize("kind", [2, None])
+def test_a_kind_is_text_whatever_wrote_it(tmp_path: Path, kind: int | None) -> None:
+    (question,) = load(lines(tmp_path / "a.jsonl", {"id": 1, "text": "?", "answers": ["x"], "kind": kind}))
+    assert question.kind == ("unknown" if kind is None else "2")
+
+
+@pytest.mark.parametrize("facts", ["A, B", "AB", ["A", "B"], ["AB"], [["A"]], 3])
 def test_supporting_facts_in_an_unknown_form_are_none(tmp_path: Path, facts: Any) -> None:
     (question,) = load(lines(tmp_path / "a.jsonl", {**FLASHRAG, "supporting_facts": facts}))
     assert question.supporting_titles == ()

@@ -13,13 +13,15 @@ from research.questions.benchmarks import BENCHMARKS, benchmark_named
 from research.statistics import Estimate
 from research.strategies import RESEARCH
 
-Figures = Mapping[int, Mapping[str, BenchFigures]]  # by place of the run
-
 
 def markdown(runs: Sequence[BenchRun], figures: Sequence[Mapping[str, BenchFigures]], command: str) -> str:
     """The whole report; `figures` are those of each run, and `command` made it."""
     sets = list(dict.fromkeys(run.set for run in runs))
-    paragraphs = ["# Bench", f"Made by `{command}`. Percent, greedy; intervals of 95 % by a bootstrap over entities."]
+    sampling = ", ".join(sorted({_cell(str(run.conditions.get("sampling", "greedy"))) for run in runs}))
+    paragraphs = [
+        "# Bench",
+        f"Made by `{command}`. Percent, sampled {sampling}; intervals of 95 % by a bootstrap over entities.",
+    ]
     paragraphs += _what_differs(runs)
     paragraphs += _notes(runs, figures)
     paragraphs += ["## Results", _overview(runs, figures, sets), "![EM by set and strategy](plots.png)"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -11,6 +12,7 @@ from typing import Any
 from research.bench.records import differences, read_conditions
 from research.bench.runs import run_files, shared_conditions
 from research.errors import ConfigurationError
+from research.questions import Question
 from research.questions.model import digest_of
 from research.schemas import Strategy
 from services.cli.bench.sets import QuestionSet
@@ -31,11 +33,21 @@ async def plan(asked: Subject, sets: Sequence[QuestionSet], strategies: Sequence
     """Every set by each strategy, with what the answers will depend on."""
     planned = []
     for each in sets:
-        about = {"set": each.name, "questions": digest_of(each.questions), "asked": len(each.questions)}
+        about = {
+            "set": each.name,
+            "questions": digest_of(each.questions),
+            "supporting": _digest_of_supporting(each.questions),
+            "asked": len(each.questions),
+        }
         for name in strategies:
             conditions = {**await asked.conditions(name), **about}
             planned.append(Planned(name, each, conditions, out / each.name / f"{name}.jsonl"))
     return planned
+
+
+def _digest_of_supporting(questions: Sequence[Question]) -> str:
+    titles = [question.supporting_titles for question in questions]
+    return hashlib.sha256(json.dumps(titles).encode()).hexdigest()[:16]
 
 
 def require_one_measurement(out: Path, planned: Sequence[Planned]) -> None:

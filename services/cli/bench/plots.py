@@ -18,6 +18,7 @@ def plot_bench(runs: Sequence[BenchRun], figures: Sequence[Mapping[str, BenchFig
     import matplotlib
 
     matplotlib.use("Agg")
+    matplotlib.rcParams["text.parse_math"] = False  # names of kinds are no formulas
     from matplotlib import pyplot as plt
 
     found = [(run, f[EVERYTHING]) for run, f in zip(runs, figures, strict=True) if EVERYTHING in f]

@@ -73,8 +73,12 @@ async def run_bench(
 
 
 async def _ask(asked: Subject, planned: Sequence[Planned], console: Console) -> dict[str, str]:
-    """The questions that could not be asked, each with the reason."""
+    """The questions that could not be asked, each with the reason.
+
+    A strategy that an endpoint cannot serve ends; the others go on. Two that end one after the other end everything.
+    """
     failed: dict[str, str] = {}
+    former: ServiceError | None = None
     with ExitStack() as opened:
         files = [opened.enter_context(Records(each.path, each.conditions)) for each in planned]
         bar = opened.enter_context(_progress(console))
@@ -84,15 +88,23 @@ async def _ask(asked: Subject, planned: Sequence[Planned], console: Console) -> 
         for each, records in zip(planned, files, strict=True):
             name, questions = f"{each.questions.name}: {each.strategy}", each.questions.questions
             task = bar.add_task(name, total=len(questions), completed=len(records.done))
-            reasons = await ask_all(
-                asked.strategy(each.strategy),
-                questions,
-                records,
-                sampling=GREEDY,
-                concurrency=asked.settings.policy.max_sequences,
-                version=asked.version,
-                on_answer=partial(_advance, bar, task, everything),
-            )
+            try:
+                reasons = await ask_all(
+                    asked.strategy(each.strategy),
+                    questions,
+                    records,
+                    sampling=GREEDY,
+                    concurrency=asked.settings.policy.max_sequences,
+                    version=asked.version,
+                    on_answer=partial(_advance, bar, task, everything),
+                )
+                former = None
+            except ServiceError as error:
+                if former:
+                    raise
+                former = error
+                open_ones = (question.id for question in questions if question.id not in records.done)
+                reasons = dict.fromkeys(open_ones, f"{name}: {error}")
             failed |= {f"{name}: {question}": reason for question, reason in reasons.items()}
     return failed
 
@@ -100,11 +112,14 @@ async def _ask(asked: Subject, planned: Sequence[Planned], console: Console) -> 
 async def _judge(settings: Settings, out: Path, console: Console) -> None:
     bench, limits = settings.bench, settings.episode
     key = environment_secret(JUDGE_KEY_VARIABLE)
-    records = [record for run in read_runs([out], bench.judge_model) for record in run.records]
+    runs = read_runs([out], bench.judge_model)
+    records = [record for run in runs for record in run.records]
     async with OpenAIChat(
         bench.judge_endpoint, bench.judge_model, timeout=limits.request_timeout, retries=limits.retries, api_key=key
     ) as judge:
         with Verdicts(out / VERDICTS, bench.judge_model) as verdicts, _progress(console) as bar:
+            for run in runs:
+                verdicts.begin(run.set, run.strategy)
             waiting = sum(verdicts.of(record) is None for record in records)
             task = bar.add_task(f"judge: {bench.judge_model}", total=waiting)
             failed = await judge_all(

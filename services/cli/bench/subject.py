@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import AsyncIterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
@@ -17,7 +19,7 @@ from research.errors import ConfigurationError, ServiceError
 from research.prompts import load_prompt, require_trained_prompt, trained_prompt
 from research.schemas import PolicyInfo
 from research.settings import Settings
-from research.strategies import BASELINES, RESEARCH, BaselineStrategy, ReSearchStrategy, Strategy
+from research.strategies import BASELINES, MAX_WRITTEN, RESEARCH, BaselineStrategy, ReSearchStrategy, Strategy
 from research.strategies.chat import ChatModel
 from research.strategies.completions import CompletionsPolicy
 from research.strategies.fingerprint import prompt_hash
@@ -29,6 +31,7 @@ from services.web.auth import API_KEY_VARIABLE, environment_secret
 ENDPOINT_KEY_VARIABLE = "RESEARCH_ENDPOINT_API_KEY"
 JUDGE_KEY_VARIABLE = "RESEARCH_JUDGE_API_KEY"
 
+GREEDY = "greedy"
 _LIMITS = ("top_k", "max_searches", "max_tokens", "max_turn_tokens", "max_passage_tokens")
 
 
@@ -53,7 +56,8 @@ class Subject:
         """What an answer by this strategy depends on, but for the questions."""
         prompt = self.agent.prompt.sha256 if name == RESEARCH else await prompt_hash(BASELINES[name])
         limits = {each: getattr(self.settings.episode, each) for each in _LIMITS}
-        return {"strategy": name, "prompt": prompt, "limits": limits, "sampling": "greedy", **self.served}
+        limits["max_written"] = MAX_WRITTEN
+        return {"strategy": name, "prompt": prompt, "limits": limits, **self.served}
 
 
 @asynccontextmanager
@@ -99,6 +103,7 @@ async def _policy_service(
         "weights": info.weights,
         "dtype": info.dtype,
         "context": info.context_length,
+        "sampling": GREEDY,
     }
     agent = SearchAgent(policy, retriever, words, prompt, limits, info.context_length)
     chat = TokenChat(policy, words, info.context_length)
@@ -115,9 +120,16 @@ async def _endpoint(
     checkpoint = local_checkpoint(settings.model.name, settings.paths.data)
     prompt = load_prompt(limits.prompt)
     require_trained_prompt(prompt, trained_prompt(checkpoint), settings.model.name, told=limits.any_prompt)
-    served = {"model": bench.model, "endpoint": bench.endpoint, "context": settings.model.max_length}
-    context = settings.model.max_length
-    agent = SearchAgent(policy, retriever, _tokenizer(settings), prompt, limits, context)
+    context, words = settings.model.max_length, _tokenizer(settings)
+    await chat.find_out_what_it_takes()
+    served = {
+        "model": bench.model,
+        "endpoint": bench.endpoint,
+        "context": context,
+        "tokenizer": f"{settings.model.name} {_fingerprint(words)}",
+        "sampling": GREEDY if chat.takes_temperature else "as the endpoint does, which takes no temperature",
+    }
+    agent = SearchAgent(policy, retriever, words, prompt, limits, context)
     return Subject(settings, agent, chat, retriever, {**served, **index}, None)
 
 
@@ -133,6 +145,12 @@ def _require_same_model(named: str, served: str, url: str) -> None:
 def _tokenizer(settings: Settings) -> HuggingFaceTokenizer:
     checkpoint = local_checkpoint(settings.model.name, settings.paths.data)
     return HuggingFaceTokenizer(AutoTokenizer.from_pretrained(checkpoint))
+
+
+def _fingerprint(words: HuggingFaceTokenizer) -> str:
+    """Changes with the tokenizer and with its chat template."""
+    asked = words.chat_ids([{"role": "system", "content": "Be brief."}, {"role": "user", "content": "Who? 北京, 1889"}])
+    return hashlib.sha256(json.dumps(asked).encode()).hexdigest()[:16]
 
 
 async def _index_of(retriever: HttpService) -> dict[str, Any]:

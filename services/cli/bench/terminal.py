@@ -16,7 +16,7 @@ def show_figures(runs: Sequence[BenchRun], figures: Sequence[Mapping[str, BenchF
     """A table for each set, with a row for each directory and strategy."""
     several = len({run.label for run in runs}) > 1
     for name in dict.fromkeys(run.set for run in runs):
-        table = Table(title=f"{name}, greedy, percent")
+        table = Table(title=f"{name}, percent")
         if several:
             table.add_column("run", overflow="fold")
         table.add_column("strategy", no_wrap=True)
