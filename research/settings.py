@@ -265,6 +265,8 @@ class Bench(Section):
         for endpoint, model in (("endpoint", "model"), ("judge_endpoint", "judge_model")):
             if bool(getattr(self, endpoint)) != bool(getattr(self, model)):
                 raise ValueError(f"{endpoint} and {model} are given together or not at all")
+            if "@" in getattr(self, endpoint):
+                raise ValueError(f"{endpoint}: it is written into records; give the key by the environment instead")
         return self
 
 

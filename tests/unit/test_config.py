@@ -83,3 +83,17 @@ def test_addresses_follow_the_ports_unless_given() -> None:
     )
     assert given.policy.retriever_url == "http://far:1"
     assert given.trainer.policy_urls == ["http://a", "http://b"]
+
+
+@pytest.mark.parametrize(
+    ("overrides", "named"),
+    [
+        (["bench.endpoint=http://far/v1"], "endpoint and model are given together"),
+        (["bench.judge_model=gpt"], "judge_endpoint and judge_model are given together"),
+        (["bench.endpoint=http://me:secret@far/v1", "bench.model=m"], "key by the environment"),
+        (['bench.prices={"m"={input=-1,output=1}}'], "greater than or equal to 0"),
+    ],
+)
+def test_an_endpoint_that_cannot_be_asked_is_explained(overrides: list[str], named: str) -> None:
+    with pytest.raises(ConfigurationError, match=named):
+        load_settings(overrides=overrides)

@@ -41,7 +41,7 @@ async def run_bench(
 
     Raises:
         ConfigurationError: `out` holds answers under other conditions, or the prompt is not the checkpoint's.
-        ServiceError: a service does not answer.
+        ServiceError: a service does not answer, or some questions could not be asked (the report is written first).
         ConditionsChangedError: the policy got new weights meanwhile.
     """
     sets = question_sets(settings)
@@ -64,12 +64,13 @@ async def run_bench(
     show_figures(report.runs, report.figures, console)
     where = escape(str(report.path))
     console.print(f"the report is {where}, beside it plots and every episode", highlight=False, soft_wrap=True)
-    if failed:
-        console.print(f"[yellow]{len(failed)} questions could not be asked;[/] run it again to ask them. Reasons:")
-        for reason in list(dict.fromkeys(failed.values()))[:_REASONS]:
-            console.print(f"  {escape(reason)}", highlight=False, soft_wrap=True)
     if stopped:
         raise stopped
+    if failed:
+        reasons = "\n  ".join(list(dict.fromkeys(failed.values()))[:_REASONS])
+        raise ServiceError(
+            f"{len(failed)} questions could not be asked; run it again to ask them. Reasons:\n  {reasons}"
+        )
 
 
 async def _ask(asked: Subject, planned: Sequence[Planned], console: Console) -> dict[str, str]:
