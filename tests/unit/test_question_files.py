@@ -12,7 +12,7 @@ import pytest
 
 from research.errors import AssetError
 from research.passages import Passage
-from research.questions import Question
+from research.questions import Question, sources
 from research.questions.paragraphs import paragraphs_of
 from research.questions.sources import load_questions
 
@@ -219,3 +219,15 @@ def test_sentences_of_2wiki_bring_no_space_along(tmp_path: Path) -> None:
     hotpot, wiki = ["One.", " Two."], ["One.", "Two. ", "Three."]
     path.write_text(json.dumps([{"question": "?", "context": [["H", hotpot], ["W", wiki], ["E", []]]}]))
     assert [passage.text for passage in paragraphs_of([path])] == ["One. Two.", "One. Two. Three.", ""]
+
+
+def test_a_benchmark_by_name_comes_from_the_hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[str] = []
+
+    def hub(name: str) -> list[dict[str, Any]]:
+        asked.append(name)
+        return [FLASHRAG]
+
+    monkeypatch.setattr(sources, "hub_records", hub)
+    (question,) = load_questions("musique", "held_out", tmp_path)
+    assert (asked, question.id) == (["hub:RUC-NLPIR/FlashRAG_datasets:musique:dev"], "test_0")
