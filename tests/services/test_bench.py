@@ -35,7 +35,7 @@ from tests.conftest import REPOSITORY, Launch, Server
 
 FEW_SHOT = Path(__file__).parent / "agent" / "few_shot.txt"
 ADMIN = "admin-for-tests"
-ASKED = 6
+ASKED = 3
 
 
 @dataclass(frozen=True)
@@ -53,7 +53,7 @@ class Bench:
             f"trainer.retriever_url={self.retriever.url}",
             f'trainer.policy_urls=["{self.policy.url}"]',
             f"episode.prompt={FEW_SHOT}",
-            "bench.per_kind={ one_hop = 2, two_hop = 2, comparison = 2 }",
+            "bench.per_kind={ one_hop = 1, two_hop = 1, comparison = 1 }",
             "policy.max_sequences=1",
             *more,
         ]
