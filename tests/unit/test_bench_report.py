@@ -215,7 +215,7 @@ def test_the_papers_table_has_every_benchmark_in_each_row() -> None:
         ("mine/questions v2.jsonl", ["comparison"], "questions-v2"),
         ("builtin", ["one_hop"], "builtin"),
         ("/data/hotpot-and-musique/musique_ans_v1.0_dev.jsonl", [], "musique"),
-        ("/home/me/bamboogle-clone/mine.jsonl", ["odd"], "mine"),
+        ("/data/bamboogle-clone/mine.jsonl", ["odd"], "mine"),
         ("/data/bamboogle/test.jsonl", ["unknown"], "bamboogle"),
     ],
 )

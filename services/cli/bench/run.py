@@ -9,7 +9,15 @@ from pathlib import Path
 
 from rich.console import Console
 from rich.markup import escape
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TaskID,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
 
 from research.bench.judge import Verdicts, judge_all
 from research.bench.records import Records
@@ -150,6 +158,6 @@ def _progress(console: Console) -> Progress:
     )
 
 
-def _advance(bar: Progress, *tasks: int) -> None:
+def _advance(bar: Progress, *tasks: TaskID) -> None:
     for task in tasks:
-        bar.advance(task)  # type: ignore[arg-type]
+        bar.advance(task)
