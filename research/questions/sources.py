@@ -74,7 +74,7 @@ def hub_records(name: str) -> Iterable[Mapping[str, Any]]:
     try:
         records: Iterable[Mapping[str, Any]] = load_dataset(dataset, config or None, split=split, streaming=True)
     except Exception as error:  # the library raises many kinds, none of them ours
-        raise AssetError(f"data set {name!r} cannot be loaded: {error}") from error
+        raise AssetError(f"data set {name!r} cannot be loaded ({error}); a file of it does as well") from error
     return records
 
 
