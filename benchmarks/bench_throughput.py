@@ -105,9 +105,9 @@ async def main(settings: Settings) -> None:
             passes, bounds = [], []
             for number in range(ROUNDS):
                 recording = Recording(policy)
-                chat = TokenChat(recording, served.agent.tokenizer, served.agent.context_length)  # type: ignore[arg-type]
+                chat = TokenChat(recording, served.agent.tokenizer, served.agent.context_length)
                 asked = replace(served, agent=replace(served.agent, policy=recording), chat=chat)
-                policy.weight_version = f"{name}-{number}"  # type: ignore[attr-defined]
+                policy.weight_version = f"{name}-{number}"
                 passes.append(await evaluate(asked, name, questions))
                 requests = list(recording.asked.values())
                 bounds.append(await replay(policy, requests, concurrency, f"bare-{name}-{number}"))
