@@ -18,11 +18,11 @@ $(VENV)/.ready: requirements/torch-cpu.txt requirements/cpu.txt requirements/dev
 	@echo "[setup 1/4] environment in $(VENV)"
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	@echo "[setup 2/4] torch"
-	@$(BIN)/python -m pip install --quiet -r requirements/torch-cpu.txt
+	@$(BIN)/python -m pip install -qq -r requirements/torch-cpu.txt
 	@echo "[setup 3/4] pinned packages, vLLM among them (about 800 MB to download)"
-	@$(BIN)/python -m pip install --quiet --no-deps -r requirements/cpu.txt -r requirements/dev.txt
+	@$(BIN)/python -m pip install -qq --no-deps -r requirements/cpu.txt -r requirements/dev.txt
 	@echo "[setup 4/4] this project"
-	@$(BIN)/python -m pip install --quiet --no-deps --editable .
+	@$(BIN)/python -m pip install -qq --no-deps --editable .
 	@touch $@
 
 prepare: setup ## make model, encoder, corpus, questions and index (cached in data/)

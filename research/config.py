@@ -1,12 +1,14 @@
 """Where settings come from.
 
-A TOML preset gives the values; environment variables (`RESEARCH__GRPO__STEPS=5`) override the preset, and the command
-line (`grpo.steps=5`) overrides both. An unknown key is an error everywhere.
+A TOML preset gives the values; environment variables override the preset (`RESEARCH_SETTINGS="grpo.steps=5 seed=2"`,
+then `RESEARCH__GRPO__STEPS=5`), and the command line (`grpo.steps=5`) overrides all of them. An unknown key is an error
+everywhere.
 """
 
 from __future__ import annotations
 
 import os
+import shlex
 import tomllib
 from pathlib import Path
 from typing import Any
@@ -17,6 +19,8 @@ from research.errors import ConfigurationError
 from research.settings import Settings
 
 ENV_PREFIX = "RESEARCH__"
+# Assignments as on the command line, parted by spaces as in a shell.
+SETTINGS_VARIABLE = "RESEARCH_SETTINGS"
 PRESET_DIR = Path(__file__).resolve().parent.parent / "configs"
 DEFAULT_PRESET = "quickstart-cpu"
 
@@ -36,14 +40,13 @@ def load_settings(preset: str | Path = DEFAULT_PRESET, overrides: list[str] | No
         tree = tomllib.loads(path.read_text(encoding="utf-8"))
     except tomllib.TOMLDecodeError as error:
         raise ConfigurationError(f"{path} is not valid TOML: {error}") from error
+    for assignment in _environment_settings():
+        _override(tree, assignment, f"{SETTINGS_VARIABLE}: ")
     for key, value in sorted(os.environ.items()):
         if key.startswith(ENV_PREFIX):
             _assign(tree, key.removeprefix(ENV_PREFIX).lower().split("__"), _parse_value(value))
     for assignment in overrides or []:
-        key, equals, value = assignment.partition("=")
-        if not equals:
-            raise ConfigurationError(f"override {assignment!r} is not of the form section.key=value")
-        _assign(tree, key.strip().split("."), _parse_value(value.strip()))
+        _override(tree, assignment, "override ")
     try:
         return Settings.model_validate(tree)
     except ValidationError as error:
@@ -58,6 +61,20 @@ def _preset_path(preset: str | Path) -> Path:
         known = ", ".join(sorted(p.stem for p in PRESET_DIR.glob("*.toml")))
         raise ConfigurationError(f"there is no preset {str(preset)!r}; known presets: {known}; or give a .toml file")
     return path
+
+
+def _environment_settings() -> list[str]:
+    try:
+        return shlex.split(os.environ.get(SETTINGS_VARIABLE, ""))
+    except ValueError as error:
+        raise ConfigurationError(f"{SETTINGS_VARIABLE}: {error}") from error
+
+
+def _override(tree: dict[str, Any], assignment: str, where: str) -> None:
+    key, equals, value = assignment.partition("=")
+    if not equals:
+        raise ConfigurationError(f"{where}{assignment!r} is not of the form section.key=value")
+    _assign(tree, key.strip().split("."), _parse_value(value.strip()))
 
 
 def _parse_value(text: str) -> Any:

@@ -186,6 +186,10 @@ class WeightsResponse(BaseModel):
     seconds: dict[str, float]
 
 
+# `WeightsStatus.source` of weights that came from GPU to GPU.
+RECEIVED = "received from the trainer"
+
+
 class WeightsStatus(BaseModel):
     """Which weights are served, where they came from, and by how many workers (GPUs) of this server."""
 
@@ -213,6 +217,31 @@ class ServiceStatus(BaseModel):
     detail: str = ""
 
 
+class WeightsQuality(BaseModel):
+    """Exact match of weights on held-out questions, greedily, by kind, and how many questions of each were asked."""
+
+    evaluation: str
+    em: dict[str, float]
+    n: dict[str, int]
+
+
+class TrainingState(BaseModel):
+    """Answer of the policy's `/training`: what the trainer's run is doing.
+
+    `done` of `total` are the parts of the present phase; `seconds_left` is an estimate, and null where there is no
+    ground for one.
+    """
+
+    reachable: bool
+    run: str = ""
+    phase: str = ""
+    step: int = 0
+    steps: int = 0
+    done: int = 0
+    total: int = 0
+    seconds_left: float | None = None
+
+
 class PolicyInfo(BaseModel):
     """Answer of the policy's `/info`: the model it serves, the agent's name, the weights, and the retriever's state.
 
@@ -225,9 +254,14 @@ class PolicyInfo(BaseModel):
     weight_version: str
     weights: str
     dtype: str
+    number_format: str
     context_length: int
     prompt: str
     trained_prompt: str | None
+    run: str | None = Field(None, description="the run that published the weights")
+    trained: bool = Field(description="whether the weights have been taught to search")
+    quality: WeightsQuality | None = Field(None, description="what the last evaluation of these weights said")
+    notice: str = Field("", description="what somebody who asks should know first")
     retriever: ServiceStatus
 
 

@@ -31,7 +31,11 @@ class Model(Section):
     """The language model that is trained and served."""
 
     name: str = Field(description="`builtin:smollm2-135m-instruct`, a hub name, or a checkpoint directory")
-    dtype: Literal["bfloat16", "float16", "float32"] = Field("bfloat16", description="dtype of the served weights")
+    dtype: Literal["auto", "bfloat16", "float16", "float32"] = Field(
+        "auto",
+        description="number format that policy and learner compute in; auto: bfloat16 on GPUs and on CPUs that are "
+        "fast at it, else float32",
+    )
     max_length: PositiveInt = Field(description="context length of the policy server, in tokens")
 
 
@@ -119,6 +123,12 @@ class PolicyService(Section):
     answer_concurrency: PositiveInt = Field(64, description="/answer requests at once; more are refused with 429")
     answer_timeout: float = Field(120.0, gt=0, description="seconds until /answer gives up")
     max_question_chars: PositiveInt = Field(8192, description="longer questions are refused with 422")
+    serve: str = Field(
+        "latest",
+        description="weights at the start: `latest` of the run (model.name, if it has published none), `base` "
+        "(model.name), or the path of a checkpoint",
+    )
+    trainer_url: str = Field("", description="whose run the page shows; empty: trainer.host and trainer.port")
     weights_dir: Path = Field(Path("runs"), description="new weights are accepted from below this directory only")
     lora_rank: Literal[0, 8, 16, 32, 64, 128, 256] = Field(
         0, description="largest rank of LoRA adapters that can be loaded; 0: none can"
@@ -165,6 +175,12 @@ class Grpo(Section):
     """Group relative policy optimisation."""
 
     steps: int = Field(20, ge=0, description="0: only the warm-up")
+    minutes: float | None = Field(
+        None,
+        gt=0,
+        description="of a run's own time: no step is begun that would not end, with the last evaluation, within it; "
+        "None: as long as it takes",
+    )
     questions_per_step: PositiveInt = 256
     group_size: PositiveInt = Field(5, ge=2)
     clip_low: float = Field(0.2, gt=0)
@@ -343,8 +359,11 @@ class Settings(Section):
         """Services that are not said to be elsewhere are where their own sections put them."""
         retriever = _address(self.retriever.host, self.retriever.port)
         policy = _address(self.policy.host, self.policy.port)
-        if not self.policy.retriever_url:
-            object.__setattr__(self, "policy", self.policy.model_copy(update={"retriever_url": retriever}))
+        urls = {
+            "retriever_url": self.policy.retriever_url or retriever,
+            "trainer_url": self.policy.trainer_url or _address(self.trainer.host, self.trainer.port),
+        }
+        object.__setattr__(self, "policy", self.policy.model_copy(update=urls))
         found = {
             "retriever_url": self.trainer.retriever_url or retriever,
             "policy_urls": self.trainer.policy_urls or [policy],

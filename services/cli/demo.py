@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import time
 from collections.abc import Sequence
 
@@ -11,6 +12,7 @@ from research.questions.sampling import first_of_each_kind
 from research.questions.sources import load_questions
 from research.settings import Settings
 from services.cli.ask import ask_policy
+from services.cli.demo_plan import planned
 from services.cli.launcher import require_free_ports, running
 from services.cli.prepare import prepare
 from services.cli.show import show_answer, show_evaluations
@@ -24,10 +26,12 @@ def run_demo(settings: Settings, arguments: Sequence[str], console: Console) -> 
     require_free_ports(("retriever", "policy", "trainer"), settings)
     prepare(settings, console)
     record = RunRecord(settings.run_dir)
+    if record.is_finished(settings.grpo.steps):
+        shutil.rmtree(record.directory)
     with running(("retriever", "policy"), arguments, settings, console):
         console.print(f"status page: http://{settings.trainer.host}:{settings.trainer.port}/", highlight=False)
-        if not train(settings, fresh=record.is_finished(settings.grpo.steps), console=console):
-            return
+        settings = planned(settings, arguments, started, console)
+        train(settings, fresh=False, console=console)
         show_evaluations(record.evaluations(), console)
         question = _one_to_show(settings)
         console.print("\nOne answer of the trained model, through POST /answer:", highlight=False)

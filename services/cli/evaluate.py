@@ -7,7 +7,6 @@ from dataclasses import asdict
 from pathlib import Path
 
 from rich.console import Console
-from rich.progress import Progress
 from transformers import AutoTokenizer
 
 from research.assets import local_checkpoint
@@ -21,6 +20,7 @@ from research.questions.sources import load_questions
 from research.settings import Settings
 from research.tokens import HuggingFaceTokenizer
 from services.cli.show import show_evaluations
+from services.process.progress import progress
 from services.web.auth import API_KEY_VARIABLE, environment_secret
 
 
@@ -45,13 +45,12 @@ async def evaluate_policy(settings: Settings, output: Path | None, console: Cons
             limits=limits,
             context_length=settings.model.max_length,
         )
-        with Progress(console=console, transient=True) as progress:
-            bar = progress.add_task("asking", total=len(questions))
+        with progress("asking", "questions", total=len(questions)) as advance:
             answered, figures = await evaluate(
                 agent,
                 questions,
                 concurrency=settings.policy.max_sequences,
-                on_answer=lambda: progress.advance(bar),
+                on_answer=lambda: advance(1),
             )
     show_evaluations({"now": figures_as_dict(figures)}, console)
     if output is not None:

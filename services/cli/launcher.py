@@ -1,9 +1,8 @@
-"""Runs the services side by side as child processes; when one ends, or on Ctrl-C, all end."""
+"""Runs the services side by side as child processes: what dies is started again, and in the end all end."""
 
 from __future__ import annotations
 
 import os
-import secrets
 import signal
 import subprocess
 import sys
@@ -19,13 +18,17 @@ from rich.console import Console
 
 from research.errors import ServiceError
 from research.settings import Settings
-from services.web.auth import ADMIN_TOKEN_VARIABLE
+from services.cli.admin_token import shared_admin_token
+from services.cli.supervisor import Supervisor, tail
+from services.process import stopping
+from services.process.parent import child_environment
 from services.web.ports import require_free_port
 
 Service = Literal["retriever", "policy", "trainer"]
 
 _START_SECONDS = 600
-_STOP_SECONDS = 20
+# Less than `stopping.GRACE_SECONDS`, in which this process has to end as well.
+_STOP_SECONDS = 7.5
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,10 +44,11 @@ class RunningService:
 @contextmanager
 def running(
     services: Sequence[Service], arguments: Sequence[str], settings: Settings, console: Console
-) -> Iterator[list[RunningService]]:
-    """Start services, wait until each is ready, and stop them all at the end.
+) -> Iterator[None]:
+    """Start services, wait until each is ready, start again what dies meanwhile, and stop them all at the end.
 
-    They share an admin token; unless the environment has one, a random one is made for this time only.
+    They share an admin token (`shared_admin_token`). A service that dies five times in a row ends this process, with
+    the end of its log.
 
     Args:
         arguments: what the command line was given about settings, handed on to each service.
@@ -53,22 +57,32 @@ def running(
         ConfigurationError: a port is taken.
         ServiceError: a service ended or did not get ready; the message shows the end of its log.
     """
-    os.environ.setdefault(ADMIN_TOKEN_VARIABLE, secrets.token_urlsafe(24))
     require_free_ports(services, settings)
-    started: list[RunningService] = []
-    # `kill` and a terminal that goes away end the children as Ctrl-C does.
-    former = {number: signal.signal(number, signal.default_int_handler) for number in (signal.SIGTERM, signal.SIGHUP)}
-    try:
-        for name in services:
-            service = _start(name, arguments, settings)
-            started.append(service)
-        for service in started:
-            _await_ready(service, console)
-        yield started
-    finally:
-        _stop(started)
-        for number, handler in former.items():
-            signal.signal(number, handler)
+    started: dict[str, RunningService] = {}
+
+    def kill() -> None:
+        for service in list(started.values()):
+            _signal(service, signal.SIGKILL)
+
+    with shared_admin_token(settings), stopping.killing(kill):
+        try:
+            for name in services:
+                started[name] = _start(name, arguments, settings)
+            for service in list(started.values()):
+                _await_ready(service, console)
+            supervisor = Supervisor(
+                started,
+                start=lambda name: _start(name, arguments, settings, again=True),
+                is_ready=lambda service: _is_ready(service.url),
+                say=lambda line: console.print(line, highlight=False, markup=False, soft_wrap=True),
+            )
+            supervisor.start()
+            try:
+                yield
+            finally:
+                supervisor.end()
+        finally:
+            _stop(list(started.values()))
 
 
 def require_free_ports(services: Sequence[Service], settings: Settings) -> None:
@@ -77,27 +91,15 @@ def require_free_ports(services: Sequence[Service], settings: Settings) -> None:
         require_free_port(getattr(settings, name).host, getattr(settings, name).port, f"{name}.port")
 
 
-def wait_for_end(services: Sequence[RunningService]) -> RunningService:
-    """Block until one service ends, and return it."""
-    while True:
-        for service in services:
-            if service.process.poll() is not None:
-                return service
-        time.sleep(0.5)
-
-
-def tail(log: Path, lines: int = 15) -> str:
-    """The last lines of a log."""
-    return "\n".join(log.read_text(encoding="utf-8", errors="replace").splitlines()[-lines:])
-
-
-def _start(name: Service, arguments: Sequence[str], settings: Settings) -> RunningService:
+def _start(name: Service, arguments: Sequence[str], settings: Settings, *, again: bool = False) -> RunningService:
     log = settings.paths.runs / "logs" / f"{name}.log"
     log.parent.mkdir(parents=True, exist_ok=True)
-    with log.open("wb") as out:
+    # What a service said before it died stays.
+    with log.open("ab" if again else "wb") as out:
         # A session of its own: Ctrl-C reaches us alone, and we end the children in order.
         process = subprocess.Popen(
             [sys.executable, "-m", "services.cli.main", "serve", name, *arguments],
+            env=child_environment(),
             stdin=subprocess.DEVNULL,
             stdout=out,
             stderr=subprocess.STDOUT,
@@ -140,12 +142,11 @@ def _stop(services: Sequence[RunningService]) -> None:
     for service in services:
         with suppress(subprocess.TimeoutExpired):
             service.process.wait(max(0.1, deadline - time.monotonic()))
+    for service in services:
         _signal(service, signal.SIGKILL)
         service.process.wait()
 
 
 def _signal(service: RunningService, number: signal.Signals) -> None:
-    try:
+    with suppress(ProcessLookupError):
         os.killpg(service.process.pid, number)
-    except ProcessLookupError:
-        return

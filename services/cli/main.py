@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 import sys
+import threading
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -14,10 +14,11 @@ from rich.markup import escape
 
 from research.config import DEFAULT_PRESET, load_settings
 from research.episode import StopReason
-from research.errors import ResearchError, ServiceError
+from research.errors import ResearchError
 from research.schemas import Strategy
 from services.cli.bench.commands import bench, corpus, report
 from services.cli.options import Overrides, Preset, console
+from services.process import stopping
 
 app = typer.Typer(
     help="Teach a language model to reason with search, by reinforcement learning.\n\n"
@@ -39,7 +40,8 @@ def prepare(overrides: Overrides = None, preset: Preset = DEFAULT_PRESET) -> Non
     """
     from services.cli.prepare import prepare as run
 
-    run(load_settings(preset, overrides), console)
+    with stopping.keeping(lambda: "what was prepared is kept; the same command goes on from there"):
+        run(load_settings(preset, overrides), console)
 
 
 @app.command()
@@ -69,7 +71,8 @@ def index(
         return
     from services.retriever.build import build_index
 
-    console.print(f"index: {build_index(settings, passages or passages_path(settings))}", highlight=False)
+    with stopping.keeping(lambda: "the vectors made so far are kept; the same command goes on from there"):
+        console.print(f"index: {build_index(settings, passages or passages_path(settings))}", highlight=False)
 
 
 @app.command()
@@ -82,11 +85,14 @@ def serve(
 
     Example: research serve retriever retriever.port=9000
     """
+    from services.process.parent import end_with_parent
+
+    end_with_parent()
     settings = load_settings(preset, overrides)
     if service == "retriever":
         from services.retriever.main import serve as run
     elif service == "policy":
-        from services.policy.serve import serve as run
+        from services.policy.main import serve as run
     else:
         from services.trainer.main import serve as run
     run(settings)
@@ -94,21 +100,39 @@ def serve(
 
 @app.command()
 def up(overrides: Overrides = None, preset: Preset = DEFAULT_PRESET) -> None:
-    """Run retriever, policy and trainer side by side; Ctrl-C ends all three.
+    """Run retriever, policy and trainer side by side; Ctrl-C ends all three, and what dies is started again.
 
+    The policy serves what the run has learnt so far. Train with: research run start
     Then ask with: research ask "Who painted The Starry Night?"
     """
-    from services.cli.launcher import Service, require_free_ports, running, tail, wait_for_end
+    from services.cli.launcher import Service, require_free_ports, running
     from services.cli.prepare import prepare as prepare_all
 
     settings = load_settings(preset, overrides)
     everything: tuple[Service, ...] = ("retriever", "policy", "trainer")
     require_free_ports(everything, settings)
-    prepare_all(settings, console)
-    with running(everything, _passed_on(preset, overrides), settings, console) as services:
-        console.print("all three are up; Ctrl-C ends them")
-        ended = wait_for_end(services)
-        raise ServiceError(f"the {ended.name} ended by itself; the end of {ended.log}:\n{tail(ended.log)}")
+    with stopping.keeping(lambda: "the services have ended; `research up` brings them back, and a run under way"):
+        prepare_all(settings, console)
+        with running(everything, _passed_on(preset, overrides), settings, console):
+            ask = f"http://{settings.policy.host}:{settings.policy.port}/"
+            console.print(f"all three are up; ask at {ask}; Ctrl-C ends them", highlight=False, soft_wrap=True)
+            threading.Event().wait()
+
+
+@app.command()
+def run(
+    order: Annotated[Literal["start", "pause", "stop", "status"], typer.Argument(help="what the run shall do")],
+    overrides: Overrides = None,
+    preset: Preset = DEFAULT_PRESET,
+) -> None:
+    """Tell the trainer that is served (by `research up` or compose) to start its run, hold it or end it.
+
+    Start also lets a paused or stopped run go on. Pause and stop wait for the end of the present step.
+    Example: research run start
+    """
+    from services.cli.orders import give_order
+
+    give_order(load_settings(preset, overrides), order, console)
 
 
 @app.command()
@@ -124,8 +148,7 @@ def train(
     """
     from services.trainer.main import train as run
 
-    if not run(load_settings(preset, overrides), fresh=fresh, console=console):
-        raise typer.Exit(130)
+    run(load_settings(preset, overrides), fresh=fresh, console=console)
 
 
 @app.command()
@@ -158,8 +181,8 @@ def study(
     if report:
         plan.require_same_settings()
         console.print(f"the report is {write_study_report(plan)}", highlight=False, soft_wrap=True)
-    elif not run_study(plan, _passed_on(preset, overrides), console):
-        raise typer.Exit(130)
+    else:
+        run_study(plan, _passed_on(preset, overrides), console)
 
 
 @app.command()
@@ -217,7 +240,8 @@ def evaluate(
     """
     from services.cli.evaluate import evaluate_policy
 
-    asyncio.run(evaluate_policy(load_settings(preset, overrides), output, console))
+    with stopping.keeping(lambda: "an evaluation that did not end keeps nothing"):
+        stopping.run(evaluate_policy(load_settings(preset, overrides), output, console))
 
 
 for command in (corpus, bench, report):
@@ -294,15 +318,23 @@ def _passed_on(preset: str, overrides: list[str] | None) -> list[str]:
 
 
 def main() -> None:
-    """Entry point: our own errors are one clear message and exit code 2, Ctrl-C is 130."""
+    """Entry point: our own errors are one clear message and exit code 2, Ctrl-C is 130 and SIGTERM 143."""
+    stopping.install()
     try:
         app()
     except ResearchError as error:
-        errors.print(f"[bold red]error:[/] {escape(str(error))}", highlight=False, soft_wrap=True)
+        _tell(error)
         sys.exit(2)
-    except KeyboardInterrupt:
-        errors.print("interrupted")
-        sys.exit(130)
+    except stopping.Stopped as stopped:
+        if given_up := stopping.reason():
+            _tell(given_up)
+            stopping.leave(2)
+        errors.print(stopping.last_words(), highlight=False, markup=False, soft_wrap=True)
+        stopping.leave(128 + stopped.number)
+
+
+def _tell(error: ResearchError) -> None:
+    errors.print(f"[bold red]error:[/] {escape(str(error))}", highlight=False, soft_wrap=True)
 
 
 if __name__ == "__main__":

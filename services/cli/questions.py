@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from research.assets import local_checkpoint
-from research.files import write_json
+from research.files import sha256_of, write_json
 from research.passages import iter_passages
 from research.questions import write_questions
 from research.questions.builtin import EDITION, build_questions
 from research.questions.builtin.reach import Found, reached
 from research.questions.sources import builtin_path
 from research.settings import Settings
+from services.process.progress import progress
 
 _BATCH = 64
+_TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json", "merges.txt")
 # So many words of a passage may be shown; the search says which of them are.
 _SERVED_WORDS = 40
 
@@ -28,7 +31,7 @@ def builtin_questions_are_current(settings: Settings) -> bool:
     except (OSError, ValueError):
         return False
     files = [builtin_path(settings.paths.data, split) for split in ("train", "held_out")]
-    return bool(noted == _made_with(settings)) and all(path.is_file() for path in files)
+    return _is_same(noted, settings) and all(path.is_file() for path in files)
 
 
 def make_builtin_questions(settings: Settings, passages: Path) -> None:
@@ -66,17 +69,15 @@ class ServedSearch:
 
     def __call__(self, queries: Sequence[str]) -> list[Found]:
         """Search for every query; shows how far it is."""
-        from tqdm import tqdm  # type: ignore[import-untyped]
-
         found: list[Found] = []
-        with tqdm(total=len(queries), unit="query", desc="searching") as progress:
+        with progress("searching", "queries", total=len(queries)) as advance:
             for start in range(0, len(queries), _BATCH):
                 batch = queries[start : start + _BATCH]
                 scores, positions = self._index.dense.search(self._encoder.encode_queries(batch), 2)
                 for (best, second), (position, _) in zip(scores.tolist(), positions.tolist(), strict=True):
                     passage = self._index.passages.record(position)
                     found.append(Found(passage["title"], self._cut(passage["text"]), best - second))
-                progress.update(len(batch))
+                advance(len(batch))
         return found
 
     def _cut(self, text: str) -> str:
@@ -99,6 +100,21 @@ def _made_with(settings: Settings) -> dict[str, Any]:
         "edition": EDITION,
         "index_revision": read_manifest(settings.index_dir).revision,
         "encoder_backend": settings.encoder.backend,
-        "model": settings.model.name,
+        "tokenizer": _tokenizer_digest(settings),
         "max_passage_tokens": settings.episode.max_passage_tokens,
     }
+
+
+def _is_same(noted: Any, settings: Settings) -> bool:
+    made_with = _made_with(settings)
+    if isinstance(noted, dict) and "model" in noted:  # notes of before, which had the model's name for its tokenizer
+        made_with["model"] = settings.model.name
+        del made_with["tokenizer"]
+    return bool(noted == made_with)
+
+
+def _tokenizer_digest(settings: Settings) -> str:
+    """Of the model, questions depend on how it cuts passages into tokens, and on nothing else."""
+    checkpoint = local_checkpoint(settings.model.name, settings.paths.data)
+    files = [path for name in _TOKENIZER_FILES if (path := checkpoint / name).is_file()]
+    return hashlib.sha256("".join(sha256_of(path) for path in files).encode()).hexdigest()

@@ -9,7 +9,7 @@ from fastapi import APIRouter, Depends, FastAPI, Request
 from vllm.entrypoints.rl.online.api_router import router as vllm_rl_router
 
 from research.schemas import BroadcastRequest, ErrorBody, WeightsRequest, WeightsResponse, WeightsStatus
-from services.policy import adapter_routes
+from services.policy import adapter_routes, training_routes
 from services.policy.checkpoint_files import TensorSpec
 from services.policy.updates import UpdateFailedError, WeightUpdates
 from services.web.auth import ADMIN_TOKEN_VARIABLE, environment_secret, require_bearer
@@ -33,6 +33,7 @@ def attach_admin_routes(app: FastAPI) -> bool:
     guard = [Depends(require_bearer(token, ADMIN_TOKEN_VARIABLE))]
     app.include_router(router, dependencies=guard)
     app.include_router(adapter_routes.router, dependencies=guard)
+    app.include_router(training_routes.control, dependencies=guard)
     app.include_router(_of_vllm(_HARMLESS), dependencies=guard, tags=["admin"])
     app.include_router(_of_vllm(_PAUSING), dependencies=[*guard, Depends(_require_whole_weights)], tags=["admin"])
     return True

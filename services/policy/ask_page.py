@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import hashlib
+import os
 import re
 from pathlib import Path
 
@@ -13,7 +15,10 @@ from fastapi.responses import HTMLResponse
 from research.clients import RetrieverClient
 from research.errors import ServiceError
 from research.schemas import PolicyInfo, ServiceStatus
+from research.settings import Settings
 from services.policy.agent_wire import AGENT
+from services.policy.settings_variable import NUMBERS_VARIABLE
+from services.policy.standing import notice
 
 _PAGE = Path(__file__).with_name("ask_page.html").read_text(encoding="utf-8")
 
@@ -42,6 +47,7 @@ async def page() -> HTMLResponse:
 async def info(request: Request) -> PolicyInfo:
     """What is served, and whether the retriever answers."""
     state = request.app.state
+    settings: Settings = state.research_settings
     updates, agent = state.research_updates, state.research_answering.agent
     retriever: RetrieverClient = state.research_retriever
     try:
@@ -51,13 +57,18 @@ async def info(request: Request) -> PolicyInfo:
         # Addresses are nobody's business without the key; `/answer` tells the whole reason.
         status = ServiceStatus(status="failed", detail="the retriever is not ready")
     return PolicyInfo(
-        model=state.research_model,
+        model=settings.model.name,
         agent=AGENT,
         weight_version=updates.version,
         weights=updates.identity.fingerprint,
-        dtype=state.research_dtype,
+        dtype=settings.model.dtype,
+        number_format=os.environ.get(NUMBERS_VARIABLE, ""),
         context_length=agent.context_length,
         prompt=agent.prompt.sha256,
         trained_prompt=updates.identity.trained_prompt,
+        run=updates.identity.run,
+        trained=updates.identity.trained,
+        quality=await asyncio.to_thread(updates.source.quality),
+        notice=notice(settings, trained=updates.identity.trained),
         retriever=status,
     )

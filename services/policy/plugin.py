@@ -10,7 +10,6 @@ if TYPE_CHECKING:
     from fastapi import FastAPI
     from starlette.datastructures import State
 
-SETTINGS_VARIABLE = "RESEARCH_POLICY_SETTINGS"
 # A whole context of token ids or a picture fits; what would fill the memory does not.
 MAX_BODY_BYTES = 16_000_000
 PLUGIN_NAMES = "research_weights,research_routes"
@@ -31,7 +30,7 @@ class ResearchPlugin:
     required_tasks = ("generate",)
 
     def attach_router(self, app: FastAPI) -> None:
-        from services.policy import answer_routes, ask_page, health
+        from services.policy import answer_routes, ask_page, health, training_routes
         from services.policy.admin import attach_admin_routes
         from services.policy.agent_errors import install_openai_problem_handler
         from services.policy.closed_routes import ClosedRoutes
@@ -44,33 +43,33 @@ class ResearchPlugin:
         app.include_router(health.router)
         app.include_router(ask_page.router)
         app.include_router(answer_routes.router)
+        app.include_router(training_routes.router)
         app.state.research_admin = attach_admin_routes(app)
         app.add_middleware(BodyLimit, max_bytes=MAX_BODY_BYTES)
         app.add_middleware(WeightVersionHeader)
         app.add_middleware(ClosedRoutes)
 
     async def init_state(self, engine_client: Any, state: State, args: Namespace) -> None:
-        import os
-
         from transformers import AutoTokenizer
 
         from research.clients import RetrieverClient
         from research.episode import SearchAgent
         from research.prompts import load_prompt
-        from research.settings import Settings
         from research.tokens import HuggingFaceTokenizer
         from services.policy.adapters import Adapters
         from services.policy.agent_model import ChatWithAgent, ModelsWithAgent
         from services.policy.answering import Answering
         from services.policy.engine_policy import EnginePolicy
+        from services.policy.settings_variable import settings_from_environment
+        from services.policy.start_weights import start_version
         from services.policy.updates import WeightUpdates
 
-        settings = Settings.model_validate_json(os.environ[SETTINGS_VARIABLE])
+        settings = settings_from_environment()
         policy, limits = settings.policy, settings.episode
-        updates = WeightUpdates(engine_client, Path(args.model), policy.weights_dir)
+        updates = WeightUpdates(engine_client, Path(args.model), policy.weights_dir, start_version())
         await updates.announce_initial_version()
         state.research_updates = updates
-        state.research_model, state.research_dtype = settings.model.name, settings.model.dtype
+        state.research_settings = settings
         state.research_retriever = retriever = RetrieverClient(
             policy.retriever_url, timeout=limits.search_timeout, retries=limits.retries
         )

@@ -1,20 +1,32 @@
-"""Starts vLLM's own OpenAI server with our plugin; settings become its arguments and environment."""
+"""Becomes vLLM's own OpenAI server with our plugin; settings become its arguments and environment.
+
+Run as a module by `services.policy.main`.
+"""
 
 from __future__ import annotations
 
 import json
+import logging
+import logging.config
 import os
 import sys
 
 import torch
 
-from research.assets import local_checkpoint
+from research.errors import ResearchError
 from research.prompts import load_prompt, require_trained_prompt, trained_prompt
 from research.settings import Settings
+from services.machine.number_formats import resolved
 from services.policy.adapter_files import MAX_AT_ONCE, MAX_LOADED
-from services.policy.plugin import PLUGIN_NAMES, SETTINGS_VARIABLE
+from services.policy.plugin import PLUGIN_NAMES
+from services.policy.settings_variable import NUMBERS_VARIABLE, SETTINGS_VARIABLE, settings_from_environment
+from services.policy.start_weights import VERSION_VARIABLE, start_weights
 from services.policy.threads import BIND_VARIABLE, cores_to_bind
+from services.process.parent import end_with_parent
 from services.web.auth import API_KEY_VARIABLE, environment_secret
+from services.web.logs import LOGGING
+
+logger = logging.getLogger(__name__)
 
 SERVED_NAME = "policy"
 # On a CPU, oneDNN keeps the code of 1,024 matrix products; each number of tokens in a batch makes others, about 1 MiB
@@ -22,19 +34,26 @@ SERVED_NAME = "policy"
 ONEDNN_CACHE_VARIABLE = "ONEDNN_PRIMITIVE_CACHE_CAPACITY"
 
 
-def serve(settings: Settings) -> None:
+def become_server(settings: Settings) -> None:
     """Replace this process by the policy server.
 
     Raises:
         AssetError: the model is not there.
         ConfigurationError: it was trained with another prompt.
     """
-    checkpoint, limits = local_checkpoint(settings.model.name, settings.paths.data), settings.episode
+    limits = settings.episode
+    settings, numbers = resolved(settings, "auto")
+    weights = start_weights(settings)
     require_trained_prompt(
-        load_prompt(limits.prompt), trained_prompt(checkpoint), settings.model.name, told=limits.any_prompt
+        load_prompt(limits.prompt), trained_prompt(weights.path), str(weights.path), told=limits.any_prompt
     )
-    model = str(checkpoint)
+    logger.info(numbers.line)
+    if numbers.warning:
+        logger.warning(numbers.warning)
+    logger.info("serving weight version %s, %s: %s", weights.version, weights.why, weights.path)
+    model = str(weights.path)
     os.environ.update(server_environment(settings))
+    os.environ |= {VERSION_VARIABLE: weights.version, NUMBERS_VARIABLE: numbers.line}
     command = [
         sys.executable,
         "-m",
@@ -103,3 +122,12 @@ def server_environment(settings: Settings) -> dict[str, str]:
     if key := environment_secret(API_KEY_VARIABLE):
         environment["VLLM_API_KEY"] = key
     return environment
+
+
+if __name__ == "__main__":
+    logging.config.dictConfig(LOGGING)
+    end_with_parent()
+    try:
+        become_server(settings_from_environment())
+    except ResearchError as error:
+        sys.exit(f"error: {error}")

@@ -42,7 +42,8 @@ class UpdateFailedError(ResearchError, RuntimeError):
 class WeightUpdates:
     """Owns which weights are served. `engine` is vLLM's engine client."""
 
-    def __init__(self, engine: Any, base: Path, weights_dir: Path) -> None:
+    def __init__(self, engine: Any, base: Path, weights_dir: Path, version: str = INITIAL_VERSION) -> None:
+        """`base` is the checkpoint that the engine was started with, as `version`."""
         self._engine = engine
         self._weights_dir = weights_dir
         self.tensors = tensor_specs(base)
@@ -54,7 +55,7 @@ class WeightUpdates:
         self.fault: str | None = None
         self.source: Source = FromDisk(base)
         self.identity = self.source.identity()
-        self.version = INITIAL_VERSION
+        self.version = version
 
     async def announce_initial_version(self) -> None:
         await self._engine.update_weight_version(self.version)

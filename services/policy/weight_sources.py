@@ -7,15 +7,19 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from research.prompts import trained_prompt
+from research.run_weights import is_trained, quality_of, read_origin
+from research.schemas import RECEIVED, WeightsQuality
 from services.policy.fingerprint import fingerprint
 
 
 @dataclass(frozen=True, slots=True)
 class Identity:
-    """A fingerprint of weights, and the SHA-256 of the rules that they were trained with, if they say so."""
+    """A fingerprint of weights, the SHA-256 of the rules that they were trained with, if they say so, and their run."""
 
     fingerprint: str
     trained_prompt: str | None
+    trained: bool
+    run: str | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,8 +33,22 @@ class FromDisk:
         return {"path": str(self.path)}
 
     def identity(self) -> Identity:
-        directory = self.path if self.path.is_dir() else self.path.parent
-        return Identity(fingerprint(self.path), trained_prompt(directory))
+        origin = read_origin(self._directory)
+        return Identity(
+            fingerprint(self.path),
+            trained_prompt(self._directory),
+            is_trained(self._directory),
+            origin.run if origin else None,
+        )
+
+    def quality(self) -> WeightsQuality | None:
+        """What the last evaluation of these weights said; it may come after they are served."""
+        found = quality_of(self._directory)
+        return WeightsQuality.model_validate(found) if found else None
+
+    @property
+    def _directory(self) -> Path:
+        return self.path if self.path.is_dir() else self.path.parent
 
     def __str__(self) -> str:
         return str(self.path)
@@ -48,10 +66,13 @@ class Received:
 
     def identity(self) -> Identity:
         """Of the transfer, since nobody reads the weights; nor is the prompt sent."""
-        return Identity(hashlib.sha256(self.group_id.encode()).hexdigest()[:16], None)
+        return Identity(hashlib.sha256(self.group_id.encode()).hexdigest()[:16], None, trained=True, run=None)
+
+    def quality(self) -> None:
+        """Nobody tells: the weights come without the run's files."""
 
     def __str__(self) -> str:
-        return "received from the trainer"
+        return RECEIVED
 
 
 Source = FromDisk | Received

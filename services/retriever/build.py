@@ -18,11 +18,11 @@ from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 
-from tqdm import tqdm  # type: ignore[import-untyped]
-
 from research.errors import AssetError, ConfigurationError, ResearchError
 from research.files import write_json
+from research.passages import Passage
 from research.settings import Settings
+from services.process.progress import progress
 from services.retriever.checkpoint import Checkpoint, open_checkpoint
 from services.retriever.dense import write_dense
 from services.retriever.encoder import load_encoders
@@ -162,8 +162,14 @@ def _snapshot(index: Path, passages: Path, digest: str) -> PassageStore:
         return PassageStore(index)
     except AssetError:
         pass
-    interval = 0.5 if sys.stderr.isatty() else 15
-    write_passage_store(index, tqdm(read_passages(passages), unit="passage", desc="copying", mininterval=interval))
+    with progress("copying", "passages") as advance:
+
+        def counted() -> Iterator[Passage]:
+            for passage in read_passages(passages):
+                advance(1)
+                yield passage
+
+        write_passage_store(index, counted())
     if corpus_digest(passages) != digest:
         (index / PASSAGES).unlink()
         raise AssetError(f"{passages} changed while it was read; run the same command again")

@@ -4,15 +4,12 @@ from __future__ import annotations
 
 import sys
 
-import uvicorn
-
 from research.errors import ResearchError, ServiceError
 from research.settings import Settings
+from services.process import stopping
 from services.retriever.app import create_app
-from services.web.logs import LOGGING
 from services.web.ports import require_free_port
-
-_DRAIN_SECONDS = 20
+from services.web.server import new_server, serve_until_stopped
 
 # The encoder's thread asks for the GIL after every call, some hundred times a second; with Python's 5 ms it would stand
 # still that long whenever requests come in.
@@ -33,18 +30,9 @@ def serve(settings: Settings) -> None:
     require_free_port(settings.retriever.host, settings.retriever.port, "retriever.port")
     sys.setswitchinterval(_SWITCH_SECONDS)
     app = create_app(settings, on_failure=stop)
-    server = uvicorn.Server(
-        uvicorn.Config(
-            app,
-            host=settings.retriever.host,
-            port=settings.retriever.port,
-            log_config=LOGGING,
-            # /metrics counts requests; a line for each would cost more than some searches.
-            access_log=False,
-            timeout_graceful_shutdown=_DRAIN_SECONDS,
-        )
-    )
-    server.run()
+    server = new_server(app, settings.retriever.host, settings.retriever.port)
+    with stopping.keeping(lambda: "what the retriever was asked before has been answered"):
+        serve_until_stopped(server)
     failure = app.state.retriever.failure
     if isinstance(failure, ResearchError):
         raise failure

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import sys
 import threading
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
 
 import numpy as np
-from tqdm import tqdm  # type: ignore[import-untyped]
 
 from research.files import atomic_write
+from services.process.progress import progress
 from services.retriever.encoder import Encoder
 from services.retriever.passage_store import PassageStore
 from services.retriever.search import Vectors
@@ -54,14 +53,8 @@ class VectorShards:
         missing = self.missing
         todo, lock, stop = iter(missing), threading.Lock(), threading.Event()
         sizes = {start: min(SHARD, len(self) - start) for start in missing}
-        with tqdm(
-            total=len(self),
-            initial=len(self) - sum(sizes.values()),
-            unit="passage",
-            desc="encoding",
-            # In a log file every refresh is a line.
-            mininterval=0.5 if sys.stderr.isatty() else 15,
-        ) as progress:
+        already = len(self) - sum(sizes.values())
+        with progress("encoding", "passages", total=len(self), done=already) as advance:
 
             def work(encoder: Encoder) -> None:
                 while not stop.is_set():
@@ -71,7 +64,7 @@ class VectorShards:
                         return
                     self._encode(encoder, start, sizes[start])
                     with lock:
-                        progress.update(sizes[start])
+                        advance(sizes[start])
 
             with ThreadPoolExecutor(len(encoders), thread_name_prefix="encode") as threads:
                 try:

@@ -21,12 +21,17 @@ from services.web.problems import ProblemError, install_problem_handler
 _PAGE = Path(__file__).with_name("status_page.html")
 
 
-def create_app(settings: Settings) -> FastAPI:
-    """The app around one run; the run itself starts on request."""
-    controller = RunController(settings)
+def create_app(settings: Settings, *, returning: bool = False) -> FastAPI:
+    """The app around one run, which starts on request.
+
+    `returning`: orders are kept on the disk, and what they say is done again at the start.
+    """
+    controller = RunController(settings, keeps_orders=returning)
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+        if returning:
+            controller.come_back()
         yield
         await controller.cancel()
 

@@ -13,9 +13,9 @@ from pathlib import Path
 
 from research.errors import TrainingError
 from research.files import write_json
+from research.sealed import PARTIAL, discard, fault_of, sealed_directory
 from services.trainer.learner import Learner
 from services.trainer.learner_state import read_learner, write_learner
-from services.trainer.sealed import PARTIAL, discard, fault_of, sealed_directory
 
 logger = logging.getLogger(__name__)
 

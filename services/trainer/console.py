@@ -3,20 +3,31 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
+from services.process.progress import LINE_SECONDS
 from services.trainer.status import RunStatus
 
 _REFRESH_SECONDS = 0.25
+
+
+async def lines_of(status: RunStatus, say: Callable[[str], None]) -> None:
+    """Say every ten seconds how far the present phase is, until cancelled."""
+    while True:
+        before = (status.phase, status.step)
+        await asyncio.sleep(LINE_SECONDS)
+        if status.total and (status.phase, status.step) == before:
+            say(f"step {status.step} {status.phase}: {status.done} of {status.total}")
 
 
 async def show(status: RunStatus, console: Console) -> None:
     """Follow a run until cancelled. Without a terminal only the lines are printed."""
     status.listeners.append(lambda line: console.print(line, highlight=False, markup=False, soft_wrap=True))
     if not console.is_terminal:
-        await asyncio.Event().wait()
+        await lines_of(status, lambda line: console.print(line, highlight=False, markup=False, soft_wrap=True))
     columns = (
         SpinnerColumn(),
         TextColumn("{task.description}"),

@@ -8,9 +8,12 @@ from contextlib import suppress
 
 from research.errors import ResearchError
 from research.settings import Settings
+from services.machine.number_formats import resolved
 from services.trainer.loop import TrainingLoop
-from services.trainer.setup import training_loop
+from services.trainer.record import RunRecord
+from services.trainer.setup import foresee, training_loop
 from services.trainer.status import RunPhase, RunStatus
+from services.trainer.wish import Wish, read_wish, write_wish
 
 logger = logging.getLogger(__name__)
 
@@ -18,8 +21,10 @@ logger = logging.getLogger(__name__)
 class RunController:
     """At most one run at a time; `status` always tells where it stands."""
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, *, keeps_orders: bool = False) -> None:
+        """`keeps_orders`: start, pause and stop are written to the run's directory, for `come_back`."""
         self._settings = settings
+        self._keeps_orders = keeps_orders
         self._task: asyncio.Task[None] | None = None
         self._loop: TrainingLoop | None = None
         self.status = RunStatus(settings.run, settings.grpo.steps)
@@ -32,14 +37,40 @@ class RunController:
     def run_dir(self) -> str:
         return str(self._settings.run_dir)
 
+    @property
+    def is_wanted(self) -> bool:
+        """Whether a run is under way, or will be when the trainer is started again."""
+        return self.is_running and read_wish(self._settings.run_dir) is Wish.RUNNING
+
+    def come_back(self) -> None:
+        """Do what the last order said: go on with the run that was under way, or tell why not."""
+        wish, status = read_wish(self._settings.run_dir), self.status
+        record = RunRecord(self._settings.run_dir)
+        if record.is_finished(self._settings.grpo.steps):
+            status.step = self._settings.grpo.steps
+            status.enter(RunPhase.FINISHED)
+        elif wish is Wish.RUNNING:
+            status.say(f"{record.directory} was under way when this trainer ended; going on")
+            self.start()
+        elif wish is not None:
+            status.enter(RunPhase.PAUSED if wish is Wish.PAUSED else RunPhase.STOPPED)
+            status.say(f"{record.directory} was {wish} on purpose; POST /run/start goes on with it")
+        if wish is None and status.phase is RunPhase.IDLE:
+            settings, numbers = resolved(self._settings, self._settings.trainer.device)
+            status.number_format = numbers.line
+            foresee(settings, numbers, status)
+
     def start(self) -> bool:
         """Start the run, or let a paused one go on; False if there was nothing to do."""
         if self.is_running:
             if self._loop is None or self.status.phase is not RunPhase.PAUSED:
                 return False
+            self._keep(Wish.RUNNING)
             self._loop.resume()
             return True
+        self._keep(Wish.RUNNING)
         self.status.error = None
+        self.status.enter(RunPhase.STARTING)
         self._task = asyncio.create_task(self._run())
         return True
 
@@ -47,6 +78,7 @@ class RunController:
         """Hold the run before its next step; False if none is running."""
         if self._loop is None or not self.is_running:
             return False
+        self._keep(Wish.PAUSED)
         self._loop.pause()
         return True
 
@@ -54,6 +86,7 @@ class RunController:
         """End the run after its present step, with a checkpoint; False if none is running."""
         if self._loop is None or not self.is_running:
             return False
+        self._keep(Wish.STOPPED)
         self._loop.stop()
         return True
 
@@ -68,6 +101,10 @@ class RunController:
             self._task.cancel()
             with suppress(asyncio.CancelledError, ResearchError):
                 await self._task
+
+    def _keep(self, wish: Wish) -> None:
+        if self._keeps_orders:
+            write_wish(self._settings.run_dir, wish)
 
     async def _run(self) -> None:
         try:

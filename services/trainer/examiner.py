@@ -13,7 +13,7 @@ from research.questions.model import question_from_dict
 from research.questions.sampling import first_of_each_kind
 from research.settings import Settings
 from services.trainer.record import RunRecord
-from services.trainer.rollouts import Rollouts, require_version
+from services.trainer.rollouts import Rollouts, WrongWeightsError, require_version
 from services.trainer.status import RunStatus
 
 BEFORE, WARMUP, AFTER, SAMPLED = "before", "warmup", "after", "sampled"
@@ -61,8 +61,8 @@ class Examiner:
         """Ask and record.
 
         Raises:
-            WrongWeightsError: other weights than the published ones answered.
-            TrainingError: some questions could not be asked, however often they were tried.
+            TrainingError: some questions could not be asked, or other weights than the published ones answered,
+                however often they were tried.
         """
         sampling = replace(self._rollouts.sampling, seed=self._rollouts.seed) if name == SAMPLED else GREEDY
         for _ in range(1 + self._settings.grpo.infra_retries):
@@ -74,12 +74,19 @@ class Examiner:
                 concurrency=self._settings.policy.max_sequences,
                 on_answer=self._on_answer,
             )
-            if not (failed := sum(f.failed for f in figures.values())):
+            fault: Exception | None = None
+            if failed := sum(f.failed for f in figures.values()):
+                fault = TrainingError(f"evaluation {name!r}: {failed} questions could not be asked")
+            try:
+                # A policy that was started anew in the middle serves what it finds, until it is given these weights.
+                require_version([a.episode for a in answered], self._rollouts.version())
+            except WrongWeightsError as error:
+                fault = error
+            if fault is None:
                 break
-            self._say(f"evaluation {name!r}: {failed} questions could not be asked; asking all of them again")
+            self._say(f"{fault}; asking all of them again")
         else:
-            raise TrainingError(f"evaluation {name!r}: {failed} questions could not be asked; see the services' logs")
-        require_version([a.episode for a in answered], self._rollouts.version())
+            raise TrainingError(f"{fault}; see the services' logs")
         self._record.write_evaluation(name, answered, figures)
         return figures
 

@@ -7,6 +7,7 @@ alone would be lost to rounding. It knows nothing of services; every call blocks
 from __future__ import annotations
 
 import math
+import threading
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -19,6 +20,7 @@ from transformers.utils import logging as transformers_logging
 
 from research.errors import TrainingError
 from research.settings import Settings
+from services.machine.number_formats import number_format
 from services.trainer.grpo import grpo_loss, mismatch, token_weights
 from services.trainer.sequences import MicroBatch, TrainingSequence, collate, cut
 
@@ -50,14 +52,23 @@ class Learner:
         self._grpo, self._optim = settings.grpo, settings.optimizer
         self._threads = settings.trainer.threads
         self._temperature = settings.episode.temperature
-        self._dtype: torch.dtype = getattr(torch, settings.model.dtype)
         self.device = _device(settings.trainer.device)
+        self._dtype: torch.dtype = getattr(torch, number_format(settings.model.dtype, self.device.type).name)
         torch.manual_seed(settings.seed)
         self.model = self._load(checkpoint)
         freeze_lowest(self.model, self._optim.frozen_layers)
         self.reference = self._load(checkpoint).requires_grad_(False) if self._grpo.kl_coefficient > 0 else None
         self.optimizer = self.new_optimizer(self._optim.learning_rate)
         self.updates = 0
+        self._broken_off = threading.Event()
+
+    def break_off(self) -> None:
+        """From another thread: have the update under way end before its next micro-batch; none is made after it."""
+        self._broken_off.set()
+
+    def _look_up(self) -> None:
+        if self._broken_off.is_set():
+            raise TrainingError("the update was broken off")
 
     def _load(self, checkpoint: Path) -> Any:
         transformers_logging.disable_progress_bar()
@@ -114,6 +125,7 @@ class Learner:
         for step in range(self._grpo.optimizer_steps):
             sums = dict.fromkeys(("loss", "policy", "kl", "clipped", "entropy"), 0.0)
             for index, batch in enumerate(batches):
+                self._look_up()
                 logprobs, entropy = self._forward(self.model, batch)
                 if step == 0:
                     old.append(logprobs.detach())
@@ -164,6 +176,7 @@ class Learner:
         weights = token_weights([s.sampled_tokens for s in sequences], "token", 1)
         loss_sum = 0.0
         for members in cut(sequences, self._optim.micro_batch_tokens):
+            self._look_up()
             batch = collate(sequences, members, weights, self.device)
             loss = -(batch.weights * self._forward(self.model, batch)[0]).sum()
             loss.backward()  # type: ignore[no-untyped-call]

@@ -5,21 +5,23 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from functools import partial
 from typing import Any, TypeVar
 
 from research.episode import SearchAgent
-from research.errors import TrainingError
+from research.errors import ServiceError, TrainingError
 from research.evaluate import figures_as_dict
 from research.questions import Question
 from research.questions.stream import QuestionStream
+from research.run_weights import note_quality
 from research.settings import Settings
 from services.trainer.alarms import alarms, strongest
 from services.trainer.checkpoint import CheckpointStore, RunState
 from services.trainer.examiner import AFTER, BEFORE, SAMPLED, WARMUP, Examiner, between
+from services.trainer.forecast import seconds_left, step_seconds
 from services.trainer.learner import Learner
 from services.trainer.memory import keep_freed_memory
 from services.trainer.metrics import step_metrics, supervised_metrics, told
@@ -33,6 +35,9 @@ from services.trainer.trackers import Trackers
 from services.trainer.warmup_phase import WarmupPhase, prepare_warmup
 
 Result = TypeVar("Result")
+
+# HTTP statuses of a service that is not there (None: no answer at all), and no reason to give up.
+_AWAY = (None, 502, 503, 504)
 
 
 class TrainingLoop:
@@ -91,6 +96,7 @@ class TrainingLoop:
         try:
             await self._run()
         finally:
+            self._learner.break_off()
             self._learner_thread.shutdown(wait=False)
             if self._trackers is not None:
                 self._trackers.close()
@@ -98,7 +104,14 @@ class TrainingLoop:
     async def _run(self) -> None:
         settings, status = self._settings, self._status
         step = await self._start()
+        out_of_time = False
+        self._foresee()
         while step < settings.grpo.steps and not await self._told_to_stop():
+            if out_of_time := self._is_out_of_time():
+                status.say(
+                    f"ending after step {step} of {settings.grpo.steps}: another would take too long (grpo.minutes)"
+                )
+                break
             step += 1
             status.step = step
             await self._step(step)
@@ -110,13 +123,14 @@ class TrainingLoop:
                 await self._evaluate(between(step))
             if step % settings.checkpoints.every == 0 or step == settings.grpo.steps or self._stop:
                 await self._save_checkpoint(step)
-        if step < settings.grpo.steps:
+            self._foresee()
+        if step < settings.grpo.steps and not out_of_time:
             status.enter(RunPhase.STOPPED)
             status.say(f"stopped after step {step}; start again to go on from there")
             return
         if step:
             await self._evaluate(AFTER)
-        await asyncio.to_thread(write_report, self._record, dict(self._seconds))
+        await asyncio.to_thread(write_report, self._record, dict(self._seconds), out_of_time=out_of_time)
         status.enter(RunPhase.FINISHED)
         status.say(f"finished; report, plot and summary are in {self._record.directory}")
 
@@ -182,7 +196,7 @@ class TrainingLoop:
 
     async def _warmup_phase(self) -> WarmupPhase:
         if self._traces is None:
-            self._traces = await prepare_warmup(self._settings, self._agent, self._train)
+            self._traces = await self._through_outages(lambda: prepare_warmup(self._settings, self._agent, self._train))
         return self._traces
 
     async def _step(self, step: int) -> None:
@@ -271,12 +285,14 @@ class TrainingLoop:
     async def _publish(self, version: int) -> None:
         with self._phase(RunPhase.PUBLISH):
             state = self._learner.model.state_dict()
-            await self._publisher.publish(state, version)
+            await self._through_outages(lambda: self._publisher.publish(state, version), self._publisher.unready)
         self._status.version = version
 
     async def _evaluate(self, name: str) -> None:
         with self._phase(RunPhase.EVALUATION, len(self._examiner.questions(name))):
             figures = await self._examiner.examine(name)
+        if name != SAMPLED:
+            note_quality(self._record.directory, self._publisher.version, name, figures_as_dict(figures))
         if self._trackers is not None:
             self._trackers.evaluation(name, self._status.step, figures_as_dict(figures))
         self._status.say(self._examiner.told(name, figures))
@@ -300,6 +316,38 @@ class TrainingLoop:
         )
         with self._phase(RunPhase.CHECKPOINT):
             await self._in_learner_thread(lambda: self._checkpoints.save(self._learner, state))
+
+    async def _through_outages(
+        self, work: Callable[[], Awaitable[Result]], unready: Callable[[], Awaitable[str | None]] | None = None
+    ) -> Result:
+        """Do what needs a service, and again when a service that was away is back.
+
+        Args:
+            unready: tells what is down, if that is less than all that episodes need.
+
+        Raises ServiceError if the service is there and refuses, or fails more often than `grpo.infra_retries`.
+        """
+        failures = 0
+        while True:
+            try:
+                return await work()
+            except ServiceError as error:
+                failures += not await self._rollouts.outage.wait_until_over(unready)
+                if error.status not in _AWAY or failures > self._settings.grpo.infra_retries:
+                    raise
+
+    def _is_out_of_time(self) -> bool:
+        """Whether another step and the last evaluation exceed `grpo.minutes`; the first step is always taken."""
+        metrics, minutes = self._record.metrics(), self._settings.grpo.minutes
+        if minutes is None or not metrics:
+            return False
+        last = self._seconds["evaluation"] / 2
+        return sum(self._seconds.values()) + step_seconds(metrics) + last > minutes * 60
+
+    def _foresee(self) -> None:
+        """Tell the status how long the rest will take, as soon as there are steps to go by."""
+        if metrics := self._record.metrics():
+            self._status.forecast(seconds_left(self._settings, metrics, self._seconds))
 
     async def _told_to_stop(self) -> bool:
         if not self._may_go_on.is_set():

@@ -6,71 +6,69 @@ import asyncio
 import logging
 import shutil
 from collections.abc import Callable, Coroutine
-from contextlib import suppress
 from typing import Any
 
-import uvicorn
 from rich.console import Console
 
+from research.errors import ServiceError
 from research.settings import Settings
+from services.process import stopping
 from services.trainer.app import create_app
+from services.trainer.checkpoint import CheckpointStore
 from services.trainer.console import show
 from services.trainer.controller import RunController
 from services.trainer.record import RunRecord
-from services.trainer.status import RunPhase, RunStatus
-from services.web.logs import LOGGING
+from services.trainer.status import RunStatus
 from services.web.ports import require_free_port
+from services.web.server import new_server, serve_until_stopped
 
 logger = logging.getLogger(__name__)
 
 
 def serve(settings: Settings) -> None:
-    """Serve status and control until SIGINT or SIGTERM; a run starts on `POST /run/start`."""
-    app = create_app(settings)
-    app.state.controller.status.listeners.append(logger.info)
-    uvicorn.run(
-        app,
-        host=settings.trainer.host,
-        port=settings.trainer.port,
-        log_config=LOGGING,
-        access_log=False,
-    )
+    """Serve status and control until SIGINT or SIGTERM; a run starts on `POST /run/start`.
+
+    A run that was under way when the server ended, however it ended, goes on by itself.
+    """
+    require_free_port(settings.trainer.host, settings.trainer.port, "trainer.port")
+    app = create_app(settings, returning=True)
+    controller: RunController = app.state.controller
+    controller.status.listeners.append(logger.info)
+    server = new_server(app, settings.trainer.host, settings.trainer.port)
+    going_on = "it goes on by itself when the trainer is started again"
+    with stopping.keeping(lambda: kept(settings, going_on) if controller.is_wanted else "no run was under way"):
+        serve_until_stopped(server)
 
 
 View = Callable[[RunStatus, Console], Coroutine[Any, Any, None]]
 
 
-def train(settings: Settings, *, fresh: bool, console: Console, view: View = show) -> bool:
+def train(settings: Settings, *, fresh: bool, console: Console, view: View = show) -> None:
     """Start or resume the run and follow it to its end; the status page is served meanwhile.
 
     Args:
         fresh: throw away what the run directory holds.
         view: shows the run in the terminal, until it is cancelled.
 
-    Returns:
-        True if the run is finished, False if it was stopped before.
-
     Raises:
         ResearchError: the run cannot start or cannot go on.
+        Stopped: a signal ended it; it resumes from its last checkpoint.
     """
     record = RunRecord(settings.run_dir)
     if fresh:
         shutil.rmtree(record.directory, ignore_errors=True)
     if record.is_finished(settings.grpo.steps):
         console.print(f"{record.directory} is finished; use --fresh to start over, or another name with run=…")
-        return True
+        return
     require_free_port(settings.trainer.host, settings.trainer.port, "trainer.port")
-    return asyncio.run(_train(settings, console, view))
+    with stopping.keeping(lambda: kept(settings, "the same command goes on from there")):
+        stopping.run(_train(settings, console, view))
 
 
-async def _train(settings: Settings, console: Console, view: View) -> bool:
+async def _train(settings: Settings, console: Console, view: View) -> None:
     app = create_app(settings)
     controller: RunController = app.state.controller
-    server = uvicorn.Server(
-        uvicorn.Config(
-            app, host=settings.trainer.host, port=settings.trainer.port, log_level="warning", access_log=False
-        )
-    )
+    server = new_server(app, settings.trainer.host, settings.trainer.port, quiet=True)
     viewing = asyncio.create_task(view(controller.status, console))
     await asyncio.sleep(0)
     controller.start()
@@ -78,12 +76,22 @@ async def _train(settings: Settings, console: Console, view: View) -> bool:
     try:
         await asyncio.wait({run, serving}, return_when=asyncio.FIRST_COMPLETED)
         if not run.done():
-            console.print("stopping; start again to go on from the last checkpoint")
-            await controller.cancel()
-        with suppress(asyncio.CancelledError):
-            await run
-        return controller.status.phase is RunPhase.FINISHED
+            raise ServiceError("the status page could not be served; see the messages above")
+        await run
     finally:
+        await controller.cancel()
         viewing.cancel()
         server.should_exit = True
         await serving
+
+
+def kept(settings: Settings, going_on: str) -> str:
+    """What an unfinished run has on the disk, in one sentence."""
+    record = RunRecord(settings.run_dir)
+    if record.is_finished(settings.grpo.steps):
+        return f"the run is finished, and {record.directory} is whole"
+    checkpoints = CheckpointStore(record.checkpoints_dir, settings.checkpoints.keep).all()
+    if not checkpoints:
+        return f"{record.directory} has no checkpoint yet; the same command starts it anew"
+    step = int(checkpoints[-1].name.split("-")[1])
+    return f"{record.directory} keeps the checkpoint after step {step} and every episode since; {going_on}"

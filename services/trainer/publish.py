@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import shutil
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import safe_open
@@ -12,27 +14,35 @@ from safetensors.torch import save_file
 
 from research.clients import INITIAL_VERSION
 from research.prompts import TRAINED_PROMPT
+from research.run_weights import ORIGIN, Origin, version_path, write_origin
 from research.schemas import WeightsRequest
+from research.sealed import MANIFEST, sealed_directory
 from services.trainer.replicas import Replicas
 
+# What a run has written into a base that is itself a published version, and does not hold for the next one.
+_OF_A_RUN = frozenset({MANIFEST, ORIGIN})
 KEPT_VERSIONS = 2  # the one served and the one before, to which a server goes back if loading fails
 
 
 class Publisher:
     """Writes ordinary checkpoints named by version below `directory` and makes the policy servers load them.
 
-    Each says which rules it was trained with (`prompt`), so that nobody asks it with others in silence.
+    Each says which rules it was trained with (`prompt`), so that nobody asks it with others in silence, and which run
+    it is of (`origin`), so that a server that is started anew can find it.
     """
 
-    def __init__(self, base: Path, directory: Path, replicas: Replicas, prompt: str) -> None:
+    def __init__(
+        self, base: Path, directory: Path, replicas: Replicas, prompt: str, origin: Origin | None = None
+    ) -> None:
         self._base = base
+        self._origin = origin
         self._prompt = prompt
         self._directory = directory
         self._replicas = replicas
         self.version = int(INITIAL_VERSION)
 
     def path_of(self, version: int) -> Path:
-        return self._directory / f"version-{version:06d}"
+        return version_path(self._directory, version)
 
     async def publish(self, state: dict[str, torch.Tensor], version: int) -> float:
         """Write and serve a version.
@@ -43,7 +53,8 @@ class Publisher:
         Raises:
             ServiceError: no server took it; all go on serving the former version.
         """
-        await asyncio.to_thread(write_checkpoint, state, self._base, self.path_of(version), self._prompt)
+        origin = replace(self._origin, version=version) if self._origin else None
+        await asyncio.to_thread(write_checkpoint, state, self._base, self.path_of(version), self._prompt, origin)
         seconds = await self._replicas.update(self._request(version))
         self.version = version
         await asyncio.to_thread(self._forget_all_but, range(version - KEPT_VERSIONS + 1, version + 1))
@@ -57,6 +68,10 @@ class Publisher:
         """
         return await self._replicas.settle(self._request(self.version))
 
+    async def unready(self) -> str | None:
+        """Why no policy server could take new weights; None if one is ready."""
+        return await self._replicas.unready()
+
     def _request(self, version: int) -> WeightsRequest:
         return WeightsRequest(path=str(self.path_of(version).resolve()), version=str(version))
 
@@ -69,21 +84,29 @@ class Publisher:
                 shutil.rmtree(path)
 
 
-def write_checkpoint(state: dict[str, torch.Tensor], base: Path, target: Path, prompt: str) -> None:
+def write_checkpoint(
+    state: dict[str, torch.Tensor], base: Path, target: Path, prompt: str, origin: Origin | None = None
+) -> None:
     """Write an ordinary Hugging Face checkpoint: the tensors of `base` by name and dtype, with values from `state`.
 
-    Everything else (configuration, tokenizer, chat template) is copied from `base`. Written beside, then renamed.
+    Everything else (configuration, tokenizer, chat template) is copied from `base`. What stands under `target` is
+    whole, on the disk, and has checksums (`sealed`).
     """
-    partial = target.with_name(target.name + ".partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir(parents=True)
-    for file in base.iterdir():
-        if file.is_file() and file.suffix in (".json", ".jinja", ".txt", ".model"):
-            shutil.copyfile(file, partial / file.name)
-    for file in sorted(base.glob("*.safetensors")):
-        with safe_open(file, framework="pt") as tensors:
-            shard = {name: state[name].to(tensors.get_tensor(name).dtype).contiguous() for name in tensors.keys()}  # noqa: SIM118
-        save_file(shard, partial / file.name, metadata={"format": "pt"})
-    (partial / TRAINED_PROMPT).write_text(prompt + "\n", encoding="utf-8")
-    shutil.rmtree(target, ignore_errors=True)
-    partial.rename(target)
+    with sealed_directory(target, replace=True) as partial:
+        for file in base.iterdir():
+            if file.is_file() and file.suffix in (".json", ".jinja", ".txt", ".model") and file.name not in _OF_A_RUN:
+                shutil.copyfile(file, partial / file.name)
+        for file in sorted(base.glob("*.safetensors")):
+            with safe_open(file, framework="pt") as tensors:
+                shard = {name: state[name].to(_dtype_of(tensors, name)).contiguous() for name in tensors.keys()}  # noqa: SIM118
+            save_file(shard, partial / file.name, metadata={"format": "pt"})
+        (partial / TRAINED_PROMPT).write_text(prompt + "\n", encoding="utf-8")
+        if origin is not None:
+            write_origin(partial, origin)
+
+
+def _dtype_of(tensors: Any, name: str) -> torch.dtype:
+    """Of a tensor in an open file, without reading the tensor."""
+    part = tensors.get_slice(name)
+    dtype: torch.dtype = (part[:0] if part.get_shape() else tensors.get_tensor(name)).dtype
+    return dtype

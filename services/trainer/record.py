@@ -20,7 +20,9 @@ from research.settings import Settings
 from services.trainer.rollouts import Group
 
 # May change between the start and a resumption of a run; every other setting defines what the run is.
-_QUESTIONS = "question_files"
+_QUESTIONS, _NUMBERS = "question_files", "number_format"
+# Follow the machine, or may be raised.
+_FREE = frozenset({"grpo.steps", "grpo.minutes", "model.dtype"})
 _CHANGEABLE = frozenset({"paths", "retriever", "policy", "trainer", "checkpoints", "evaluation", "alarms", "study"})
 
 
@@ -33,10 +35,6 @@ class RunRecord:
         self._config = directory / "config.json"
 
     @property
-    def weights_dir(self) -> Path:
-        return self.directory / "weights"
-
-    @property
     def episodes_dir(self) -> Path:
         return self.directory / "episodes"
 
@@ -44,14 +42,16 @@ class RunRecord:
     def checkpoints_dir(self) -> Path:
         return self.directory / "checkpoints"
 
-    def open(self, settings: Settings, questions: str = "") -> None:
+    def open(self, settings: Settings, questions: str = "", numbers: dict[str, Any] | None = None) -> None:
         """Create the directory, or check that it belongs to the same settings and questions (given by a digest).
+
+        `numbers` is noted: the number format of the machine that the run goes on on, and why.
 
         Raises ConfigurationError that names what differs from what the run was started with.
         """
         self.require_same(settings, questions)
         self.directory.mkdir(parents=True, exist_ok=True)
-        write_json(self._config, settings.model_dump(mode="json") | {_QUESTIONS: questions})
+        write_json(self._config, settings.model_dump(mode="json") | {_QUESTIONS: questions, _NUMBERS: numbers})
 
     def require_same(self, settings: Settings, questions: str = "") -> None:
         """Raise ConfigurationError if the run was begun with other settings or questions; `open` does so, too."""
@@ -66,9 +66,12 @@ class RunRecord:
             )
 
     def is_finished(self, steps: int) -> bool:
-        """Whether a report over at least this many steps has been written."""
-        summary = self.directory / "summary.json"
-        return summary.is_file() and json.loads(summary.read_text(encoding="utf-8"))["steps"] >= steps
+        """Whether a report over at least this many steps, or those that `grpo.minutes` allowed, has been written."""
+        path = self.directory / "summary.json"
+        if not path.is_file():
+            return False
+        summary = json.loads(path.read_text(encoding="utf-8"))
+        return bool(summary["steps"] >= steps or summary.get("out_of_time"))
 
     def metrics(self) -> list[dict[str, Any]]:
         """One entry a finished step."""
@@ -141,14 +144,14 @@ class RunRecord:
 def _differences(former: dict[str, Any], current: dict[str, Any]) -> list[str]:
     differing = []
     for section in sorted(former.keys() | current.keys()):
-        if section in _CHANGEABLE or former.get(section) == current.get(section):
+        if section in _CHANGEABLE or section == _NUMBERS or former.get(section) == current.get(section):
             continue
         old, new = former.get(section), current.get(section)
         if isinstance(old, dict) and isinstance(new, dict):
             differing += [f"{section}.{k}" for k in sorted(old.keys() | new.keys()) if old.get(k) != new.get(k)]
         else:
             differing.append(section)
-    return [name for name in differing if name != "grpo.steps"]
+    return [name for name in differing if name not in _FREE]
 
 
 def _write_gzip_lines(path: Path, records: Sequence[dict[str, Any]]) -> None:

@@ -9,11 +9,12 @@ import asyncio
 import zlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 from research.clients import INITIAL_VERSION, PolicyAdmin, PolicyClient
 from research.episode import Generation, Sampling
 from research.errors import ServiceError
-from research.schemas import WeightsRequest
+from research.schemas import RECEIVED, WeightsRequest, WeightsStatus
 
 # How long those in service wait for one that is out of it; it goes on being mended meanwhile.
 _GRACE_SECONDS = 1.0
@@ -101,6 +102,15 @@ class Replicas:
                 check.result()
         return None if self._any_in_service() else self._replicas[0].fault
 
+    async def unready(self) -> str | None:
+        """What is wrong with the first, if none is ready, whatever it serves; else None."""
+        checks = [replica.client.check_ready() for replica in self._replicas]
+        faults = await asyncio.gather(*checks, return_exceptions=True)
+        for fault in faults:
+            if isinstance(fault, BaseException) and not isinstance(fault, ServiceError):
+                raise fault
+        return None if None in faults else str(faults[0])
+
     def _any_in_service(self) -> bool:
         return any(replica.in_service for replica in self._replicas)
 
@@ -138,11 +148,17 @@ class Replicas:
             self._say(f"the policy at {replica.client.url} {what}; {left} of {len(self._replicas)} serve")
 
 
+def _serves(served: WeightsStatus, published: WeightsRequest) -> bool:
+    """Whether a server has just these weights: another run's may have the same number."""
+    of_this_run = served.source == RECEIVED or Path(served.source) == Path(published.path)
+    return served.version == published.version and of_this_run
+
+
 async def _fault(replica: Replica, published: WeightsRequest) -> str | None:
     """Why a server cannot be in service, or None after it has been given what it lacks."""
     try:
         await replica.client.check_ready()
-        if replica.given != published.version or (await replica.admin.weights()).version != published.version:
+        if replica.given != published.version or not _serves(await replica.admin.weights(), published):
             await replica.admin.update_weights(published)
     except ServiceError as error:
         return str(error)

@@ -73,11 +73,14 @@ class Outage:
         self._status = status
         self._lock = asyncio.Lock()
 
-    async def wait_until_over(self) -> bool:
-        """Return once every service is ready; True if one was down. Raises TrainingError after `patience`."""
+    async def wait_until_over(self, unready: Callable[[], Awaitable[str | None]] | None = None) -> bool:
+        """Return once every service is ready (or all that `unready` looks at); True if one was down.
+
+        Raises TrainingError after `patience`.
+        """
         async with self._lock:
             started = time.monotonic()
-            while down := await self._first_unready():
+            while down := await (unready or self._first_unready)():
                 if self._status.waiting_for is None:
                     self._status.say(f"training pauses: {down}; it goes on when the service is back")
                 self._status.waiting_for = down

@@ -16,9 +16,12 @@ from research.errors import ConfigurationError, ServiceError
 from research.prompts import load_prompt
 from research.questions.model import digest_of
 from research.questions.sources import load_questions
+from research.run_weights import Origin, weights_dir
 from research.settings import Settings
 from research.tokens import HuggingFaceTokenizer
+from services.machine.number_formats import NumberFormat, resolved
 from services.trainer.broadcast import BroadcastingAdmin
+from services.trainer.forecast import Speeds, forecast
 from services.trainer.journal import EpisodeJournal
 from services.trainer.learner import Learner
 from services.trainer.loop import TrainingLoop
@@ -44,10 +47,21 @@ async def training_loop(settings: Settings, status: RunStatus) -> AsyncIterator[
         )
     if settings.episode.temperature == 0:
         raise ConfigurationError("episode.temperature: 0 is greedy; every episode of a group would be the same")
+    settings, numbers = await asyncio.to_thread(resolved, settings, settings.trainer.device)
+    if settings.model.dtype == "float16":
+        raise ConfigurationError(
+            "model.dtype: float16 would round most of the gradient to zero, since the loss is not scaled; "
+            "train in bfloat16 or float32 (auto takes what is fast here)"
+        )
+    status.number_format = numbers.line
+    status.say(numbers.line)
+    if numbers.warning:
+        status.say(f"WARNING: {numbers.warning}")
+    foresee(settings, numbers, status)
     record = RunRecord(settings.run_dir)
     train = load_questions(settings.questions.train, "train", settings.paths.data)
     held_out = load_questions(settings.questions.held_out, "held_out", settings.paths.data)
-    record.open(settings, digest_of([*train, *held_out]))
+    record.open(settings, digest_of([*train, *held_out]), numbers.as_dict())
     base = local_checkpoint(settings.model.name, settings.paths.data)
     limits, trainer = settings.episode, settings.trainer
     api_key = environment_secret(API_KEY_VARIABLE)
@@ -63,7 +77,8 @@ async def training_loop(settings: Settings, status: RunStatus) -> AsyncIterator[
         status.say,
     )
     prompt = load_prompt(limits.prompt)
-    publisher = Publisher(base, settings.checkpoints.publish_dir or record.weights_dir, policy, prompt.text)
+    origin = Origin(settings.run, str(record.directory.resolve()), settings.model.name, 0)
+    publisher = Publisher(base, weights_dir(settings), policy, prompt.text, origin)
     agent = SearchAgent(
         policy=policy,
         retriever=retriever,
@@ -103,6 +118,12 @@ async def training_loop(settings: Settings, status: RunStatus) -> AsyncIterator[
         )
     finally:
         await asyncio.gather(retriever.close(), policy.close())
+
+
+def foresee(settings: Settings, numbers: NumberFormat, status: RunStatus) -> None:
+    """Tell the status how long a run will take that has not begun, where there is a ground for it."""
+    if speeds := Speeds.guessed(numbers):
+        status.forecast(forecast(settings, speeds))
 
 
 def _admins(settings: Settings, token: str) -> list[PolicyAdmin]:

@@ -27,6 +27,9 @@ class RunPhase(StrEnum):
     FAILED = "failed"
 
 
+_STANDING = frozenset({RunPhase.IDLE, RunPhase.PAUSED, RunPhase.STOPPED, RunPhase.FAILED})
+
+
 @dataclass(slots=True)
 class RunStatus:
     """Updated by the loop, read by everybody else; `listeners` hear each line that is worth telling."""
@@ -40,9 +43,24 @@ class RunStatus:
     total: int = 0
     waiting_for: str | None = None
     error: str | None = None
+    number_format: str = ""
+    forecast_seconds: float | None = None
+    forecast_at: float = 0.0
     started: float = field(default_factory=time.time)
     lines: deque[str] = field(default_factory=lambda: deque(maxlen=200))
     listeners: list[Callable[[str], None]] = field(default_factory=list)
+
+    def forecast(self, seconds: float | None) -> None:
+        """Note how long the run will take from now on, or from when it begins."""
+        self.forecast_seconds, self.forecast_at = seconds, time.monotonic()
+
+    @property
+    def seconds_left(self) -> float | None:
+        """How long the run will still take, as far as anybody knows."""
+        if self.forecast_seconds is None or self.phase is RunPhase.FINISHED:
+            return None
+        passed = 0.0 if self.phase in _STANDING else time.monotonic() - self.forecast_at
+        return max(0.0, self.forecast_seconds - passed)
 
     def enter(self, phase: RunPhase, total: int = 0) -> None:
         self.phase, self.done, self.total = phase, 0, total
@@ -56,5 +74,6 @@ class RunStatus:
             listener(line)
 
     def as_dict(self) -> dict[str, Any]:
-        fields = ("run", "steps", "phase", "step", "version", "done", "total", "waiting_for", "error", "started")
+        told = ("run", "steps", "phase", "step", "version", "done", "total", "waiting_for", "error", "started")
+        fields = (*told, "number_format", "seconds_left")
         return {name: getattr(self, name) for name in fields} | {"lines": list(self.lines)}

@@ -22,6 +22,7 @@ from research.errors import ProtocolError
 from research.passages import Passage
 from research.prompts import Prompt
 from research.questions import Hop, Question
+from research.run_weights import weights_dir
 from research.schemas import WeightsRequest, WeightsResponse
 from research.settings import Settings
 from services.trainer.journal import EpisodeJournal
@@ -195,7 +196,7 @@ async def _train(settings: Settings, model: Path, policy: InProcessPolicy) -> No
     record, status = RunRecord(settings.run_dir), RunStatus(settings.run, settings.grpo.steps)
     record.open(settings)
     replicas = Replicas([Replica(cast(PolicyClient, policy), cast(PolicyAdmin, policy))], status.say)
-    publisher = Publisher(model, record.weights_dir, replicas, "none")
+    publisher = Publisher(model, weights_dir(settings), replicas, "none")
 
     async def all_ready() -> None:
         return None

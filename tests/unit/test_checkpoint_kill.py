@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from research.sealed import PARTIAL
 from services.trainer.checkpoint import CheckpointStore
-from services.trainer.sealed import PARTIAL
 from tests.unit.checkpoint_child import KEEP, digest, new_learner, train_and_save
 from tests.unit.tiny_model import write_tiny_model
 

@@ -13,9 +13,9 @@ import pytest
 import torch
 
 from research.errors import TrainingError
+from research.sealed import fault_of, sealed_directory
 from services.trainer.checkpoint import CheckpointStore, RunState
 from services.trainer.learner import Learner
-from services.trainer.sealed import fault_of, sealed_directory
 from tests.unit.checkpoint_child import digest, new_learner
 from tests.unit.tiny_model import random_sequences, write_tiny_model
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import sys
 from pathlib import Path
 from typing import Annotated, get_args
@@ -15,6 +14,7 @@ from research.errors import ConfigurationError
 from research.schemas import Strategy
 from research.strategies import STRATEGIES
 from services.cli.options import Overrides, Preset, console
+from services.process import stopping
 
 
 def corpus(
@@ -71,7 +71,8 @@ def bench(
     settings = load_settings(preset, overrides)
     if questions:
         settings = settings.model_copy(update={"bench": settings.bench.model_copy(update={"questions": questions})})
-    asyncio.run(run_bench(settings, names, out, _command(), console))
+    with stopping.keeping(lambda: f"the answers so far are in {out}; the same command goes on from there"):
+        stopping.run(run_bench(settings, names, out, _command(), console))
 
 
 def report(

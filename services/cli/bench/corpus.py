@@ -6,12 +6,12 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from rich.console import Console
-from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
 from research.errors import AssetError, ConfigurationError
 from research.passages import Passage, write_passages
 from research.questions.files import read_question_file
 from research.questions.paragraphs import paragraphs_of
+from services.process.progress import progress
 from services.retriever.sources import read_passages
 
 _EVERY = 1000  # passages between two signs of life
@@ -30,16 +30,14 @@ def write_corpus(sources: Sequence[Path], out: Path, console: Console) -> int:
             f"{dumps[0]} has no questions, so it is a dump; name one dump (a file or a directory), or question sets"
         )
     passages = read_passages(dumps[0]) if dumps else paragraphs_of(sources)
-    columns = (SpinnerColumn(), TextColumn("{task.completed:,.0f} passages"), TimeElapsedColumn())
-    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
-        task = bar.add_task("", total=None)
-        count = 0
+    count = 0
+    with progress("reading", "passages") as advance:
 
         def counted() -> Iterator[Passage]:
             nonlocal count
             for count, passage in enumerate(passages, 1):
                 if count % _EVERY == 0:
-                    bar.update(task, completed=count)
+                    advance(_EVERY)
                 yield passage
 
         write_passages(out, counted())

@@ -33,6 +33,7 @@ from services.cli.bench.report import write_report
 from services.cli.bench.sets import question_sets
 from services.cli.bench.subject import JUDGE_KEY_VARIABLE, Subject, subject
 from services.cli.bench.terminal import show_figures
+from services.process.progress import Lines
 from services.web.auth import environment_secret
 
 GREEDY = Sampling(0.0)
@@ -94,6 +95,7 @@ async def _ask(asked: Subject, planned: Sequence[Planned], console: Console) -> 
         done = sum(len(records.done) for records in files)
         total = sum(len(each.questions.questions) for each in planned)
         everything = bar.add_task("everything", total=total, completed=done)
+        lines = None if console.is_terminal else Lines("asking", "questions", total=total, done=done)
         for each, records in zip(planned, files, strict=True):
             name, questions = f"{each.questions.name}: {each.strategy}", each.questions.questions
             task = bar.add_task(name, total=len(questions), completed=len(records.done))
@@ -105,7 +107,7 @@ async def _ask(asked: Subject, planned: Sequence[Planned], console: Console) -> 
                     sampling=GREEDY,
                     concurrency=asked.settings.policy.max_sequences,
                     version=asked.version,
-                    on_answer=partial(_advance, bar, task, everything),
+                    on_answer=partial(_advance, bar, lines, task, everything),
                 )
                 former = None
             except ServiceError as error:
@@ -158,6 +160,8 @@ def _progress(console: Console) -> Progress:
     )
 
 
-def _advance(bar: Progress, *tasks: TaskID) -> None:
+def _advance(bar: Progress, lines: Lines | None, *tasks: TaskID) -> None:
     for task in tasks:
         bar.advance(task)
+    if lines is not None:
+        lines.advance()

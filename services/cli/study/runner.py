@@ -15,8 +15,8 @@ from services.cli.study.view import StudyView
 from services.trainer.main import train
 
 
-def run_study(plan: StudyPlan, arguments: Sequence[str], console: Console) -> bool:
-    """Do what is not done yet and write the report; False if it was stopped before the end.
+def run_study(plan: StudyPlan, arguments: Sequence[str], console: Console) -> None:
+    """Do what is not done yet and write the report.
 
     Raises ResearchError where a part fails; the same command goes on from there.
     """
@@ -30,11 +30,8 @@ def run_study(plan: StudyPlan, arguments: Sequence[str], console: Console) -> bo
             for run in unfinished:
                 console.rule(f"{run.name} ({plan.runs.index(run) + 1} of {len(plan.runs)})")
                 plan.begin(run)
-                if not train(plan.settings_of(run), fresh=False, console=console, view=view.follow):
-                    console.print("stopped; the same command goes on from here")
-                    return False
+                train(plan.settings_of(run), fresh=False, console=console, view=view.follow)
                 gc.collect()  # the learner is in cycles, and the next one needs its memory
                 plan.tidy()
                 write_study_report(plan)  # what is known so far can be read while the rest runs
     console.print(f"the report is {write_study_report(plan)}", highlight=False, soft_wrap=True)
-    return True

@@ -13,6 +13,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 from services.cli.study.plan import START, PlannedRun, StudyPlan
+from services.trainer.console import lines_of
 from services.trainer.examiner import SAMPLED
 from services.trainer.status import RunStatus
 
@@ -31,7 +32,7 @@ class StudyView:
         """Follow a run until cancelled. Without a terminal only its lines are printed."""
         status.listeners.append(lambda line: console.print(line, highlight=False, markup=False, soft_wrap=True))
         if not console.is_terminal:
-            await asyncio.Event().wait()
+            await lines_of(status, lambda line: console.print(line, highlight=False, markup=False, soft_wrap=True))
         phase = Progress(
             TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), console=console
         )

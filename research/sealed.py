@@ -20,13 +20,15 @@ PARTIAL = ".partial"
 
 
 @contextmanager
-def sealed_directory(target: Path) -> Iterator[Path]:
+def sealed_directory(target: Path, *, replace: bool = False) -> Iterator[Path]:
     """Hand out an empty directory beside `target`; when the block ends without an error it is sealed and renamed.
+
+    `replace`: a `target` that is there goes just before; a kill between the two leaves none.
 
     What stands under the final name is on the disk, not only in memory: a power cut is no different from a kill.
     Raises FileExistsError if there is a `target` already, because replacing a directory cannot be atomic.
     """
-    if target.exists():
+    if target.exists() and not replace:
         raise FileExistsError(f"{target} is there already")
     partial = target.with_name(target.name + PARTIAL)
     shutil.rmtree(partial, ignore_errors=True)
@@ -36,6 +38,8 @@ def sealed_directory(target: Path) -> Iterator[Path]:
     write_json(partial / MANIFEST, {path.name: _identity(path) for path in files})
     for path in [*files, partial]:
         _to_disk(path)
+    if target.exists():
+        shutil.rmtree(target)
     partial.rename(target)
     _to_disk(target.parent)
 

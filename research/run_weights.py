@@ -1,0 +1,130 @@
+"""The weights that a run has published: where they lie, which of them are whole, and how good they were.
+
+The trainer writes them and the policy serves them, also after either was started anew; so both read this one module.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from research.files import write_json
+from research.prompts import TRAINED_PROMPT
+from research.sealed import MANIFEST, fault_of
+from research.settings import Settings
+
+ORIGIN = "origin.json"
+QUALITY = "quality.json"
+_KEPT_FIGURES = 20
+
+
+@dataclass(frozen=True, slots=True)
+class Origin:
+    """Where published weights come from; it stands beside them.
+
+    `base` is the model that the run began with, by its name in the settings. Version 0 is that model, untouched.
+    """
+
+    run: str
+    run_dir: str
+    base: str
+    version: int
+
+
+def weights_dir(settings: Settings) -> Path:
+    """Where a run's versions are handed over."""
+    return settings.checkpoints.publish_dir or settings.run_dir / "weights"
+
+
+def version_path(directory: Path, version: int) -> Path:
+    """The checkpoint directory of a version."""
+    return directory / f"version-{version:06d}"
+
+
+def versions(directory: Path) -> list[tuple[int, Path]]:
+    """Finished versions, oldest first."""
+    found = [(path.name.removeprefix("version-"), path) for path in directory.glob("version-*")]
+    return sorted((int(number), path) for number, path in found if number.isdigit())
+
+
+def newest_good(settings: Settings, warn: Callable[[str], None]) -> tuple[int, Path] | None:
+    """The newest version of the run `settings.run` that is what was written; None if there is none.
+
+    Versions of another base model than `settings.model.name` do not count; those that are broken are warned of. Those
+    of runs from before checksums were kept are believed.
+    """
+    for number, path in reversed(versions(weights_dir(settings))):
+        base = _base_of(path, settings)
+        if base is not None and base != settings.model.name:
+            warn(f"{path} is of a run on {base}, not on {settings.model.name}, and is not served")
+            return None
+        if (path / MANIFEST).is_file():
+            if fault := fault_of(path):
+                warn(f"{path} is broken ({fault}); the version before is taken")
+                continue
+        elif not any(path.glob("*.safetensors")):
+            warn(f"{path} holds no weights; the version before is taken")
+            continue
+        return number, path
+    return None
+
+
+def write_origin(directory: Path, origin: Origin) -> None:
+    """Say beside weights where they come from."""
+    write_json(directory / ORIGIN, asdict(origin))
+
+
+def read_origin(checkpoint: Path) -> Origin | None:
+    """Where a checkpoint comes from, if it is a run's and says so."""
+    try:
+        return Origin(**json.loads((checkpoint / ORIGIN).read_text(encoding="utf-8")))
+    except (OSError, ValueError, TypeError):
+        return None
+
+
+def is_trained(checkpoint: Path) -> bool:
+    """Whether a checkpoint has been taught to search: a run's version after 0, or an exported model."""
+    origin = read_origin(checkpoint)
+    return origin.version > 0 if origin else (checkpoint / TRAINED_PROMPT).is_file()
+
+
+def note_quality(run_dir: Path, version: int, evaluation: str, figures: Mapping[str, Mapping[str, Any]]) -> None:
+    """Keep what an evaluation on held-out questions said of a version, by kind of question."""
+    noted = _quality(run_dir)
+    noted.pop(str(version), None)
+    noted[str(version)] = {
+        "evaluation": evaluation,
+        "em": {kind: each["em"] for kind, each in figures.items()},
+        "n": {kind: each["n"] for kind, each in figures.items()},
+    }
+    write_json(run_dir / QUALITY, dict(list(noted.items())[-_KEPT_FIGURES:]))
+
+
+def quality_of(checkpoint: Path) -> dict[str, Any] | None:
+    """What the last evaluation said of a run's version: `evaluation`, `em` and `n` by kind; None if there was none."""
+    origin = read_origin(checkpoint)
+    if origin is None:
+        return None
+    for run_dir in (checkpoint.parent.parent, Path(origin.run_dir)):
+        if (found := _quality(run_dir).get(str(origin.version))) is not None:
+            return dict(found)
+    return None
+
+
+def _quality(run_dir: Path) -> dict[str, Any]:
+    try:
+        return dict(json.loads((run_dir / QUALITY).read_text(encoding="utf-8")))
+    except (OSError, ValueError, TypeError):
+        return {}
+
+
+def _base_of(checkpoint: Path, settings: Settings) -> str | None:
+    if origin := read_origin(checkpoint):
+        return origin.base
+    try:  # runs from before there was an origin
+        return str(json.loads((settings.run_dir / "config.json").read_text(encoding="utf-8"))["model"]["name"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return None

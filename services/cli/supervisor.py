@@ -1,0 +1,117 @@
+"""Starts again what dies, with back-off, and gives up on what dies again and again."""
+
+from __future__ import annotations
+
+import subprocess
+import threading
+import time
+from collections.abc import Callable, MutableMapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Generic, Protocol, TypeVar
+
+from research.errors import ServiceError
+from services.process import stopping
+
+_POLL_SECONDS = 0.5
+_DEATHS = 5
+# A service that has answered for so long was well; what kills it later is another matter.
+_WELL_SECONDS = 60.0
+_LONGEST_BACK_OFF = 30.0
+
+
+def tail(log: Path, lines: int = 15) -> str:
+    """The last lines of a log."""
+    return "\n".join(log.read_text(encoding="utf-8", errors="replace").splitlines()[-lines:])
+
+
+class Supervised(Protocol):
+    """What is known of a child process."""
+
+    @property
+    def process(self) -> subprocess.Popen[bytes]: ...
+    @property
+    def log(self) -> Path: ...
+
+
+Child = TypeVar("Child", bound=Supervised)
+
+
+@dataclass(slots=True)
+class _Health:
+    deaths: int = 0
+    due: float | None = None  # when it is started again
+    ready_since: float | None = 0.0
+
+
+class Supervisor(threading.Thread, Generic[Child]):
+    """Watches children in a thread until `end`.
+
+    Args:
+        children: by name; a child that is started again takes the place of the dead one.
+        start: starts one, by name.
+        is_ready: whether a child answers.
+        say: is told what happens, a line each.
+        give_up: is called with an error when a child has died five times in a row; it ends the process.
+    """
+
+    def __init__(
+        self,
+        children: MutableMapping[str, Child],
+        *,
+        start: Callable[..., Child],
+        is_ready: Callable[[Child], bool],
+        say: Callable[[str], None],
+        give_up: Callable[[ServiceError], None] = stopping.give_up,
+        back_off: float = 1.0,
+    ) -> None:
+        super().__init__(name="supervisor", daemon=True)
+        self._children, self._start, self._is_ready = children, start, is_ready
+        self._say, self._give_up, self._back_off = say, give_up, back_off
+        self._health = {name: _Health() for name in children}
+        self._ending = threading.Event()
+
+    def run(self) -> None:
+        while not self._ending.wait(_POLL_SECONDS):
+            for name in list(self._children):
+                if not self._look_after(name, self._health[name]):
+                    # The kernel ends what this thread has started when it ends, so it stays.
+                    self._ending.wait()
+                    return
+
+    def end(self) -> None:
+        """Look after nobody from now on; returns when the thread has ended."""
+        self._ending.set()
+        self.join()
+
+    def _look_after(self, name: str, health: _Health) -> bool:
+        """One look at one child; False if it was given up."""
+        child, now = self._children[name], time.monotonic()
+        if health.due is not None:
+            if now >= health.due:
+                health.due = None
+                self._children[name] = self._start(name)
+            return True
+        code = child.process.poll()
+        if code is None:
+            if health.ready_since is None and self._is_ready(child):
+                health.ready_since = now
+                self._say(f"the {name} is ready again")
+            elif health.ready_since is not None and now - health.ready_since > _WELL_SECONDS:
+                health.deaths = 0
+            return True
+        health.deaths += 1
+        health.ready_since = None
+        how = f"with code {code}" if code >= 0 else f"by signal {-code}"
+        if health.deaths >= _DEATHS:
+            self._give_up(
+                ServiceError(
+                    f"the {name} ended {how}, the {_DEATHS}th time in a row; the end of {child.log}:\n"
+                    f"{tail(child.log)}\neverything has been ended; mend what the log says and start again"
+                )
+            )
+            return False
+        wait = min(self._back_off * 2 ** (health.deaths - 1), _LONGEST_BACK_OFF)
+        health.due = now + wait
+        self._say(f"the {name} ended {how}; it is started again in {wait:.0f} s (log: {child.log})")
+        return True

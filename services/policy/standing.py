@@ -1,0 +1,17 @@
+"""What somebody who asks should know of the weights that answer."""
+
+from __future__ import annotations
+
+from research.settings import Settings
+
+NOTICE_HEADER = "Research-Notice"
+
+
+def notice(settings: Settings, *, trained: bool) -> str:
+    """One line, empty for weights that have been taught to search.
+
+    A preset with a supervised warm-up says that its model is too small to follow the rules by itself.
+    """
+    if trained:
+        return ""
+    return f"untrained: it {'will not search' if settings.warmup.enabled else 'has not been taught to search'}"

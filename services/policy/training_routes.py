@@ -1,0 +1,58 @@
+"""What the trainer is doing, for the page to ask from, and the order to begin, for who has the admin token."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import httpx
+from fastapi import APIRouter, Request
+
+from research.schemas import ErrorBody, TrainingState
+from research.settings import Settings
+from services.web.auth import ADMIN_TOKEN_VARIABLE, environment_secret
+from services.web.problems import ExplainingRoute, ProblemError
+
+_SECONDS = 3.0
+
+router = APIRouter(tags=["training"], route_class=ExplainingRoute)
+control = APIRouter(prefix="/admin", tags=["admin"], route_class=ExplainingRoute)
+
+
+@router.get("/training")
+async def training(request: Request) -> TrainingState:
+    """Where the run stands; `reachable` is false where no trainer answers."""
+    settings: Settings = request.app.state.research_settings
+    try:
+        return _state(await _ask(settings, "GET", "/status"))
+    except (httpx.HTTPError, ValueError, KeyError, TypeError):
+        return TrainingState(reachable=False)
+
+
+@control.post("/training", responses={status: {"model": ErrorBody} for status in (401, 409, 502)})
+async def start_training(request: Request) -> TrainingState:
+    """Start the trainer's run, or let it go on; it serves what it learns by itself."""
+    settings: Settings = request.app.state.research_settings
+    try:
+        return _state(await _ask(settings, "POST", "/run/start"))
+    except httpx.HTTPStatusError as error:
+        if error.response.status_code == 409:
+            raise ProblemError(409, "conflict", "the run is going on already") from error
+        raise ProblemError(502, "trainer_refused", f"the trainer answered {error.response.status_code}") from error
+    except (httpx.HTTPError, ValueError, KeyError, TypeError) as error:
+        raise ProblemError(502, "trainer_away", "the trainer does not answer; start it with `research up`") from error
+
+
+async def _ask(settings: Settings, method: str, path: str) -> dict[str, Any]:
+    token = environment_secret(ADMIN_TOKEN_VARIABLE)
+    headers = {"Authorization": f"Bearer {token}"} if token and method == "POST" else {}
+    async with httpx.AsyncClient(base_url=settings.policy.trainer_url, timeout=_SECONDS) as client:
+        answer = await client.request(method, path, headers=headers)
+        answer.raise_for_status()
+        found: dict[str, Any] = answer.json()
+        return found
+
+
+def _state(status: dict[str, Any]) -> TrainingState:
+    """Of the trainer's status, what is no secret: no log, no address."""
+    names = ("run", "phase", "step", "steps", "done", "total", "seconds_left")
+    return TrainingState(reachable=True, **{name: status[name] for name in names})

@@ -1,0 +1,1 @@
+"""How our processes end: by signals, within seconds, and together with who started them."""

@@ -1,0 +1,91 @@
+"""How long a run of the built-in model will take: tokens that its phases need, by the tokens a second of this machine.
+
+The counts are those of recorded runs (docs/results/machines.md); they are rough, and so is the forecast. Of other
+models nobody knows how long their episodes are before the first step.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from statistics import fmean
+from typing import Any
+
+from research.settings import Settings
+from services.machine.number_formats import NumberFormat
+
+BUILTIN_MODEL = "builtin:smollm2-135m-instruct"
+
+# Sampled tokens of a greedy answer: untouched, and once it knows the format; and of a sampled episode.
+_UNTOUCHED_TOKENS, _ANSWER_TOKENS, _EPISODE_TOKENS = 25, 65, 76
+# Tokens that the learner computes for a trace and for an episode, prompt and results included.
+_TRACE_TOKENS, _TRAINED_TOKENS = 215, 245
+# Of the groups, those that carry a signal.
+_SIGNAL = 0.6
+# Prompts to read, searches, and episodes that end later than others: what is left of the rate of plain generation.
+_ROLLOUT_SHARE = 0.62
+_PUBLISH_SECONDS, _CHECKPOINT_SECONDS, _OTHER_SECONDS = 1.5, 3.0, 15.0
+# Tokens a second for each GFLOP/s of one product on one thread, where nothing better is known.
+_LEARNER_PER_GFLOPS, _POLICY_PER_GFLOPS = 5.0, 5.0
+
+
+@dataclass(frozen=True, slots=True)
+class Speeds:
+    """What this machine does: tokens a second trained (forward and backward), and sampled with 32 requests at once."""
+
+    learner: float
+    policy: float
+
+    @staticmethod
+    def guessed(numbers: NumberFormat) -> Speeds | None:
+        """From the timed product of the number format; None on a GPU, where none is timed."""
+        if numbers.gflops is None:
+            return None
+        return Speeds(_LEARNER_PER_GFLOPS * numbers.gflops, _POLICY_PER_GFLOPS * numbers.gflops)
+
+
+def forecast(settings: Settings, speeds: Speeds) -> float | None:
+    """Seconds from the first evaluation to the last; None for other models than the built-in one."""
+    if settings.model.name != BUILTIN_MODEL or not settings.warmup.enabled:
+        return None
+    grpo = settings.grpo
+    asked = _questions(settings)
+    episodes = grpo.questions_per_step * grpo.group_size
+    trained = grpo.questions_per_step * _SIGNAL * min(grpo.keep_per_group or grpo.group_size, grpo.group_size)
+    sampled = asked * (_UNTOUCHED_TOKENS + 2 * _ANSWER_TOKENS) + grpo.steps * episodes * _EPISODE_TOKENS
+    learnt = settings.warmup.steps * settings.warmup.batch_size * _TRACE_TOKENS + grpo.steps * trained * _TRAINED_TOKENS
+    saves = 1 + grpo.steps // settings.checkpoints.every
+    return (
+        sampled / (speeds.policy * _ROLLOUT_SHARE)
+        + learnt / speeds.learner
+        + (grpo.steps + 2) * _PUBLISH_SECONDS
+        + saves * _CHECKPOINT_SECONDS
+        + _OTHER_SECONDS
+    )
+
+
+def seconds_left(settings: Settings, metrics: list[dict[str, Any]], seconds: Mapping[str, float]) -> float:
+    """Of a run under way, by its last steps.
+
+    Args:
+        metrics: an entry for each finished step; one at least.
+        seconds: spent on each phase so far.
+    """
+    left = settings.grpo.steps - len(metrics)
+    return left * step_seconds(metrics) + seconds.get("evaluation", 0.0) / 2
+
+
+def step_seconds(metrics: list[dict[str, Any]]) -> float:
+    """Mean of the last three steps."""
+    return fmean(sum(entry["seconds"].values()) for entry in metrics[-3:])
+
+
+def minutes(seconds: float) -> str:
+    """As people say it."""
+    whole = max(1, round(seconds / 60))
+    return f"about {whole} minute{'s' if whole > 1 else ''}"
+
+
+def _questions(settings: Settings) -> int:
+    count = settings.evaluation.per_kind
+    return sum(count.values()) if isinstance(count, dict) else 2 * count

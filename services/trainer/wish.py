@@ -1,0 +1,33 @@
+"""What somebody wants of a run, on the disk: a trainer that is started again does what it was doing."""
+
+from __future__ import annotations
+
+import json
+from enum import StrEnum
+from pathlib import Path
+
+from research.files import write_json
+
+FILE = "wanted.json"
+
+
+class Wish(StrEnum):
+    """The last order that was given: start, pause or stop."""
+
+    RUNNING = "running"
+    PAUSED = "paused"
+    STOPPED = "stopped"
+
+
+def read_wish(run_dir: Path) -> Wish | None:
+    """The wish of a run; None if no order was given yet, or the file cannot be read."""
+    try:
+        return Wish(json.loads((run_dir / FILE).read_text(encoding="utf-8"))["wanted"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
+def write_wish(run_dir: Path, wish: Wish) -> None:
+    """Keep an order; it is on the disk when this returns."""
+    run_dir.mkdir(parents=True, exist_ok=True)
+    write_json(run_dir / FILE, {"wanted": str(wish)})

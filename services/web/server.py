@@ -1,0 +1,43 @@
+"""Runs an app under uvicorn until the process is told to stop; signals are `services.process.stopping`'s business."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import uvicorn
+from fastapi import FastAPI
+
+from services.process import stopping
+from services.web.logs import LOGGING
+
+# Requests under way are answered first, for so long; then the app closes what it has opened.
+DRAIN_SECONDS = 5
+
+
+class Server(uvicorn.Server):
+    """As uvicorn's, without its signal handlers: those would answer a SIGINT that the parent ignored with code 0."""
+
+    @contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        yield
+
+
+def new_server(app: FastAPI, host: str, port: int, *, quiet: bool = False) -> Server:
+    """A server that writes one JSON line for each event; `quiet`: only warnings, as uvicorn formats them."""
+    logs = {"log_level": "warning"} if quiet else {"log_config": LOGGING}
+    # No line for each request: /metrics counts them, and a line would cost more than some searches.
+    return Server(
+        uvicorn.Config(app, host=host, port=port, access_log=False, timeout_graceful_shutdown=DRAIN_SECONDS, **logs)
+    )
+
+
+def serve_until_stopped(server: Server) -> None:
+    """Serve until the app ends it; raises Stopped once everything is closed after a signal."""
+
+    def stop() -> None:
+        server.should_exit = True
+
+    with stopping.interrupting(stop):
+        server.run()
+    stopping.raise_if_stopping()
