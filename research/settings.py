@@ -129,7 +129,9 @@ class PolicyService(Section):
         "(model.name), or the path of a checkpoint",
     )
     trainer_url: str = Field("", description="whose run the page shows; empty: trainer.host and trainer.port")
-    weights_dir: Path = Field(Path("runs"), description="new weights are accepted from below this directory only")
+    weights_dir: Path = Field(
+        Path("runs"), description="new weights are accepted from below this directory only; left out: paths.runs"
+    )
     lora_rank: Literal[0, 8, 16, 32, 64, 128, 256] = Field(
         0, description="largest rank of LoRA adapters that can be loaded; 0: none can"
     )
@@ -356,7 +358,7 @@ class Settings(Section):
 
     @model_validator(mode="after")
     def _addresses_follow_the_ports(self) -> Settings:
-        """Services that are not said to be elsewhere are where their own sections put them."""
+        """Services that are not said to be elsewhere are where their own sections put them; so are weights."""
         retriever = _address(self.retriever.host, self.retriever.port)
         policy = _address(self.policy.host, self.policy.port)
         urls = {
@@ -364,6 +366,8 @@ class Settings(Section):
             "trainer_url": self.policy.trainer_url or _address(self.trainer.host, self.trainer.port),
         }
         object.__setattr__(self, "policy", self.policy.model_copy(update=urls))
+        if "weights_dir" not in self.policy.model_fields_set:
+            object.__setattr__(self, "policy", self.policy.model_copy(update={"weights_dir": self.paths.runs}))
         found = {
             "retriever_url": self.trainer.retriever_url or retriever,
             "policy_urls": self.trainer.policy_urls or [policy],

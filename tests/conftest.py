@@ -92,7 +92,9 @@ def launching(
         ) -> Server:
             port = port or free_port()
             log = tmp_path_factory.mktemp(name) / "log.jsonl"
-            settings = [f"paths.data={data_dir}", *overrides, f"{name}.port={port}"]
+            # A run that somebody made in this folder is not what is tested.
+            untrained = ["policy.serve=base"] if name == "policy" else []
+            settings = [f"paths.data={data_dir}", *untrained, *overrides, f"{name}.port={port}"]
             with log.open("wb") as output:
                 process = subprocess.Popen(
                     [sys.executable, "-m", "services.cli.main", "serve", name, *settings],

@@ -26,6 +26,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
 
+from benchmarks.programs import require_program
+
 HERE = Path(__file__).resolve().parent
 CLIENTS = (1, 32, 128)
 SERVE = [sys.executable, "-m", "services.cli.main", "serve", "retriever"]
@@ -69,6 +71,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("overrides", nargs="*", help="settings for all, such as retriever.threads=2")
     arguments = parser.parse_args()
+    require_program("wrk", "wrk")
     with tempfile.TemporaryDirectory() as scratch:
         bodies = Path(scratch) / "bodies.jsonl"
         queries = grpo_mix(builtin_queries()) if arguments.mix else builtin_queries()

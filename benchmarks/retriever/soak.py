@@ -19,6 +19,7 @@ import urllib.request
 from pathlib import Path
 from typing import Any
 
+from benchmarks.programs import require_program
 from benchmarks.retriever.load import HERE, SERVE, builtin_queries, free_port, serving
 
 CLIENTS, OVERLOAD_CLIENTS, QUEUE = 128, 2000, 256
@@ -30,6 +31,7 @@ def main() -> None:
     parser.add_argument("--minutes", type=float, default=20)
     parser.add_argument("--overload-minutes", type=float, default=2)
     arguments = parser.parse_args()
+    require_program("wrk", "wrk")
     port = free_port()
     command = [*SERVE, f"retriever.port={port}", f"retriever.max_queue={QUEUE}", "retriever.cache_mib=16"]
     with tempfile.TemporaryDirectory() as scratch, serving(command, port) as process:

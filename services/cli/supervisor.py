@@ -88,30 +88,38 @@ class Supervisor(threading.Thread, Generic[Child]):
         """One look at one child; False if it was given up."""
         child, now = self._children[name], time.monotonic()
         if health.due is not None:
-            if now >= health.due:
-                health.due = None
+            if now < health.due:
+                return True
+            health.due = None
+            try:
                 self._children[name] = self._start(name)
+            except OSError as error:
+                return self._died(name, health, f"could not be started ({error})")
             return True
         code = child.process.poll()
-        if code is None:
-            if health.ready_since is None and self._is_ready(child):
-                health.ready_since = now
-                self._say(f"the {name} is ready again")
-            elif health.ready_since is not None and now - health.ready_since > _WELL_SECONDS:
-                health.deaths = 0
-            return True
+        if code is not None:
+            return self._died(name, health, f"ended with code {code}" if code >= 0 else f"ended by signal {-code}")
+        if health.ready_since is None and self._is_ready(child):
+            health.ready_since = now
+            self._say(f"the {name} is ready again")
+        elif health.ready_since is not None and now - health.ready_since > _WELL_SECONDS:
+            health.deaths = 0
+        return True
+
+    def _died(self, name: str, health: _Health, how: str) -> bool:
+        """Plan the next start; False if there have been too many."""
+        log = self._children[name].log
         health.deaths += 1
         health.ready_since = None
-        how = f"with code {code}" if code >= 0 else f"by signal {-code}"
         if health.deaths >= _DEATHS:
             self._give_up(
                 ServiceError(
-                    f"the {name} ended {how}, the {_DEATHS}th time in a row; the end of {child.log}:\n"
-                    f"{tail(child.log)}\neverything has been ended; mend what the log says and start again"
+                    f"the {name} {how}, the {_DEATHS}th time in a row; the end of {log}:\n{tail(log)}\n"
+                    "everything has been ended; mend what the log says and start again"
                 )
             )
             return False
         wait = min(self._back_off * 2 ** (health.deaths - 1), _LONGEST_BACK_OFF)
-        health.due = now + wait
-        self._say(f"the {name} ended {how}; it is started again in {wait:.0f} s (log: {child.log})")
+        health.due = time.monotonic() + wait
+        self._say(f"the {name} {how}; it is started again in {wait:.0f} s (log: {log})")
         return True

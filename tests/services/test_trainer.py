@@ -20,6 +20,7 @@ def trainer(launch: Any, tmp_path_factory: pytest.TempPathFactory) -> Any:
         f"paths.runs={runs}",
         f"trainer.retriever_url={nobody}",
         f'trainer.policy_urls=["{nobody}"]',
+        "trainer.outage_patience=3",
         environment={"RESEARCH_ADMIN_TOKEN": TOKEN},
     )
 
@@ -64,7 +65,8 @@ def test_a_run_without_its_services_fails_with_their_names(trainer: Any) -> None
         client.post("/run/start", headers={"Authorization": f"Bearer {TOKEN}"}).raise_for_status()
         status = await_phase(client, "failed")
     assert "the policy" in status["error"]
-    assert "cannot be reached" in status["error"]
+    assert "does not answer" in status["error"]
+    assert "waited 3 s (trainer.outage_patience)" in status["error"]
 
 
 def await_phase(client: httpx.Client, phase: str, timeout: float = 90) -> dict[str, Any]:

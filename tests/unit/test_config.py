@@ -9,6 +9,7 @@ import pytest
 from research.config import PRESET_DIR, load_settings
 from research.errors import ConfigurationError
 from research.prompts import load_prompt
+from research.settings import Settings
 
 
 @pytest.mark.parametrize("preset", sorted(path.stem for path in PRESET_DIR.glob("*.toml")))
@@ -97,3 +98,30 @@ def test_addresses_follow_the_ports_unless_given() -> None:
 def test_an_endpoint_that_cannot_be_asked_is_explained(overrides: list[str], named: str) -> None:
     with pytest.raises(ConfigurationError, match=named):
         load_settings(overrides=overrides)
+
+
+def test_settings_of_the_environment_are_written_as_on_the_command_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RESEARCH_SETTINGS", "grpo.steps=20 model.dtype=float32 'evaluation.per_kind={ one_hop = 3 }'")
+    settings = load_settings()
+    assert (settings.grpo.steps, settings.model.dtype) == (20, "float32")
+    assert settings.evaluation.per_kind == {"one_hop": 3}
+    monkeypatch.setenv("RESEARCH__GRPO__STEPS", "21")
+    assert load_settings().grpo.steps == 21
+    assert load_settings(overrides=["grpo.steps=22"]).grpo.steps == 22
+
+
+@pytest.mark.parametrize(
+    ("value", "message"),
+    [("grpo.steps", "not of the form"), ("grpo.steps='", "RESEARCH_SETTINGS: "), ("grpo.stps=1", "no such setting")],
+)
+def test_wrong_settings_of_the_environment_are_named(monkeypatch: pytest.MonkeyPatch, value: str, message: str) -> None:
+    monkeypatch.setenv("RESEARCH_SETTINGS", value)
+    with pytest.raises(ConfigurationError, match=message):
+        load_settings()
+
+
+def test_weights_are_accepted_from_the_runs_unless_another_place_is_named() -> None:
+    assert load_settings(overrides=["paths.runs=/elsewhere"]).policy.weights_dir == Path("/elsewhere")
+    named = load_settings(overrides=["paths.runs=/elsewhere", "policy.weights_dir=/shm"])
+    assert named.policy.weights_dir == Path("/shm")
+    assert Settings.model_validate_json(named.model_dump_json()) == named

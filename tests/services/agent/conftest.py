@@ -12,7 +12,7 @@ import openai
 import pytest
 
 from tests.conftest import launching
-from tests.services.agent.services import KEY, Services
+from tests.services.agent.services import ADMIN_TOKEN, KEY, Services
 
 FEW_SHOT = Path(__file__).with_name("few_shot.txt")
 
@@ -26,17 +26,19 @@ def services(
 ) -> Iterator[Services]:
     with launching(tmp_path_factory, free_port, data_dir, service_environment) as launch:
         retriever = launch("retriever")
+        trainer_port = free_port()
         policy = launch(
             "policy",
+            f"policy.trainer_url=http://127.0.0.1:{trainer_port}",
             f"policy.retriever_url={retriever.url}",
             f"episode.prompt={FEW_SHOT}",
             "episode.search_timeout=5",
             "episode.retries=1",
             "policy.answer_concurrency=4",
             timeout=300,
-            environment={"RESEARCH_API_KEY": KEY, "OMP_NUM_THREADS": "2"},
+            environment={"RESEARCH_API_KEY": KEY, "RESEARCH_ADMIN_TOKEN": ADMIN_TOKEN, "OMP_NUM_THREADS": "2"},
         )
-        yield Services(policy, retriever)
+        yield Services(policy, retriever, trainer_port)
 
 
 @pytest.fixture

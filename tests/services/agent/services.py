@@ -13,16 +13,18 @@ import openai
 from tests.conftest import Server
 
 KEY = "key-for-tests"
+ADMIN_TOKEN = "admin-for-tests"
 QUESTION = "Who painted The Starry Night?"
 AGENT, RAW = "research", "policy"
 
 
 @dataclass
 class Services:
-    """A policy and the retriever that it searches."""
+    """A policy, the retriever that it searches, and where it expects a trainer, which a test may start."""
 
     policy: Server
     retriever: Server
+    trainer_port: int
 
     def http(self) -> httpx.Client:
         return httpx.Client(base_url=self.policy.url, timeout=120, headers={"Authorization": f"Bearer {KEY}"})

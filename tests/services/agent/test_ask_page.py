@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from tests.services.agent.browser import browser_page, require_browser
-from tests.services.agent.services import KEY, QUESTION, Services
+from tests.services.agent.services import ADMIN_TOKEN, KEY, QUESTION, Services
 
 pytestmark = require_browser
 
@@ -35,6 +36,41 @@ def test_a_question_is_answered_step_by_step(services: Services, width: int, tmp
         overflow = page.evaluate("document.documentElement.scrollWidth - document.documentElement.clientWidth")
         assert overflow == 0, "the page is wider than the screen"
         page.screenshot(path=tmp_path / "ask.png", full_page=True)
+
+
+def test_untrained_weights_are_said_to_be_and_can_be_trained_from_the_page(
+    services: Services, launch: Any, tmp_path: Path
+) -> None:
+    with services.http() as http:
+        answer = http.post("/answer", json={"question": QUESTION}).raise_for_status()
+    assert answer.headers["Research-Notice"] == "untrained: it will not search"
+    with browser_page(services.policy.url, 380) as page:
+        page.get_by_text("untrained: it will not search").wait_for()
+        assert "research up" in page.locator("#notice").inner_text()
+        assert not page.get_by_label("admin token").is_visible()
+
+    nobody = "http://127.0.0.1:9"
+    launch(
+        "trainer",
+        f"paths.runs={tmp_path}",
+        f"trainer.retriever_url={nobody}",
+        f'trainer.policy_urls=["{nobody}"]',
+        environment={"RESEARCH_ADMIN_TOKEN": ADMIN_TOKEN},
+        port=services.trainer_port,
+    )
+    with browser_page(services.policy.url, 380) as page:
+        page.get_by_text("on this machine").wait_for()
+        assert "research run start" in page.locator("#notice").inner_text()
+        page.screenshot(path=tmp_path / "untrained.png", full_page=True)
+        page.get_by_label("admin token").fill("wrong")
+        page.get_by_role("button", name="Train it").click()
+        page.get_by_role("alert").get_by_text("RESEARCH_ADMIN_TOKEN").wait_for()
+        page.get_by_label("admin token").fill(ADMIN_TOKEN)
+        page.get_by_role("button", name="Train it").click()
+        page.get_by_text("In training: ").wait_for()
+        assert not page.get_by_label("admin token").is_visible()
+        overflow = page.evaluate("document.documentElement.scrollWidth - document.documentElement.clientWidth")
+        assert overflow == 0, "the page is wider than the screen"
 
 
 def test_a_missing_key_is_asked_for(services: Services) -> None:

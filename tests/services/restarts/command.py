@@ -1,0 +1,153 @@
+"""Commands of ours under test: started with a mark by which all that they start is found, and sent signals."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+import uuid
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import httpx
+import psutil
+import pytest
+
+from tests.conftest import REPOSITORY
+
+PROMISED_SECONDS = 10.0
+MARK = "RESEARCH_TEST_MARK"
+ENVIRONMENT = {"RESEARCH_ADMIN_TOKEN": "admin-for-tests", "OMP_NUM_THREADS": "2"}
+SMALL = [
+    "run=stopped",
+    "grpo.questions_per_step=2",
+    "grpo.group_size=4",
+    "warmup.traces={ one_hop = 8 }",
+    "warmup.steps=3",
+    "evaluation.per_kind={ one_hop = 2 }",
+    "checkpoints.every=1",
+]
+
+
+@dataclass(frozen=True)
+class Way:
+    """A signal, and whether the parent ignores SIGINT, as a shell does for a job in the background."""
+
+    number: signal.Signals
+    ignored_by_parent: bool = False
+
+    def __str__(self) -> str:
+        return self.number.name + (" (ignored by the parent)" if self.ignored_by_parent else "")
+
+
+WAYS = [Way(signal.SIGINT), Way(signal.SIGTERM), Way(signal.SIGINT, ignored_by_parent=True)]
+
+
+def crossed(phases: list[str]) -> list[Any]:
+    """Each phase with one way, or with every one."""
+    if os.environ.get("RESEARCH_WHOLE_MATRIX"):
+        pairs = [(phase, way) for phase in phases for way in WAYS]
+    else:
+        pairs = [(phase, WAYS[place % len(WAYS)]) for place, phase in enumerate(phases)]
+    return [pytest.param(phase, way, id=f"{phase}-{way}".replace(" ", "_")) for phase, way in pairs]
+
+
+@dataclass
+class Command:
+    """A running command of ours, found again by a mark in the environment of all that it starts."""
+
+    process: subprocess.Popen[bytes]
+    mark: str
+    log: Path
+
+    def family(self) -> list[psutil.Process]:
+        found = []
+        for process in psutil.process_iter():
+            with suppress(psutil.Error):
+                if process.environ().get(MARK) == self.mark and process.status() != psutil.STATUS_ZOMBIE:
+                    found.append(process)
+        return found
+
+    def stop(self, what: str, phase: str, way: Way, ports: list[int]) -> str:
+        """Send the signal and check everything that is promised; returns the last line that was said."""
+        sent = time.monotonic()
+        self.process.send_signal(way.number)
+        try:
+            code = self.process.wait(PROMISED_SECONDS + 5)
+        except subprocess.TimeoutExpired:
+            pytest.fail(f"{what} did not end in {phase} after {way}:\n{self.log.read_text()}")
+        seconds = time.monotonic() - sent
+        said = self.log.read_text(errors="replace")
+        left = self.family()
+        last = said.strip().splitlines()[-1]
+        note(what, phase, way, code, seconds, left, last)
+        assert code == 128 + way.number, said
+        assert seconds < PROMISED_SECONDS, said
+        assert not left, f"{left} outlived the command:\n{said}"
+        for port in ports:
+            with pytest.raises(httpx.TransportError):
+                httpx.get(f"http://127.0.0.1:{port}/livez", timeout=1)
+        assert "Traceback" not in said, said
+        assert "Task was destroyed" not in said, said
+        return last
+
+
+def note(what: str, phase: str, way: Way, code: int, seconds: float, left: list[Any], last: str) -> None:
+    if path := os.environ.get("RESEARCH_MATRIX_FILE"):
+        with Path(path).open("a") as out:
+            out.write(f"| {what} | {phase} | {way} | {code} | {seconds:.1f} | {len(left)} | {last} |\n")
+
+
+@contextmanager
+def command(log: Path, arguments: list[str], way: Way, environment: dict[str, str]) -> Iterator[Command]:
+    """Start `research …`; whatever is left of it in the end is killed."""
+    mark = uuid.uuid4().hex
+    former = signal.signal(signal.SIGINT, signal.SIG_IGN if way.ignored_by_parent else signal.getsignal(signal.SIGINT))
+    try:
+        with log.open("ab") as out:
+            process = subprocess.Popen(
+                [sys.executable, "-m", "services.cli.main", *arguments],
+                cwd=REPOSITORY,
+                env={**environment, **ENVIRONMENT, MARK: mark},
+                stdout=out,
+                stderr=out,
+                start_new_session=True,
+            )
+    finally:
+        signal.signal(signal.SIGINT, former)
+    started = Command(process, mark, log)
+    try:
+        yield started
+    finally:
+        for each in started.family():
+            with suppress(psutil.Error):
+                each.kill()
+        process.kill()
+        process.wait()
+
+
+def await_condition(what: str, condition: Callable[[], bool], running: Command, seconds: float = 240) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        if running.process.poll() is not None:
+            pytest.fail(f"it ended with {running.process.returncode} before {what}:\n{running.log.read_text()}")
+        if time.monotonic() > deadline:
+            pytest.fail(f"{what} did not come within {seconds} s:\n{running.log.read_text()}")
+        time.sleep(0.02)
+
+
+def answers(port: int, path: str = "/readyz") -> bool:
+    with suppress(httpx.HTTPError):
+        return httpx.get(f"http://127.0.0.1:{port}{path}", timeout=5).status_code == 200
+    return False
+
+
+def phase_of(port: int) -> str:
+    with suppress(httpx.HTTPError):
+        return str(httpx.get(f"http://127.0.0.1:{port}/status", timeout=5).json()["phase"])
+    return ""

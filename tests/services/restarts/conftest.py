@@ -1,0 +1,57 @@
+"""A retriever and a policy to train against, and a run that has just ended its warm-up, for the tests of restarts."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import Launch, launching
+from tests.services.restarts.command import ENVIRONMENT, SMALL, WAYS, command
+
+
+@dataclass
+class Services:
+    """A retriever and a policy to train against, and a run that has just ended its warm-up."""
+
+    overrides: list[str]
+    warmed: Path
+    environment: dict[str, str]
+
+
+@pytest.fixture(scope="package")
+def services(
+    data_dir: Path,
+    free_port: Callable[[], int],
+    service_environment: dict[str, str],
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Iterator[Services]:
+    with launching(tmp_path_factory, free_port, data_dir, service_environment) as launch:
+        yield _services(launch, data_dir, free_port, service_environment, tmp_path_factory.mktemp("runs"))
+
+
+def _services(
+    launch: Launch, data_dir: Path, free_port: Callable[[], int], environment: dict[str, str], runs: Path
+) -> Services:
+    retriever = launch("retriever")
+    policy = launch(
+        "policy",
+        f"policy.retriever_url={retriever.url}",
+        f"policy.weights_dir={runs.parent}",
+        *SMALL,
+        timeout=300,
+        environment=ENVIRONMENT,
+    )
+    overrides = [
+        f"paths.data={data_dir}",
+        f"trainer.retriever_url={retriever.url}",
+        f'trainer.policy_urls=["{policy.url}"]',
+        *SMALL,
+    ]
+    log = runs / "log"
+    arguments = ["train", *overrides, f"paths.runs={runs}", f"trainer.port={free_port()}", "grpo.steps=0"]
+    with command(log, arguments, WAYS[0], environment) as first:
+        assert first.process.wait(300) == 0, log.read_text()
+    return Services(overrides, runs / "stopped", environment)

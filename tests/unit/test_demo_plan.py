@@ -1,0 +1,71 @@
+"""The demo fits its size to the machine, and a run ends when its minutes are up."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from research.config import load_settings
+from services.cli.demo_plan import fit
+from services.trainer.forecast import Speeds, forecast, minutes, seconds_left
+from services.trainer.status import RunPhase, RunStatus
+
+SETTINGS = load_settings()
+
+
+def test_a_fast_machine_gets_all_of_it() -> None:
+    fitted, seconds = fit(SETTINGS, Speeds(learner=3000.0, policy=3000.0), left=1000)
+    assert fitted is SETTINGS
+    assert seconds < 1000
+
+
+@pytest.mark.parametrize("speed", [400, 300, 200, 150, 100])
+def test_a_slow_machine_gets_what_ends_in_time(speed: float) -> None:
+    speeds = Speeds(learner=speed, policy=speed)
+    fitted, seconds = fit(SETTINGS, speeds, left=900)
+    whole = forecast(SETTINGS, speeds)
+    assert whole is not None
+    assert seconds <= whole
+    assert seconds <= 900 or fitted.grpo.steps == 2
+    assert fitted.grpo.steps >= 1
+    assert fitted.grpo.questions_per_step >= 1
+    assert isinstance(fitted.evaluation.per_kind, dict)
+    assert all(count >= 1 for count in fitted.evaluation.per_kind.values())
+    assert fitted.grpo.group_size == SETTINGS.grpo.group_size
+
+
+def test_the_least_still_shows_a_before_and_an_after() -> None:
+    fitted, _ = fit(SETTINGS, Speeds(learner=1.0, policy=1.0), left=60)
+    assert fitted.grpo.steps == 2
+    assert fitted.evaluation.per_kind == {"one_hop": 16, "two_hop": 16}
+
+
+def test_other_models_have_no_forecast() -> None:
+    other = load_settings(overrides=["model.name=some/other"])
+    assert forecast(other, Speeds(100.0, 100.0)) is None
+
+
+def test_a_run_under_way_is_foreseen_by_its_last_steps() -> None:
+    metrics: list[dict[str, Any]] = [{"seconds": {"rollout": s}} for s in (100.0, 10.0, 10.0, 10.0)]
+    assert seconds_left(SETTINGS, metrics, {"evaluation": 40.0}) == pytest.approx(4 * 10 + 20)
+
+
+def test_time_left_passes_only_while_the_run_runs() -> None:
+    status = RunStatus("demo", 8)
+    status.forecast(120.0)
+    assert status.seconds_left == 120.0
+    status.enter(RunPhase.ROLLOUT)
+    status.forecast_at -= 60
+    assert status.seconds_left == pytest.approx(60.0, abs=1)
+    status.forecast_at -= 600
+    assert status.seconds_left == 0.0
+    status.enter(RunPhase.FINISHED)
+    assert status.seconds_left is None
+
+
+@pytest.mark.parametrize(
+    ("seconds", "said"), [(5, "about 1 minute"), (89, "about 1 minute"), (600, "about 10 minutes")]
+)
+def test_minutes_as_people_say_them(seconds: float, said: str) -> None:
+    assert minutes(seconds) == said
