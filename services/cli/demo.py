@@ -16,12 +16,18 @@ from services.cli.demo_plan import planned
 from services.cli.launcher import require_free_ports, running
 from services.cli.prepare import prepare
 from services.cli.show import show_answer, show_evaluations
-from services.trainer.main import train
+from services.process import stopping
+from services.trainer.main import kept, train
 from services.trainer.record import RunRecord
 
 
 def run_demo(settings: Settings, arguments: Sequence[str], console: Console) -> None:
     """Prepare, serve, train, evaluate and answer; raises ResearchError where a part fails."""
+    with stopping.keeping(lambda: kept(settings, "the same command goes on from there")):
+        _run(settings, arguments, console)
+
+
+def _run(settings: Settings, arguments: Sequence[str], console: Console) -> None:
     started = time.monotonic()
     require_free_ports(("retriever", "policy", "trainer"), settings)
     prepare(settings, console)
@@ -38,6 +44,7 @@ def run_demo(settings: Settings, arguments: Sequence[str], console: Console) -> 
         show_answer(ask_policy(settings, question), console)
     minutes = (time.monotonic() - started) / 60
     console.print(f"\n{minutes:.1f} minutes; see {record.directory}/report.md and {record.directory}/training.png")
+    console.print("`make up` serves what it has learnt, and a page to ask from", highlight=False)
 
 
 def _one_to_show(settings: Settings) -> str:

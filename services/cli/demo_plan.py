@@ -24,7 +24,7 @@ from services.web.auth import API_KEY_VARIABLE, environment_secret
 
 BUDGET_SECONDS = 20 * 60
 # A forecast may be short by so much.
-_MARGIN = 1.15
+_MARGIN = 1.1
 # For the answer at the end, and the end.
 _RESERVE_SECONDS = 20
 # Shares of the preset's questions of an evaluation, steps, and questions a step, from all to the least that shows a

@@ -13,7 +13,7 @@ import psutil
 from research.settings import Settings
 from services.policy.settings_variable import SETTINGS_VARIABLE
 from services.process import stopping
-from services.process.parent import child_environment
+from services.process.parent import adopt_orphans, child_environment
 
 # vLLM gives up what is under way and ends; this is how long that may take.
 _STOP_SECONDS = 7.0
@@ -21,6 +21,7 @@ _STOP_SECONDS = 7.0
 
 def serve(settings: Settings) -> None:
     """Serve until SIGINT or SIGTERM; then raises Stopped. Exits with vLLM's code if it ends by itself."""
+    adopt_orphans()
     # Ctrl-C reaches the whole terminal; the child is told by us alone, and not in the middle of its imports.
     former = signal.signal(signal.SIGINT, signal.SIG_IGN)
     try:
@@ -30,37 +31,36 @@ def serve(settings: Settings) -> None:
         )
     finally:
         signal.signal(signal.SIGINT, former)
-    family = psutil.Process(process.pid)
     with stopping.keeping(lambda: "the policy keeps nothing; what a run has published it serves again"):
         try:
-            with stopping.killing(lambda: _kill(_with_children(family))):
+            with stopping.killing(_kill_family):
                 code = process.wait()
         except stopping.Stopped:
-            _end(process, family)
+            _end(process)
             raise
+    # vLLM's engine does not notice that its server was killed.
+    _kill_family()
     sys.exit(code if code >= 0 else 128 - code)
 
 
-def _end(process: subprocess.Popen[bytes], family: psutil.Process) -> None:
+def _end(process: subprocess.Popen[bytes]) -> None:
     """Ask vLLM to end, then make it and whatever it has started."""
-    everybody = _with_children(family)
     deadline = time.monotonic() + _STOP_SECONDS
-    with suppress(ProcessLookupError):
-        process.terminate()
+    family = _family()
+    process.terminate()
     with suppress(subprocess.TimeoutExpired):
         process.wait(_STOP_SECONDS)
-    _, alive = psutil.wait_procs(everybody, timeout=max(0.1, deadline - time.monotonic()))
-    _kill(alive)
+    psutil.wait_procs(family, timeout=max(0.1, deadline - time.monotonic()))
+    _kill_family()
     process.wait()
 
 
-def _with_children(family: psutil.Process) -> list[psutil.Process]:
-    with suppress(psutil.Error):
-        return [*family.children(recursive=True), family]
-    return []
+def _family() -> list[psutil.Process]:
+    """What we have started, and what that has."""
+    return list(psutil.Process().children(recursive=True))
 
 
-def _kill(processes: list[psutil.Process]) -> None:
-    for process in processes:
+def _kill_family() -> None:
+    for process in _family():
         with suppress(psutil.Error):
             process.kill()

@@ -1,4 +1,4 @@
-"""A child process ends with the one that started it, also when that is killed and cannot say so."""
+"""Children end with the one that started them, also when that is killed and cannot say so. Linux only."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import signal
 import sys
 
 _VARIABLE = "RESEARCH_PARENT_PID"
-_PR_SET_PDEATHSIG = 1
+_PR_SET_PDEATHSIG, _PR_SET_CHILD_SUBREAPER = 1, 36
 
 
 def child_environment() -> dict[str, str]:
@@ -17,13 +17,23 @@ def child_environment() -> dict[str, str]:
 
 
 def end_with_parent() -> None:
-    """Have the kernel send SIGTERM when the parent ends, if it asked for that; it holds over `exec`. Linux only.
+    """Have the kernel send SIGTERM when the parent ends, if it asked for that; it holds over `exec`.
 
     The kernel watches the thread that started this process, so a parent starts children from a thread that stays.
     """
     parent = os.environ.pop(_VARIABLE, None)
     if parent is None or not sys.platform.startswith("linux"):
         return
-    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM, 0, 0, 0)
+    _prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
     if os.getppid() != int(parent):  # it ended before we asked
         os.kill(os.getpid(), signal.SIGTERM)
+
+
+def adopt_orphans() -> None:
+    """Become the parent of what our children leave behind when they are killed, so that we can end it."""
+    if sys.platform.startswith("linux"):
+        _prctl(_PR_SET_CHILD_SUBREAPER, 1)
+
+
+def _prctl(option: int, value: int) -> None:
+    ctypes.CDLL(None).prctl(option, value, 0, 0, 0)

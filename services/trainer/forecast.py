@@ -23,7 +23,7 @@ _TRACE_TOKENS, _TRAINED_TOKENS = 215, 245
 # Of the groups, those that carry a signal.
 _SIGNAL = 0.6
 # Prompts to read, searches, and episodes that end later than others: what is left of the rate of plain generation.
-_ROLLOUT_SHARE = 0.62
+_ROLLOUT_SHARE = 0.72
 _PUBLISH_SECONDS, _CHECKPOINT_SECONDS, _OTHER_SECONDS = 1.5, 3.0, 15.0
 # Tokens a second for each GFLOP/s of one product on one thread, where nothing better is known.
 _LEARNER_PER_GFLOPS, _POLICY_PER_GFLOPS = 5.0, 5.0

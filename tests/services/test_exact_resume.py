@@ -17,6 +17,7 @@ from typing import Any
 
 import pytest
 
+from services.trainer.record import RunRecord
 from tests.services.tiny_run import STEPS, train
 from tests.unit.tiny_model import write_tiny_model
 
@@ -69,6 +70,16 @@ def train_and_kill(model: Path, work: Path, after_kill: Callable[[], None] = lam
         after_kill()
     assert train_unbroken(model, work, **kwargs) == 0
     return stood_at
+
+
+def test_a_run_ends_in_order_when_its_minutes_are_up(tiny: Path, tmp_path: Path) -> None:
+    assert train_unbroken(tiny, tmp_path, overrides=["grpo.minutes=0.0001"]) == 0
+    run = tmp_path / "runs" / "demo"
+    summary = json.loads((run / "summary.json").read_text())
+    assert summary["out_of_time"] is True
+    assert summary["steps"] == 1 < STEPS
+    assert {"before", "after"} <= summary["eval"].keys()
+    assert RunRecord(run).is_finished(STEPS)
 
 
 def heard(told: Connection) -> bool:

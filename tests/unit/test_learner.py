@@ -176,3 +176,16 @@ def test_micro_batches_hold_everything_once_within_the_budget(lengths: list[int]
     assert sorted(i for group in groups for i in group) == list(range(len(lengths)))
     for group in groups:
         assert len(group) == 1 or len(group) * max(lengths[i] for i in group) <= budget
+
+
+def test_an_update_that_is_broken_off_ends_before_its_next_micro_batch(tiny: Path, tmp_path: Path) -> None:
+    learner = Learner(tiny_settings(tmp_path, "optimizer.micro_batch_tokens=32"), tiny)
+    before = flat_parameters(learner.model).clone()
+    learner.break_off()
+    for update in (
+        lambda: learner.grpo_update(random_sequences(4, seed=1)),
+        lambda: learner.supervised_update(random_sequences(4, seed=1), learner.optimizer),
+    ):
+        with pytest.raises(TrainingError, match="broken off"):
+            update()
+    assert torch.equal(flat_parameters(learner.model), before)

@@ -12,6 +12,7 @@ from services.cli.prepare import prepare
 from services.cli.study.plan import StudyPlan
 from services.cli.study.report import write_study_report
 from services.cli.study.view import StudyView
+from services.process import stopping
 from services.trainer.main import train
 
 
@@ -20,6 +21,16 @@ def run_study(plan: StudyPlan, arguments: Sequence[str], console: Console) -> No
 
     Raises ResearchError where a part fails; the same command goes on from there.
     """
+    with stopping.keeping(lambda: _kept(plan)):
+        _run(plan, arguments, console)
+
+
+def _kept(plan: StudyPlan) -> str:
+    finished = sum(plan.is_finished(run) for run in plan.runs)
+    return f"{finished} of {len(plan.runs)} runs are finished; the same command goes on from there"
+
+
+def _run(plan: StudyPlan, arguments: Sequence[str], console: Console) -> None:
     plan.require_same_settings()
     unfinished = [run for run in plan.runs if not plan.is_finished(run)]
     if unfinished:

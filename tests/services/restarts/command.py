@@ -10,7 +10,7 @@ import time
 import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -48,12 +48,12 @@ class Way:
 WAYS = [Way(signal.SIGINT), Way(signal.SIGTERM), Way(signal.SIGINT, ignored_by_parent=True)]
 
 
-def crossed(phases: list[str]) -> list[Any]:
-    """Each phase with one way, or with every one."""
+def crossed(phases: list[str], first: int = 0) -> list[Any]:
+    """Each phase with one way, from the one at `first` on, or with every one."""
     if os.environ.get("RESEARCH_WHOLE_MATRIX"):
         pairs = [(phase, way) for phase in phases for way in WAYS]
     else:
-        pairs = [(phase, WAYS[place % len(WAYS)]) for place, phase in enumerate(phases)]
+        pairs = [(phase, WAYS[place % len(WAYS)]) for place, phase in enumerate(phases, first)]
     return [pytest.param(phase, way, id=f"{phase}-{way}".replace(" ", "_")) for phase, way in pairs]
 
 
@@ -64,17 +64,20 @@ class Command:
     process: subprocess.Popen[bytes]
     mark: str
     log: Path
+    seen: set[psutil.Process] = field(default_factory=set)
 
     def family(self) -> list[psutil.Process]:
-        found = []
+        """What lives of all that it has started, as far as anybody ever looked: by the mark, or by descent (vLLM's
+        processes write their name over their environment)."""
         for process in psutil.process_iter():
             with suppress(psutil.Error):
-                if process.environ().get(MARK) == self.mark and process.status() != psutil.STATUS_ZOMBIE:
-                    found.append(process)
-        return found
+                if process.environ().get(MARK) == self.mark:
+                    self.seen |= {process, *process.children(recursive=True)}
+        return [process for process in self.seen if _lives(process)]
 
     def stop(self, what: str, phase: str, way: Way, ports: list[int]) -> str:
         """Send the signal and check everything that is promised; returns the last line that was said."""
+        self.family()
         sent = time.monotonic()
         self.process.send_signal(way.number)
         try:
@@ -95,6 +98,12 @@ class Command:
         assert "Traceback" not in said, said
         assert "Task was destroyed" not in said, said
         return last
+
+
+def _lives(process: psutil.Process) -> bool:
+    with suppress(psutil.Error):
+        return bool(process.is_running()) and process.status() != psutil.STATUS_ZOMBIE
+    return False
 
 
 def note(what: str, phase: str, way: Way, code: int, seconds: float, left: list[Any], last: str) -> None:

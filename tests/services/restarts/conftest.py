@@ -47,6 +47,7 @@ def _services(
     overrides = [
         f"paths.data={data_dir}",
         f"trainer.retriever_url={retriever.url}",
+        f"policy.retriever_url={retriever.url}",
         f'trainer.policy_urls=["{policy.url}"]',
         *SMALL,
     ]

@@ -11,8 +11,11 @@ import os
 import shutil
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
+import psutil
 import pytest
 
 from tests.services.restarts.command import (
@@ -40,10 +43,10 @@ def test_training_ends_in_any_phase_and_goes_on(
     port, log = free_port(), tmp_path / "log"
     arguments = ["train", *services.overrides, f"paths.runs={tmp_path}", f"trainer.port={port}", "grpo.steps=3"]
     if phase in RESUMED:
-        _resumable(services.warmed, tmp_path / "stopped", supervised=phase != "rollout")
-    if phase in RESUMED and phase != "rollout":
         # Supervised steps: a GRPO step of so few episodes may have nothing to learn from.
-        arguments += ["control.kind=supervised", "control.seconds=30" if phase == "update" else "control.seconds=1"]
+        kind, seconds = "none" if phase == "rollout" else "supervised", 90.0 if phase == "update" else 3.0
+        _resumable(services.warmed, tmp_path / "stopped", {"kind": kind, "seconds": seconds})
+        arguments += [f"control.kind={kind}", f"control.seconds={seconds}"]
     with command(log, arguments, way, services.environment) as running:
         await_condition(phase, lambda: phase_of(port) == phase, running)
         # Routes that are no coroutines leave threads behind, which wait for more work.
@@ -56,18 +59,15 @@ def test_training_ends_in_any_phase_and_goes_on(
         assert "the same command goes on from there" in last
 
 
-def _resumable(warmed: Path, target: Path, *, supervised: bool) -> None:
+def _resumable(warmed: Path, target: Path, control: dict[str, Any]) -> None:
     """A copy of the run after its warm-up; the weights, which nobody writes to, are linked."""
     shutil.copytree(warmed, target, ignore=shutil.ignore_patterns("weights", "checkpoints", "summary.json"))
     shutil.copytree(warmed / "checkpoints", target / "checkpoints", copy_function=os.link)
-    if supervised:
-        file = target / "config.json"
-        config = json.loads(file.read_text())
-        config["control"]["kind"] = "supervised"
-        file.write_text(json.dumps(config))
+    file = target / "config.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"control": control}))
 
 
-@pytest.mark.parametrize(("phase", "way"), crossed(["preparing"]))
+@pytest.mark.parametrize(("phase", "way"), crossed(["preparing"], first=2))
 def test_an_index_that_is_being_built_is_kept(
     phase: str, way: Way, data_dir: Path, tmp_path: Path, service_environment: dict[str, str]
 ) -> None:
@@ -115,7 +115,7 @@ def test_the_policy_ends(
         assert last.startswith("stopped: ")
 
 
-@pytest.mark.parametrize(("phase", "way"), crossed(["ready"]))
+@pytest.mark.parametrize(("phase", "way"), crossed(["ready"], first=1))
 @pytest.mark.parametrize("service", ["retriever", "trainer"])
 def test_the_small_services_end(
     service: str,
@@ -133,7 +133,7 @@ def test_the_small_services_end(
         assert running.stop(f"serve {service}", phase, way, [port]).startswith("stopped: ")
 
 
-@pytest.mark.parametrize(("phase", "way"), crossed(["starting"]))
+@pytest.mark.parametrize(("phase", "way"), crossed(["starting"], first=1))
 @pytest.mark.parametrize("name", ["up", "study"])
 def test_what_starts_services_ends_them(
     name: str,
@@ -161,10 +161,35 @@ def test_children_do_not_outlive_a_parent_that_is_killed(
     ports = [f"retriever.port={retriever}", f"policy.port={policy}", f"trainer.port={trainer}"]
     arguments = ["up", f"paths.data={data_dir}", f"paths.runs={tmp_path}", *ports]
     with command(tmp_path / "log", arguments, WAYS[1], service_environment) as running:
-        await_condition("all three", lambda: answers(retriever) and answers(trainer), running)
+        await_condition("all three", lambda: all(answers(port) for port in (retriever, policy, trainer)), running)
+        assert "VLLM::EngineCore" in {name(process) for process in running.family()}
         running.process.kill()
         running.process.wait()
-        deadline = time.monotonic() + 20
-        while running.family():
-            assert time.monotonic() < deadline, running.family()
-            time.sleep(0.1)
+        await_end_of_all(running)
+
+
+def test_the_engine_does_not_outlive_a_server_that_is_killed(
+    data_dir: Path, tmp_path: Path, free_port: Callable[[], int], service_environment: dict[str, str]
+) -> None:
+    port = free_port()
+    arguments = ["serve", "policy", f"paths.data={data_dir}", f"paths.runs={tmp_path}", f"policy.port={port}"]
+    with command(tmp_path / "log", arguments, WAYS[1], service_environment) as running:
+        await_condition("the policy", lambda: answers(port), running)
+        [server] = [process for process in running.family() if "api_server" in " ".join(process.cmdline())]
+        server.kill()
+        assert running.process.wait(20) == 137
+        await_end_of_all(running)
+
+
+def await_end_of_all(running: Command) -> None:
+    deadline = time.monotonic() + 20
+    while left := running.family():
+        assert time.monotonic() < deadline, left
+        time.sleep(0.1)
+
+
+def name(process: psutil.Process) -> str:
+    """As `ps` has it, which vLLM's processes choose themselves."""
+    with suppress(psutil.Error):
+        return " ".join(process.cmdline()).strip()
+    return ""
