@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import io
 import shutil
+import sys
+from contextlib import nullcontext, redirect_stderr
 from pathlib import Path
 
 
@@ -16,12 +19,15 @@ def convert_gguf(source: Path, target: Path) -> None:
     logging.disable_progress_bar()
     partial = target.with_name(target.name + ".partial")
     shutil.rmtree(partial, ignore_errors=True)
-    model = AutoModelForCausalLM.from_pretrained(
-        source.parent,
-        gguf_file=source.name,
-        quantization_config=GgufConfig(dequantize=True),
-        dtype=torch.bfloat16,
-    )
+    # Its progress bar, which no switch of transformers turns off, would fill a log with one endless line.
+    shown = nullcontext() if sys.stderr.isatty() else redirect_stderr(io.StringIO())
+    with shown:
+        model = AutoModelForCausalLM.from_pretrained(
+            source.parent,
+            gguf_file=source.name,
+            quantization_config=GgufConfig(dequantize=True),
+            dtype=torch.bfloat16,
+        )
     model.save_pretrained(partial)
     AutoTokenizer.from_pretrained(source.parent, gguf_file=source.name).save_pretrained(partial)
     partial.rename(target)

@@ -36,7 +36,7 @@ def _standing(status: dict[str, Any], url: str) -> str:
     left = status.get("seconds_left")
     about = f", about {max(1, round(left / 60))} minutes to go" if left else ""
     part = f", {status['done']} of {status['total']}" if status["total"] else ""
-    return (
-        f"run {status['run']}: {status['phase']}{part}, step {status['step']} of {status['steps']}{about}; "
-        f"{status['error'] or 'watch it at ' + url + '/'}"
-    )
+    # A name that only containers know is no address for a browser.
+    page = f"; watch it at {url}/" if "127.0.0.1" in url or "localhost" in url else ""
+    error = f"; {status['error']}" if status["error"] else page
+    return f"run {status['run']}: {status['phase']}{part}, step {status['step']} of {status['steps']}{about}{error}"
