@@ -25,11 +25,14 @@ PRESET_DIR = Path(__file__).resolve().parent.parent / "configs"
 DEFAULT_PRESET = "quickstart-cpu"
 
 
-def load_settings(preset: str | Path = DEFAULT_PRESET, overrides: list[str] | None = None) -> Settings:
+def load_settings(
+    preset: str | Path = DEFAULT_PRESET, overrides: list[str] | None = None, *, environment: bool = True
+) -> Settings:
     """Read a preset, apply the environment and then `section.key=value` overrides.
 
     Args:
         preset: the name of a file in `configs/` (without `.toml`) or the path of a TOML file.
+        environment: whether its variables count.
         overrides: assignments such as `grpo.steps=5`; the value is read as TOML, or as a string where that fails.
 
     Raises:
@@ -40,11 +43,8 @@ def load_settings(preset: str | Path = DEFAULT_PRESET, overrides: list[str] | No
         tree = tomllib.loads(path.read_text(encoding="utf-8"))
     except tomllib.TOMLDecodeError as error:
         raise ConfigurationError(f"{path} is not valid TOML: {error}") from error
-    for assignment in _environment_settings():
-        _override(tree, assignment, f"{SETTINGS_VARIABLE}: ")
-    for key, value in sorted(os.environ.items()):
-        if key.startswith(ENV_PREFIX):
-            _assign(tree, key.removeprefix(ENV_PREFIX).lower().split("__"), _parse_value(value))
+    if environment:
+        _assign_environment(tree)
     for assignment in overrides or []:
         _override(tree, assignment, "override ")
     try:
@@ -61,6 +61,14 @@ def _preset_path(preset: str | Path) -> Path:
         known = ", ".join(sorted(p.stem for p in PRESET_DIR.glob("*.toml")))
         raise ConfigurationError(f"there is no preset {str(preset)!r}; known presets: {known}; or give a .toml file")
     return path
+
+
+def _assign_environment(tree: dict[str, Any]) -> None:
+    for assignment in _environment_settings():
+        _override(tree, assignment, f"{SETTINGS_VARIABLE}: ")
+    for key, value in sorted(os.environ.items()):
+        if key.startswith(ENV_PREFIX):
+            _assign(tree, key.removeprefix(ENV_PREFIX).lower().split("__"), _parse_value(value))
 
 
 def _environment_settings() -> list[str]:

@@ -25,13 +25,15 @@ _KEPT_FIGURES = 20
 class Origin:
     """Where published weights come from; it stands beside them.
 
-    `base` is the model that the run began with, by its name in the settings. Version 0 is that model, untouched.
+    `base` is the model that the run began with, by its name in the settings; version 0 is that model, untouched.
+    `trained`: it has been taught to search, in this run or before it.
     """
 
     run: str
     run_dir: str
     base: str
     version: int
+    trained: bool
 
 
 def weights_dir(settings: Settings) -> Path:
@@ -88,7 +90,7 @@ def read_origin(checkpoint: Path) -> Origin | None:
 def is_trained(checkpoint: Path) -> bool:
     """Whether a checkpoint has been taught to search: a run's version after 0, or an exported model."""
     origin = read_origin(checkpoint)
-    return origin.version > 0 if origin else (checkpoint / TRAINED_PROMPT).is_file()
+    return origin.trained if origin else (checkpoint / TRAINED_PROMPT).is_file()
 
 
 def note_quality(run_dir: Path, version: int, evaluation: str, figures: Mapping[str, Mapping[str, Any]]) -> None:
@@ -101,6 +103,14 @@ def note_quality(run_dir: Path, version: int, evaluation: str, figures: Mapping[
         "n": {kind: each["n"] for kind, each in figures.items()},
     }
     write_json(run_dir / QUALITY, dict(list(noted.items())[-_KEPT_FIGURES:]))
+
+
+def forget_quality_after(run_dir: Path, version: int) -> None:
+    """Drop what was said of later versions: a run that goes back gives their numbers to others."""
+    noted = _quality(run_dir)
+    kept = {number: figures for number, figures in noted.items() if int(number) <= version}
+    if kept != noted:
+        write_json(run_dir / QUALITY, kept)
 
 
 def quality_of(checkpoint: Path) -> dict[str, Any] | None:

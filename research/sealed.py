@@ -23,7 +23,7 @@ PARTIAL = ".partial"
 def sealed_directory(target: Path, *, replace: bool = False) -> Iterator[Path]:
     """Hand out an empty directory beside `target`; when the block ends without an error it is sealed and renamed.
 
-    `replace`: a `target` that is there goes just before; a kill between the two leaves none.
+    `replace`: a `target` that is there is moved away just before; a kill between the two leaves none.
 
     What stands under the final name is on the disk, not only in memory: a power cut is no different from a kill.
     Raises FileExistsError if there is a `target` already, because replacing a directory cannot be atomic.
@@ -38,10 +38,14 @@ def sealed_directory(target: Path, *, replace: bool = False) -> Iterator[Path]:
     write_json(partial / MANIFEST, {path.name: _identity(path) for path in files})
     for path in [*files, partial]:
         _to_disk(path)
+    former = target.with_name(f"{target.name}.former{PARTIAL}")
     if target.exists():
-        shutil.rmtree(target)
+        shutil.rmtree(former, ignore_errors=True)
+        target.rename(former)
     partial.rename(target)
     _to_disk(target.parent)
+    # Last, for the sake of whoever is reading it.
+    shutil.rmtree(former, ignore_errors=True)
 
 
 def fault_of(directory: Path) -> str | None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import secrets
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from research.errors import ConfigurationError
@@ -34,7 +34,9 @@ def shared_admin_token(settings: Settings) -> Iterator[None]:
         yield
     finally:
         del os.environ[ADMIN_TOKEN_VARIABLE]
-        file.unlink(missing_ok=True)
+        with suppress(OSError):  # not that of another `up` on the same runs
+            if file.read_text(encoding="utf-8").strip() == token:
+                file.unlink()
 
 
 def admin_token(settings: Settings) -> str:

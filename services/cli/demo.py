@@ -12,31 +12,38 @@ from research.questions.sampling import first_of_each_kind
 from research.questions.sources import load_questions
 from research.settings import Settings
 from services.cli.ask import ask_policy
-from services.cli.demo_plan import planned
+from services.cli.demo_plan import plan
 from services.cli.launcher import require_free_ports, running
 from services.cli.prepare import prepare
 from services.cli.show import show_answer, show_evaluations
 from services.process import stopping
 from services.trainer.main import kept, train
 from services.trainer.record import RunRecord
+from services.trainer.size import sized
 
 
-def run_demo(settings: Settings, arguments: Sequence[str], console: Console) -> None:
-    """Prepare, serve, train, evaluate and answer; raises ResearchError where a part fails."""
-    with stopping.keeping(lambda: kept(settings, "the same command goes on from there")):
-        _run(settings, arguments, console)
+def run_demo(settings: Settings, preset: str, arguments: Sequence[str], console: Console) -> None:
+    """Prepare, serve, train, evaluate and answer; raises ResearchError where a part fails.
+
+    Args:
+        preset: where the settings come from; what overrides its size is not fitted to the machine.
+        arguments: of the command line, for the services.
+    """
+    with stopping.keeping(lambda: kept(settings, "the same command goes on with it")):
+        _run(settings, preset, arguments, console)
 
 
-def _run(settings: Settings, arguments: Sequence[str], console: Console) -> None:
+def _run(settings: Settings, preset: str, arguments: Sequence[str], console: Console) -> None:
     started = time.monotonic()
     require_free_ports(("retriever", "policy", "trainer"), settings)
     prepare(settings, console)
     record = RunRecord(settings.run_dir)
-    if record.is_finished(settings.grpo.steps):
+    size = sized(settings).grpo
+    if record.is_finished(size.steps, size.minutes):
         shutil.rmtree(record.directory)
     with running(("retriever", "policy"), arguments, settings, console):
         console.print(f"status page: http://{settings.trainer.host}:{settings.trainer.port}/", highlight=False)
-        settings = planned(settings, arguments, started, console)
+        plan(settings, preset, started, console)
         train(settings, fresh=False, console=console)
         show_evaluations(record.evaluations(), console)
         question = _one_to_show(settings)

@@ -3,23 +3,24 @@
 from __future__ import annotations
 
 import asyncio
-import json
-import threading
+import gc
 import time
-from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from rich.console import Console
 
 from research.assets import local_checkpoint
 from research.clients import PolicyClient
+from research.config import load_settings
 from research.episode import Sampling
 from research.settings import Settings
 from services.process import stopping
 from services.trainer.forecast import Speeds, forecast, minutes
 from services.trainer.learner import Learner
-from services.trainer.record import RunRecord
+from services.trainer.record import CONFIG
 from services.trainer.sequences import TrainingSequence
+from services.trainer.size import keep_size, sized
 from services.web.auth import API_KEY_VARIABLE, environment_secret
 
 BUDGET_SECONDS = 20 * 60
@@ -27,6 +28,8 @@ BUDGET_SECONDS = 20 * 60
 _MARGIN = 1.1
 # For the answer at the end, and the end.
 _RESERVE_SECONDS = 20
+# However long it took to prepare everything.
+_LEAST_SECONDS = 120.0
 # Shares of the preset's questions of an evaluation, steps, and questions a step, from all to the least that shows a
 # before, an after and an answer.
 _SHAPES = (
@@ -40,44 +43,53 @@ _SHAPES = (
     (0.25, 0.25, 0.5),
     (0.25, 0.25, 0.25),
 )
-_FITTED = ("grpo", "evaluation")
 _REQUESTS, _NEW_TOKENS = 32, 32
 
 
-def planned(settings: Settings, arguments: Sequence[str], started: float, console: Console) -> Settings:
-    """The settings of the demo on this machine; says how long it will take. The policy must be up.
+def plan(settings: Settings, preset: str, started: float, console: Console) -> None:
+    """Say how long the demo will take on this machine, and note in its run the size that ends in time.
 
-    A demo that goes on keeps the size that it began with, and one whose size was given on the command line is not
+    The policy must be up. A demo that goes on keeps the size that it began with; one whose size was given is not
     fitted.
 
     Args:
-        arguments: of the command line.
+        preset: where the settings come from.
         started: when the demo was started, by `time.monotonic`.
     """
-    if (begun := _begun(settings)) is not None:
-        return begun
+    if (settings.run_dir / CONFIG).exists():
+        fitted = sized(settings)
+        console.print(f"going on with {settings.run_dir}: {_size(fitted)}", highlight=False, soft_wrap=True)
+        return
     speeds = Speeds(_learner_speed(settings), stopping.run(_policy_speed(settings)))
     whole = forecast(settings, speeds)
-    rates = f"learner {speeds.learner:.0f} and policy {speeds.policy:.0f} tokens per second"
-    if whole is None:
-        console.print(f"this machine: {rates}", highlight=False)
-        return settings
-    if any(argument.startswith(tuple(f"{section}." for section in _FITTED)) for argument in arguments):
-        console.print(f"this machine: {rates}; the run will take {minutes(whole)}", highlight=False)
-        return settings
-    left = BUDGET_SECONDS - (time.monotonic() - started) - _RESERVE_SECONDS
+    rates = f"this machine: learner {speeds.learner:.0f} and policy {speeds.policy:.0f} tokens per second"
+    given = _sizes(settings) != _sizes(load_settings(preset, environment=False))
+    if whole is None or given:
+        about = f"; the run will take {minutes(whole)}" if whole else ""
+        console.print(f"{rates}{about}", highlight=False)
+        return
+    left = max(_LEAST_SECONDS, BUDGET_SECONDS - (time.monotonic() - started) - _RESERVE_SECONDS)
     fitted, seconds = fit(settings, speeds, left)
-    size = f"{fitted.grpo.steps} steps of {fitted.grpo.questions_per_step * fitted.grpo.group_size} episodes"
-    console.print(f"this machine: {rates}; the run will take {minutes(seconds)}", highlight=False, soft_wrap=True)
+    console.print(f"{rates}; the run will take {minutes(seconds)}", highlight=False, soft_wrap=True)
     if fitted is not settings:
         console.print(
-            f"to end within {BUDGET_SECONDS // 60} minutes it has {size} and evaluations of "
-            f"{fitted.evaluation.per_kind} questions; whole, with grpo.steps={settings.grpo.steps} on the command "
-            f"line, it would take {minutes(whole)}",
+            f"to end within {BUDGET_SECONDS // 60} minutes it has {_size(fitted)}; whole, with "
+            f"grpo.minutes={whole * _MARGIN / 60:.0f} on the command line, it would take {minutes(whole)}",
             highlight=False,
             soft_wrap=True,
         )
-    return fitted.model_copy(update={"grpo": fitted.grpo.model_copy(update={"minutes": left / 60})})
+    keep_size(fitted.model_copy(update={"grpo": fitted.grpo.model_copy(update={"minutes": left / 60})}))
+
+
+def _size(settings: Settings) -> str:
+    episodes = settings.grpo.questions_per_step * settings.grpo.group_size
+    asked = settings.evaluation.per_kind
+    return f"{settings.grpo.steps} steps of {episodes} episodes, evaluations of {asked} questions"
+
+
+def _sizes(settings: Settings) -> tuple[object, ...]:
+    grpo = settings.grpo
+    return grpo.steps, grpo.questions_per_step, grpo.minutes, settings.evaluation.per_kind
 
 
 def fit(settings: Settings, speeds: Speeds, left: float) -> tuple[Settings, float]:
@@ -109,16 +121,6 @@ def _shaped(settings: Settings, asked: float, steps: float, questions: float) ->
     )
 
 
-def _begun(settings: Settings) -> Settings | None:
-    """The settings with the size that this run was begun with, if it was."""
-    try:
-        former = json.loads((RunRecord(settings.run_dir).directory / "config.json").read_text(encoding="utf-8"))
-        size = {section: former[section] for section in _FITTED}
-    except (OSError, ValueError, KeyError, TypeError):
-        return None
-    return Settings.model_validate(settings.model_dump() | size)
-
-
 async def _policy_speed(settings: Settings) -> float:
     """Tokens a second of a burst, after a first one that warms the server up."""
     key = environment_secret(API_KEY_VARIABLE)
@@ -140,21 +142,20 @@ async def _policy_speed(settings: Settings) -> float:
 
 def _learner_speed(settings: Settings) -> float:
     """Tokens a second of the second update of a learner that is thrown away; in a thread, as torch's threads are."""
-    found: list[float] = []
 
-    def measure() -> None:
+    def measure() -> float:
         learner = Learner(settings, local_checkpoint(settings.model.name, settings.paths.data))
         learner.prepare_thread()
         few = [_made_up(number) for number in range(4)]
-        for batch in (few[:1], few):
-            started = time.perf_counter()
-            learner.grpo_update(batch)
-            found.append(sum(len(each.token_ids) for each in batch) / (time.perf_counter() - started))
+        learner.grpo_update(few[:1])
+        started = time.perf_counter()
+        learner.grpo_update(few)
+        return sum(len(each.token_ids) for each in few) / (time.perf_counter() - started)
 
-    measuring = threading.Thread(target=measure, name="learner", daemon=True)
-    measuring.start()
-    measuring.join()
-    return found[-1]
+    with ThreadPoolExecutor(1, thread_name_prefix="learner") as thread:
+        speed = thread.submit(measure).result()
+    gc.collect()  # the learner is in cycles, and the next one needs its memory
+    return speed
 
 
 def _made_up(number: int) -> TrainingSequence:

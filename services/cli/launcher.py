@@ -70,9 +70,14 @@ def running(
                 started[name] = _start(name, arguments, settings)
             for service in list(started.values()):
                 _await_ready(service, console)
+
+            def start_again(name: Service) -> RunningService:
+                _signal(started[name], signal.SIGKILL)  # what it has left behind would hold its port
+                return _start(name, arguments, settings, again=True)
+
             supervisor = Supervisor(
                 started,
-                start=lambda name: _start(name, arguments, settings, again=True),
+                start=start_again,
                 is_ready=lambda service: _is_ready(service.url),
                 say=lambda line: console.print(line, highlight=False, markup=False, soft_wrap=True),
             )

@@ -159,7 +159,7 @@ def demo(overrides: Overrides = None, preset: Preset = DEFAULT_PRESET) -> None:
     """
     from services.cli.demo import run_demo
 
-    run_demo(load_settings(preset, overrides), _passed_on(preset, overrides), console)
+    run_demo(load_settings(preset, overrides), preset, _passed_on(preset, overrides), console)
 
 
 @app.command()

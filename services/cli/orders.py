@@ -19,10 +19,10 @@ def give_order(settings: Settings, order: Order, console: Console) -> None:
     url = settings.policy.trainer_url
     try:
         if order == "status":
-            answer = httpx.get(f"{url}/status", timeout=10)
+            answer = httpx.get(f"{url}/status", timeout=10, trust_env=False)
         else:
             headers = {"Authorization": f"Bearer {admin_token(settings)}"}
-            answer = httpx.post(f"{url}/run/{order}", headers=headers, timeout=10)
+            answer = httpx.post(f"{url}/run/{order}", headers=headers, timeout=10, trust_env=False)
     except httpx.HTTPError as error:
         raise ServiceError(f"no trainer answers at {url} ({error}); start the services with `research up`") from error
     if answer.status_code == 409:

@@ -56,8 +56,10 @@ def number_format(wish: str, device: str = "auto") -> NumberFormat:
         wish: `model.dtype`; anything but `auto` is obeyed, with a warning where this machine is slow at it.
         device: `cpu`, `cuda`, or `auto` for CUDA where there is one.
     """
-    if device == "auto":
-        device = "cuda" if torch.cuda.is_available() else "cpu"
+    if not torch.cuda.is_available():
+        device = "cpu"
+    elif device == "auto":
+        device = "cuda"
     return _number_format(wish, device)
 
 

@@ -31,10 +31,10 @@ def serve(settings: Settings) -> None:
         )
     finally:
         signal.signal(signal.SIGINT, former)
-    with stopping.keeping(lambda: "the policy keeps nothing; what a run has published it serves again"):
+    note = "the policy keeps nothing; what a run has published it serves again"
+    with stopping.keeping(lambda: note), stopping.killing(_kill_family):
         try:
-            with stopping.killing(_kill_family):
-                code = process.wait()
+            code = process.wait()
         except stopping.Stopped:
             _end(process)
             raise

@@ -70,11 +70,6 @@ def install() -> None:
     threading.Thread(target=_watch, args=(reading,), name="stopping", daemon=True).start()
 
 
-def is_stopping() -> bool:
-    """Whether the process has been told to end."""
-    return _state.number is not None
-
-
 def run(work: Coroutine[Any, Any, Result]) -> Result:
     """As `asyncio.run`, but a signal cancels the work, which ends in order; raises Stopped then."""
 

@@ -31,7 +31,7 @@ def serve(settings: Settings) -> None:
     sys.setswitchinterval(_SWITCH_SECONDS)
     app = create_app(settings, on_failure=stop)
     server = new_server(app, settings.retriever.host, settings.retriever.port)
-    with stopping.keeping(lambda: "what the retriever was asked before has been answered"):
+    with stopping.keeping(lambda: "the retriever keeps nothing but its index, which is as it was"):
         serve_until_stopped(server)
     failure = app.state.retriever.failure
     if isinstance(failure, ResearchError):

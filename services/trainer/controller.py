@@ -13,7 +13,7 @@ from services.trainer.loop import TrainingLoop
 from services.trainer.record import RunRecord
 from services.trainer.setup import foresee, training_loop
 from services.trainer.status import RunPhase, RunStatus
-from services.trainer.wish import Wish, read_wish, write_wish
+from services.trainer.wish import Wish, forget_wish, read_wish, write_wish
 
 logger = logging.getLogger(__name__)
 
@@ -39,15 +39,15 @@ class RunController:
 
     @property
     def is_wanted(self) -> bool:
-        """Whether a run is under way, or will be when the trainer is started again."""
-        return self.is_running and read_wish(self._settings.run_dir) is Wish.RUNNING
+        """Whether a run goes on when the trainer is started again."""
+        return read_wish(self._settings.run_dir) is Wish.RUNNING
 
     def come_back(self) -> None:
         """Do what the last order said: go on with the run that was under way, or tell why not."""
         wish, status = read_wish(self._settings.run_dir), self.status
-        record = RunRecord(self._settings.run_dir)
-        if record.is_finished(self._settings.grpo.steps):
-            status.step = self._settings.grpo.steps
+        record, grpo = RunRecord(self._settings.run_dir), self._settings.grpo
+        if record.is_finished(grpo.steps, grpo.minutes):
+            status.step = len(record.metrics())
             status.enter(RunPhase.FINISHED)
         elif wish is Wish.RUNNING:
             status.say(f"{record.directory} was under way when this trainer ended; going on")
@@ -106,15 +106,23 @@ class RunController:
         if self._keeps_orders:
             write_wish(self._settings.run_dir, wish)
 
+    def _forget_order(self) -> None:
+        if self._keeps_orders:
+            forget_wish(self._settings.run_dir)
+
     async def _run(self) -> None:
         try:
             async with training_loop(self._settings, self.status) as loop:
                 self._loop = loop
                 await loop.run()
+            if self.status.phase is RunPhase.FINISHED:
+                self._forget_order()
         except asyncio.CancelledError:
             self.status.enter(RunPhase.STOPPED)
             raise
         except Exception as error:
+            # What failed waits for a new order, also after a restart: an alarm that stopped a run was meant.
+            self._forget_order()
             error = _first_of(error)
             self.status.enter(RunPhase.FAILED)
             self.status.error = str(error)

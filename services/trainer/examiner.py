@@ -38,7 +38,7 @@ class Examiner:
     ) -> None:
         """Raises ConfigurationError if an evaluation names a kind of question that no held-out question is of."""
         self._settings, self._agent, self._rollouts, self._record = settings, agent, rollouts, record
-        self._held_out, self._on_answer, self._say = held_out, status.advance, status.say
+        self._held_out, self._status, self._say = held_out, status, status.say
         for name in (BEFORE, between(0), SAMPLED):
             self.questions(name)
 
@@ -67,12 +67,13 @@ class Examiner:
         sampling = replace(self._rollouts.sampling, seed=self._rollouts.seed) if name == SAMPLED else GREEDY
         for _ in range(1 + self._settings.grpo.infra_retries):
             await self._rollouts.outage.wait_until_over()
+            self._status.done = 0
             answered, figures = await evaluate(
                 self._agent,
                 self.questions(name),
                 sampling=sampling,
                 concurrency=self._settings.policy.max_sequences,
-                on_answer=self._on_answer,
+                on_answer=self._status.advance,
             )
             fault: Exception | None = None
             if failed := sum(f.failed for f in figures.values()):

@@ -16,7 +16,7 @@ from research.errors import ServiceError, TrainingError
 from research.evaluate import figures_as_dict
 from research.questions import Question
 from research.questions.stream import QuestionStream
-from research.run_weights import note_quality
+from research.run_weights import forget_quality_after, note_quality
 from research.settings import Settings
 from services.trainer.alarms import alarms, strongest
 from services.trainer.checkpoint import CheckpointStore, RunState
@@ -111,6 +111,8 @@ class TrainingLoop:
                 status.say(
                     f"ending after step {step} of {settings.grpo.steps}: another would take too long (grpo.minutes)"
                 )
+                if step % settings.checkpoints.every:
+                    await self._save_checkpoint(step)
                 break
             step += 1
             status.step = step
@@ -130,7 +132,9 @@ class TrainingLoop:
             return
         if step:
             await self._evaluate(AFTER)
-        await asyncio.to_thread(write_report, self._record, dict(self._seconds), out_of_time=out_of_time)
+        await asyncio.to_thread(
+            write_report, self._record, dict(self._seconds), minutes=settings.grpo.minutes if out_of_time else None
+        )
         status.enter(RunPhase.FINISHED)
         status.say(f"finished; report, plot and summary are in {self._record.directory}")
 
@@ -178,6 +182,7 @@ class TrainingLoop:
             self._seconds = defaultdict(float, state.seconds)
             self._roll_backs = max(self._roll_backs, state.roll_backs)
             self._record.forget_steps_after(state.step)
+            forget_quality_after(self._record.directory, state.version)
             self._status.step = state.step
         return state
 

@@ -18,6 +18,7 @@ from services.trainer.checkpoint import CheckpointStore
 from services.trainer.console import show
 from services.trainer.controller import RunController
 from services.trainer.record import RunRecord
+from services.trainer.size import sized
 from services.trainer.status import RunStatus
 from services.web.ports import require_free_port
 from services.web.server import new_server, serve_until_stopped
@@ -31,6 +32,7 @@ def serve(settings: Settings) -> None:
     A run that was under way when the server ended, however it ended, goes on by itself.
     """
     require_free_port(settings.trainer.host, settings.trainer.port, "trainer.port")
+    settings = sized(settings)
     app = create_app(settings, returning=True)
     controller: RunController = app.state.controller
     controller.status.listeners.append(logger.info)
@@ -57,11 +59,12 @@ def train(settings: Settings, *, fresh: bool, console: Console, view: View = sho
     record = RunRecord(settings.run_dir)
     if fresh:
         shutil.rmtree(record.directory, ignore_errors=True)
-    if record.is_finished(settings.grpo.steps):
+    settings = sized(settings)
+    if record.is_finished(settings.grpo.steps, settings.grpo.minutes):
         console.print(f"{record.directory} is finished; use --fresh to start over, or another name with run=…")
         return
     require_free_port(settings.trainer.host, settings.trainer.port, "trainer.port")
-    with stopping.keeping(lambda: kept(settings, "the same command goes on from there")):
+    with stopping.keeping(lambda: kept(settings, "the same command goes on with it")):
         stopping.run(_train(settings, console, view))
 
 
@@ -87,11 +90,11 @@ async def _train(settings: Settings, console: Console, view: View) -> None:
 
 def kept(settings: Settings, going_on: str) -> str:
     """What an unfinished run has on the disk, in one sentence."""
-    record = RunRecord(settings.run_dir)
-    if record.is_finished(settings.grpo.steps):
+    record, settings = RunRecord(settings.run_dir), sized(settings)
+    if record.is_finished(settings.grpo.steps, settings.grpo.minutes):
         return f"the run is finished, and {record.directory} is whole"
     checkpoints = CheckpointStore(record.checkpoints_dir, settings.checkpoints.keep).all()
     if not checkpoints:
-        return f"{record.directory} has no checkpoint yet; the same command starts it anew"
+        return f"{record.directory} has no checkpoint yet and begins anew; {going_on}"
     step = int(checkpoints[-1].name.split("-")[1])
     return f"{record.directory} keeps the checkpoint after step {step} and every episode since; {going_on}"

@@ -53,7 +53,8 @@ class Publisher:
         Raises:
             ServiceError: no server took it; all go on serving the former version.
         """
-        origin = replace(self._origin, version=version) if self._origin else None
+        first = self._origin
+        origin = replace(first, version=version, trained=first.trained or version > 0) if first else None
         await asyncio.to_thread(write_checkpoint, state, self._base, self.path_of(version), self._prompt, origin)
         seconds = await self._replicas.update(self._request(version))
         self.version = version

@@ -20,6 +20,7 @@ from research.settings import Settings
 from services.trainer.rollouts import Group
 
 # May change between the start and a resumption of a run; every other setting defines what the run is.
+CONFIG = "config.json"
 _QUESTIONS, _NUMBERS = "question_files", "number_format"
 # Follow the machine, or may be raised.
 _FREE = frozenset({"grpo.steps", "grpo.minutes", "model.dtype"})
@@ -32,7 +33,7 @@ class RunRecord:
     def __init__(self, directory: Path) -> None:
         self.directory = directory
         self._metrics = directory / "metrics.jsonl"
-        self._config = directory / "config.json"
+        self._config = directory / CONFIG
 
     @property
     def episodes_dir(self) -> Path:
@@ -65,13 +66,14 @@ class RunRecord:
                 "give another name with run=…, or start over with --fresh"
             )
 
-    def is_finished(self, steps: int) -> bool:
-        """Whether a report over at least this many steps, or those that `grpo.minutes` allowed, has been written."""
+    def is_finished(self, steps: int, minutes: float | None = None) -> bool:
+        """Whether a report was written over at least this many steps, or over those that these `grpo.minutes` allow."""
         path = self.directory / "summary.json"
         if not path.is_file():
             return False
         summary = json.loads(path.read_text(encoding="utf-8"))
-        return bool(summary["steps"] >= steps or summary.get("out_of_time"))
+        allowed = summary.get("minutes")  # of a run that they ended
+        return bool(summary["steps"] >= steps or (minutes is not None and allowed is not None and minutes <= allowed))
 
     def metrics(self) -> list[dict[str, Any]]:
         """One entry a finished step."""

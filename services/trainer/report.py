@@ -12,17 +12,17 @@ from services.trainer.record import RunRecord
 _STAGES = ("before", "warmup", "after")
 
 
-def write_report(record: RunRecord, seconds: dict[str, float], *, out_of_time: bool = False) -> Path:
+def write_report(record: RunRecord, seconds: dict[str, float], *, minutes: float | None = None) -> Path:
     """Write `summary.json`, `report.md` and `training.png`; returns the path of the summary.
 
-    `out_of_time`: the run has fewer steps than were asked for, because `grpo.minutes` were up.
+    `minutes`: the `grpo.minutes` that ended the run before it had all steps that were asked for.
     """
     metrics = record.metrics()
     sampled = [entry for entry in metrics if "reward" in entry]  # the control `supervised` samples none
     evaluations = {name: figures for name in _STAGES if (figures := record.evaluation(name)) is not None}
     summary = {
         "steps": len(metrics),
-        "out_of_time": out_of_time,
+        "minutes": minutes,
         "reward_per_step": [entry["reward"] for entry in sampled],
         "em_per_step": [entry["em"] for entry in sampled],
         "weight_versions": [entry["version"] for entry in metrics],

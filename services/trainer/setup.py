@@ -16,7 +16,7 @@ from research.errors import ConfigurationError, ServiceError
 from research.prompts import load_prompt
 from research.questions.model import digest_of
 from research.questions.sources import load_questions
-from research.run_weights import Origin, weights_dir
+from research.run_weights import Origin, is_trained, weights_dir
 from research.settings import Settings
 from research.tokens import HuggingFaceTokenizer
 from services.machine.number_formats import NumberFormat, resolved
@@ -77,7 +77,7 @@ async def training_loop(settings: Settings, status: RunStatus) -> AsyncIterator[
         status.say,
     )
     prompt = load_prompt(limits.prompt)
-    origin = Origin(settings.run, str(record.directory.resolve()), settings.model.name, 0)
+    origin = Origin(settings.run, str(record.directory.resolve()), settings.model.name, 0, is_trained(base))
     publisher = Publisher(base, weights_dir(settings), policy, prompt.text, origin)
     agent = SearchAgent(
         policy=policy,

@@ -31,3 +31,8 @@ def write_wish(run_dir: Path, wish: Wish) -> None:
     """Keep an order; it is on the disk when this returns."""
     run_dir.mkdir(parents=True, exist_ok=True)
     write_json(run_dir / FILE, {"wanted": str(wish)})
+
+
+def forget_wish(run_dir: Path) -> None:
+    """Of a run that has ended."""
+    (run_dir / FILE).unlink(missing_ok=True)

@@ -76,10 +76,14 @@ def test_a_run_ends_in_order_when_its_minutes_are_up(tiny: Path, tmp_path: Path)
     assert train_unbroken(tiny, tmp_path, overrides=["grpo.minutes=0.0001"]) == 0
     run = tmp_path / "runs" / "demo"
     summary = json.loads((run / "summary.json").read_text())
-    assert summary["out_of_time"] is True
+    assert summary["minutes"] == 0.0001
     assert summary["steps"] == 1 < STEPS
     assert {"before", "after"} <= summary["eval"].keys()
-    assert RunRecord(run).is_finished(STEPS)
+    assert RunRecord(run).is_finished(STEPS, 0.0001)
+    assert not RunRecord(run).is_finished(STEPS)
+    # More time is more steps, from where it ended.
+    assert train_unbroken(tiny, tmp_path) == 0
+    assert [json.loads(line)["step"] for line in (run / "metrics.jsonl").read_text().splitlines()] == [1, 2, 3, 4, 5, 6]
 
 
 def heard(told: Connection) -> bool:

@@ -19,10 +19,12 @@ def blocked() -> None:
     """Something that sees no signal, as a long call into C does not."""
     while True:
         with suppress(stopping.Stopped):
+            print("working", flush=True)
             time.sleep(60)
 
 
 def deaf() -> None:
+    print("working", flush=True)
     threading.Thread(target=lambda: time.sleep(60), name="a thread that does not end").start()
     time.sleep(60)
 
@@ -45,12 +47,15 @@ async def cleaning_up() -> None:
 
 def child() -> None:
     process = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"])
-    print(process.pid, flush=True)
+    with stopping.killing(process.kill), suppress(stopping.Stopped):
+        print(f"working\n{process.pid}", flush=True)
+        time.sleep(60)
     with stopping.killing(process.kill):
-        blocked()
+        time.sleep(60)
 
 
 def giving_up() -> None:
+    print("working", flush=True)
     threading.Timer(0.2, lambda: stopping.give_up(ServiceError("a service died five times"))).start()
     time.sleep(60)
 
@@ -64,7 +69,6 @@ def main() -> None:
             if kind in ("anyio_worker", "cleaning_up"):
                 stopping.run(globals()[kind]())
             else:
-                print("working", flush=True)
                 globals()[kind]()
     except stopping.Stopped as stopped:
         print(stopping.reason() or stopping.last_words(), file=sys.stderr)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -9,6 +10,7 @@ import pytest
 from research.config import load_settings
 from services.cli.demo_plan import fit
 from services.trainer.forecast import Speeds, forecast, minutes, seconds_left
+from services.trainer.size import keep_size, sized
 from services.trainer.status import RunPhase, RunStatus
 
 SETTINGS = load_settings()
@@ -39,6 +41,19 @@ def test_the_least_still_shows_a_before_and_an_after() -> None:
     fitted, _ = fit(SETTINGS, Speeds(learner=1.0, policy=1.0), left=60)
     assert fitted.grpo.steps == 2
     assert fitted.evaluation.per_kind == {"one_hop": 16, "two_hop": 16}
+
+
+def test_whoever_goes_on_with_a_fitted_run_keeps_its_size(tmp_path: Path) -> None:
+    settings = load_settings(overrides=[f"paths.runs={tmp_path}"])
+    assert sized(settings) is settings
+    fitted, _ = fit(settings, Speeds(learner=150.0, policy=150.0), left=900)
+    assert fitted.grpo.questions_per_step < settings.grpo.questions_per_step
+    keep_size(fitted)
+    found = sized(settings)
+    assert (found.grpo, found.evaluation) == (fitted.grpo, fitted.evaluation)
+    assert found.optimizer == settings.optimizer
+    (settings.run_dir / "size.json").write_text("{ half")
+    assert sized(settings) is settings
 
 
 def test_other_models_have_no_forecast() -> None:

@@ -11,7 +11,17 @@ from safetensors.torch import save_file
 
 from research.config import load_settings
 from research.errors import AssetError
-from research.run_weights import Origin, is_trained, newest_good, note_quality, quality_of, version_path, weights_dir
+from research.run_weights import (
+    Origin,
+    forget_quality_after,
+    is_trained,
+    newest_good,
+    note_quality,
+    quality_of,
+    version_path,
+    weights_dir,
+    write_origin,
+)
 from research.settings import Settings
 from services.policy.start_weights import start_weights
 from services.trainer.publish import write_checkpoint
@@ -30,7 +40,7 @@ def settings(tmp_path: Path) -> Settings:
 
 def publish(settings: Settings, version: int, base: str = BASE) -> Path:
     target = version_path(weights_dir(settings), version)
-    origin = Origin("first", str(settings.run_dir), base, version)
+    origin = Origin("first", str(settings.run_dir), base, version, trained=version > 0)
     source = settings.paths.data / "models" / "smollm2-135m-instruct"
     write_checkpoint({"a": torch.full((4, 4), float(version))}, source, target, "Think first.", origin)
     return target
@@ -63,7 +73,7 @@ def test_half_a_version_does_not_count(settings: Settings) -> None:
     (weights_dir(settings) / "version-000010.partial").mkdir()
     empty = version_path(weights_dir(settings), 11)
     empty.mkdir()
-    (empty / "origin.json").write_text(json.dumps({"run": "first", "run_dir": "", "base": BASE, "version": 11}))
+    write_origin(empty, Origin("first", "", BASE, 11, trained=True))
     found, said = complaints(settings)
     assert found == (9, ninth)
     assert "holds no weights" in said[0]
@@ -118,9 +128,17 @@ def test_a_version_is_as_good_as_its_last_evaluation_said(settings: Settings) ->
     assert quality_of(ninth) is None
 
 
+def test_a_run_that_goes_back_forgets_what_was_said_of_later_versions(settings: Settings) -> None:
+    settings.run_dir.mkdir(parents=True)
+    for version in (8, 9, 10):
+        note_quality(settings.run_dir, version, "step", {"one_hop": {"em": 0.5, "n": 32}})
+    forget_quality_after(settings.run_dir, 9)
+    assert quality_of(publish(settings, 9)) is not None
+    assert quality_of(publish(settings, 10)) is None
+
+
 def test_a_run_on_published_weights_says_its_own_origin(settings: Settings, tmp_path: Path) -> None:
     ninth, target = publish(settings, 9), tmp_path / "second" / "version-000001"
-    write_checkpoint(
-        {"a": torch.ones(4, 4)}, ninth, target, "Think first.", Origin("second", "", str(ninth), version=1)
-    )
+    origin = Origin("second", "", str(ninth), 1, trained=True)
+    write_checkpoint({"a": torch.ones(4, 4)}, ninth, target, "Think first.", origin)
     assert json.loads((target / "origin.json").read_text())["run"] == "second"

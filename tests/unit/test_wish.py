@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from pathlib import Path
 
 import pytest
 
+from research.errors import ConfigurationError
 from research.settings import Settings
 from services.trainer.controller import RunController
 from services.trainer.status import RunPhase
@@ -65,17 +67,28 @@ async def _goes_on(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> RunCo
 
 
 def test_what_was_under_way_goes_on(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
-    import asyncio
-
     write_wish(settings.run_dir, Wish.RUNNING)
     controller = asyncio.run(_goes_on(settings, monkeypatch))
     assert any("was under way when this trainer ended; going on" in line for line in controller.status.lines)
-    assert read_wish(settings.run_dir) is Wish.RUNNING
+    assert controller.is_wanted  # it was cancelled, not told to stop
+
+
+def test_what_failed_waits_for_a_new_order(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Here for want of an admin token; an alarm that stops a run is a failure, too."""
+    monkeypatch.delenv("RESEARCH_ADMIN_TOKEN", raising=False)
+
+    async def fail() -> RunController:
+        controller = RunController(settings, keeps_orders=True)
+        controller.start()
+        with pytest.raises(ConfigurationError):
+            await controller.wait()
+        return controller
+
+    assert asyncio.run(fail()).status.phase is RunPhase.FAILED
+    assert read_wish(settings.run_dir) is None
 
 
 def test_a_command_that_trains_in_the_foreground_keeps_no_orders(settings: Settings) -> None:
-    import asyncio
-
     async def start() -> None:
         controller = RunController(settings)
         controller.start()

@@ -94,7 +94,8 @@ class StudyPlan:
         return load_settings(self.preset, [*self.overrides, *changes])
 
     def is_finished(self, run: PlannedRun) -> bool:
-        return self.record(run).is_finished(0 if run.arm == START else self.settings.grpo.steps)
+        grpo = self.settings.grpo
+        return self.record(run).is_finished(0 if run.arm == START else grpo.steps, grpo.minutes)
 
     def require_same_settings(self) -> None:
         """Raise ConfigurationError if a run was begun with other settings: one study never mixes two."""

@@ -21,7 +21,7 @@ import pytest
 from tests.conftest import REPOSITORY
 
 PROMISED_SECONDS = 10.0
-MARK = "RESEARCH_TEST_MARK"
+MARK, WHOLE = "RESEARCH_TEST_MARK", "RESEARCH_WHOLE_MATRIX"
 ENVIRONMENT = {"RESEARCH_ADMIN_TOKEN": "admin-for-tests", "OMP_NUM_THREADS": "2"}
 SMALL = [
     "run=stopped",
@@ -50,7 +50,7 @@ WAYS = [Way(signal.SIGINT), Way(signal.SIGTERM), Way(signal.SIGINT, ignored_by_p
 
 def crossed(phases: list[str], first: int = 0) -> list[Any]:
     """Each phase with one way, from the one at `first` on, or with every one."""
-    if os.environ.get("RESEARCH_WHOLE_MATRIX"):
+    if os.environ.get(WHOLE):
         pairs = [(phase, way) for phase in phases for way in WAYS]
     else:
         pairs = [(phase, WAYS[place % len(WAYS)]) for place, phase in enumerate(phases, first)]

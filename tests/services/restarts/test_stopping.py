@@ -20,7 +20,9 @@ import pytest
 
 from tests.services.restarts.command import (
     PROMISED_SECONDS,
+    SMALL,
     WAYS,
+    WHOLE,
     Command,
     Way,
     answers,
@@ -34,6 +36,8 @@ from tests.services.restarts.conftest import Services
 
 FRESH = ["starting", "evaluation", "warm-up"]
 RESUMED = ["rollout", "update", "publish", "checkpoint"]
+# A policy that is ready is ended by test_coming_back, too, which has to wait for one anyway.
+POLICY = ["importing", "loading", *(["ready"] if os.environ.get(WHOLE) else [])]
 
 
 @pytest.mark.parametrize(("phase", "way"), crossed([*FRESH, *RESUMED]))
@@ -82,7 +86,7 @@ def test_an_index_that_is_being_built_is_kept(
     assert "the vectors made so far are kept; the same command goes on from there" in last
 
 
-@pytest.mark.parametrize(("phase", "way"), crossed(["importing", "loading", "ready"]))
+@pytest.mark.parametrize(("phase", "way"), crossed(POLICY))
 def test_the_policy_ends(
     phase: str,
     way: Way,
@@ -152,6 +156,39 @@ def test_what_starts_services_ends_them(
         last = running.stop(name, phase, way, [retriever, policy, trainer])
     assert last.startswith("stopped: ")
     assert not (tmp_path / "admin-token").exists()
+
+
+@pytest.mark.parametrize(("phase", "way"), crossed(["warm-up"], first=1))
+def test_the_demo_ends_with_its_services(
+    phase: str,
+    way: Way,
+    data_dir: Path,
+    tmp_path: Path,
+    free_port: Callable[[], int],
+    service_environment: dict[str, str],
+) -> None:
+    retriever, policy, trainer = (free_port() for _ in range(3))
+    ports = [f"retriever.port={retriever}", f"policy.port={policy}", f"trainer.port={trainer}"]
+    arguments = ["demo", f"paths.data={data_dir}", f"paths.runs={tmp_path}", *ports, *SMALL]
+    with command(tmp_path / "log", arguments, way, service_environment) as running:
+        await_condition(phase, lambda: phase_of(trainer) == phase, running)
+        # Seen: after such a request AnyIO's threads kept the process for ever.
+        assert answers(trainer, "/steps")
+        assert answers(trainer, "/evaluations")
+        last = running.stop("demo", phase, way, [retriever, policy, trainer])
+    assert "the same command starts it anew" in last
+
+
+@pytest.mark.parametrize(("phase", "way"), crossed(["asking"]))
+def test_the_bench_keeps_its_answers(services: Services, phase: str, way: Way, tmp_path: Path) -> None:
+    out = tmp_path / "bench"
+    arguments = ["bench", "--out", str(out), "--strategy", "naive-rag", *services.overrides, "bench.per_kind=64"]
+    with command(tmp_path / "log", arguments, way, services.environment) as running:
+        await_condition(
+            "the first answers", lambda: any(len(f.read_text().splitlines()) > 2 for f in out.rglob("*.jsonl")), running
+        )
+        last = running.stop("bench", phase, way, [])
+    assert f"the answers so far are in {out}; the same command goes on from there" in last
 
 
 def test_children_do_not_outlive_a_parent_that_is_killed(
