@@ -17,6 +17,8 @@ import httpx
 import hypothesis
 import pytest
 
+from services.machine.number_formats import number_format
+
 # A busy machine is no reason to fail: speed is measured in benchmarks, never asserted.
 hypothesis.settings.register_profile("no-deadline", deadline=None)
 hypothesis.settings.load_profile("no-deadline")
@@ -28,6 +30,11 @@ ASSETS = [
     "models/multilingual-e5-small-enpt/model.safetensors",
     "models/smollm2-135m-instruct/config.json",
 ]
+
+
+def pytest_report_header() -> str:
+    """What this machine computes in, for whoever reads the log of a CI elsewhere."""
+    return number_format("auto").line
 
 
 @dataclass(frozen=True)
