@@ -57,10 +57,10 @@ def test_training_ends_in_any_phase_and_goes_on(
         assert answers(port, "/steps")
         last = running.stop("train", phase, way, [port])
     if phase in FRESH:
-        assert "has no checkpoint yet; the same command starts it anew" in last
+        assert "has no checkpoint yet and begins anew; the same command goes on with it" in last
     else:
         assert "keeps the checkpoint after step" in last
-        assert "the same command goes on from there" in last
+        assert "the same command goes on with it" in last
 
 
 def _resumable(warmed: Path, target: Path, control: dict[str, Any]) -> None:
@@ -176,7 +176,7 @@ def test_the_demo_ends_with_its_services(
         assert answers(trainer, "/steps")
         assert answers(trainer, "/evaluations")
         last = running.stop("demo", phase, way, [retriever, policy, trainer])
-    assert "the same command starts it anew" in last
+    assert "has no checkpoint yet and begins anew; the same command goes on with it" in last
 
 
 @pytest.mark.parametrize(("phase", "way"), crossed(["asking"]))
