@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from research.assets import local_checkpoint
+from research.errors import AssetError
 from research.files import sha256_of, write_json
 from research.passages import iter_passages
 from research.questions import write_questions
@@ -100,21 +101,22 @@ def _made_with(settings: Settings) -> dict[str, Any]:
         "edition": EDITION,
         "index_revision": read_manifest(settings.index_dir).revision,
         "encoder_backend": settings.encoder.backend,
-        "tokenizer": _tokenizer_digest(settings),
+        "tokenizer": _tokenizer_digest(settings.model.name, settings.paths.data),
         "max_passage_tokens": settings.episode.max_passage_tokens,
     }
 
 
 def _is_same(noted: Any, settings: Settings) -> bool:
-    made_with = _made_with(settings)
     if isinstance(noted, dict) and "model" in noted:  # notes of before, which had the model's name for its tokenizer
-        made_with["model"] = settings.model.name
-        del made_with["tokenizer"]
-    return bool(noted == made_with)
+        try:
+            noted["tokenizer"] = _tokenizer_digest(noted.pop("model"), settings.paths.data)
+        except AssetError:
+            return False
+    return bool(noted == _made_with(settings))
 
 
-def _tokenizer_digest(settings: Settings) -> str:
+def _tokenizer_digest(model: str, data: Path) -> str:
     """Of the model, questions depend on how it cuts passages into tokens, and on nothing else."""
-    checkpoint = local_checkpoint(settings.model.name, settings.paths.data)
+    checkpoint = local_checkpoint(model, data)
     files = [path for name in _TOKENIZER_FILES if (path := checkpoint / name).is_file()]
     return hashlib.sha256("".join(sha256_of(path) for path in files).encode()).hexdigest()

@@ -130,4 +130,5 @@ if __name__ == "__main__":
     try:
         become_server(settings_from_environment())
     except ResearchError as error:
-        sys.exit(f"error: {error}")
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)

@@ -115,11 +115,18 @@ def _faults_of(question: Question, episode: Episode) -> list[str]:
 
 
 def test_sets_of_another_edition_or_another_retriever_are_noticed(settings: Settings, tmp_path: Path) -> None:
-    for part in ("indexes", "questions"):
+    for part in ("indexes", "models", "questions"):
         (tmp_path / part).symlink_to(settings.paths.data.resolve() / part)
     here = [f"paths.data={tmp_path}"]
     assert builtin_questions_are_current(load_settings(overrides=here))
     assert not builtin_questions_are_current(load_settings(overrides=[*here, "episode.max_passage_tokens=32"]))
+    # A trained checkpoint cuts passages as its base does: nothing is searched for again.
+    trained = tmp_path / "version-000009"
+    trained.mkdir()
+    shutil.copyfile(tmp_path / "models" / "smollm2-135m-instruct" / "tokenizer.json", trained / "tokenizer.json")
+    assert builtin_questions_are_current(load_settings(overrides=[*here, f"model.name={trained}"]))
+    (trained / "tokenizer.json").write_text("{}")
+    assert not builtin_questions_are_current(load_settings(overrides=[*here, f"model.name={trained}"]))
     (tmp_path / "questions").unlink()
     shutil.copytree(settings.paths.data / "questions", tmp_path / "questions")
     note = tmp_path / "questions" / "builtin.json"
