@@ -8,7 +8,6 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
 
 import psutil
 import pytest
@@ -17,15 +16,27 @@ GRACE = 1.5
 
 
 @contextmanager
-def started(kind: str, grace: float = 30.0, **options: Any) -> Iterator[tuple[subprocess.Popen[str], str]]:
-    """The child, once it works, and its first line."""
-    process = subprocess.Popen(
-        [sys.executable, "-m", "tests.unit.stopping_child", kind, str(grace)],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        **options,
-    )
+def started(
+    kind: str, grace: float = 30.0, *, ignored: tuple[signal.Signals, ...] = ()
+) -> Iterator[tuple[subprocess.Popen[str], str]]:
+    """The child, once it works, and its first line.
+
+    It ignores the signals in `ignored` at its start, and no others, whatever these tests themselves were started under.
+    """
+    former = {
+        number: signal.signal(number, signal.SIG_IGN if number in ignored else signal.SIG_DFL)
+        for number in (signal.SIGINT, signal.SIGHUP)
+    }
+    try:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "tests.unit.stopping_child", kind, str(grace)],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+    finally:
+        for number, handler in former.items():
+            signal.signal(number, handler)
     try:
         assert process.stdout is not None
         yield process, process.stdout.readline().strip()
@@ -46,32 +57,20 @@ def test_one_signal_ends_it_in_order(kind: str, number: signal.Signals) -> None:
 
 
 def test_sigint_is_heard_where_the_parent_ignores_it_as_a_shell_does_for_a_job_in_the_background() -> None:
-    former = signal.signal(signal.SIGINT, signal.SIG_IGN)
-    try:
-        context = started("anyio_worker")
-        process, _ = context.__enter__()
-    finally:
-        signal.signal(signal.SIGINT, former)
-    process.send_signal(signal.SIGINT)
-    process.communicate(timeout=10)
+    with started("anyio_worker", ignored=(signal.SIGINT,)) as (process, _):
+        process.send_signal(signal.SIGINT)
+        process.communicate(timeout=10)
     assert process.returncode == 130
-    context.__exit__(None, None, None)
 
 
 def test_sighup_stays_ignored_under_nohup() -> None:
-    former = signal.signal(signal.SIGHUP, signal.SIG_IGN)
-    try:
-        context = started("cleaning_up")
-        process, _ = context.__enter__()
-    finally:
-        signal.signal(signal.SIGHUP, former)
-    process.send_signal(signal.SIGHUP)
-    with pytest.raises(subprocess.TimeoutExpired):
-        process.wait(0.5)
-    process.send_signal(signal.SIGTERM)
-    process.communicate(timeout=10)
+    with started("cleaning_up", ignored=(signal.SIGHUP,)) as (process, _):
+        process.send_signal(signal.SIGHUP)
+        with pytest.raises(subprocess.TimeoutExpired):
+            process.wait(0.5)
+        process.send_signal(signal.SIGTERM)
+        process.communicate(timeout=10)
     assert process.returncode == 143
-    context.__exit__(None, None, None)
 
 
 def test_what_does_not_end_is_ended_when_the_grace_is_over() -> None:
