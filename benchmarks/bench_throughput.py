@@ -22,7 +22,7 @@ from research.bench.records import Records
 from research.bench.run import ask_all
 from research.clients import HttpService, sampling_params
 from research.config import load_settings
-from research.episode import Generation, Policy, Sampling
+from research.episode.agent import Generation, Policy, Sampling
 from research.questions import Question
 from research.schemas import Strategy
 from research.settings import Settings

@@ -14,8 +14,8 @@ import subprocess
 import sys
 import time
 
-from research.assets import local_checkpoint
 from research.config import load_settings
+from research.model_paths import local_checkpoint
 from services.trainer.sequences import TrainingSequence
 from tests.emulated_avx2 import ENVIRONMENT
 

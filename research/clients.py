@@ -10,10 +10,10 @@ import httpx
 from httpx_aiohttp import AiohttpTransport
 from tenacity import AsyncRetrying, retry_if_exception, stop_after_attempt, wait_random_exponential
 
-from research.episode import Finish, Generation, Sampling
+from research.episode.agent import Finish, Generation, Sampling
+from research.episode.protocol import SEARCH_END
 from research.errors import ConditionsChangedError, ServiceBusyError, ServiceError
 from research.passages import Passage, ScoredPassage
-from research.protocol import SEARCH_END
 from research.schemas import WeightsRequest, WeightsResponse, WeightsStatus
 
 INITIAL_VERSION = "0"

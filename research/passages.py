@@ -7,8 +7,8 @@ from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from research.atomic_io import atomic_write
 from research.errors import AssetError
-from research.files import atomic_write
 
 
 @dataclass(frozen=True, slots=True)

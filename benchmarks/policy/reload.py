@@ -27,8 +27,8 @@ from httpx_aiohttp import AiohttpTransport
 from safetensors.torch import load_file, save_file
 
 from benchmarks.policy.services import policy_and_retriever
-from research.assets import local_checkpoint
 from research.clients import PolicyAdmin
+from research.model_paths import local_checkpoint
 from research.schemas import WeightsRequest
 
 CLIENTS = 32

@@ -20,8 +20,8 @@ from numpy.typing import NDArray
 
 from research.config import load_settings
 from research.questions.gold import GoldQuery, load_gold
+from research.scoring.statistics import cluster_bootstrap
 from research.settings import Settings
-from research.statistics import cluster_bootstrap
 from services.retriever.build import build_index
 from services.retriever.checkpoint import open_checkpoint
 from services.retriever.encoder import load_encoder

@@ -14,8 +14,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Protocol, Self
 
-from research.bench.lines import GrowingLines, read_lines
-from research.episode import Sampling
+from research.bench.jsonl import GrowingLines, read_lines
+from research.episode.agent import Sampling
 from research.errors import AssetError, ContextFullError, ResearchError, ServiceError
 from research.strategies.chat import Completion, Message
 

@@ -1,10 +1,10 @@
-"""What an answer is worth, beyond EM and F1 (`research.reward`): cover-EM, and which supporting passages were found."""
+"""Scores beyond EM and F1 (`research.scoring.reward`): cover-EM, and which supporting passages were found."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
-from research.reward import normalize_answer
+from research.scoring.reward import normalize_answer
 
 
 def cover_exact_match(prediction: str, gold: str) -> float:

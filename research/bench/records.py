@@ -11,7 +11,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-from research.bench.lines import GrowingLines, read_lines
+from research.bench.jsonl import GrowingLines, read_lines
 from research.errors import AssetError, ConfigurationError
 
 Conditions = Mapping[str, Any]

@@ -10,10 +10,10 @@ from typing import Any
 
 from research.bench.metrics import cover_exact_match, retrieval_recall
 from research.bench.records import Records
-from research.episode import Sampling, StopReason
+from research.episode.agent import Sampling, StopReason
 from research.errors import ConditionsChangedError, ContextFullError, ResearchError, ServiceError
 from research.questions import Question
-from research.reward import best, exact_match, token_f1
+from research.scoring.reward import best, exact_match, token_f1
 from research.strategies import Strategy
 from research.strategies.outcome import Outcome
 

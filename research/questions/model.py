@@ -9,8 +9,8 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from research.atomic_io import atomic_write
 from research.errors import AssetError
-from research.files import atomic_write
 
 
 @dataclass(frozen=True, slots=True)

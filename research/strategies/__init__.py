@@ -10,7 +10,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Protocol
 
-from research.episode import Sampling, SearchAgent, StopReason
+from research.episode.agent import Sampling, SearchAgent, StopReason
 from research.errors import ContextFullError
 from research.settings import EpisodeLimits
 from research.strategies.baselines import iter_retgen, naive_generation, naive_rag

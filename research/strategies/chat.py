@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Literal, Protocol
 
-from research.episode import Sampling, StopReason
+from research.episode.agent import Sampling, StopReason
 from research.passages import Passage, ScoredPassage
 from research.schemas import Step
 from research.strategies.outcome import Outcome

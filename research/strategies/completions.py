@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from research.clients import HttpService, finish_of
-from research.episode import Generation, Sampling
+from research.episode.agent import Generation, Sampling
 from research.errors import ProtocolError, ServiceError
 
 

@@ -7,7 +7,7 @@ from dataclasses import asdict
 from typing import Any
 
 from research.clients import HttpService
-from research.episode import Sampling
+from research.episode.agent import Sampling
 from research.errors import ContextFullError, ServiceError
 from research.strategies.chat import Completion, Message
 

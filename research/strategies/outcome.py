@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from research.episode import Episode, StopReason
+from research.episode.agent import Episode, StopReason
+from research.episode.trace import trace_of
 from research.passages import Passage
 from research.schemas import AnswerPassage, AnswerResponse, AnswerSeconds, AnswerUsage, Step
-from research.trace import trace_of
 
 
 @dataclass(slots=True)

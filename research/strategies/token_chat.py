@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Protocol
 
-from research.episode import Finish, Policy, Sampling
+from research.episode.agent import Finish, Policy, Sampling
 from research.errors import ContextFullError
 from research.strategies.chat import Completion, Message
 

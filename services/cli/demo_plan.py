@@ -10,10 +10,10 @@ from typing import Any
 
 from rich.console import Console
 
-from research.assets import local_checkpoint
 from research.clients import PolicyClient
 from research.config import load_settings
-from research.episode import Sampling
+from research.episode.agent import Sampling
+from research.model_paths import local_checkpoint
 from research.settings import Settings
 from services.process import stopping
 from services.trainer.forecast import Speeds, forecast, minutes

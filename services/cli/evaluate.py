@@ -9,16 +9,16 @@ from pathlib import Path
 from rich.console import Console
 from transformers import AutoTokenizer
 
-from research.assets import local_checkpoint
+from research.atomic_io import atomic_write
 from research.clients import PolicyClient, RetrieverClient
-from research.episode import SearchAgent
-from research.evaluate import evaluate, figures_as_dict
-from research.files import atomic_write
+from research.episode.agent import SearchAgent
+from research.episode.tokenizer import HuggingFaceTokenizer
+from research.model_paths import local_checkpoint
 from research.prompts import load_prompt
 from research.questions.sampling import first_of_each_kind
 from research.questions.sources import load_questions
+from research.scoring.evaluate import evaluate, figures_as_dict
 from research.settings import Settings
-from research.tokens import HuggingFaceTokenizer
 from services.cli.show import show_evaluations
 from services.process.progress import progress
 from services.web.auth import API_KEY_VARIABLE, environment_secret

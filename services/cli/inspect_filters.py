@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from research.episode import StopReason
+from research.episode.agent import StopReason
 from research.errors import ConfigurationError
 from services.cli.inspect_read import Inspected, RunEpisodes, Source
 

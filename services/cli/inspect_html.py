@@ -16,9 +16,9 @@ from itertools import groupby, islice
 from pathlib import Path
 from typing import Any
 
-from research.episode import Episode
-from research.files import atomic_write
-from research.trace import trace_of
+from research.atomic_io import atomic_write
+from research.episode.agent import Episode
+from research.episode.trace import trace_of
 from services.cli.inspect_filters import Filters
 from services.cli.inspect_read import Inspected, RunEpisodes, Source
 from services.cli.inspect_tokens import TokenTexts

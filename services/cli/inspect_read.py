@@ -12,12 +12,12 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any, Literal
 
-from research.episode import Episode
-from research.episode_io import episode_from_dict
+from research.episode.agent import Episode
+from research.episode.search_analysis import SearchFact, search_facts
+from research.episode.serialization import episode_from_dict
 from research.errors import AssetError, ProtocolError
 from research.questions import Question, question_from_dict
-from research.reward import Score
-from research.trace_facts import SearchFact, search_facts
+from research.scoring.reward import Score
 from services.cli.inspect_training import Training, TrainingRules, training_of_group
 from services.trainer.selection import dealt_out
 

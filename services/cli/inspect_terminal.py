@@ -10,8 +10,8 @@ from rich.rule import Rule
 from rich.table import Table
 from rich.text import Text
 
-from research.trace import trace_of
-from research.trace_facts import SearchFact
+from research.episode.search_analysis import SearchFact
+from research.episode.trace import trace_of
 from services.cli.inspect_read import Inspected
 from services.cli.inspect_tokens import TokenTexts
 

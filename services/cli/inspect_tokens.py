@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from research.assets import resolve_model
 from research.errors import AssetError
+from research.model_paths import resolve_model
 from services.cli.inspect_read import RunEpisodes
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from research.episode import Episode
+from research.episode.agent import Episode
 from services.trainer.grpo import best_and_worst, group_advantages
 
 

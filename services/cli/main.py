@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.markup import escape
 
 from research.config import DEFAULT_PRESET, load_settings
-from research.episode import StopReason
+from research.episode.agent import StopReason
 from research.errors import ResearchError
 from research.schemas import Strategy
 from services.cli.bench.commands import bench, corpus, report

@@ -13,8 +13,8 @@ import zipfile
 from dataclasses import dataclass
 from pathlib import Path
 
+from research.atomic_io import atomic_write
 from research.errors import AssetError
-from research.files import atomic_write
 
 
 @dataclass(frozen=True, slots=True)

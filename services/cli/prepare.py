@@ -9,9 +9,9 @@ from pathlib import Path
 
 from rich.console import Console
 
-from research.assets import builtin_model_dir
 from research.builtin_corpus import passages_from_leads
 from research.errors import ConfigurationError
+from research.model_paths import builtin_model_dir
 from research.passages import Passage, write_passages
 from research.questions.sources import BUILTIN, HUB_PREFIX, hub_records
 from research.settings import Settings

@@ -8,9 +8,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from research.assets import local_checkpoint
+from research.atomic_io import sha256_of, write_json
 from research.errors import AssetError
-from research.files import sha256_of, write_json
+from research.model_paths import local_checkpoint
 from research.passages import iter_passages
 from research.questions import write_questions
 from research.questions.builtin import EDITION, build_questions

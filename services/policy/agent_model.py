@@ -12,7 +12,7 @@ from pydantic import ValidationError
 from vllm.entrypoints.openai.chat_completion.protocol import ChatCompletionRequest
 from vllm.entrypoints.serve.engine.protocol import ModelCard, ModelList
 
-from research.episode import Sampling
+from research.episode.agent import Sampling
 from research.errors import ConfigurationError, ResearchError
 from research.schemas import AgentLimits
 from services.policy.agent_errors import OpenAIProblemError

@@ -11,11 +11,11 @@ from contextlib import aclosing
 
 from vllm.entrypoints.openai.chat_completion.protocol import ChatCompletionResponseStreamChoice
 
+from research.episode.latex import Unboxed
+from research.episode.streaming import Found
+from research.episode.tag_parser import Piece
 from research.errors import ResearchError, ServiceError
-from research.live import Found
-from research.pieces import Piece
 from research.schemas import AnswerResponse
-from research.unboxed import Unboxed
 from services.policy.agent_errors import OpenAIProblemError
 from services.policy.agent_wire import (
     AgentChunk,

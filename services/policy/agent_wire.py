@@ -18,9 +18,9 @@ from vllm.entrypoints.openai.chat_completion.protocol import (
     ChatMessage,
 )
 
-from research.episode import StopReason
+from research.episode.agent import StopReason
+from research.episode.latex import unboxed
 from research.schemas import AnswerPassage, AnswerResponse
-from research.unboxed import unboxed
 
 AGENT = "research"
 

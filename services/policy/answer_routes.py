@@ -11,9 +11,9 @@ import orjson
 from fastapi import APIRouter, Body, Depends, Request, Response
 from fastapi.responses import StreamingResponse
 
-from research.episode import Sampling
+from research.episode.agent import Sampling
+from research.episode.streaming import Wrote
 from research.errors import ResearchError
-from research.live import Wrote
 from research.schemas import AgentLimits, AnswerRequest, AnswerResponse, AnswersResponse, ErrorBody
 from services.policy.answer_examples import REQUESTS, RESPONSES
 from services.policy.answering import RETRY_SECONDS, Answering, Asked, BusyError, Told, begun

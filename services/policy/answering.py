@@ -10,9 +10,9 @@ from dataclasses import dataclass, field, replace
 
 from prometheus_client import Counter, Histogram
 
-from research.episode import Sampling, SearchAgent
+from research.episode.agent import Sampling, SearchAgent
+from research.episode.streaming import Ended, Found, TellingPolicy, Wrote, watch
 from research.errors import ConfigurationError, ResearchError, ServiceError
-from research.live import Ended, Found, TellingPolicy, Wrote, watch
 from research.schemas import AgentLimits, AnswerResponse
 from research.strategies import RESEARCH, BaselineStrategy, ReSearchStrategy, Strategy
 from research.strategies.chat import ScoringRetriever

@@ -13,7 +13,7 @@ from vllm.lora.request import LoRARequest
 from vllm.sampling_params import RequestOutputKind
 
 from research.clients import finish_of, sampling_params
-from research.episode import Generation, Sampling
+from research.episode.agent import Generation, Sampling
 from research.errors import ServiceError
 
 

@@ -53,9 +53,9 @@ class ResearchPlugin:
         from transformers import AutoTokenizer
 
         from research.clients import RetrieverClient
-        from research.episode import SearchAgent
+        from research.episode.agent import SearchAgent
+        from research.episode.tokenizer import HuggingFaceTokenizer
         from research.prompts import load_prompt
-        from research.tokens import HuggingFaceTokenizer
         from services.policy.adapters import Adapters
         from services.policy.agent_model import ChatWithAgent, ModelsWithAgent
         from services.policy.answering import Answering

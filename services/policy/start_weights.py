@@ -7,11 +7,11 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
-from research.assets import local_checkpoint
 from research.clients import INITIAL_VERSION
 from research.errors import AssetError
-from research.run_weights import newest_good, read_origin
+from research.model_paths import local_checkpoint
 from research.settings import Settings
+from research.weights.run_weights import newest_good, read_origin
 
 VERSION_VARIABLE = "RESEARCH_POLICY_WEIGHT_VERSION"
 

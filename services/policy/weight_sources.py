@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from research.prompts import trained_prompt
-from research.run_weights import is_trained, quality_of, read_origin
 from research.schemas import RECEIVED, WeightsQuality
+from research.weights.run_weights import is_trained, quality_of, read_origin
 from services.policy.fingerprint import fingerprint
 
 

@@ -18,8 +18,8 @@ from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 
+from research.atomic_io import write_json
 from research.errors import AssetError, ConfigurationError, ResearchError
-from research.files import write_json
 from research.passages import Passage
 from research.settings import Settings
 from services.process.progress import progress

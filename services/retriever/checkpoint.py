@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from research.assets import local_checkpoint
+from research.atomic_io import sha256_of
 from research.errors import AssetError, ConfigurationError
-from research.files import sha256_of
+from research.model_paths import local_checkpoint
 
 Pooling = Literal["mean", "cls"]
 

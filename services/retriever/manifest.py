@@ -9,8 +9,8 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from research.atomic_io import write_json
 from research.errors import AssetError, ConfigurationError
-from research.files import write_json
 from research.settings import Corpus as CorpusSettings
 from research.settings import Encoder as EncoderSettings
 from services.retriever.checkpoint import Checkpoint

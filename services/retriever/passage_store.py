@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pyarrow as pa
 
+from research.atomic_io import atomic_write
 from research.errors import AssetError
-from research.files import atomic_write
 from research.passages import Passage
 
 PASSAGES = "passages.arrow"

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from research.files import atomic_write
+from research.atomic_io import atomic_write
 from services.process.progress import progress
 from services.retriever.encoder import Encoder
 from services.retriever.passage_store import PassageStore

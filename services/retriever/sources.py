@@ -21,8 +21,8 @@ from typing import Any, BinaryIO, cast
 
 import orjson
 
+from research.atomic_io import sha256_of
 from research.errors import AssetError
-from research.files import sha256_of
 from research.passages import Passage
 
 _FORMATS = (".jsonl", ".json", ".tsv", ".parquet")

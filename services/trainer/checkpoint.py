@@ -11,9 +11,9 @@ import shutil
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
+from research.atomic_io import write_json
 from research.errors import TrainingError
-from research.files import write_json
-from research.sealed import PARTIAL, discard, fault_of, sealed_directory
+from research.weights.checksummed_dir import PARTIAL, discard, fault_of, sealed_directory
 from services.trainer.learner import Learner
 from services.trainer.learner_state import read_learner, write_learner
 

@@ -16,8 +16,8 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from research.episode import Episode
-from research.episode_io import episode_from_dict
+from research.episode.agent import Episode
+from research.episode.serialization import episode_from_dict
 from research.errors import ProtocolError
 
 Place = tuple[int, int]  # number of the group within its step, and of the member within its group

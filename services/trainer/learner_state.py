@@ -11,7 +11,7 @@ import torch
 from safetensors.torch import load_file, load_model, save_file, save_model
 from torch import Tensor
 
-from research.files import write_json
+from research.atomic_io import write_json
 from services.trainer.learner import Learner
 
 MODEL, REFERENCE, OPTIMIZER = "model.safetensors", "reference.safetensors", "optimizer.safetensors"

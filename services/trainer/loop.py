@@ -11,13 +11,13 @@ from contextlib import contextmanager
 from functools import partial
 from typing import Any, TypeVar
 
-from research.episode import SearchAgent
+from research.episode.agent import SearchAgent
 from research.errors import ServiceError, TrainingError
-from research.evaluate import figures_as_dict
 from research.questions import Question
-from research.questions.stream import QuestionStream
-from research.run_weights import forget_quality_after, note_quality
+from research.questions.sampler import QuestionStream
+from research.scoring.evaluate import figures_as_dict
 from research.settings import Settings
+from research.weights.run_weights import forget_quality_after, note_quality
 from services.trainer.alarms import alarms, strongest
 from services.trainer.checkpoint import CheckpointStore, RunState
 from services.trainer.examiner import AFTER, BEFORE, SAMPLED, WARMUP, Examiner, between

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from statistics import fmean
 from typing import Any
 
-from research.trace_facts import corrected_queries
+from research.episode.search_analysis import corrected_queries
 from services.trainer.learner import UpdateReport
 from services.trainer.rollouts import Group, Member
 

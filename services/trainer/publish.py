@@ -14,9 +14,9 @@ from safetensors.torch import save_file
 
 from research.clients import INITIAL_VERSION
 from research.prompts import TRAINED_PROMPT
-from research.run_weights import ORIGIN, Origin, version_path, write_origin
 from research.schemas import WeightsRequest
-from research.sealed import MANIFEST, sealed_directory
+from research.weights.checksummed_dir import MANIFEST, sealed_directory
+from research.weights.run_weights import ORIGIN, Origin, version_path, write_origin
 from services.trainer.replicas import Replicas
 
 # What a run has written into a base that is itself a published version, and does not hold for the next one.

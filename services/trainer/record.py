@@ -13,9 +13,9 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from research.atomic_io import atomic_write, write_json
 from research.errors import ConfigurationError
-from research.evaluate import Answered, KindFigures, figures_as_dict
-from research.files import atomic_write, write_json
+from research.scoring.evaluate import Answered, KindFigures, figures_as_dict
 from research.settings import Settings
 from services.trainer.rollouts import Group
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from research.clients import INITIAL_VERSION, PolicyAdmin, PolicyClient
-from research.episode import Generation, Sampling
+from research.episode.agent import Generation, Sampling
 from research.errors import ServiceError
 from research.schemas import RECEIVED, WeightsRequest, WeightsStatus
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from research.files import atomic_write, write_json
+from research.atomic_io import atomic_write, write_json
 from services.trainer.record import RunRecord
 
 _STAGES = ("before", "warmup", "after")

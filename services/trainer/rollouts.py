@@ -10,10 +10,10 @@ from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field, replace
 from statistics import fmean
 
-from research.episode import Episode, Sampling, SearchAgent
+from research.episode.agent import Episode, Sampling, SearchAgent
 from research.errors import ServiceError, TrainingError
 from research.questions import Question
-from research.reward import Score, score
+from research.scoring.reward import Score, score
 from services.trainer.journal import EpisodeJournal, Place
 from services.trainer.status import RunStatus
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from research.episode import Episode
+from research.episode.agent import Episode
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,16 +9,16 @@ from contextlib import asynccontextmanager
 import torch
 from transformers import AutoTokenizer
 
-from research.assets import local_checkpoint
 from research.clients import PolicyAdmin, PolicyClient, RetrieverClient
-from research.episode import Sampling, SearchAgent
+from research.episode.agent import Sampling, SearchAgent
+from research.episode.tokenizer import HuggingFaceTokenizer
 from research.errors import ConfigurationError, ServiceError
+from research.model_paths import local_checkpoint
 from research.prompts import load_prompt
 from research.questions.model import digest_of
 from research.questions.sources import load_questions
-from research.run_weights import Origin, is_trained, weights_dir
 from research.settings import Settings
-from research.tokens import HuggingFaceTokenizer
+from research.weights.run_weights import Origin, is_trained, weights_dir
 from services.machine.number_formats import NumberFormat, resolved
 from services.trainer.broadcast import BroadcastingAdmin
 from services.trainer.forecast import Speeds, forecast

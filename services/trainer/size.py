@@ -6,7 +6,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from research.files import write_json
+from research.atomic_io import write_json
 from research.settings import Settings
 
 FILE = "size.json"

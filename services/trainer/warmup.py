@@ -11,9 +11,9 @@ import random
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from research.episode import Episode, Finish, Generation, Sampling, SearchAgent
+from research.episode.agent import Episode, Finish, Generation, Sampling, SearchAgent
+from research.episode.tokenizer import Tokenizer
 from research.questions import Hop, Question
-from research.tokens import Tokenizer
 
 
 @dataclass(slots=True)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import torch
 
-from research.episode import SearchAgent
+from research.episode.agent import SearchAgent
 from research.errors import ConfigurationError
 from research.questions import Question
 from research.settings import Settings

@@ -6,7 +6,7 @@ import json
 from enum import StrEnum
 from pathlib import Path
 
-from research.files import write_json
+from research.atomic_io import write_json
 
 FILE = "wanted.json"
 

@@ -14,16 +14,16 @@ from transformers import AutoTokenizer
 
 from research.clients import RetrieverClient
 from research.config import load_settings
-from research.episode import Episode, Sampling, SearchAgent, StopReason
+from research.episode.agent import Episode, Sampling, SearchAgent, StopReason
+from research.episode.tokenizer import HuggingFaceTokenizer
 from research.passages import Passage, iter_passages
 from research.prompts import load_prompt
 from research.questions import Question, read_questions
 from research.questions.builtin import EDITION, verify
 from research.questions.builtin.article import stands_in
 from research.questions.sources import builtin_path
-from research.reward import score
+from research.scoring.reward import score
 from research.settings import Settings
-from research.tokens import HuggingFaceTokenizer
 from services.cli.questions import builtin_questions_are_current
 from services.trainer.warmup import ScriptedPolicy, script
 from tests.conftest import Launch

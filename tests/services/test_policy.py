@@ -22,11 +22,11 @@ from transformers import AutoTokenizer
 
 from research.clients import PolicyAdmin, PolicyClient
 from research.config import load_settings
-from research.episode import Finish, Generation, Sampling
+from research.episode.agent import Finish, Generation, Sampling
+from research.episode.tokenizer import HuggingFaceTokenizer
 from research.prompts import load_prompt
 from research.schemas import WeightsRequest
 from research.settings import Settings
-from research.tokens import HuggingFaceTokenizer
 from services.trainer.learner import Learner
 from services.trainer.sequences import TrainingSequence
 from tests.conftest import Server, server_end

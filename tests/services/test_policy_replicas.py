@@ -16,10 +16,10 @@ from safetensors.torch import load_file
 from transformers import AutoTokenizer
 
 from research.clients import PolicyAdmin, PolicyClient
-from research.episode import Sampling
+from research.episode.agent import Sampling
+from research.episode.tokenizer import HuggingFaceTokenizer
 from research.errors import ServiceError
 from research.prompts import load_prompt
-from research.tokens import HuggingFaceTokenizer
 from services.trainer.publish import Publisher
 from services.trainer.replicas import Replica, Replicas
 from tests.conftest import Server

@@ -17,14 +17,14 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from research.clients import PolicyAdmin, PolicyClient
-from research.episode import Finish, Generation, Sampling, SearchAgent
+from research.episode.agent import Finish, Generation, Sampling, SearchAgent
 from research.errors import ProtocolError
 from research.passages import Passage
 from research.prompts import Prompt
 from research.questions import Hop, Question
-from research.run_weights import weights_dir
 from research.schemas import WeightsRequest, WeightsResponse
 from research.settings import Settings
+from research.weights.run_weights import weights_dir
 from services.trainer.journal import EpisodeJournal
 from services.trainer.learner import Learner
 from services.trainer.loop import TrainingLoop

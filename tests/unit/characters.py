@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-from research.episode import Finish, Generation, Sampling
+from research.episode.agent import Finish, Generation, Sampling
 from research.errors import ProtocolError
 from research.passages import Passage
 from research.prompts import Prompt

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from research.episode import Episode, StopReason, Turn
-from research.evaluate import Answered
-from research.files import write_json
+from research.atomic_io import write_json
+from research.episode.agent import Episode, StopReason, Turn
+from research.episode.protocol import result_block
 from research.passages import Passage
-from research.protocol import result_block
 from research.questions import Hop, Question
-from research.reward import score
+from research.scoring.evaluate import Answered
+from research.scoring.reward import score
 from services.cli.inspect_read import RunEpisodes
 from services.trainer.record import RunRecord
 from services.trainer.rollouts import Group, Member

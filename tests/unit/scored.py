@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from research.episode import Episode, StopReason, Turn
+from research.episode.agent import Episode, StopReason, Turn
 from research.questions import Question
-from research.reward import score
+from research.scoring.reward import score
 from services.trainer.rollouts import Group, Member
 
 GOLD = "Paris"

@@ -6,12 +6,12 @@ import asyncio
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
-from research.episode import Finish, Generation, Sampling, SearchAgent
+from research.episode.agent import Finish, Generation, Sampling, SearchAgent
+from research.episode.tokenizer import Tokenizer
 from research.errors import ServiceError
 from research.passages import Passage, ScoredPassage
 from research.prompts import Prompt
 from research.settings import EpisodeLimits
-from research.tokens import Tokenizer
 
 TURNS = [
     "<think>Who painted it?</think>\n<search>Starry Night painter</search>",

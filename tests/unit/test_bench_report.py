@@ -11,12 +11,12 @@ from typing import Any
 
 import pytest
 
+from research.bench.figures import EVERYTHING, figures_by_kind, paired_difference
 from research.bench.judge import PROMPT_HASH, Verdict, Verdicts, judge_all, last_judge, read_verdict
 from research.bench.paper import PAPER
 from research.bench.runs import VERDICTS, BenchRun, read_runs
-from research.bench.table import EVERYTHING, figures_by_kind, paired_difference
 from research.config import load_settings
-from research.episode import Sampling
+from research.episode.agent import Sampling
 from research.errors import AssetError, ConfigurationError, ServiceError
 from research.questions import Question
 from research.questions.benchmarks import BENCHMARKS, benchmark_of, set_name
@@ -24,7 +24,7 @@ from research.settings import Price
 from research.strategies import BASELINES
 from research.strategies.baselines import naive_rag
 from research.strategies.chat import Completion, Message, Work
-from research.strategies.fingerprint import prompt_hash
+from research.strategies.prompt_hash import prompt_hash
 from services.cli.bench.report import write_report
 from tests.unit.bench_runs import record, write_run
 

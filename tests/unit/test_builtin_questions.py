@@ -16,7 +16,7 @@ from research.questions.builtin.build import chains_and_facts
 from research.questions.builtin.reach import LEAST_MARGIN, Found, reached
 from research.questions.builtin.split import entity_groups, is_new_template
 from research.questions.sampling import first_of_each_kind
-from research.reward import best, token_f1
+from research.scoring.reward import best, token_f1
 from tests.unit.small_corpus import BY_TITLE, GOOD, PASSAGES, SERVED_WORDS
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from research.sealed import PARTIAL
+from research.weights.checksummed_dir import PARTIAL
 from services.trainer.checkpoint import CheckpointStore
 from tests.unit.checkpoint_child import KEEP, digest, new_learner, train_and_save
 from tests.unit.tiny_model import write_tiny_model

@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from research.errors import TrainingError
-from research.sealed import fault_of, sealed_directory
+from research.weights.checksummed_dir import fault_of, sealed_directory
 from services.trainer.checkpoint import CheckpointStore, RunState
 from services.trainer.learner import Learner
 from tests.unit.checkpoint_child import digest, new_learner

@@ -7,13 +7,13 @@ from itertools import pairwise
 
 import pytest
 
-from research.episode import Episode, Finish, Generation, Sampling, SearchAgent, StopReason
+from research.episode.agent import Episode, Finish, Generation, Sampling, SearchAgent, StopReason
+from research.episode.trace import trace_of
 from research.errors import ProtocolError, ServiceError
 from research.passages import Passage
 from research.prompts import Prompt
 from research.settings import EpisodeLimits
 from research.strategies.outcome import answer_response, outcome_of
-from research.trace import trace_of
 from tests.unit.characters import EOS, CharacterTokenizer, Script, Shelf
 
 PARIS = Passage("7", "Paris", "Paris is the capital of France.")

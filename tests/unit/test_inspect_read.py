@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from research.episode import StopReason
+from research.episode.agent import StopReason
 from research.errors import AssetError, ConfigurationError
 from services.cli.inspect_filters import Filters
 from services.cli.inspect_read import Inspected, RunEpisodes, find_run

@@ -11,12 +11,12 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from research.episode import Episode, StopReason, Turn
-from research.episode_io import episode_from_dict
+from research.episode.agent import Episode, StopReason, Turn
+from research.episode.serialization import episode_from_dict
 from research.errors import ProtocolError
 from research.passages import Passage
 from research.questions import Question
-from research.reward import Score
+from research.scoring.reward import Score
 from services.trainer.journal import EpisodeJournal
 from services.trainer.record import RunRecord
 from services.trainer.rollouts import Group, Member

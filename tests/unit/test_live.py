@@ -7,11 +7,11 @@ from contextlib import aclosing
 
 import pytest
 
-from research.episode import Sampling
+from research.episode.agent import Sampling
+from research.episode.streaming import Ended, Event, Found, Wrote, watch
+from research.episode.trace import trace_of
 from research.errors import ServiceError
-from research.live import Ended, Event, Found, Wrote, watch
 from research.passages import Passage
-from research.trace import trace_of
 from tests.unit.characters import CharacterTokenizer
 from tests.unit.scripted_agent import TURNS, Scripted, agent_for
 

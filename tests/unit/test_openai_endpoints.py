@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from research.episode import Finish, Sampling
+from research.episode.agent import Finish, Sampling
 from research.errors import ContextFullError, ServiceError
 from research.strategies.chat import Message
 from research.strategies.completions import CompletionsPolicy

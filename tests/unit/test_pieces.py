@@ -8,11 +8,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from research.episode import Episode, Turn
-from research.pieces import Piece, PieceReader
-from research.protocol import extract_answer
-from research.trace import trace_of
-from research.unboxed import Unboxed, unboxed
+from research.episode.agent import Episode, Turn
+from research.episode.latex import Unboxed, unboxed
+from research.episode.protocol import extract_answer
+from research.episode.tag_parser import Piece, PieceReader
+from research.episode.trace import trace_of
 
 FRAGMENTS = [
     "<think>",

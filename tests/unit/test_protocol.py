@@ -6,8 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from research.passages import Passage
-from research.protocol import (
+from research.episode.protocol import (
     TAG_NAMES,
     extract_answer,
     format_fault,
@@ -15,6 +14,7 @@ from research.protocol import (
     result_block,
     search_query,
 )
+from research.passages import Passage
 
 SPECIAL = ("<|im_end|>", "<|im_start|>", "</s>")
 

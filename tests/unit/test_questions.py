@@ -14,9 +14,9 @@ from hypothesis import strategies as st
 
 from research.errors import AssetError, ConfigurationError
 from research.questions import Hop, Question, read_questions, write_questions
+from research.questions.sampler import QuestionStream
 from research.questions.sampling import first_of_each_kind
 from research.questions.sources import load_questions
-from research.questions.stream import QuestionStream
 
 QUESTIONS = [
     Question(f"{kind}-{i}", f"{kind} {i}?", ("yes",), kind, hops=(Hop("q", "what", "T", "yes"),))

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from research.errors import ConfigurationError
-from research.evaluate import KindFigures
+from research.scoring.evaluate import KindFigures
 from services.trainer.record import RunRecord
 from services.trainer.report import write_report
 from services.trainer.status import RunPhase, RunStatus

@@ -9,7 +9,7 @@ from typing import cast
 import pytest
 
 from research.clients import PolicyAdmin, PolicyClient
-from research.episode import Finish, Generation, Sampling
+from research.episode.agent import Finish, Generation, Sampling
 from research.errors import ServiceError
 from research.schemas import WeightsRequest, WeightsResponse, WeightsStatus
 from services.trainer.replicas import Replica, Replicas

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from research.reward import best, exact_match, score, token_f1
+from research.scoring.reward import best, exact_match, score, token_f1
 
 WORDS = st.lists(
     st.sampled_from(["the", "a", "an", "Paris", "paris,", "(city)", "U.S.", "1853", "of", "Île-de-France", "dog's"]),

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from research.episode import Episode, Sampling, SearchAgent
+from research.episode.agent import Episode, Sampling, SearchAgent
 from research.errors import ServiceError, TrainingError
 from research.passages import Passage
 from research.prompts import Prompt

@@ -11,7 +11,8 @@ from safetensors.torch import save_file
 
 from research.config import load_settings
 from research.errors import AssetError
-from research.run_weights import (
+from research.settings import Settings
+from research.weights.run_weights import (
     Origin,
     forget_quality_after,
     is_trained,
@@ -22,7 +23,6 @@ from research.run_weights import (
     weights_dir,
     write_origin,
 )
-from research.settings import Settings
 from services.policy.start_weights import start_weights
 from services.trainer.publish import write_checkpoint
 

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from research.episode import StopReason
+from research.episode.agent import StopReason
 from services.trainer.grpo import group_advantages
 from services.trainer.metrics import step_metrics, supervised_metrics, told
 from services.trainer.rollouts import Group

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from research.statistics import cluster_bootstrap
+from research.scoring.statistics import cluster_bootstrap
 
 
 def test_single_clusters_give_the_usual_interval_of_a_mean() -> None:

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from research.episode import Sampling, StopReason
+from research.episode.agent import Sampling, StopReason
 from research.errors import ContextFullError
 from research.passages import Passage, ScoredPassage
 from research.schemas import Strategy

@@ -7,11 +7,11 @@ from pathlib import Path
 
 import pytest
 
+from research.atomic_io import write_json
 from research.errors import ConfigurationError
-from research.evaluate import Answered, KindFigures
-from research.files import write_json
 from research.questions import Question
-from research.reward import score
+from research.scoring.evaluate import Answered, KindFigures
+from research.scoring.reward import score
 from services.cli.study.collect import collect, em_difference, em_estimate
 from services.cli.study.plan import PlannedRun, StudyPlan, training_seconds
 from services.cli.study.report import write_study_report

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import pytest
 
-from research.episode import Episode, Turn
+from research.episode.agent import Episode, Turn
+from research.episode.protocol import result_block
+from research.episode.search_analysis import corrected_queries, search_facts
 from research.passages import Passage
-from research.protocol import result_block
 from research.questions import Hop, Question
-from research.trace_facts import corrected_queries, search_facts
 
 HOPS = (
     Hop("The Starry Night painter", "who painted The Starry Night", "The Starry Night", "Vincent van Gogh"),

@@ -18,7 +18,7 @@ from research.questions.builtin.countries import proper_name
 from research.questions.builtin.facts import Fact
 from research.questions.builtin.split import stable_hash
 from research.questions.model import Question
-from research.reward import token_f1
+from research.scoring.reward import token_f1
 
 Sound = Callable[[Question], bool]
 

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from research.passages import Passage
 from research.questions.builtin.article import served_text, stands_in
 from research.questions.model import Hop, Question
-from research.reward import best, token_f1
+from research.scoring.reward import best, token_f1
 
 _HOPS_OF_KIND = {"one_hop": 1, "two_hop": 2, "three_hop": 3, "comparison": 2}
 _MOST_ANSWER_WORDS = 6

@@ -5,12 +5,12 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 
+from research.bench.figures import EVERYTHING, BenchFigures, answered_by_both, paired_difference
 from research.bench.paper import PAPER
 from research.bench.records import differences
 from research.bench.runs import BenchRun, shared_conditions, what_differs
-from research.bench.table import EVERYTHING, BenchFigures, answered_by_both, paired_difference
 from research.questions.benchmarks import BENCHMARKS, benchmark_named
-from research.statistics import Estimate
+from research.scoring.statistics import Estimate
 from research.strategies import RESEARCH
 
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from research.bench.lines import read_lines
+from research.bench.jsonl import read_lines
 from research.bench.runs import BenchRun
 from services.cli.inspect_html import as_json, write_frame
 

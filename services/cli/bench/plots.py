@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from research.atomic_io import atomic_write
+from research.bench.figures import EVERYTHING, BenchFigures
 from research.bench.runs import BenchRun
-from research.bench.table import EVERYTHING, BenchFigures
-from research.files import atomic_write
 from research.questions.benchmarks import benchmark_named
 
 _MARKERS = "os^Dv*PX"

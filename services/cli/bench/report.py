@@ -7,9 +7,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from research.atomic_io import atomic_write
+from research.bench.figures import BenchFigures, figures_by_kind
 from research.bench.runs import BenchRun, read_runs
-from research.bench.table import BenchFigures, figures_by_kind
-from research.files import atomic_write
 from research.settings import Settings
 from services.cli.bench.markdown import markdown
 from services.cli.bench.page import write_bench_page

@@ -23,7 +23,7 @@ from research.bench.judge import Verdicts, judge_all
 from research.bench.records import Records
 from research.bench.run import ask_all
 from research.bench.runs import VERDICTS, read_runs
-from research.episode import Sampling
+from research.episode.agent import Sampling
 from research.errors import ConditionsChangedError, ResearchError, ServiceError
 from research.schemas import Strategy as Name
 from research.settings import Settings

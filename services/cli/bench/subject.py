@@ -12,20 +12,20 @@ from typing import Any
 
 from transformers import AutoTokenizer
 
-from research.assets import local_checkpoint
 from research.clients import HttpService, PolicyClient, RetrieverClient
-from research.episode import SearchAgent
+from research.episode.agent import SearchAgent
+from research.episode.tokenizer import HuggingFaceTokenizer
 from research.errors import ConfigurationError, ServiceError
+from research.model_paths import local_checkpoint
 from research.prompts import load_prompt, require_trained_prompt, trained_prompt
 from research.schemas import PolicyInfo
 from research.settings import Settings
 from research.strategies import BASELINES, MAX_WRITTEN, RESEARCH, BaselineStrategy, ReSearchStrategy, Strategy
 from research.strategies.chat import ChatModel
 from research.strategies.completions import CompletionsPolicy
-from research.strategies.fingerprint import prompt_hash
 from research.strategies.openai_chat import OpenAIChat
+from research.strategies.prompt_hash import prompt_hash
 from research.strategies.token_chat import TokenChat
-from research.tokens import HuggingFaceTokenizer
 from services.web.auth import API_KEY_VARIABLE, environment_secret
 
 ENDPOINT_KEY_VARIABLE = "RESEARCH_ENDPOINT_API_KEY"

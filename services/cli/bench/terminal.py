@@ -8,8 +8,8 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from research.bench.figures import EVERYTHING, BenchFigures
 from research.bench.runs import BenchRun
-from research.bench.table import EVERYTHING, BenchFigures
 
 
 def show_figures(runs: Sequence[BenchRun], figures: Sequence[Mapping[str, BenchFigures]], console: Console) -> None:

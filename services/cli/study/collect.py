@@ -6,11 +6,11 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
-from research.episode_io import episode_from_dict
+from research.episode.search_analysis import corrected_queries
+from research.episode.serialization import episode_from_dict
 from research.questions.model import question_from_dict
 from research.questions.sampling import first_of_each_kind
-from research.statistics import Estimate, cluster_bootstrap
-from research.trace_facts import corrected_queries
+from research.scoring.statistics import Estimate, cluster_bootstrap
 from services.cli.study.plan import START, PlannedRun, StudyPlan
 from services.trainer.examiner import AFTER, BEFORE, SAMPLED, WARMUP
 

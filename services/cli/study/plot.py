@@ -7,7 +7,7 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-from research.files import atomic_write
+from research.atomic_io import atomic_write
 from services.cli.study.collect import GROUPS, StudyData
 
 Curve = dict[int, float]

@@ -11,7 +11,7 @@ from importlib.metadata import distributions
 from pathlib import Path
 from typing import Any
 
-from research.files import atomic_write
+from research.atomic_io import atomic_write
 from services.cli.study.collect import StudyData, collect
 from services.cli.study.plan import StudyPlan, training_seconds
 from services.cli.study.plot import plot_study

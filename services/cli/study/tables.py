@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from statistics import fmean
 
-from research.evaluate import pass_at_k
+from research.scoring.evaluate import pass_at_k
 from services.cli.study.collect import GROUPS, STAGES, Outcome, StudyData, em_difference, em_estimate
 
 _COMPARED = (

@@ -9,8 +9,8 @@ import httpx
 import openai
 import pytest
 
+from research.episode.latex import unboxed
 from research.schemas import AnswerResponse
-from research.unboxed import unboxed
 from tests.services.agent.services import AGENT, KEY, QUESTION, RAW, Services, ask, user
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
-from research.episode import Episode, Turn
+from research.episode.agent import Episode, Turn
 from research.questions import Question
 
 # A passage cannot settle these by containing them.

@@ -9,9 +9,9 @@ from contextlib import aclosing
 from dataclasses import dataclass, replace
 from typing import Protocol
 
-from research.episode import Episode, Policy, Sampling, SearchAgent
+from research.episode.agent import Episode, Policy, Sampling, SearchAgent
+from research.episode.tag_parser import Piece, PieceReader
 from research.passages import Passage
-from research.pieces import Piece, PieceReader
 
 
 @dataclass(frozen=True, slots=True)

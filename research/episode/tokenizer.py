@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
+from research.episode.protocol import break_special_tokens
 from research.errors import ConfigurationError, ProtocolError
 from research.prompts import Prompt
-from research.protocol import break_special_tokens
 
 
 class Tokenizer(Protocol):

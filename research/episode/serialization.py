@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from research.episode import Episode, StopReason, Turn
+from research.episode.agent import Episode, StopReason, Turn
 from research.errors import ProtocolError
 from research.passages import Passage
 

@@ -14,12 +14,19 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Protocol
 
+from research.episode.protocol import (
+    SEARCH_END,
+    break_special_tokens,
+    extract_answer,
+    format_fault,
+    result_block,
+    search_query,
+)
+from research.episode.tokenizer import Tokenizer
 from research.errors import ContextFullError, ProtocolError
 from research.passages import Passage
 from research.prompts import Prompt
-from research.protocol import SEARCH_END, break_special_tokens, extract_answer, format_fault, result_block, search_query
 from research.settings import EpisodeLimits
-from research.tokens import Tokenizer
 
 
 class StopReason(StrEnum):

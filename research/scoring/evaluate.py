@@ -9,11 +9,11 @@ from dataclasses import asdict, dataclass, replace
 from statistics import fmean
 from typing import Any
 
-from research.episode import Episode, Sampling, SearchAgent
+from research.episode.agent import Episode, Sampling, SearchAgent
+from research.episode.search_analysis import corrected_queries
 from research.errors import ServiceError
 from research.questions import Question
-from research.reward import Score, score
-from research.trace_facts import corrected_queries
+from research.scoring.reward import Score, score
 
 GREEDY = Sampling(temperature=0.0)
 

@@ -7,7 +7,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 
-from research.episode import Sampling
+from research.episode.agent import Sampling
 from research.passages import Passage, ScoredPassage
 from research.strategies import Baseline
 from research.strategies.chat import Completion, Message, Work

@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from research.files import sha256_of, write_json
+from research.atomic_io import sha256_of, write_json
 
 MANIFEST = "manifest.json"
 PARTIAL = ".partial"

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import re
 
-from research.episode import Episode, Turn
-from research.protocol import RESULT_END, RESULT_START
+from research.episode.agent import Episode, Turn
+from research.episode.protocol import RESULT_END, RESULT_START
 from research.schemas import Step
 
 _PIECE = re.compile(r"<(?P<kind>think|search|answer)>(?P<text>.*?)(?:</(?P=kind)>|$)", re.DOTALL)

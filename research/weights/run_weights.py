@@ -11,10 +11,10 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from research.files import write_json
+from research.atomic_io import write_json
 from research.prompts import TRAINED_PROMPT
-from research.sealed import MANIFEST, fault_of
 from research.settings import Settings
+from research.weights.checksummed_dir import MANIFEST, fault_of
 
 ORIGIN = "origin.json"
 QUALITY = "quality.json"

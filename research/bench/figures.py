@@ -8,8 +8,8 @@ from statistics import fmean
 from typing import Any
 
 from research.bench.runs import BenchRun
+from research.scoring.statistics import Estimate, cluster_bootstrap, cluster_bootstraps
 from research.settings import Price
-from research.statistics import Estimate, cluster_bootstrap, cluster_bootstraps
 
 EVERYTHING = "all"
 Records = Sequence[Mapping[str, Any]]

@@ -22,7 +22,7 @@ class Piece:
 
 
 class PieceReader:
-    """Reads a turn in parts of any size. The steps are those of `research.trace`, without the empty ones.
+    """Reads a turn in parts of any size. The steps are those of `research.episode.trace`, without the empty ones.
 
     White space at the ends of a step is left out. What may be the beginning of a tag is kept back until it is clear.
     """

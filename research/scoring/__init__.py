@@ -1,0 +1,1 @@
+"""From an answer to a number: reward, evaluation of a question set, confidence intervals."""

@@ -1,0 +1,1 @@
+"""Directories of weights that a run publishes: checksums, origin and quality."""
