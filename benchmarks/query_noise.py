@@ -13,9 +13,9 @@ import numpy as np
 from research.config import load_settings
 from research.passages import iter_passages
 from research.questions.builtin.build import chains_and_facts
-from services.retriever.checkpoint import open_checkpoint
-from services.retriever.encoder import load_encoder
-from services.retriever.published import SearchIndex
+from services.retriever.encoder.checkpoint import open_checkpoint
+from services.retriever.encoder.encoder import load_encoder
+from services.retriever.index.search_index import SearchIndex
 
 BATCHES = (64, 16, 8, 5, 3, 64)
 QUERIES = 1200

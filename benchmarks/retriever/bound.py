@@ -12,9 +12,9 @@ import time
 from pathlib import Path
 
 from research.config import load_settings
-from services.retriever.checkpoint import open_checkpoint
-from services.retriever.encoder import load_encoder
-from services.retriever.published import SearchIndex
+from services.retriever.encoder.checkpoint import open_checkpoint
+from services.retriever.encoder.encoder import load_encoder
+from services.retriever.index.search_index import SearchIndex
 
 BATCHES = (8, 16, 32, 64, 128, 256)
 TOP_K = 5

@@ -63,8 +63,8 @@ class Synthetic:
 
 def build(name: str, count: int, directory: Path) -> dict[str, Any]:
     """Write one structure, unless the same is there; seconds and bytes on disk."""
-    from services.retriever.dense import write_dense
-    from services.retriever.structure import structure_for
+    from services.retriever.index.faiss_config import structure_for
+    from services.retriever.index.vector_index import write_dense
 
     vectors = Synthetic(count)
     structure = structure_for(name, count, vectors.dimension)
@@ -85,8 +85,8 @@ def build(name: str, count: int, directory: Path) -> dict[str, Any]:
 
 def search(name: str, count: int, directory: Path) -> dict[str, Any]:
     """Open one structure and search it; seconds, resident memory and what was found."""
-    from services.retriever.dense import FULL_VECTORS, open_dense
-    from services.retriever.structure import structure_for
+    from services.retriever.index.faiss_config import structure_for
+    from services.retriever.index.vector_index import FULL_VECTORS, open_dense
 
     queries = np.load(directory.parent / "queries.npy")
     before = resident()
@@ -127,8 +127,8 @@ def in_process(step: str, name: str, count: int, directory: Path) -> dict[str, A
 def prepare_queries(directory: Path) -> None:
     """Encode the searches of held-out questions once."""
     from research.config import load_settings
-    from services.retriever.checkpoint import open_checkpoint
-    from services.retriever.encoder import load_encoder
+    from services.retriever.encoder.checkpoint import open_checkpoint
+    from services.retriever.encoder.encoder import load_encoder
 
     lines = Path("data/questions/builtin-held_out.jsonl").read_text(encoding="utf-8").splitlines()
     texts = sorted({hop["query"] for line in lines for hop in json.loads(line)["hops"]})

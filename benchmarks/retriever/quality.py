@@ -22,11 +22,11 @@ from research.config import load_settings
 from research.questions.gold import GoldQuery, load_gold
 from research.scoring.statistics import cluster_bootstrap
 from research.settings import Settings
-from services.retriever.build import build_index
-from services.retriever.checkpoint import open_checkpoint
-from services.retriever.encoder import load_encoder
-from services.retriever.published import SearchIndex
-from services.retriever.recall import gold_positions, recall_at
+from services.retriever.build.build import build_index
+from services.retriever.build.recall import gold_positions, recall_at
+from services.retriever.encoder.checkpoint import open_checkpoint
+from services.retriever.encoder.encoder import load_encoder
+from services.retriever.index.search_index import SearchIndex
 
 DEPTHS = (5, 10)
 FULL = "encoder.max_passage_tokens=256"

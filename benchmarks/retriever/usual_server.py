@@ -13,9 +13,9 @@ from fastapi import FastAPI
 from pydantic import BaseModel
 
 from research.config import load_settings
-from services.retriever.checkpoint import open_checkpoint
-from services.retriever.encoder import load_encoder
-from services.retriever.published import SearchIndex
+from services.retriever.encoder.checkpoint import open_checkpoint
+from services.retriever.encoder.encoder import load_encoder
+from services.retriever.index.search_index import SearchIndex
 
 
 class Body(BaseModel):

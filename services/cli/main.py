@@ -69,7 +69,7 @@ def index(
 
         print_recall(settings, questions, console)
         return
-    from services.retriever.build import build_index
+    from services.retriever.build.build import build_index
 
     with stopping.keeping(lambda: "the vectors made so far are kept; the same command goes on from there"):
         console.print(f"index: {build_index(settings, passages or passages_path(settings))}", highlight=False)

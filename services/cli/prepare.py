@@ -36,7 +36,7 @@ def prepare(settings: Settings, console: Console) -> None:
     passages = passages_path(settings)
     _prepare_corpus(settings, passages, say)
     with say.step(f"index {settings.corpus.index}: embed the passages with {settings.encoder.name}"):
-        from services.retriever.build import build_index
+        from services.retriever.build.build import build_index
 
         build_index(settings, passages)
     _prepare_questions(settings, passages, say)

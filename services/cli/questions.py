@@ -57,9 +57,9 @@ class ServedSearch:
     def __init__(self, settings: Settings) -> None:
         from transformers import AutoTokenizer
 
-        from services.retriever.checkpoint import open_checkpoint
-        from services.retriever.encoder import load_encoder
-        from services.retriever.published import SearchIndex
+        from services.retriever.encoder.checkpoint import open_checkpoint
+        from services.retriever.encoder.encoder import load_encoder
+        from services.retriever.index.search_index import SearchIndex
 
         data, threads = settings.paths.data, settings.retriever.threads
         checkpoint = open_checkpoint(settings.encoder.name, data)
@@ -95,7 +95,7 @@ def _note(data: Path) -> Path:
 
 def _made_with(settings: Settings) -> dict[str, Any]:
     """Everything that decides which questions result."""
-    from services.retriever.manifest import read_manifest
+    from services.retriever.index.manifest import read_manifest
 
     return {
         "edition": EDITION,

@@ -8,7 +8,7 @@ from rich.console import Console
 from rich.table import Table
 
 from research.settings import Settings
-from services.retriever.recall import DEPTHS, evaluate_index
+from services.retriever.build.recall import DEPTHS, evaluate_index
 
 
 def print_recall(settings: Settings, questions: Path | None, console: Console) -> None:

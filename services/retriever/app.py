@@ -10,16 +10,16 @@ from prometheus_client import CONTENT_TYPE_LATEST
 
 from research.schemas import SearchRequest, SearchResponse, ServiceStatus
 from research.settings import Settings
-from services.retriever.admin import attach_admin_routes
-from services.retriever.dialects import COMPATIBLE_ROUTES, attach_dialects
-from services.retriever.http_errors import ERROR_RESPONSES, install_error_handlers
-from services.retriever.info import RetrieverInfo, describe
-from services.retriever.mcp_tool import attach_mcp
-from services.retriever.middleware import RequestTimer
-from services.retriever.requests import json_response, require_within_limits
-from services.retriever.search import Answer
-from services.retriever.service import Retriever
-from services.retriever.shedding import Shedding
+from services.retriever.api.admin import attach_admin_routes
+from services.retriever.api.compat import COMPATIBLE_ROUTES, attach_dialects
+from services.retriever.api.errors import ERROR_RESPONSES, install_error_handlers
+from services.retriever.api.info import RetrieverInfo, describe
+from services.retriever.api.limits import json_response, require_within_limits
+from services.retriever.api.load_shedding import Shedding
+from services.retriever.api.mcp_tool import attach_mcp
+from services.retriever.api.request_timer import RequestTimer
+from services.retriever.retriever import Retriever
+from services.retriever.types import Answer
 from services.web.body_limit import BodyLimit
 from services.web.disconnect import CLIENT_CLOSED_REQUEST, unless_disconnected
 

@@ -14,9 +14,9 @@ from transformers import AutoModel, AutoTokenizer
 
 from research.config import load_settings
 from research.settings import Settings
-from services.retriever.checkpoint import Checkpoint, open_checkpoint
-from services.retriever.encoder import load_encoder
-from services.retriever.published import SearchIndex
+from services.retriever.encoder.checkpoint import Checkpoint, open_checkpoint
+from services.retriever.encoder.encoder import load_encoder
+from services.retriever.index.search_index import SearchIndex
 
 BACKENDS = {"torch": 0.99999, "onnx": 0.9999, "onnx-int8": 0.99}
 

@@ -21,10 +21,10 @@ from research.config import load_settings
 from research.errors import AssetError, ConfigurationError
 from research.passages import iter_passages, write_passages
 from research.settings import Settings
-from services.retriever.build import build_index
-from services.retriever.checkpoint import open_checkpoint
-from services.retriever.manifest import read_manifest
-from services.retriever.published import SearchIndex
+from services.retriever.build.build import build_index
+from services.retriever.encoder.checkpoint import open_checkpoint
+from services.retriever.index.manifest import read_manifest
+from services.retriever.index.search_index import SearchIndex
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 StartBuild = Callable[..., "subprocess.Popen[bytes]"]
@@ -32,7 +32,7 @@ BUILD = """
 import sys
 from pathlib import Path
 from research.config import load_settings
-from services.retriever.build import build_index
+from services.retriever.build.build import build_index
 build_index(load_settings("quickstart-cpu", sys.argv[2:]), Path(sys.argv[1]))
 """
 

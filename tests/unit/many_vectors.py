@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from services.retriever.search import Vectors
+from services.retriever.types import Vectors
 
 
 class InMemory:

@@ -8,10 +8,10 @@ from collections.abc import Awaitable, Callable, Sequence
 
 import numpy as np
 
-from services.retriever.backlog import Limits
-from services.retriever.cache import ResultCache
-from services.retriever.pipeline import BatchReport, SearchPipeline
-from services.retriever.search import Hits, Query, TokenIds, Vectors
+from services.retriever.batching.batch_queue import Limits
+from services.retriever.batching.pipeline import BatchReport, SearchPipeline
+from services.retriever.batching.result_cache import ResultCache
+from services.retriever.types import Hits, Query, TokenIds, Vectors
 
 
 class FakeEncoder:

@@ -11,10 +11,10 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from research.errors import AssetError, ConfigurationError
-from services.retriever.dense import FULL_VECTORS, VECTORS, open_dense, rerank, write_dense
-from services.retriever.milvus import MilvusCollection, MilvusVectors, write_milvus
-from services.retriever.search import Vectors
-from services.retriever.structure import StructureName, structure_for
+from services.retriever.index.faiss_config import StructureName, structure_for
+from services.retriever.index.milvus import MilvusCollection, MilvusVectors, write_milvus
+from services.retriever.index.vector_index import FULL_VECTORS, VECTORS, open_dense, rerank, write_dense
+from services.retriever.types import Vectors
 from tests.unit.many_vectors import InMemory
 
 DIMENSION = 64

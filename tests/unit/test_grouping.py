@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from services.retriever.grouping import CallCost, group_by_length
+from services.retriever.encoder.padding import CallCost, group_by_length
 
 LENGTHS = st.lists(st.integers(1, 40), max_size=9)
 COSTS = st.builds(CallCost, call=st.integers(0, 50), most=st.integers(1, 120))

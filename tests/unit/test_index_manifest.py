@@ -15,13 +15,13 @@ from research.errors import AssetError, ConfigurationError
 from research.passages import Passage
 from research.settings import Corpus as CorpusSettings
 from research.settings import Encoder as EncoderSettings
-from services.retriever.checkpoint import Checkpoint
-from services.retriever.dense import write_dense
-from services.retriever.lexical import write_lexical
-from services.retriever.manifest import Manifest, read_manifest, recipe_for
-from services.retriever.passage_store import PassageStore, write_passage_store
-from services.retriever.published import SearchIndex
-from services.retriever.structure import structure_for
+from services.retriever.encoder.checkpoint import Checkpoint
+from services.retriever.index.bm25 import write_lexical
+from services.retriever.index.faiss_config import structure_for
+from services.retriever.index.manifest import Manifest, read_manifest, recipe_for
+from services.retriever.index.passage_store import PassageStore, write_passage_store
+from services.retriever.index.search_index import SearchIndex
+from services.retriever.index.vector_index import write_dense
 from tests.unit.many_vectors import InMemory
 
 PASSAGES = [Passage("a", "Alpha", "first — é"), Passage("b", "Beta", "second"), Passage("c", "Gamma", "third")]

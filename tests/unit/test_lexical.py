@@ -10,13 +10,13 @@ from pathlib import Path
 import pytest
 
 from research.errors import AssetError
-from services.retriever.lexical import LEXICAL, LexicalIndex, write_lexical
+from services.retriever.index.bm25 import LEXICAL, LexicalIndex, write_lexical
 
 TEXTS = ["The painter of the night", "A night of paintings in Paris", "Moons and tides", "of the and"]
 WRITE = f"""
 import sys
 from pathlib import Path
-from services.retriever.lexical import write_lexical
+from services.retriever.index.bm25 import write_lexical
 write_lexical(Path(sys.argv[1]), {TEXTS!r})
 """
 

@@ -7,10 +7,10 @@ import asyncio
 import pytest
 
 from research.errors import ServiceBusyError
-from services.retriever.backlog import Limits
-from services.retriever.cache import ResultCache
-from services.retriever.pipeline import SearchPipeline
-from services.retriever.search import Query
+from services.retriever.batching.batch_queue import Limits
+from services.retriever.batching.pipeline import SearchPipeline
+from services.retriever.batching.result_cache import ResultCache
+from services.retriever.types import Query
 from tests.unit.pipeline_bench import Bench, FakeEncoder, FakeIndex, with_bench
 
 

@@ -7,11 +7,11 @@ import asyncio
 import pytest
 
 from research.errors import ServiceError
-from services.retriever.backlog import Limits, Taken
-from services.retriever.cache import ResultCache
-from services.retriever.metrics import Metrics
-from services.retriever.pipeline import SearchPipeline
-from services.retriever.search import Query
+from services.retriever.batching.batch_queue import Limits, Taken
+from services.retriever.batching.metrics import Metrics
+from services.retriever.batching.pipeline import SearchPipeline
+from services.retriever.batching.result_cache import ResultCache
+from services.retriever.types import Query
 from tests.unit.pipeline_bench import Bench, FakeEncoder, FakeIndex, with_bench
 
 

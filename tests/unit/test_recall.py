@@ -12,9 +12,9 @@ import pytest
 from research.errors import AssetError
 from research.passages import Passage
 from research.questions.gold import GoldPassage, GoldQuery, load_gold
-from services.retriever import recall
-from services.retriever.passage_store import PassageStore, write_passage_store
-from services.retriever.recall import exact_search, gold_positions, recall_at
+from services.retriever.build import recall
+from services.retriever.build.recall import exact_search, gold_positions, recall_at
+from services.retriever.index.passage_store import PassageStore, write_passage_store
 
 MUSIQUE = {
     "question": "Who?",

@@ -7,8 +7,8 @@ import tracemalloc
 from hypothesis import given
 from hypothesis import strategies as st
 
-from services.retriever.cache import ResultCache
-from services.retriever.search import Hits
+from services.retriever.batching.result_cache import ResultCache
+from services.retriever.types import Hits
 
 
 def hits(count: int, letters: int) -> Hits:

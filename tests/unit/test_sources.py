@@ -13,7 +13,7 @@ import pytest
 
 from research.errors import AssetError
 from research.passages import Passage
-from services.retriever.sources import corpus_digest, read_passages
+from services.retriever.build.passage_readers import corpus_digest, read_passages
 
 OURS: list[dict[str, Any]] = [
     {"id": "1", "title": "Alpha", "text": "first\nof two lines"},

@@ -12,7 +12,7 @@ from research.passages import Passage, write_passages
 from research.questions.files import read_question_file
 from research.questions.paragraphs import paragraphs_of
 from services.process.progress import progress
-from services.retriever.sources import read_passages
+from services.retriever.build.passage_readers import read_passages
 
 _EVERY = 1000  # passages between two signs of life
 

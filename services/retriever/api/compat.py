@@ -21,9 +21,9 @@ from pydantic import BaseModel, Field
 
 from research.errors import ServiceBusyError
 from research.schemas import ErrorBody
-from services.retriever.requests import json_response, require_within_limits
-from services.retriever.search import Hit, Hits
-from services.retriever.service import Retriever
+from services.retriever.api.limits import json_response, require_within_limits
+from services.retriever.retriever import Retriever
+from services.retriever.types import Hit, Hits
 from services.web.disconnect import CLIENT_CLOSED_REQUEST, unless_disconnected
 from services.web.problems import ProblemError
 

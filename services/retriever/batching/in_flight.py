@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from research.errors import ServiceError
-from services.retriever.search import Answer, Query, TokenIds
+from services.retriever.types import Answer, Query, TokenIds
 
 
 @dataclass(slots=True, eq=False)

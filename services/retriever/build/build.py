@@ -23,18 +23,18 @@ from research.errors import AssetError, ConfigurationError, ResearchError
 from research.passages import Passage
 from research.settings import Settings
 from services.process.progress import progress
-from services.retriever.checkpoint import Checkpoint, open_checkpoint
-from services.retriever.dense import write_dense
-from services.retriever.encoder import load_encoders
-from services.retriever.lexical import LEXICAL_UP_TO, write_lexical
-from services.retriever.manifest import MANIFEST, Manifest, Recipe, read_manifest, recipe_for
-from services.retriever.milvus import MilvusCollection, collection_prefix, drop_collections, write_milvus
-from services.retriever.onnx_export import exported_graph
-from services.retriever.passage_store import PASSAGES, PassageStore, write_passage_store
-from services.retriever.published import SearchIndex
-from services.retriever.shards import SHARD, VectorShards
-from services.retriever.sources import corpus_digest, read_passages
-from services.retriever.structure import structure_for
+from services.retriever.build.passage_readers import corpus_digest, read_passages
+from services.retriever.build.vector_shards import SHARD, VectorShards
+from services.retriever.encoder.checkpoint import Checkpoint, open_checkpoint
+from services.retriever.encoder.encoder import load_encoders
+from services.retriever.encoder.onnx_export import exported_graph
+from services.retriever.index.bm25 import LEXICAL_UP_TO, write_lexical
+from services.retriever.index.faiss_config import structure_for
+from services.retriever.index.manifest import MANIFEST, Manifest, Recipe, read_manifest, recipe_for
+from services.retriever.index.milvus import MilvusCollection, collection_prefix, drop_collections, write_milvus
+from services.retriever.index.passage_store import PASSAGES, PassageStore, write_passage_store
+from services.retriever.index.search_index import SearchIndex
+from services.retriever.index.vector_index import write_dense
 
 
 def build_index(settings: Settings, passages: Path) -> Path:

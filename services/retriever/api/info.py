@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from pydantic import BaseModel
 
-from services.retriever.published import SearchIndex
-from services.retriever.service import Retriever
+from services.retriever.index.search_index import SearchIndex
+from services.retriever.retriever import Retriever
 
 
 class RequestLimits(BaseModel):

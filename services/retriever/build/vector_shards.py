@@ -11,9 +11,9 @@ import numpy as np
 
 from research.atomic_io import atomic_write
 from services.process.progress import progress
-from services.retriever.encoder import Encoder
-from services.retriever.passage_store import PassageStore
-from services.retriever.search import Vectors
+from services.retriever.encoder.encoder import Encoder
+from services.retriever.index.passage_store import PassageStore
+from services.retriever.types import Vectors
 
 # Passages a shard: what a kill can cost at most, for each encoder.
 SHARD = 256

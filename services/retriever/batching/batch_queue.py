@@ -6,7 +6,7 @@ import threading
 from collections import deque
 from dataclasses import dataclass
 
-from services.retriever.ledger import Work
+from services.retriever.batching.in_flight import Work
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,15 +11,15 @@ from pathlib import Path
 from research.errors import ResearchError
 from research.schemas import ServiceStatus
 from research.settings import Settings
-from services.retriever.backlog import Limits
-from services.retriever.cache import ResultCache
-from services.retriever.checkpoint import open_checkpoint
-from services.retriever.encoder import Encoder, load_encoder
-from services.retriever.manifest import read_manifest
-from services.retriever.metrics import Metrics
-from services.retriever.pipeline import SearchPipeline
-from services.retriever.published import SearchIndex
-from services.retriever.search import Answer, Query
+from services.retriever.batching.batch_queue import Limits
+from services.retriever.batching.metrics import Metrics
+from services.retriever.batching.pipeline import SearchPipeline
+from services.retriever.batching.result_cache import ResultCache
+from services.retriever.encoder.checkpoint import open_checkpoint
+from services.retriever.encoder.encoder import Encoder, load_encoder
+from services.retriever.index.manifest import read_manifest
+from services.retriever.index.search_index import SearchIndex
+from services.retriever.types import Answer, Query
 
 _logger = logging.getLogger(__name__)
 

@@ -6,7 +6,7 @@ import sys
 
 from cachetools import LRUCache
 
-from services.retriever.search import Hits
+from services.retriever.types import Hits
 
 Key = tuple[str, str, int]
 

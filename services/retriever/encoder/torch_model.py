@@ -8,7 +8,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from services.retriever.checkpoint import Checkpoint
+from services.retriever.encoder.checkpoint import Checkpoint
 
 
 class SentenceModel(nn.Module):

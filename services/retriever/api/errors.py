@@ -11,8 +11,8 @@ from starlette.exceptions import HTTPException
 
 from research.errors import ServiceBusyError, ServiceError
 from research.schemas import ErrorBody
-from services.retriever.requests import InvalidFieldError
-from services.retriever.service import NotReadyError, Retriever, UnknownIndexError
+from services.retriever.api.limits import InvalidFieldError
+from services.retriever.retriever import NotReadyError, Retriever, UnknownIndexError
 from services.web.problems import ProblemError, error_response, explain_fault
 
 # For the OpenAPI description of a route.

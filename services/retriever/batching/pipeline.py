@@ -16,11 +16,11 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from research.errors import ServiceBusyError
-from services.retriever.backlog import Backlog, Limits
-from services.retriever.cache import ResultCache
-from services.retriever.ledger import Ledger, Work
-from services.retriever.search import Answer, Hits, Query, QueryEncoder
-from services.retriever.stages import Encoded, Stages
+from services.retriever.batching.batch_queue import Backlog, Limits
+from services.retriever.batching.in_flight import Ledger, Work
+from services.retriever.batching.result_cache import ResultCache
+from services.retriever.batching.stages import Encoded, Stages
+from services.retriever.types import Answer, Hits, Query, QueryEncoder
 
 _logger = logging.getLogger(__name__)
 

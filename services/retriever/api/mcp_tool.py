@@ -14,8 +14,8 @@ from pydantic import Field
 
 from research.errors import ResearchError, ServiceBusyError
 from research.schemas import Hit
-from services.retriever.requests import InvalidFieldError, require_within_limits
-from services.retriever.service import Retriever
+from services.retriever.api.limits import InvalidFieldError, require_within_limits
+from services.retriever.retriever import Retriever
 from services.web.disconnect import unless_disconnected
 
 _PATH = "/mcp"

@@ -11,10 +11,10 @@ from numpy.typing import NDArray
 
 from research.errors import ConfigurationError
 from research.settings import Encoder as EncoderSettings
-from services.retriever.checkpoint import Checkpoint
-from services.retriever.grouping import CallCost, group_by_length
-from services.retriever.onnx_session import Forward, forward_of, open_session
-from services.retriever.search import TokenIds, Vectors
+from services.retriever.encoder.checkpoint import Checkpoint
+from services.retriever.encoder.onnx_session import Forward, forward_of, open_session
+from services.retriever.encoder.padding import CallCost, group_by_length
+from services.retriever.types import TokenIds, Vectors
 
 # ONNX int8 on one thread: a call takes 1.1 ms and 0.125 ms a token, and more a token beyond some 400 of them.
 _CPU_COST = CallCost(call=9, most=384)
@@ -120,7 +120,7 @@ def load_encoders(
 
 
 def _onnx_forward(checkpoint: Checkpoint, threads: int, data: Path, *, int8: bool) -> Forward:
-    from services.retriever.onnx_export import exported_graph
+    from services.retriever.encoder.onnx_export import exported_graph
 
     return forward_of(open_session(exported_graph(checkpoint, data, int8=int8), threads))
 
@@ -128,7 +128,7 @@ def _onnx_forward(checkpoint: Checkpoint, threads: int, data: Path, *, int8: boo
 def _torch_forward(checkpoint: Checkpoint, device: str, compiled: bool) -> Forward:
     import torch
 
-    from services.retriever.torch_model import load_sentence_model
+    from services.retriever.encoder.torch_model import load_sentence_model
 
     dtype = torch.float32 if device == "cpu" else torch.float16
     model = load_sentence_model(checkpoint, dtype=dtype, attention="sdpa").to(device)

@@ -12,12 +12,12 @@ from numpy.typing import NDArray
 from research.errors import AssetError
 from research.questions.gold import GoldPassage, GoldQuery, load_gold
 from research.settings import Settings
-from services.retriever.checkpoint import open_checkpoint
-from services.retriever.dense import FULL_VECTORS, Positions
-from services.retriever.encoder import load_encoder
-from services.retriever.passage_store import PassageStore
-from services.retriever.published import SearchIndex
-from services.retriever.search import Vectors
+from services.retriever.encoder.checkpoint import open_checkpoint
+from services.retriever.encoder.encoder import load_encoder
+from services.retriever.index.passage_store import PassageStore
+from services.retriever.index.search_index import SearchIndex
+from services.retriever.index.vector_index import FULL_VECTORS, Positions
+from services.retriever.types import Vectors
 
 DEPTHS = (1, 5, 10)
 

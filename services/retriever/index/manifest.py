@@ -13,9 +13,9 @@ from research.atomic_io import write_json
 from research.errors import AssetError, ConfigurationError
 from research.settings import Corpus as CorpusSettings
 from research.settings import Encoder as EncoderSettings
-from services.retriever.checkpoint import Checkpoint
-from services.retriever.milvus import MilvusCollection
-from services.retriever.structure import Structure
+from services.retriever.encoder.checkpoint import Checkpoint
+from services.retriever.index.faiss_config import Structure
+from services.retriever.index.milvus import MilvusCollection
 
 FORMAT_VERSION: Literal[2] = 2
 MANIFEST = "manifest.json"

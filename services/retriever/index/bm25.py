@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from research.errors import AssetError
-from services.retriever.dense import Positions
+from services.retriever.index.vector_index import Positions
 
 LEXICAL = "lexical"
 

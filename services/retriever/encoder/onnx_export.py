@@ -17,8 +17,8 @@ from pathlib import Path
 import numpy as np
 
 from research.errors import AssetError
-from services.retriever.checkpoint import Checkpoint
-from services.retriever.onnx_session import forward_of, open_session
+from services.retriever.encoder.checkpoint import Checkpoint
+from services.retriever.encoder.onnx_session import forward_of, open_session
 
 _RECIPE = "r1"
 _OPSET = 17
@@ -51,7 +51,7 @@ def _export_fused(checkpoint: Checkpoint, scratch: Path) -> Path:
     import torch
     from onnxruntime.transformers import optimizer
 
-    from services.retriever.torch_model import load_sentence_model
+    from services.retriever.encoder.torch_model import load_sentence_model
 
     # The optimizer knows the pattern of plain ("eager") attention in a graph of the older exporter; in others
     # it fuses nothing and says nothing.
@@ -115,7 +115,7 @@ def _without_advice() -> Iterator[None]:
 def _publish(checkpoint: Checkpoint, graph: Path, target: Path) -> None:
     import torch
 
-    from services.retriever.torch_model import load_sentence_model
+    from services.retriever.encoder.torch_model import load_sentence_model
 
     ids, mask = _check_batch(checkpoint)
     model = load_sentence_model(checkpoint, dtype=torch.float32, attention="eager")

@@ -8,8 +8,8 @@ from collections.abc import Callable
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
-from services.retriever.cache import ResultCache
-from services.retriever.pipeline import BatchReport
+from services.retriever.batching.pipeline import BatchReport
+from services.retriever.batching.result_cache import ResultCache
 
 _SUMMARY_SECONDS = 60.0
 _logger = logging.getLogger(__name__)

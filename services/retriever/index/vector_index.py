@@ -11,8 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from research.errors import AssetError
-from services.retriever.search import Vectors
-from services.retriever.structure import HNSW_EF_CONSTRUCTION, Structure
+from services.retriever.index.faiss_config import HNSW_EF_CONSTRUCTION, Structure
+from services.retriever.types import Vectors
 
 VECTORS = "vectors.faiss"
 FULL_VECTORS = "vectors.f16.npy"

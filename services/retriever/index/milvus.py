@@ -14,8 +14,8 @@ from typing import Any
 import numpy as np
 
 from research.errors import AssetError
-from services.retriever.dense import Positions
-from services.retriever.search import Vectors
+from services.retriever.index.vector_index import Positions
+from services.retriever.types import Vectors
 
 TOKEN = "MILVUS_TOKEN"
 

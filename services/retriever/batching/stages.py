@@ -14,9 +14,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
-from services.retriever.backlog import Backlog
-from services.retriever.ledger import Work
-from services.retriever.search import Hits, QueryEncoder, Vectors
+from services.retriever.batching.batch_queue import Backlog
+from services.retriever.batching.in_flight import Work
+from services.retriever.types import Hits, QueryEncoder, Vectors
 
 _logger = logging.getLogger(__name__)
 

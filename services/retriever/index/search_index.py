@@ -7,14 +7,14 @@ from pathlib import Path
 
 from research.errors import AssetError
 from research.settings import Encoder as EncoderSettings
-from services.retriever.checkpoint import Checkpoint
-from services.retriever.dense import Dense, open_dense
-from services.retriever.fusion import fuse
-from services.retriever.lexical import LexicalIndex
-from services.retriever.manifest import read_manifest
-from services.retriever.milvus import MilvusVectors
-from services.retriever.passage_store import PassageStore
-from services.retriever.search import Hit, Hits, Vectors
+from services.retriever.encoder.checkpoint import Checkpoint
+from services.retriever.index.bm25 import LexicalIndex
+from services.retriever.index.fusion import fuse
+from services.retriever.index.manifest import read_manifest
+from services.retriever.index.milvus import MilvusVectors
+from services.retriever.index.passage_store import PassageStore
+from services.retriever.index.vector_index import Dense, open_dense
+from services.retriever.types import Hit, Hits, Vectors
 
 # What each ranking contributes to a fused one at least; below it, what both find moderately well would be lost.
 _FUSED_DEPTH = 50

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from services.retriever.search import Vectors
+from services.retriever.types import Vectors
 
 Forward = Callable[[NDArray[np.int64], NDArray[np.int64]], Vectors]
 

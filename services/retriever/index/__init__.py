@@ -1,0 +1,1 @@
+"""Vectors to passages: FAISS or Milvus, BM25, fusion, the passage store."""
