@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from research.prompts import TRAINED_PROMPT, load_prompt
-from services.policy.checkpoint_files import tensor_specs
+from services.policy.weights.checkpoint_checks import tensor_specs
 from services.trainer.report import evaluation_rows
 
 # What the model must be served with as it was trained.

@@ -20,7 +20,9 @@ def register_weight_engine() -> None:
     from vllm.distributed.weight_transfer.factory import WeightTransferEngineFactory
 
     if "file" not in WeightTransferEngineFactory._registry:
-        WeightTransferEngineFactory.register_engine("file", "services.policy.weight_engine", "FileWeightTransferEngine")
+        WeightTransferEngineFactory.register_engine(
+            "file", "services.policy.weights.vllm_engine", "FileWeightTransferEngine"
+        )
 
 
 class ResearchPlugin:
@@ -30,11 +32,13 @@ class ResearchPlugin:
     required_tasks = ("generate",)
 
     def attach_router(self, app: FastAPI) -> None:
-        from services.policy import answer_routes, ask_page, health, training_routes
-        from services.policy.admin import attach_admin_routes
-        from services.policy.agent_errors import install_openai_problem_handler
-        from services.policy.closed_routes import ClosedRoutes
-        from services.policy.version_header import WeightVersionHeader
+        from services.policy.answer import routes as answer_routes
+        from services.policy.api import ask_page, health
+        from services.policy.api import training as training_routes
+        from services.policy.api.admin import attach_admin_routes
+        from services.policy.api.blocked_routes import ClosedRoutes
+        from services.policy.api.version_header import WeightVersionHeader
+        from services.policy.openai.errors import install_openai_problem_handler
         from services.web.body_limit import BodyLimit
         from services.web.problems import install_problem_handler
 
@@ -56,13 +60,13 @@ class ResearchPlugin:
         from research.episode.agent import SearchAgent
         from research.episode.tokenizer import HuggingFaceTokenizer
         from research.prompts import load_prompt
-        from services.policy.adapters import Adapters
-        from services.policy.agent_model import ChatWithAgent, ModelsWithAgent
-        from services.policy.answering import Answering
-        from services.policy.engine_policy import EnginePolicy
+        from services.policy.adapters.adapters import Adapters
+        from services.policy.answer.engine_policy import EnginePolicy
+        from services.policy.answer.service import Answering
+        from services.policy.openai.model import ChatWithAgent, ModelsWithAgent
         from services.policy.settings_variable import settings_from_environment
-        from services.policy.start_weights import start_version
-        from services.policy.updates import WeightUpdates
+        from services.policy.weights.start_weights import start_version
+        from services.policy.weights.updates import WeightUpdates
 
         settings = settings_from_environment()
         policy, limits = settings.policy, settings.episode

@@ -17,11 +17,11 @@ from research.errors import ResearchError
 from research.prompts import load_prompt, require_trained_prompt, trained_prompt
 from research.settings import Settings
 from services.machine.number_formats import resolved
-from services.policy.adapter_files import MAX_AT_ONCE, MAX_LOADED
+from services.policy.adapters.checks import MAX_AT_ONCE, MAX_LOADED
+from services.policy.cpu_binding import BIND_VARIABLE, cores_to_bind
 from services.policy.plugin import PLUGIN_NAMES
 from services.policy.settings_variable import NUMBERS_VARIABLE, SETTINGS_VARIABLE, settings_from_environment
-from services.policy.start_weights import VERSION_VARIABLE, start_weights
-from services.policy.threads import BIND_VARIABLE, cores_to_bind
+from services.policy.weights.start_weights import VERSION_VARIABLE, start_weights
 from services.process.parent import end_with_parent
 from services.web.auth import API_KEY_VARIABLE, environment_secret
 from services.web.logs import LOGGING
@@ -81,7 +81,7 @@ def server_arguments(settings: Settings, model: str) -> list[str]:
         # Log-probabilities of the distribution that tokens are really drawn from.
         *("--logprobs-mode", "processed_logprobs"),
         *("--weight-transfer-config", json.dumps({"backend": "file"})),
-        *("--worker-extension-cls", "services.policy.worker.ResearchWorker"),
+        *("--worker-extension-cls", "services.policy.weights.worker_extension.ResearchWorker"),
         # Opens the token-in/token-out route; it is guarded by the API key.
         "--enable-scale-out",
         "--disable-uvicorn-access-log",

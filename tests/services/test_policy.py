@@ -233,7 +233,7 @@ def test_every_route_that_takes_orders_or_infers_asks_for_a_token(policy: Settin
 def test_without_an_admin_token_there_are_no_weight_routes(monkeypatch: pytest.MonkeyPatch) -> None:
     from fastapi import FastAPI
 
-    from services.policy.admin import attach_admin_routes
+    from services.policy.api.admin import attach_admin_routes
 
     monkeypatch.delenv("RESEARCH_ADMIN_TOKEN", raising=False)
     app = FastAPI()

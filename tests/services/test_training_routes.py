@@ -11,7 +11,7 @@ from fastapi import Depends, FastAPI
 from fastapi.testclient import TestClient
 
 from research.config import load_settings
-from services.policy import training_routes
+from services.policy.api import training as training_routes
 from services.web.auth import ADMIN_TOKEN_VARIABLE, require_bearer
 from services.web.problems import install_problem_handler
 

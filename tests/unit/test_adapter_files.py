@@ -11,8 +11,8 @@ import torch
 from safetensors.torch import save_file
 
 from research.errors import AssetError
-from services.policy.adapter_files import require_adapter
-from services.policy.checkpoint_files import TensorSpec
+from services.policy.adapters.checks import require_adapter
+from services.policy.weights.checkpoint_checks import TensorSpec
 
 BASE = {"model.q_proj.weight": TensorSpec("F32", (6, 4)), "model.norm.weight": TensorSpec("F32", (4,))}
 Q = "base_model.model.model.q_proj"

@@ -8,7 +8,7 @@ import pytest
 from fastapi import FastAPI
 from fastapi.testclient import TestClient
 
-from services.policy.admin import attach_admin_routes
+from services.policy.api.admin import attach_admin_routes
 from services.web.problems import install_problem_handler
 
 

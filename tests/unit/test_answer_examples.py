@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from research.schemas import AnswerRequest, AnswerResponse, ErrorBody
-from services.policy.answer_examples import ANSWER, REQUESTS, RESPONSES
+from services.policy.answer.openapi_examples import ANSWER, REQUESTS, RESPONSES
 
 
 @pytest.mark.parametrize("body", [example["value"] for example in REQUESTS.values()], ids=list(REQUESTS))

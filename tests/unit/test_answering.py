@@ -10,7 +10,7 @@ import pytest
 
 from research.errors import ConfigurationError, ServiceError
 from research.schemas import AgentLimits, AnswerResponse
-from services.policy.answering import Answering, Asked, BusyError, Told
+from services.policy.answer.service import Answering, Asked, BusyError, Told
 from tests.unit.characters import CharacterTokenizer
 from tests.unit.scripted_agent import TURNS, OnePassage, Scripted, agent_for
 

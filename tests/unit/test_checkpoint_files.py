@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import save_file
 
 from research.errors import AssetError, ConfigurationError
-from services.policy.checkpoint_files import confined, require_same_tensors, safetensors_files, tensor_specs
+from services.policy.weights.checkpoint_checks import confined, require_same_tensors, safetensors_files, tensor_specs
 
 GOOD = {"a": torch.zeros(2, 3, dtype=torch.bfloat16), "b": torch.ones(4)}
 

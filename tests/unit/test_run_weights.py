@@ -23,7 +23,7 @@ from research.weights.run_weights import (
     weights_dir,
     write_origin,
 )
-from services.policy.start_weights import start_weights
+from services.policy.weights.start_weights import start_weights
 from services.trainer.publish import write_checkpoint
 
 BASE = "builtin:smollm2-135m-instruct"

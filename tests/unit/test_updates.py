@@ -14,8 +14,8 @@ import torch
 from safetensors.torch import save_file
 
 from research.errors import AssetError
-from services.policy.checkpoint_files import TensorSpec
-from services.policy.updates import UpdateFailedError, WeightUpdates
+from services.policy.weights.checkpoint_checks import TensorSpec
+from services.policy.weights.updates import UpdateFailedError, WeightUpdates
 
 CALLS = (
     "init_weight_transfer_engine",
@@ -248,7 +248,7 @@ def test_what_was_received_is_kept_only_while_it_is_served(tmp_path: Path) -> No
 def test_a_group_that_nobody_joins_is_told_and_blocks_no_further_update(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("services.policy.updates.RECEIVE_SECONDS", 0.05)
+    monkeypatch.setattr("services.policy.weights.updates.RECEIVE_SECONDS", 0.05)
     engine = RecordingEngine()
 
     async def scenario(updates: WeightUpdates, new: Path) -> None:

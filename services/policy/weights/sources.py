@@ -9,7 +9,7 @@ from pathlib import Path
 from research.prompts import trained_prompt
 from research.schemas import RECEIVED, WeightsQuality
 from research.weights.run_weights import is_trained, quality_of, read_origin
-from services.policy.fingerprint import fingerprint
+from services.policy.weights.fingerprint import fingerprint
 
 
 @dataclass(frozen=True, slots=True)

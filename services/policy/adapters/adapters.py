@@ -19,11 +19,11 @@ from vllm.logger import init_logger
 from vllm.lora.request import LoRARequest
 
 from research.errors import AssetError, ConfigurationError, ResearchError
-from services.policy.adapter_files import CONFIG_FILE, MAX_LOADED, WEIGHTS_FILE, require_adapter
-from services.policy.agent_wire import AGENT
-from services.policy.checkpoint_files import TensorSpec, confined
-from services.policy.finite import require_finite
-from services.policy.workers import WorkerFailedError, call_workers
+from services.policy.adapters.checks import CONFIG_FILE, MAX_LOADED, WEIGHTS_FILE, require_adapter
+from services.policy.openai.format import AGENT
+from services.policy.weights.checkpoint_checks import TensorSpec, confined
+from services.policy.weights.finite import require_finite
+from services.policy.weights.worker_rpc import WorkerFailedError, call_workers
 
 logger = init_logger("vllm.research.adapters")
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from pydantic import BaseModel, Field, FiniteFloat, ValidationError
 
 from research.errors import AssetError
-from services.policy.checkpoint_files import TensorSpec, tensor_specs
+from services.policy.weights.checkpoint_checks import TensorSpec, tensor_specs
 
 MAX_LOADED = 8
 # Those that answer together; requests for further ones wait.

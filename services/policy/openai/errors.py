@@ -8,7 +8,7 @@ from fastapi import FastAPI, Request
 from fastapi.responses import JSONResponse
 
 from research.errors import ResearchError
-from services.policy.answering import RETRY_SECONDS, BusyError
+from services.policy.answer.service import RETRY_SECONDS, BusyError
 from services.web.problems import status_of
 
 

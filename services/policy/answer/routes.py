@@ -15,8 +15,8 @@ from research.episode.agent import Sampling
 from research.episode.streaming import Wrote
 from research.errors import ResearchError
 from research.schemas import AgentLimits, AnswerRequest, AnswerResponse, AnswersResponse, ErrorBody
-from services.policy.answer_examples import REQUESTS, RESPONSES
-from services.policy.answering import RETRY_SECONDS, Answering, Asked, BusyError, Told, begun
+from services.policy.answer.openapi_examples import REQUESTS, RESPONSES
+from services.policy.answer.service import RETRY_SECONDS, Answering, Asked, BusyError, Told, begun
 from services.web.auth import API_KEY_VARIABLE, environment_secret, require_bearer
 from services.web.disconnect import CLIENT_CLOSED_REQUEST, unless_disconnected
 from services.web.problems import ExplainingRoute, ProblemError, status_of

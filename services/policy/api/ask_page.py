@@ -16,9 +16,9 @@ from research.clients import RetrieverClient
 from research.errors import ServiceError
 from research.schemas import PolicyInfo, ServiceStatus
 from research.settings import Settings
-from services.policy.agent_wire import AGENT
+from services.policy.api.standing import notice
+from services.policy.openai.format import AGENT
 from services.policy.settings_variable import NUMBERS_VARIABLE
-from services.policy.standing import notice
 
 _PAGE = Path(__file__).with_name("ask_page.html").read_text(encoding="utf-8")
 

@@ -8,7 +8,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 
 from research.errors import AssetError
-from services.policy.checkpoint_files import safetensors_files
+from services.policy.weights.checkpoint_checks import safetensors_files
 
 
 def require_finite(checkpoint: Path) -> None:

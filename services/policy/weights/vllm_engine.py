@@ -23,7 +23,7 @@ from vllm.distributed.weight_transfer.base import (
 from vllm.model_executor.layers.vocab_parallel_embedding import ParallelLMHead
 from vllm.model_executor.model_loader.reload import finalize_layerwise_reload, initialize_layerwise_reload
 
-from services.policy.checkpoint_files import safetensors_files
+from services.policy.weights.checkpoint_checks import safetensors_files
 
 ENGINE_NAME = "file"
 

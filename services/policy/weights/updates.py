@@ -14,10 +14,10 @@ from vllm.logger import init_logger
 
 from research.clients import INITIAL_VERSION
 from research.errors import ConfigurationError, ResearchError
-from services.policy.checkpoint_files import TensorSpec, confined, require_same_tensors, tensor_specs
-from services.policy.finite import require_finite
-from services.policy.weight_sources import FromDisk, Received, Source
-from services.policy.workers import WorkerFailedError, call_workers
+from services.policy.weights.checkpoint_checks import TensorSpec, confined, require_same_tensors, tensor_specs
+from services.policy.weights.finite import require_finite
+from services.policy.weights.sources import FromDisk, Received, Source
+from services.policy.weights.worker_rpc import WorkerFailedError, call_workers
 from services.transport.nccl import DTYPES
 
 UPDATES = Counter("research_weight_updates_total", "Updates of the weights by outcome.", ["outcome"])

@@ -7,7 +7,7 @@ from typing import Annotated
 from fastapi import APIRouter, Depends, Path, Request
 
 from research.schemas import AdapterRequest, AdaptersStatus, ErrorBody
-from services.policy.adapters import AdapterFailedError, Adapters
+from services.policy.adapters.adapters import AdapterFailedError, Adapters
 from services.web.problems import ExplainingRoute, ProblemError
 
 router = APIRouter(

@@ -9,9 +9,10 @@ from fastapi import APIRouter, Depends, FastAPI, Request
 from vllm.entrypoints.rl.online.api_router import router as vllm_rl_router
 
 from research.schemas import BroadcastRequest, ErrorBody, WeightsRequest, WeightsResponse, WeightsStatus
-from services.policy import adapter_routes, training_routes
-from services.policy.checkpoint_files import TensorSpec
-from services.policy.updates import UpdateFailedError, WeightUpdates
+from services.policy.adapters import routes as adapter_routes
+from services.policy.api import training as training_routes
+from services.policy.weights.checkpoint_checks import TensorSpec
+from services.policy.weights.updates import UpdateFailedError, WeightUpdates
 from services.web.auth import ADMIN_TOKEN_VARIABLE, environment_secret, require_bearer
 from services.web.problems import ExplainingRoute, ProblemError
 

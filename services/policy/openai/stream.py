@@ -16,8 +16,9 @@ from research.episode.streaming import Found
 from research.episode.tag_parser import Piece
 from research.errors import ResearchError, ServiceError
 from research.schemas import AnswerResponse
-from services.policy.agent_errors import OpenAIProblemError
-from services.policy.agent_wire import (
+from services.policy.answer.service import Told
+from services.policy.openai.errors import OpenAIProblemError
+from services.policy.openai.format import (
     AgentChunk,
     AgentDelta,
     citations_of,
@@ -27,7 +28,6 @@ from services.policy.agent_wire import (
     heading,
     usage_of,
 )
-from services.policy.answering import Told
 
 _logger = logging.getLogger(__name__)
 

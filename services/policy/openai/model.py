@@ -15,11 +15,11 @@ from vllm.entrypoints.serve.engine.protocol import ModelCard, ModelList
 from research.episode.agent import Sampling
 from research.errors import ConfigurationError, ResearchError
 from research.schemas import AgentLimits
-from services.policy.agent_errors import OpenAIProblemError
-from services.policy.agent_stream import AnswerStream
-from services.policy.agent_wire import AGENT, adapter_of, agent_named, response_of
-from services.policy.answering import Answering, Asked, begun
-from services.policy.conversation import question_of
+from services.policy.answer.service import Answering, Asked, begun
+from services.policy.openai.conversation import question_of
+from services.policy.openai.errors import OpenAIProblemError
+from services.policy.openai.format import AGENT, adapter_of, agent_named, response_of
+from services.policy.openai.stream import AnswerStream
 
 
 class ModelsWithAgent:

@@ -1,0 +1,1 @@
+"""LoRA adapters, loaded and unloaded while vLLM serves."""

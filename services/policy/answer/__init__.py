@@ -1,0 +1,1 @@
+"""`POST /answer`: a question to an answer, with its trace."""

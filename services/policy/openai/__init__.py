@@ -1,0 +1,1 @@
+"""The search agent as a model of OpenAI's chat endpoint."""

@@ -1,0 +1,1 @@
+"""Weights that change while vLLM serves: checks, transaction, transfer to the workers."""
