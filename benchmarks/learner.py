@@ -16,7 +16,7 @@ import time
 
 from research.config import load_settings
 from research.model_paths import local_checkpoint
-from services.trainer.sequences import TrainingSequence
+from services.trainer.learner.batching import TrainingSequence
 from tests.emulated_avx2 import ENVIRONMENT
 
 SELF = [sys.executable, "-m", "benchmarks.learner"]
@@ -37,8 +37,8 @@ def sequences(count: int) -> list[TrainingSequence]:
 
 def measure(micro_batch_tokens: int, keep: bool, dtype: str = "auto", count: int = 24) -> float:
     """Tokens a second of the second update in this process."""
-    from services.trainer.learner import Learner
-    from services.trainer.memory import keep_freed_memory
+    from services.trainer.learner.learner import Learner
+    from services.trainer.learner.malloc import keep_freed_memory
 
     settings = load_settings(overrides=[f"optimizer.micro_batch_tokens={micro_batch_tokens}", f"model.dtype={dtype}"])
     learner = Learner(settings, local_checkpoint(settings.model.name, settings.paths.data))

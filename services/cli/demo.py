@@ -18,8 +18,8 @@ from services.cli.prepare import prepare
 from services.cli.show import show_answer, show_evaluations
 from services.process import stopping
 from services.trainer.main import kept, train
-from services.trainer.record import RunRecord
-from services.trainer.size import sized
+from services.trainer.run_dir.run_dir import RunRecord
+from services.trainer.run_dir.size import sized
 
 
 def run_demo(settings: Settings, preset: str, arguments: Sequence[str], console: Console) -> None:

@@ -16,11 +16,11 @@ from research.episode.agent import Sampling
 from research.model_paths import local_checkpoint
 from research.settings import Settings
 from services.process import stopping
-from services.trainer.forecast import Speeds, forecast, minutes
-from services.trainer.learner import Learner
-from services.trainer.record import CONFIG
-from services.trainer.sequences import TrainingSequence
-from services.trainer.size import keep_size, sized
+from services.trainer.learner.batching import TrainingSequence
+from services.trainer.learner.learner import Learner
+from services.trainer.run_dir.run_dir import CONFIG
+from services.trainer.run_dir.size import keep_size, sized
+from services.trainer.telemetry.forecast import Speeds, forecast, minutes
 from services.web.auth import API_KEY_VARIABLE, environment_secret
 
 BUDGET_SECONDS = 20 * 60

@@ -19,7 +19,7 @@ from research.errors import AssetError, ProtocolError
 from research.questions import Question, question_from_dict
 from research.scoring.reward import Score
 from services.cli.inspect_training import Training, TrainingRules, training_of_group
-from services.trainer.selection import dealt_out
+from services.trainer.learner.advantages import dealt_out
 
 Outcome = Literal["exact", "partial", "wrong", "format"]
 

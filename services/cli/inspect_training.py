@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from research.episode.agent import Episode
-from services.trainer.grpo import best_and_worst, group_advantages
+from services.trainer.learner.loss import best_and_worst, group_advantages
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,7 +8,7 @@ from typing import Any
 
 from research.prompts import TRAINED_PROMPT, load_prompt
 from services.policy.weights.checkpoint_checks import tensor_specs
-from services.trainer.report import evaluation_rows
+from services.trainer.evaluation.report import evaluation_rows
 
 # What the model must be served with as it was trained.
 _LIMITS = ("prompt", "top_k", "max_searches", "max_tokens", "max_turn_tokens", "max_passage_tokens")

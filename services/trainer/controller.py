@@ -10,10 +10,10 @@ from research.errors import ResearchError
 from research.settings import Settings
 from services.machine.number_formats import resolved
 from services.trainer.loop import TrainingLoop
-from services.trainer.record import RunRecord
-from services.trainer.setup import foresee, training_loop
+from services.trainer.run_dir.run_dir import RunRecord
+from services.trainer.run_dir.wish import Wish, forget_wish, read_wish, write_wish
 from services.trainer.status import RunPhase, RunStatus
-from services.trainer.wish import Wish, forget_wish, read_wish, write_wish
+from services.trainer.wiring import foresee, training_loop
 
 logger = logging.getLogger(__name__)
 

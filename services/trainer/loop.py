@@ -18,21 +18,21 @@ from research.questions.sampler import QuestionStream
 from research.scoring.evaluate import figures_as_dict
 from research.settings import Settings
 from research.weights.run_weights import forget_quality_after, note_quality
-from services.trainer.alarms import alarms, strongest
-from services.trainer.checkpoint import CheckpointStore, RunState
-from services.trainer.examiner import AFTER, BEFORE, SAMPLED, WARMUP, Examiner, between
-from services.trainer.forecast import seconds_left, step_seconds
-from services.trainer.learner import Learner
-from services.trainer.memory import keep_freed_memory
-from services.trainer.metrics import step_metrics, supervised_metrics, told
-from services.trainer.publish import Publisher
-from services.trainer.record import RunRecord
-from services.trainer.report import write_report
-from services.trainer.rollouts import Rollouts
-from services.trainer.selection import select
+from services.trainer.evaluation.evaluator import AFTER, BEFORE, SAMPLED, WARMUP, Examiner, between
+from services.trainer.evaluation.report import write_report
+from services.trainer.learner.advantages import select
+from services.trainer.learner.learner import Learner
+from services.trainer.learner.malloc import keep_freed_memory
+from services.trainer.rollout.rollouts import Rollouts
+from services.trainer.run_dir.checkpoints import CheckpointStore, RunState
+from services.trainer.run_dir.run_dir import RunRecord
+from services.trainer.sft.phase import WarmupPhase, prepare_warmup
 from services.trainer.status import RunPhase, RunStatus
-from services.trainer.trackers import Trackers
-from services.trainer.warmup_phase import WarmupPhase, prepare_warmup
+from services.trainer.telemetry.alarms import alarms, strongest
+from services.trainer.telemetry.forecast import seconds_left, step_seconds
+from services.trainer.telemetry.metrics import step_metrics, supervised_metrics, told
+from services.trainer.telemetry.trackers import Trackers
+from services.trainer.weights.publisher import Publisher
 
 Result = TypeVar("Result")
 

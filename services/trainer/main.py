@@ -13,13 +13,13 @@ from rich.console import Console
 from research.errors import ServiceError
 from research.settings import Settings
 from services.process import stopping
-from services.trainer.app import create_app
-from services.trainer.checkpoint import CheckpointStore
-from services.trainer.console import show
+from services.trainer.api.app import create_app
 from services.trainer.controller import RunController
-from services.trainer.record import RunRecord
-from services.trainer.size import sized
+from services.trainer.run_dir.checkpoints import CheckpointStore
+from services.trainer.run_dir.run_dir import RunRecord
+from services.trainer.run_dir.size import sized
 from services.trainer.status import RunStatus
+from services.trainer.telemetry.console import show
 from services.web.ports import require_free_port
 from services.web.server import new_server, serve_until_stopped
 

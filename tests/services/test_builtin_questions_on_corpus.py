@@ -25,7 +25,7 @@ from research.questions.sources import builtin_path
 from research.scoring.reward import score
 from research.settings import Settings
 from services.cli.questions import builtin_questions_are_current
-from services.trainer.warmup import ScriptedPolicy, script
+from services.trainer.sft.traces import ScriptedPolicy, script
 from tests.conftest import Launch
 
 SERVED_WORDS = 40

@@ -17,7 +17,7 @@ from typing import Any
 
 import pytest
 
-from services.trainer.record import RunRecord
+from services.trainer.run_dir.run_dir import RunRecord
 from tests.services.tiny_run import STEPS, train
 from tests.unit.tiny_model import write_tiny_model
 

@@ -17,7 +17,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from research.config import load_settings
 from services.cli.export import export_run
-from services.trainer.publish import write_checkpoint
+from services.trainer.weights.publisher import write_checkpoint
 from tests.conftest import server_end
 
 MESSAGES = [{"role": "user", "content": "Name three fruits."}]

@@ -16,8 +16,8 @@ from safetensors.torch import load_file, save_file
 from research.clients import PolicyAdmin
 from research.errors import ServiceError
 from research.schemas import WeightsRequest
-from services.trainer import broadcast
-from services.trainer.broadcast import BroadcastingAdmin
+from services.trainer.weights import nccl_publisher as broadcast
+from services.trainer.weights.nccl_publisher import BroadcastingAdmin
 from tests.conftest import REPOSITORY, Server
 from tests.services.socket_group import SocketGroup, join_sockets, new_socket_group
 

@@ -235,7 +235,7 @@ def test_a_disk_that_is_full_publishes_nothing(
     target = runs / "version-000001"
     code = (
         "import resource, sys; from pathlib import Path; from safetensors.torch import load_file;"
-        "from services.trainer.publish import write_checkpoint;"
+        "from services.trainer.weights.publisher import write_checkpoint;"
         "resource.setrlimit(resource.RLIMIT_FSIZE, (50_000_000, 50_000_000));"
         "base, target = map(Path, sys.argv[1:]);"
         "write_checkpoint(load_file(base / 'model.safetensors'), base, target, '')"

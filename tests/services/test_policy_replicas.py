@@ -20,8 +20,8 @@ from research.episode.agent import Sampling
 from research.episode.tokenizer import HuggingFaceTokenizer
 from research.errors import ServiceError
 from research.prompts import load_prompt
-from services.trainer.publish import Publisher
-from services.trainer.replicas import Replica, Replicas
+from services.trainer.weights.publisher import Publisher
+from services.trainer.weights.replicas import Replica, Replicas
 from tests.conftest import Server
 
 ADMIN = "admin-for-tests"

@@ -25,14 +25,14 @@ from research.questions import Hop, Question
 from research.schemas import WeightsRequest, WeightsResponse
 from research.settings import Settings
 from research.weights.run_weights import weights_dir
-from services.trainer.journal import EpisodeJournal
-from services.trainer.learner import Learner
+from services.trainer.learner.learner import Learner
 from services.trainer.loop import TrainingLoop
-from services.trainer.publish import Publisher
-from services.trainer.record import RunRecord
-from services.trainer.replicas import Replica, Replicas
-from services.trainer.rollouts import Outage, Rollouts
+from services.trainer.rollout.journal import EpisodeJournal
+from services.trainer.rollout.rollouts import Outage, Rollouts
+from services.trainer.run_dir.run_dir import RunRecord
 from services.trainer.status import RunStatus
+from services.trainer.weights.publisher import Publisher
+from services.trainer.weights.replicas import Replica, Replicas
 from tests.unit.tiny_model import tiny_settings
 
 STEPS = 6

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import torch
 
-from services.trainer.checkpoint import CheckpointStore, RunState
-from services.trainer.learner import Learner
+from services.trainer.learner.learner import Learner
+from services.trainer.run_dir.checkpoints import CheckpointStore, RunState
 from tests.unit.tiny_model import random_sequences, tiny_settings
 
 KEEP = 2

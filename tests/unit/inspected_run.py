@@ -12,8 +12,8 @@ from research.questions import Hop, Question
 from research.scoring.evaluate import Answered
 from research.scoring.reward import score
 from services.cli.inspect_read import RunEpisodes
-from services.trainer.record import RunRecord
-from services.trainer.rollouts import Group, Member
+from services.trainer.groups import Group, Member
+from services.trainer.run_dir.run_dir import RunRecord
 from tests.unit.characters import CharacterTokenizer
 
 PARIS = Question("q/paris", "Capital of France?", ("Paris",), "one_hop", hops=(Hop("q", "g", "France", "Paris"),))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from research.episode.agent import Episode, StopReason, Turn
 from research.questions import Question
 from research.scoring.reward import score
-from services.trainer.rollouts import Group, Member
+from services.trainer.groups import Group, Member
 
 GOLD = "Paris"
 

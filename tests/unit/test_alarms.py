@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from services.trainer.alarms import Action, Alarm, alarms, strongest
+from services.trainer.telemetry.alarms import Action, Alarm, alarms, strongest
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from research.weights.checksummed_dir import PARTIAL
-from services.trainer.checkpoint import CheckpointStore
+from services.trainer.run_dir.checkpoints import CheckpointStore
 from tests.unit.checkpoint_child import KEEP, digest, new_learner, train_and_save
 from tests.unit.tiny_model import write_tiny_model
 

@@ -14,8 +14,8 @@ import torch
 
 from research.errors import TrainingError
 from research.weights.checksummed_dir import fault_of, sealed_directory
-from services.trainer.checkpoint import CheckpointStore, RunState
-from services.trainer.learner import Learner
+from services.trainer.learner.learner import Learner
+from services.trainer.run_dir.checkpoints import CheckpointStore, RunState
 from tests.unit.checkpoint_child import digest, new_learner
 from tests.unit.tiny_model import random_sequences, write_tiny_model
 

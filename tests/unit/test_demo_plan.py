@@ -9,9 +9,9 @@ import pytest
 
 from research.config import load_settings
 from services.cli.demo_plan import fit
-from services.trainer.forecast import Speeds, forecast, minutes, seconds_left
-from services.trainer.size import keep_size, sized
+from services.trainer.run_dir.size import keep_size, sized
 from services.trainer.status import RunPhase, RunStatus
+from services.trainer.telemetry.forecast import Speeds, forecast, minutes, seconds_left
 
 SETTINGS = load_settings()
 

@@ -15,7 +15,7 @@ from transformers import AutoModelForCausalLM
 from research.config import load_settings
 from research.errors import AssetError, ConfigurationError
 from services.cli.export import export_run
-from services.trainer.publish import write_checkpoint
+from services.trainer.weights.publisher import write_checkpoint
 from tests.unit.tiny_model import write_tiny_model
 
 EVALUATED = {"one_hop": {"n": 64, "em": 0.71875, "f1": 0.72, "searches": 1.09}}

@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from services.trainer.grpo import (
+from services.trainer.learner.loss import (
     STD_EPSILON,
     best_and_worst,
     group_advantages,

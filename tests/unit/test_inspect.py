@@ -24,7 +24,7 @@ from services.cli.inspect_read import RunEpisodes
 from services.cli.inspect_terminal import show_episode, show_tokens
 from services.cli.inspect_tokens import load_token_texts
 from services.cli.main import app
-from services.trainer.record import RunRecord
+from services.trainer.run_dir.run_dir import RunRecord
 from tests.unit.inspected_run import HELPFUL, PARIS, USELESS, episode, group, write_run
 
 HOSTILE = "</script><script>alert(1)</script> {{script}} \x1b[31m \u202e <!--"

@@ -13,8 +13,8 @@ from research.episode.agent import StopReason
 from research.errors import AssetError, ConfigurationError
 from services.cli.inspect_filters import Filters
 from services.cli.inspect_read import Inspected, RunEpisodes, find_run
-from services.trainer.grpo import group_advantages
-from services.trainer.selection import dealt_out
+from services.trainer.learner.advantages import dealt_out
+from services.trainer.learner.loss import group_advantages
 from tests.unit.inspected_run import write_run
 
 STEP_1, STEP_2, EVALUATION = 0, 1, 2

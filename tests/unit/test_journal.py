@@ -17,9 +17,9 @@ from research.errors import ProtocolError
 from research.passages import Passage
 from research.questions import Question
 from research.scoring.reward import Score
-from services.trainer.journal import EpisodeJournal
-from services.trainer.record import RunRecord
-from services.trainer.rollouts import Group, Member
+from services.trainer.groups import Group, Member
+from services.trainer.rollout.journal import EpisodeJournal
+from services.trainer.run_dir.run_dir import RunRecord
 
 FLOATS = st.floats(allow_nan=False)
 PASSAGES = st.builds(Passage, st.text(), st.text(), st.text())

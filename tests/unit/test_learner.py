@@ -14,10 +14,10 @@ from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
 from research.errors import TrainingError
-from services.trainer.checkpoint import CheckpointStore, RunState
-from services.trainer.learner import Learner
-from services.trainer.publish import write_checkpoint
-from services.trainer.sequences import TrainingSequence, cut
+from services.trainer.learner.batching import TrainingSequence, cut
+from services.trainer.learner.learner import Learner
+from services.trainer.run_dir.checkpoints import CheckpointStore, RunState
+from services.trainer.weights.publisher import write_checkpoint
 from tests.unit.tiny_model import flat_parameters, random_sequences, tiny_settings, write_tiny_model
 
 

@@ -10,8 +10,8 @@ from safetensors.torch import load_file
 
 from research.clients import PolicyAdmin, PolicyClient
 from research.schemas import WeightsRequest, WeightsResponse
-from services.trainer.publish import Publisher
-from services.trainer.replicas import Replica, Replicas
+from services.trainer.weights.publisher import Publisher
+from services.trainer.weights.replicas import Replica, Replicas
 from tests.unit.tiny_model import write_tiny_model
 
 

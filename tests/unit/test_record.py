@@ -10,8 +10,8 @@ import pytest
 
 from research.errors import ConfigurationError
 from research.scoring.evaluate import KindFigures
-from services.trainer.record import RunRecord
-from services.trainer.report import write_report
+from services.trainer.evaluation.report import write_report
+from services.trainer.run_dir.run_dir import RunRecord
 from services.trainer.status import RunPhase, RunStatus
 from tests.unit.tiny_model import tiny_settings
 

@@ -12,7 +12,7 @@ from research.clients import PolicyAdmin, PolicyClient
 from research.episode.agent import Finish, Generation, Sampling
 from research.errors import ServiceError
 from research.schemas import WeightsRequest, WeightsResponse, WeightsStatus
-from services.trainer.replicas import Replica, Replicas
+from services.trainer.weights.replicas import Replica, Replicas
 
 
 @dataclass
@@ -174,7 +174,7 @@ def test_of_a_single_server_nothing_is_said(bench: Bench) -> None:
 def test_one_that_hangs_is_not_waited_for_by_the_others_and_comes_back(
     bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("services.trainer.replicas._GRACE_SECONDS", 0.01)
+    monkeypatch.setattr("services.trainer.weights.replicas._GRACE_SECONDS", 0.01)
     first, second, hanging = bench.servers
 
     async def scenario() -> None:
@@ -188,7 +188,7 @@ def test_one_that_hangs_is_not_waited_for_by_the_others_and_comes_back(
             assert await bench.replicas.settle(two) is None
             assert (first.version, second.version, hanging.version) == ("2", "2", "0")
             hanging.hangs.set()
-            monkeypatch.setattr("services.trainer.replicas._GRACE_SECONDS", 10)
+            monkeypatch.setattr("services.trainer.weights.replicas._GRACE_SECONDS", 10)
             assert await bench.replicas.settle(two) is None
             assert hanging.version == hanging.weight_version == "2"
             await bench.replicas.close()

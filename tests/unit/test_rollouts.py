@@ -14,9 +14,10 @@ from research.passages import Passage
 from research.prompts import Prompt
 from research.questions import Question
 from research.settings import EpisodeLimits
-from services.trainer import rollouts as module
-from services.trainer.journal import EpisodeJournal
-from services.trainer.rollouts import Group, Outage, Rollouts, WrongWeightsError, require_version
+from services.trainer.groups import Group
+from services.trainer.rollout import rollouts as module
+from services.trainer.rollout.journal import EpisodeJournal
+from services.trainer.rollout.rollouts import Outage, Rollouts, WrongWeightsError, require_version
 from services.trainer.status import RunStatus
 from tests.unit.characters import CharacterTokenizer, Shelf
 from tests.unit.test_episode import ANSWER, SEARCH

@@ -24,7 +24,7 @@ from research.weights.run_weights import (
     write_origin,
 )
 from services.policy.weights.start_weights import start_weights
-from services.trainer.publish import write_checkpoint
+from services.trainer.weights.publisher import write_checkpoint
 
 BASE = "builtin:smollm2-135m-instruct"
 

@@ -11,10 +11,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from research.episode.agent import StopReason
-from services.trainer.grpo import group_advantages
-from services.trainer.metrics import step_metrics, supervised_metrics, told
-from services.trainer.rollouts import Group
-from services.trainer.selection import dealt_out, select
+from services.trainer.groups import Group
+from services.trainer.learner.advantages import dealt_out, select
+from services.trainer.learner.loss import group_advantages
+from services.trainer.telemetry.metrics import step_metrics, supervised_metrics, told
 from tests.unit.scored import answered, group, member
 from tests.unit.tiny_model import tiny_settings
 

@@ -16,8 +16,8 @@ from services.cli.study.collect import collect, em_difference, em_estimate
 from services.cli.study.plan import PlannedRun, StudyPlan, training_seconds
 from services.cli.study.report import write_study_report
 from services.cli.study.view import sparkline, time_left
-from services.trainer.metrics import step_metrics, supervised_metrics
-from services.trainer.record import RunRecord
+from services.trainer.run_dir.run_dir import RunRecord
+from services.trainer.telemetry.metrics import step_metrics, supervised_metrics
 from tests.unit.scored import GOLD, answered, group
 
 SEEDS = (1, 2)

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from services.trainer.trackers import Trackers, evaluation_scalars, step_scalars
+from services.trainer.telemetry.trackers import Trackers, evaluation_scalars, step_scalars
 from tests.unit.tiny_model import tiny_settings
 
 FIGURES = {"one_hop": {"n": 64, "em": 0.5}, "two_hop": {"n": 64, "em": 0.25}}

@@ -11,8 +11,8 @@ import pytest
 from research.errors import ConfigurationError
 from research.settings import Settings
 from services.trainer.controller import RunController
+from services.trainer.run_dir.wish import FILE, Wish, read_wish, write_wish
 from services.trainer.status import RunPhase
-from services.trainer.wish import FILE, Wish, read_wish, write_wish
 from tests.unit.tiny_model import tiny_settings
 
 

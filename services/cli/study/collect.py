@@ -12,7 +12,7 @@ from research.questions.model import question_from_dict
 from research.questions.sampling import first_of_each_kind
 from research.scoring.statistics import Estimate, cluster_bootstrap
 from services.cli.study.plan import START, PlannedRun, StudyPlan
-from services.trainer.examiner import AFTER, BEFORE, SAMPLED, WARMUP
+from services.trainer.evaluation.evaluator import AFTER, BEFORE, SAMPLED, WARMUP
 
 # Stages in the order of the tables; the last three are the arms after training.
 STAGES = ("untouched", "warm-up", "grpo", "shuffled_rewards", "supervised")

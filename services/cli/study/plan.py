@@ -12,9 +12,9 @@ from typing import Literal
 from research.config import load_settings
 from research.errors import ConfigurationError
 from research.settings import Settings
-from services.trainer.checkpoint import step_name
-from services.trainer.examiner import BEFORE, SAMPLED, WARMUP
-from services.trainer.record import RunRecord
+from services.trainer.evaluation.evaluator import BEFORE, SAMPLED, WARMUP
+from services.trainer.run_dir.checkpoints import step_name
+from services.trainer.run_dir.run_dir import RunRecord
 
 Arm = Literal["start", "grpo", "shuffled_rewards", "supervised"]
 

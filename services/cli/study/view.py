@@ -13,9 +13,9 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 from services.cli.study.plan import START, PlannedRun, StudyPlan
-from services.trainer.console import lines_of
-from services.trainer.examiner import SAMPLED
+from services.trainer.evaluation.evaluator import SAMPLED
 from services.trainer.status import RunStatus
+from services.trainer.telemetry.console import lines_of
 
 _REFRESH_SECONDS = 0.5
 _SHOWN_REWARDS = 24

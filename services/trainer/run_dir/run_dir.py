@@ -17,7 +17,7 @@ from research.atomic_io import atomic_write, write_json
 from research.errors import ConfigurationError
 from research.scoring.evaluate import Answered, KindFigures, figures_as_dict
 from research.settings import Settings
-from services.trainer.rollouts import Group
+from services.trainer.groups import Group
 
 # May change between the start and a resumption of a run; every other setting defines what the run is.
 CONFIG = "config.json"

@@ -12,8 +12,8 @@ from research.questions.model import question_from_dict
 from research.questions.sampling import first_of_each_kind
 from research.scoring.evaluate import GREEDY, KindFigures, evaluate, pass_at_k
 from research.settings import Settings
-from services.trainer.record import RunRecord
-from services.trainer.rollouts import Rollouts, WrongWeightsError, require_version
+from services.trainer.rollout.rollouts import Rollouts, WrongWeightsError, require_version
+from services.trainer.run_dir.run_dir import RunRecord
 from services.trainer.status import RunStatus
 
 BEFORE, WARMUP, AFTER, SAMPLED = "before", "warmup", "after", "sampled"

@@ -17,7 +17,7 @@ from research.prompts import TRAINED_PROMPT
 from research.schemas import WeightsRequest
 from research.weights.checksummed_dir import MANIFEST, sealed_directory
 from research.weights.run_weights import ORIGIN, Origin, version_path, write_origin
-from services.trainer.replicas import Replicas
+from services.trainer.weights.replicas import Replicas
 
 # What a run has written into a base that is itself a published version, and does not hold for the next one.
 _OF_A_RUN = frozenset({MANIFEST, ORIGIN})

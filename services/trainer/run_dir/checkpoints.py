@@ -14,8 +14,8 @@ from pathlib import Path
 from research.atomic_io import write_json
 from research.errors import TrainingError
 from research.weights.checksummed_dir import PARTIAL, discard, fault_of, sealed_directory
-from services.trainer.learner import Learner
-from services.trainer.learner_state import read_learner, write_learner
+from services.trainer.learner.learner import Learner
+from services.trainer.learner.state import read_learner, write_learner
 
 logger = logging.getLogger(__name__)
 

@@ -12,9 +12,9 @@ from fastapi.responses import FileResponse, HTMLResponse
 from prometheus_client import CONTENT_TYPE_LATEST
 
 from research.settings import Settings
+from services.trainer.api.prometheus import render_metrics
 from services.trainer.controller import RunController
-from services.trainer.prometheus import render_metrics
-from services.trainer.record import RunRecord
+from services.trainer.run_dir.run_dir import RunRecord
 from services.web.auth import ADMIN_TOKEN_VARIABLE, environment_secret, require_bearer
 from services.web.problems import ProblemError, install_problem_handler
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from research.atomic_io import atomic_write, write_json
-from services.trainer.record import RunRecord
+from services.trainer.run_dir.run_dir import RunRecord
 
 _STAGES = ("before", "warmup", "after")
 

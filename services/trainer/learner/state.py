@@ -12,7 +12,7 @@ from safetensors.torch import load_file, load_model, save_file, save_model
 from torch import Tensor
 
 from research.atomic_io import write_json
-from services.trainer.learner import Learner
+from services.trainer.learner.learner import Learner
 
 MODEL, REFERENCE, OPTIMIZER = "model.safetensors", "reference.safetensors", "optimizer.safetensors"
 OPTIMIZER_GROUPS, RANDOM = "optimizer.json", "random.json"

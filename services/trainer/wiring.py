@@ -20,16 +20,16 @@ from research.questions.sources import load_questions
 from research.settings import Settings
 from research.weights.run_weights import Origin, is_trained, weights_dir
 from services.machine.number_formats import NumberFormat, resolved
-from services.trainer.broadcast import BroadcastingAdmin
-from services.trainer.forecast import Speeds, forecast
-from services.trainer.journal import EpisodeJournal
-from services.trainer.learner import Learner
+from services.trainer.learner.learner import Learner
 from services.trainer.loop import TrainingLoop
-from services.trainer.publish import Publisher
-from services.trainer.record import RunRecord
-from services.trainer.replicas import Replica, Replicas
-from services.trainer.rollouts import Outage, Rollouts
+from services.trainer.rollout.journal import EpisodeJournal
+from services.trainer.rollout.rollouts import Outage, Rollouts
+from services.trainer.run_dir.run_dir import RunRecord
 from services.trainer.status import RunStatus
+from services.trainer.telemetry.forecast import Speeds, forecast
+from services.trainer.weights.nccl_publisher import BroadcastingAdmin
+from services.trainer.weights.publisher import Publisher
+from services.trainer.weights.replicas import Replica, Replicas
 from services.web.auth import ADMIN_TOKEN_VARIABLE, API_KEY_VARIABLE, environment_secret
 
 

@@ -8,13 +8,13 @@ import time
 import zlib
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field, replace
-from statistics import fmean
 
 from research.episode.agent import Episode, Sampling, SearchAgent
 from research.errors import ServiceError, TrainingError
 from research.questions import Question
-from research.scoring.reward import Score, score
-from services.trainer.journal import EpisodeJournal, Place
+from research.scoring.reward import score
+from services.trainer.groups import Group, Member
+from services.trainer.rollout.journal import EpisodeJournal, Place
 from services.trainer.status import RunStatus
 
 logger = logging.getLogger(__name__)
@@ -34,33 +34,6 @@ def require_version(episodes: Sequence[Episode], version: str) -> None:
             f"the policy served weight version {', '.join(sorted(others))} instead of {version}; was it started anew? "
             "Start the run again: it publishes its weights and goes on from the last checkpoint"
         )
-
-
-@dataclass(frozen=True, slots=True)
-class Member:
-    """One scored episode of a group; `place` counts the samples of its question, failed ones too."""
-
-    episode: Episode
-    score: Score
-    place: int
-
-
-@dataclass(frozen=True, slots=True)
-class Group:
-    """The episodes of one drawn question; `id` says which draw, never which text."""
-
-    id: str
-    question: Question
-    members: list[Member]
-
-    @property
-    def rewards(self) -> list[float]:
-        return [member.score.reward for member in self.members]
-
-    @property
-    def success(self) -> float:
-        """Share of the episodes that are exactly right."""
-        return fmean(member.score.em for member in self.members)
 
 
 class Outage:

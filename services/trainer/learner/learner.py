@@ -21,8 +21,8 @@ from transformers.utils import logging as transformers_logging
 from research.errors import TrainingError
 from research.settings import Settings
 from services.machine.number_formats import number_format
-from services.trainer.grpo import grpo_loss, mismatch, token_weights
-from services.trainer.sequences import MicroBatch, TrainingSequence, collate, cut
+from services.trainer.learner.batching import MicroBatch, TrainingSequence, collate, cut
+from services.trainer.learner.loss import grpo_loss, mismatch, token_weights
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,8 +8,8 @@ from statistics import fmean
 from typing import Any
 
 from research.episode.search_analysis import corrected_queries
-from services.trainer.learner import UpdateReport
-from services.trainer.rollouts import Group, Member
+from services.trainer.groups import Group, Member
+from services.trainer.learner.learner import UpdateReport
 
 Row = tuple[Group, Member]
 

@@ -7,9 +7,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from research.settings import Settings
-from services.trainer.grpo import best_and_worst, group_advantages
-from services.trainer.rollouts import Group
-from services.trainer.sequences import TrainingSequence, sequence_of
+from services.trainer.groups import Group
+from services.trainer.learner.batching import TrainingSequence, sequence_of
+from services.trainer.learner.loss import best_and_worst, group_advantages
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,9 +11,9 @@ from research.episode.agent import SearchAgent
 from research.errors import ConfigurationError
 from research.questions import Question
 from research.settings import Settings
-from services.trainer.learner import Learner
-from services.trainer.sequences import TrainingSequence, sequence_of
-from services.trainer.warmup import make_traces
+from services.trainer.learner.batching import TrainingSequence, sequence_of
+from services.trainer.learner.learner import Learner
+from services.trainer.sft.traces import make_traces
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,0 +1,1 @@
+"""The trainer's HTTP server: control, status page, metrics for Prometheus."""

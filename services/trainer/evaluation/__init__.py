@@ -1,0 +1,1 @@
+"""Measures the policy on held-out questions and writes the report."""

@@ -1,0 +1,37 @@
+"""A group: the scored episodes of one question, which GRPO compares with each other."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from statistics import fmean
+
+from research.episode.agent import Episode
+from research.questions import Question
+from research.scoring.reward import Score
+
+
+@dataclass(frozen=True, slots=True)
+class Member:
+    """One scored episode of a group; `place` counts the samples of its question, failed ones too."""
+
+    episode: Episode
+    score: Score
+    place: int
+
+
+@dataclass(frozen=True, slots=True)
+class Group:
+    """The episodes of one drawn question; `id` says which draw, never which text."""
+
+    id: str
+    question: Question
+    members: list[Member]
+
+    @property
+    def rewards(self) -> list[float]:
+        return [member.score.reward for member in self.members]
+
+    @property
+    def success(self) -> float:
+        """Share of the episodes that are exactly right."""
+        return fmean(member.score.em for member in self.members)

@@ -1,0 +1,1 @@
+"""Episodes to a gradient step: advantages, micro-batches, loss, optimizer."""

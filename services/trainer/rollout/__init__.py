@@ -1,0 +1,1 @@
+"""Questions to groups of scored episodes, recorded as they finish."""

@@ -1,0 +1,1 @@
+"""What a step shows: metrics, trackers, alarms, console, forecast."""

@@ -1,0 +1,1 @@
+"""Takes new weights to the policies: files or NCCL, one server or many."""
