@@ -21,7 +21,9 @@ WORKDIR /app
 COPY pyproject.toml README.md LICENSE /app/
 COPY research /app/research
 COPY services /app/services
-COPY configs /app/configs
+COPY builtin /app/builtin
+COPY apps /app/apps
+COPY cli /app/cli
 RUN pip install --no-deps --editable .
 
 USER research

@@ -18,6 +18,9 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+from apps.bench.run import GREEDY
+from apps.bench.sets import question_sets
+from apps.bench.target import Subject, subject
 from research.bench.records import Records
 from research.bench.run import ask_all
 from research.clients import HttpService, sampling_params
@@ -28,9 +31,6 @@ from research.schemas import Strategy
 from research.settings import Settings
 from research.strategies import STRATEGIES
 from research.strategies.token_chat import TokenChat
-from services.cli.bench.run import GREEDY
-from services.cli.bench.sets import question_sets
-from services.cli.bench.subject import Subject, subject
 
 ROUNDS = 2
 

@@ -1,7 +1,7 @@
 """How far the lead of the best passage over the next moves with what else is in the batch, for int8 queries.
 
 Run: python benchmarks/query_noise.py (needs `make prepare`; half a minute). The margin in
-research/questions/builtin/reach.py rests on the greatest move.
+builtin/questions/reach.py rests on the greatest move.
 """
 
 from __future__ import annotations
@@ -10,9 +10,9 @@ import random
 
 import numpy as np
 
+from builtin.questions.build import chains_and_facts
 from research.config import load_settings
 from research.passages import iter_passages
-from research.questions.builtin.build import chains_and_facts
 from services.retriever.encoder.checkpoint import open_checkpoint
 from services.retriever.encoder.encoder import load_encoder
 from services.retriever.index.search_index import SearchIndex

@@ -21,7 +21,7 @@ from research.settings import Settings
 ENV_PREFIX = "RESEARCH__"
 # Assignments as on the command line, parted by spaces as in a shell.
 SETTINGS_VARIABLE = "RESEARCH_SETTINGS"
-PRESET_DIR = Path(__file__).resolve().parent.parent / "configs"
+PRESET_DIR = Path(__file__).resolve().parent / "presets"
 DEFAULT_PRESET = "quickstart-cpu"
 
 
@@ -31,7 +31,7 @@ def load_settings(
     """Read a preset, apply the environment and then `section.key=value` overrides.
 
     Args:
-        preset: the name of a file in `configs/` (without `.toml`) or the path of a TOML file.
+        preset: the name of a file in `research/presets/` (without `.toml`) or the path of a TOML file.
         environment: whether its variables count.
         overrides: assignments such as `grpo.steps=5`; the value is read as TOML, or as a string where that fails.
 

@@ -104,7 +104,7 @@ def launching(
             settings = [f"paths.data={data_dir}", *untrained, *overrides, f"{name}.port={port}"]
             with log.open("wb") as output:
                 process = subprocess.Popen(
-                    [sys.executable, "-m", "services.cli.main", "serve", name, *settings],
+                    [sys.executable, "-m", "cli.main", "serve", name, *settings],
                     cwd=REPOSITORY,
                     env={**service_environment, **(environment or {})},
                     stdout=output,

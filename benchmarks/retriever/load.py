@@ -30,7 +30,7 @@ from benchmarks.programs import require_program
 
 HERE = Path(__file__).resolve().parent
 CLIENTS = (1, 32, 128)
-SERVE = [sys.executable, "-m", "services.cli.main", "serve", "retriever"]
+SERVE = [sys.executable, "-m", "cli.main", "serve", "retriever"]
 USUAL_NAME = "the usual server"
 USUAL = [sys.executable, "-m", "benchmarks.retriever.usual_server"]
 

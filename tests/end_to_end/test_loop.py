@@ -52,7 +52,7 @@ class Line:
     def start_trainer(self) -> subprocess.Popen[bytes]:
         with (self.run.parent / "trainer.log").open("ab") as log:
             return subprocess.Popen(
-                [sys.executable, "-m", "services.cli.main", "train", *self.overrides],
+                [sys.executable, "-m", "cli.main", "train", *self.overrides],
                 cwd=REPOSITORY,
                 env={**self.environment, **ENVIRONMENT},
                 stdout=log,

@@ -23,6 +23,7 @@ import httpx
 import pytest
 from rich.console import Console
 
+from apps.bench.run import run_bench
 from research.bench.records import read_records
 from research.bench.runs import VERDICTS
 from research.config import load_settings
@@ -30,7 +31,6 @@ from research.errors import ConfigurationError
 from research.schemas import Strategy
 from research.settings import Settings
 from research.strategies import STRATEGIES
-from services.cli.bench.run import run_bench
 from tests.conftest import REPOSITORY, Launch, Server
 
 FEW_SHOT = Path(__file__).parent / "agent" / "few_shot.txt"
@@ -104,7 +104,7 @@ def finished(bench: Bench, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def started(bench: Bench, out: Path) -> subprocess.Popen[bytes]:
-    command = [sys.executable, "-m", "services.cli.main", "bench", "--out", str(out), *bench.overrides()]
+    command = [sys.executable, "-m", "cli.main", "bench", "--out", str(out), *bench.overrides()]
     return subprocess.Popen(
         command,
         cwd=REPOSITORY,
@@ -235,7 +235,7 @@ def test_a_prompt_that_the_weights_were_not_trained_with_is_refused(bench: Bench
         bench.run(tmp_path / "out", strategies=("naive",))
     bench.run(tmp_path / "out", "episode.any_prompt=true", strategies=("naive",))
     served = subprocess.run(
-        [sys.executable, "-m", "services.cli.main", "serve", "policy", f"model.name={trained}"],
+        [sys.executable, "-m", "cli.main", "serve", "policy", f"model.name={trained}"],
         cwd=REPOSITORY,
         capture_output=True,
         text=True,

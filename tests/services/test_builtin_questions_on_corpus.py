@@ -12,6 +12,9 @@ from pathlib import Path
 import pytest
 from transformers import AutoTokenizer
 
+from builtin.make_questions import builtin_questions_are_current
+from builtin.questions import EDITION, verify
+from builtin.questions.extract.article import stands_in
 from research.clients import RetrieverClient
 from research.config import load_settings
 from research.episode.agent import Episode, Sampling, SearchAgent, StopReason
@@ -19,12 +22,9 @@ from research.episode.tokenizer import HuggingFaceTokenizer
 from research.passages import Passage, iter_passages
 from research.prompts import load_prompt
 from research.questions import Question, read_questions
-from research.questions.builtin import EDITION, verify
-from research.questions.builtin.article import stands_in
 from research.questions.sources import builtin_path
 from research.scoring.reward import score
 from research.settings import Settings
-from services.cli.questions import builtin_questions_are_current
 from services.trainer.sft.traces import ScriptedPolicy, script
 from tests.conftest import Launch
 

@@ -13,7 +13,7 @@ import pytest
 
 def research(*arguments: str, environment: dict[str, str]) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [sys.executable, "-m", "services.cli.main", *arguments],
+        [sys.executable, "-m", "cli.main", *arguments],
         capture_output=True,
         text=True,
         env={**environment, "COLUMNS": "200"},

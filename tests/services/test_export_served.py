@@ -15,8 +15,8 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from apps.export.export import export_run
 from research.config import load_settings
-from services.cli.export import export_run
 from services.trainer.weights.publisher import write_checkpoint
 from tests.conftest import server_end
 

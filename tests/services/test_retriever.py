@@ -194,7 +194,7 @@ def test_what_an_absent_client_asked_is_not_encoded(
 
 def serve_until_exit(*overrides: str, environment: dict[str, str]) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [sys.executable, "-m", "services.cli.main", "serve", "retriever", *overrides],
+        [sys.executable, "-m", "cli.main", "serve", "retriever", *overrides],
         cwd=REPOSITORY,
         env=environment,
         capture_output=True,

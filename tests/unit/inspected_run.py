@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from apps.inspect.read import RunEpisodes
 from research.atomic_io import write_json
 from research.episode.agent import Episode, StopReason, Turn
 from research.episode.protocol import result_block
@@ -11,7 +12,6 @@ from research.passages import Passage
 from research.questions import Hop, Question
 from research.scoring.evaluate import Answered
 from research.scoring.reward import score
-from services.cli.inspect_read import RunEpisodes
 from services.trainer.groups import Group, Member
 from services.trainer.run_dir.run_dir import RunRecord
 from tests.unit.characters import CharacterTokenizer

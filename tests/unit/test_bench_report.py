@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from apps.bench.report import write_report
 from research.bench.figures import EVERYTHING, figures_by_kind, paired_difference
 from research.bench.judge import PROMPT_HASH, Verdict, Verdicts, judge_all, last_judge, read_verdict
 from research.bench.paper import PAPER
@@ -25,7 +26,6 @@ from research.strategies import BASELINES
 from research.strategies.baselines import naive_rag
 from research.strategies.chat import Completion, Message, Work
 from research.strategies.prompt_hash import prompt_hash
-from services.cli.bench.report import write_report
 from tests.unit.bench_runs import record, write_run
 
 

@@ -8,13 +8,13 @@ from dataclasses import replace
 
 import pytest
 
+from builtin.questions import QuestionSplit, build_questions, verify
+from builtin.questions.build import chains_and_facts
+from builtin.questions.extract.aliases import with_aliases
+from builtin.questions.reach import LEAST_MARGIN, Found, reached
+from builtin.questions.split import entity_groups, is_new_template
 from research.passages import Passage
 from research.questions import Hop, Question
-from research.questions.builtin import QuestionSplit, build_questions, verify
-from research.questions.builtin.aliases import with_aliases
-from research.questions.builtin.build import chains_and_facts
-from research.questions.builtin.reach import LEAST_MARGIN, Found, reached
-from research.questions.builtin.split import entity_groups, is_new_template
 from research.questions.sampling import first_of_each_kind
 from research.scoring.reward import best, token_f1
 from tests.unit.small_corpus import BY_TITLE, GOOD, PASSAGES, SERVED_WORDS

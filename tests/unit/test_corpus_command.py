@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
+from apps.bench.corpus import write_corpus
 from research.errors import AssetError, ConfigurationError
 from research.passages import Passage, iter_passages
-from services.cli.bench.corpus import write_corpus
 
 QUIET = Console(quiet=True)
 DPR = 'id\ttext\ttitle\n1\t"Aaron is a prophet, ""the"" priest."\tAaron\n2\tHe is in Exodus.\tAaron\n'

@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
+from cli.demo_plan import fit
 from research.config import load_settings
-from services.cli.demo_plan import fit
 from services.trainer.run_dir.size import keep_size, sized
 from services.trainer.status import RunPhase, RunStatus
 from services.trainer.telemetry.forecast import Speeds, forecast, minutes, seconds_left

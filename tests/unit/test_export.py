@@ -12,9 +12,9 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
+from apps.export.export import export_run
 from research.config import load_settings
 from research.errors import AssetError, ConfigurationError
-from services.cli.export import export_run
 from services.trainer.weights.publisher import write_checkpoint
 from tests.unit.tiny_model import write_tiny_model
 
@@ -81,7 +81,7 @@ def test_nothing_is_overwritten_and_what_is_missing_is_named(run: Path, tmp_path
 
 
 def test_the_command_exports_by_name(run: Path, tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "services.cli.main", "export", "first", "--out", str(tmp_path / "exported")]
+    command = [sys.executable, "-m", "cli.main", "export", "first", "--out", str(tmp_path / "exported")]
     done = subprocess.run(
         [*command, f"paths.runs={run.parent}"], capture_output=True, text=True, check=False, env=dict(os.environ)
     )

@@ -17,13 +17,13 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 from typer.testing import CliRunner
 
+from apps.inspect.filters import Filters
+from apps.inspect.page import write_page
+from apps.inspect.read import RunEpisodes
+from apps.inspect.terminal import show_episode, show_tokens
+from apps.inspect.tokens import load_token_texts
+from cli.main import app
 from research.errors import AssetError
-from services.cli.inspect_filters import Filters
-from services.cli.inspect_html import write_page
-from services.cli.inspect_read import RunEpisodes
-from services.cli.inspect_terminal import show_episode, show_tokens
-from services.cli.inspect_tokens import load_token_texts
-from services.cli.main import app
 from services.trainer.run_dir.run_dir import RunRecord
 from tests.unit.inspected_run import HELPFUL, PARIS, USELESS, episode, group, write_run
 

@@ -9,10 +9,10 @@ from typing import Any
 
 import pytest
 
+from apps.inspect.filters import Filters
+from apps.inspect.read import Inspected, RunEpisodes, find_run
 from research.episode.agent import StopReason
 from research.errors import AssetError, ConfigurationError
-from services.cli.inspect_filters import Filters
-from services.cli.inspect_read import Inspected, RunEpisodes, find_run
 from services.trainer.learner.advantages import dealt_out
 from services.trainer.learner.loss import group_advantages
 from tests.unit.inspected_run import write_run

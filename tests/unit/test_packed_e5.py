@@ -11,8 +11,8 @@ import pytest
 from safetensors.numpy import load_file
 from tokenizers import Tokenizer
 
+from builtin.convert_e5 import convert_packed_e5
 from research.errors import AssetError
-from services.retriever.convert import convert_packed_e5
 
 HIDDEN, FEED_FORWARD, POSITIONS, TYPES = 32, 64, 16, 2
 PIECES = ["<s>", "<pad>", "</s>", "<unk>", "▁", "▁night", "▁star", "ry", "<mask>"]

@@ -6,9 +6,9 @@ from dataclasses import replace
 
 import pytest
 
+from builtin.questions import verify
+from builtin.questions.build import chains_and_facts
 from research.questions import Hop, Question
-from research.questions.builtin import verify
-from research.questions.builtin.build import chains_and_facts
 from tests.unit.small_corpus import BY_TITLE, GOOD, PASSAGES, SERVED_WORDS
 
 

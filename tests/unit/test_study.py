@@ -7,15 +7,15 @@ from pathlib import Path
 
 import pytest
 
+from apps.study.collect import collect, em_difference, em_estimate
+from apps.study.plan import PlannedRun, StudyPlan, training_seconds
+from apps.study.report import write_study_report
+from apps.study.view import sparkline, time_left
 from research.atomic_io import write_json
 from research.errors import ConfigurationError
 from research.questions import Question
 from research.scoring.evaluate import Answered, KindFigures
 from research.scoring.reward import score
-from services.cli.study.collect import collect, em_difference, em_estimate
-from services.cli.study.plan import PlannedRun, StudyPlan, training_seconds
-from services.cli.study.report import write_study_report
-from services.cli.study.view import sparkline, time_left
 from services.trainer.run_dir.run_dir import RunRecord
 from services.trainer.telemetry.metrics import step_metrics, supervised_metrics
 from tests.unit.scored import GOLD, answered, group

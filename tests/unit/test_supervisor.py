@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from research.errors import ServiceError
-from services.cli.supervisor import Supervisor
+from services.system.supervisor import Supervisor
 
 
 @dataclass

@@ -120,7 +120,7 @@ def command(log: Path, arguments: list[str], way: Way, environment: dict[str, st
     try:
         with log.open("ab") as out:
             process = subprocess.Popen(
-                [sys.executable, "-m", "services.cli.main", *arguments],
+                [sys.executable, "-m", "cli.main", *arguments],
                 cwd=REPOSITORY,
                 env={**environment, **ENVIRONMENT, MARK: mark},
                 stdout=out,

@@ -1,0 +1,96 @@
+"""The commands `research corpus`, `research bench` and `research report`."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated, get_args
+
+import typer
+from rich.markup import escape
+
+from apps.options import Overrides, Preset, console
+from research.config import DEFAULT_PRESET, load_settings
+from research.errors import ConfigurationError
+from research.schemas import Strategy
+from research.strategies import STRATEGIES
+from services.process import stopping
+
+
+def corpus(
+    sources: Annotated[
+        list[Path],
+        typer.Argument(help="question files with paragraphs (MuSiQue, HotpotQA, 2Wiki), or one dump of Wikipedia"),
+    ],
+    out: Annotated[Path, typer.Option(help="the passages, JSONL")],
+) -> None:
+    """Write passages to be indexed: the paragraphs of question sets, each once, or a dump, streamed.
+
+    Dumps are read in DPR's form (TSV of id, text, title: 100 words a passage) and in wiki-18's (JSONL of id, contents),
+    also packed (.gz). `research index` reads them without this step, too.
+
+    Example: research corpus musique_ans_v1.0_dev.jsonl --out data/corpus/musique.jsonl
+    """
+    from apps.bench.corpus import write_corpus
+
+    count = write_corpus(sources, out, console)
+    console.print(f"{count:,} passages are in {escape(str(out))}", highlight=False, soft_wrap=True)
+
+
+def bench(
+    overrides: Overrides = None,
+    preset: Preset = DEFAULT_PRESET,
+    strategy: Annotated[
+        list[str] | None,
+        typer.Option(help=f"one of {', '.join(get_args(Strategy))} (may be repeated); default: all"),
+    ] = None,
+    questions: Annotated[
+        list[str] | None,
+        typer.Option(help="hotpotqa, 2wikimultihopqa, musique, bamboogle, a file or hub:… (may be repeated)"),
+    ] = None,
+    out: Annotated[Path, typer.Option(help="directory of the records; run it again to go on")] = Path("runs/bench"),
+) -> None:
+    """Ask a model whole question sets by several strategies, greedily, and write the table of the paper.
+
+    Needs a running retriever and policy (or `bench.endpoint` and `bench.model`: any OpenAI API).
+    docs/bench.md has more.
+
+    - The held-out questions that come with this project, the policy as it is now:
+      `research bench --out runs/bench-now`
+    - A benchmark from a file, by two strategies:
+      `research bench --questions musique_ans_v1.0_dev.jsonl --strategy naive-rag --strategy research`
+    - Have the answers judged, too (the key is RESEARCH_JUDGE_API_KEY in the environment):
+      `research bench bench.judge_endpoint=https://host/v1 bench.judge_model=name`
+    """
+    from apps.bench.run import run_bench
+
+    known: tuple[Strategy, ...] = tuple(sorted(get_args(Strategy), key=STRATEGIES.index))
+    if unknown := set(strategy or ()) - set(known):
+        raise ConfigurationError(f"--strategy: {', '.join(sorted(unknown))} is none; there are: {', '.join(known)}")
+    names = [name for name in known if not strategy or name in strategy]
+    settings = load_settings(preset, overrides)
+    if questions:
+        settings = settings.model_copy(update={"bench": settings.bench.model_copy(update={"questions": questions})})
+    with stopping.keeping(lambda: f"the answers so far are in {out}; the same command goes on from there"):
+        stopping.run(run_bench(settings, names, out, _command(), console))
+
+
+def report(
+    directories: Annotated[list[Path], typer.Argument(help="of `research bench`; the first is compared with")],
+    out: Annotated[Path, typer.Option(help="directory of the report")],
+    preset: Preset = DEFAULT_PRESET,
+) -> None:
+    """Put runs of the bench side by side: what differs, the paper's table, paired differences, plots, every episode.
+
+    Example: research report runs/bench-before runs/bench-after --out runs/compared
+    """
+    from apps.bench.report import write_report
+    from apps.bench.terminal import show_figures
+
+    written = write_report(directories, out, load_settings(preset), _command())
+    show_figures(written.runs, written.figures, console)
+    console.print(f"the report is {escape(str(written.path))}", highlight=False, soft_wrap=True)
+
+
+def _command() -> list[str]:
+    return ["research", *sys.argv[1:]]

@@ -1,0 +1,81 @@
+"""`research export`: the weights of a run as an ordinary checkpoint, and a card that tells what was trained and how.
+
+What is written loads with plain transformers and plain `vllm serve`: safetensors, tokenizer, chat template,
+configuration of the model and of generation. The rules that the model was trained with stand in `prompt.txt`.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+from apps.export.model_card import model_card
+from research.errors import AssetError, ConfigurationError, ServiceError
+from research.prompts import TRAINED_PROMPT, load_prompt
+
+CARD = "README.md"
+
+
+def export_run(run: Path, target: Path) -> Path:
+    """Write the last weights of a run to `target`, a directory that is not there yet; returns it.
+
+    Raises:
+        AssetError: there is no such run, or it has no weights.
+        ConfigurationError: there is something at `target` already.
+    """
+    settings = run_settings(run)
+    weights = latest_weights(run, settings)
+    if target.exists():
+        raise ConfigurationError(f"--out: {target} is there already; name another directory or move it away")
+    partial = target.with_name(f".{target.name}.partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    try:
+        shutil.copytree(weights, partial)
+        for file in partial.iterdir():
+            file.chmod(0o644)
+        (partial / TRAINED_PROMPT).write_text(load_prompt(settings["episode"]["prompt"]).text + "\n", encoding="utf-8")
+        (partial / CARD).write_text(model_card(run, weights, settings, target.name), encoding="utf-8")
+        partial.rename(target)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+    return target
+
+
+def run_settings(run: Path) -> dict[str, Any]:
+    """What the run was started with; AssetError if there is no run."""
+    try:
+        settings: dict[str, Any] = json.loads((run / "config.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise AssetError(f"there is no run at {run}; name one of `runs/`, or its directory") from error
+    return settings
+
+
+def latest_weights(run: Path, settings: dict[str, Any]) -> Path:
+    """The directory of the last published version of a run; AssetError if there is none."""
+    published = settings.get("checkpoints", {}).get("publish_dir")
+    directory = Path(published) if published else run / "weights"
+    versions = sorted(each for each in directory.glob("version-*") if each.name.rpartition("-")[2].isdigit())
+    if not versions:
+        raise AssetError(f"the run {run} has published no weights yet (none in {directory})")
+    return versions[-1]
+
+
+def push_to_hub(directory: Path, repository: str) -> str:
+    """Upload an exported model; returns its address.
+
+    Raises:
+        ServiceError: the hub refuses, or cannot be reached.
+    """
+    from huggingface_hub import HfApi
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError
+
+    hub = HfApi()
+    try:
+        hub.create_repo(repository, exist_ok=True, private=True)
+        return str(hub.upload_folder(repo_id=repository, folder_path=directory).repo_url)
+    except (HfHubHTTPError, HFValidationError, OSError) as error:
+        raise ServiceError(
+            f"--push: {repository} could not be pushed ({error}); is HF_TOKEN set? The export at {directory} is whole"
+        ) from error

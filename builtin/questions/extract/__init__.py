@@ -1,0 +1,1 @@
+"""Facts from Wikipedia articles, kind by kind, each with the words that say it."""

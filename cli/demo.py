@@ -1,0 +1,62 @@
+"""`research demo`: the whole line in one go."""
+
+from __future__ import annotations
+
+import shutil
+import time
+from collections.abc import Sequence
+
+from rich.console import Console
+
+from builtin.prepare import prepare
+from cli.ask import ask_policy
+from cli.demo_plan import plan
+from cli.show import show_answer, show_evaluations
+from research.questions.sampling import first_of_each_kind
+from research.questions.sources import load_questions
+from research.settings import Settings
+from services.process import stopping
+from services.system.launcher import require_free_ports, running
+from services.trainer.main import kept, train
+from services.trainer.run_dir.run_dir import RunRecord
+from services.trainer.run_dir.size import sized
+
+
+def run_demo(settings: Settings, preset: str, arguments: Sequence[str], console: Console) -> None:
+    """Prepare, serve, train, evaluate and answer; raises ResearchError where a part fails.
+
+    Args:
+        preset: where the settings come from; what overrides its size is not fitted to the machine.
+        arguments: of the command line, for the services.
+    """
+    with stopping.keeping(lambda: kept(settings, "the same command goes on with it")):
+        _run(settings, preset, arguments, console)
+
+
+def _run(settings: Settings, preset: str, arguments: Sequence[str], console: Console) -> None:
+    started = time.monotonic()
+    require_free_ports(("retriever", "policy", "trainer"), settings)
+    prepare(settings, console)
+    record = RunRecord(settings.run_dir)
+    size = sized(settings).grpo
+    if record.is_finished(size.steps, size.minutes):
+        shutil.rmtree(record.directory)
+    with running(("retriever", "policy"), arguments, settings, console):
+        console.print(f"status page: http://{settings.trainer.host}:{settings.trainer.port}/", highlight=False)
+        plan(settings, preset, started, console)
+        train(settings, fresh=False, console=console)
+        show_evaluations(record.evaluations(), console)
+        question = _one_to_show(settings)
+        console.print("\nOne answer of the trained model, through POST /answer:", highlight=False)
+        show_answer(ask_policy(settings, question), console)
+    minutes = (time.monotonic() - started) / 60
+    console.print(f"\n{minutes:.1f} minutes; see {record.directory}/report.md and {record.directory}/training.png")
+    console.print("`make up` serves what it has learnt, and a page to ask from", highlight=False)
+
+
+def _one_to_show(settings: Settings) -> str:
+    """A held-out question, the first after those of the evaluation, whatever the model makes of it."""
+    questions = load_questions(settings.questions.held_out, "held_out", settings.paths.data)
+    asked = {question.id for question in first_of_each_kind(questions, settings.evaluation.per_kind)}
+    unasked = [question for question in questions if question.id not in asked] or questions
+    return next((question for question in unasked if question.stratum == "two_hop"), unasked[0]).text

@@ -1,0 +1,61 @@
+"""`research eval`: the held-out questions against the running policy."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+
+from rich.console import Console
+from transformers import AutoTokenizer
+
+from cli.show import show_evaluations
+from research.atomic_io import atomic_write
+from research.clients import PolicyClient, RetrieverClient
+from research.episode.agent import SearchAgent
+from research.episode.tokenizer import HuggingFaceTokenizer
+from research.model_paths import local_checkpoint
+from research.prompts import load_prompt
+from research.questions.sampling import first_of_each_kind
+from research.questions.sources import load_questions
+from research.scoring.evaluate import evaluate, figures_as_dict
+from research.settings import Settings
+from services.process.progress import progress
+from services.web.auth import API_KEY_VARIABLE, environment_secret
+
+
+async def evaluate_policy(settings: Settings, output: Path | None, console: Console) -> None:
+    """Ask, score and print; with `output`, write every episode as a line of JSON."""
+    limits = settings.episode
+    held_out = load_questions(settings.questions.held_out, "held_out", settings.paths.data)
+    questions = first_of_each_kind(held_out, settings.evaluation.per_kind)
+    tokenizer = AutoTokenizer.from_pretrained(local_checkpoint(settings.model.name, settings.paths.data))
+    key = environment_secret(API_KEY_VARIABLE)
+    async with (
+        RetrieverClient(settings.trainer.retriever_url, timeout=limits.search_timeout) as retriever,
+        PolicyClient(settings.trainer.policy_urls[0], timeout=limits.request_timeout, api_key=key) as policy,
+    ):
+        await retriever.check_ready()
+        await policy.check_ready()
+        agent = SearchAgent(
+            policy=policy,
+            retriever=retriever,
+            tokenizer=HuggingFaceTokenizer(tokenizer),
+            prompt=load_prompt(limits.prompt),
+            limits=limits,
+            context_length=settings.model.max_length,
+        )
+        with progress("asking", "questions", total=len(questions)) as advance:
+            answered, figures = await evaluate(
+                agent,
+                questions,
+                concurrency=settings.policy.max_sequences,
+                on_answer=lambda: advance(1),
+            )
+    show_evaluations({"now": figures_as_dict(figures)}, console)
+    if output is not None:
+        with atomic_write(output) as out:
+            for a in answered:
+                record = {"question": asdict(a.question), "score": asdict(a.score), "episode": asdict(a.episode)}
+                out.write(json.dumps(record, ensure_ascii=False).encode() + b"\n")
+        console.print(f"{len(answered)} episodes are in {output}", highlight=False)

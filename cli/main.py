@@ -1,0 +1,342 @@
+"""The program `research`: one command for each thing that people do with this project."""
+
+from __future__ import annotations
+
+import json
+import sys
+import threading
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+from rich.console import Console
+from rich.markup import escape
+
+from apps.bench.commands import bench, corpus, report
+from apps.options import Overrides, Preset, console
+from research.config import DEFAULT_PRESET, load_settings
+from research.episode.agent import StopReason
+from research.errors import ResearchError
+from research.schemas import Strategy
+from services.process import stopping
+
+app = typer.Typer(
+    help="Teach a language model to reason with search, by reinforcement learning.\n\n"
+    "Every command takes a preset (a name such as quickstart-cpu, or the path of a TOML file) and settings such as "
+    "grpo.steps=5 that override it. "
+    "Start with: research demo",
+    no_args_is_help=True,
+    rich_markup_mode="markdown",
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+errors = Console(stderr=True)
+
+
+@app.command()
+def prepare(overrides: Overrides = None, preset: Preset = DEFAULT_PRESET) -> None:
+    """Make model, encoder, corpus, questions and index on disk (once; later calls find them).
+
+    Example: research prepare
+    """
+    from builtin.prepare import prepare as run
+
+    with stopping.keeping(lambda: "what was prepared is kept; the same command goes on from there"):
+        run(load_settings(preset, overrides), console)
+
+
+@app.command()
+def index(
+    passages: Annotated[
+        Path | None,
+        typer.Option(help="file or directory: JSONL, TSV, Parquet (docs/own-data.md); default: corpus.name"),
+    ] = None,
+    evaluate: Annotated[bool, typer.Option("--evaluate", help="build nothing, print recall of the index")] = False,
+    questions: Annotated[
+        Path | None, typer.Option(help="with --evaluate: MuSiQue, HotpotQA or our own, for recall of gold passages")
+    ] = None,
+    overrides: Overrides = None,
+    preset: Preset = DEFAULT_PRESET,
+) -> None:
+    """Embed passages and build the index that the retriever serves; can be interrupted and goes on later.
+
+    Example: research index --passages my.jsonl corpus.index=mine
+    """
+    from builtin.prepare import passages_path
+
+    settings = load_settings(preset, overrides)
+    if evaluate or questions:
+        from cli.recall import print_recall
+
+        print_recall(settings, questions, console)
+        return
+    from services.retriever.build.build import build_index
+
+    with stopping.keeping(lambda: "the vectors made so far are kept; the same command goes on from there"):
+        console.print(f"index: {build_index(settings, passages or passages_path(settings))}", highlight=False)
+
+
+@app.command()
+def serve(
+    service: Annotated[Literal["retriever", "policy", "trainer"], typer.Argument(help="which service")],
+    overrides: Overrides = None,
+    preset: Preset = DEFAULT_PRESET,
+) -> None:
+    """Run one service in the foreground.
+
+    Example: research serve retriever retriever.port=9000
+    """
+    from services.process.parent import end_with_parent
+
+    end_with_parent()
+    settings = load_settings(preset, overrides)
+    if service == "retriever":
+        from services.retriever.main import serve as run
+    elif service == "policy":
+        from services.policy.main import serve as run
+    else:
+        from services.trainer.main import serve as run
+    run(settings)
+
+
+@app.command()
+def up(overrides: Overrides = None, preset: Preset = DEFAULT_PRESET) -> None:
+    """Run retriever, policy and trainer side by side; Ctrl-C ends all three, and what dies is started again.
+
+    The policy serves what the run has learnt so far. Train with: research run start
+    Then ask with: research ask "Who painted The Starry Night?"
+    """
+    from builtin.prepare import prepare as prepare_all
+    from services.system.launcher import Service, require_free_ports, running
+
+    settings = load_settings(preset, overrides)
+    everything: tuple[Service, ...] = ("retriever", "policy", "trainer")
+    require_free_ports(everything, settings)
+    with stopping.keeping(lambda: "the services have ended; `research up` brings them back, and a run under way"):
+        prepare_all(settings, console)
+        with running(everything, _passed_on(preset, overrides), settings, console):
+            ask = f"http://{settings.policy.host}:{settings.policy.port}/"
+            console.print(f"all three are up; ask at {ask}; Ctrl-C ends them", highlight=False, soft_wrap=True)
+            threading.Event().wait()
+
+
+@app.command()
+def run(
+    order: Annotated[Literal["start", "pause", "stop", "status"], typer.Argument(help="what the run shall do")],
+    overrides: Overrides = None,
+    preset: Preset = DEFAULT_PRESET,
+) -> None:
+    """Tell the trainer that is served (by `research up` or compose) to start its run, hold it or end it.
+
+    Start also lets a paused or stopped run go on. Pause and stop wait for the end of the present step.
+    Example: research run start
+    """
+    from cli.run_commands import give_order
+
+    give_order(load_settings(preset, overrides), order, console)
+
+
+@app.command()
+def train(
+    overrides: Overrides = None,
+    preset: Preset = DEFAULT_PRESET,
+    fresh: Annotated[bool, typer.Option("--fresh", help="throw away what the run directory holds")] = False,
+) -> None:
+    """Train against running services; goes on from the last checkpoint if the run was begun before.
+
+    The policy server must have been started with the same RESEARCH_ADMIN_TOKEN.
+    Example: research train run=first grpo.steps=20
+    """
+    from services.trainer.main import train as run
+
+    run(load_settings(preset, overrides), fresh=fresh, console=console)
+
+
+@app.command()
+def demo(overrides: Overrides = None, preset: Preset = DEFAULT_PRESET) -> None:
+    """The whole line, once: prepare, serve, train with GRPO, reload weights, evaluate, answer a question.
+
+    About ten minutes on two CPU cores. An interrupted demo goes on where it was; a finished one starts anew.
+    """
+    from cli.demo import run_demo
+
+    run_demo(load_settings(preset, overrides), preset, _passed_on(preset, overrides), console)
+
+
+@app.command()
+def study(
+    overrides: Overrides = None,
+    preset: Preset = "study-cpu",
+    report: Annotated[bool, typer.Option("--report", help="only write the report of what is there")] = False,
+) -> None:
+    """Train over several seeds and with controls, and report what was learnt, with intervals.
+
+    Takes some hours on two CPU cores that have nothing else to do; an interrupted study goes on where it was.
+    Example: research study study.seeds=[1,2]
+    """
+    from apps.study.plan import StudyPlan
+    from apps.study.report import write_study_report
+    from apps.study.runner import run_study
+
+    plan = StudyPlan.load(preset, overrides or [])
+    if report:
+        plan.require_same_settings()
+        console.print(f"the report is {write_study_report(plan)}", highlight=False, soft_wrap=True)
+    else:
+        run_study(plan, _passed_on(preset, overrides), console)
+
+
+@app.command()
+def ask(
+    question: Annotated[str, typer.Argument(help="the question, in quotes")],
+    overrides: Overrides = None,
+    preset: Preset = DEFAULT_PRESET,
+    strategy: Annotated[Strategy, typer.Option(help="how the answer is found")] = "research",
+    as_json: Annotated[bool, typer.Option("--json", help="print the whole answer as JSON")] = False,
+) -> None:
+    """Ask the running policy one question and show how it found the answer.
+
+    Example: research ask "When was the painter of The Starry Night born?" --strategy naive-rag
+    """
+    from cli.ask import ask_policy
+    from cli.show import show_answer
+
+    answer = ask_policy(load_settings(preset, overrides), question, strategy)
+    if as_json:
+        print(answer.model_dump_json(indent=2))
+    else:
+        show_answer(answer, console)
+
+
+@app.command()
+def export(
+    run: Annotated[str, typer.Argument(help="the name of a run, or its directory")],
+    out: Annotated[Path, typer.Option(help="a directory that is not there yet")],
+    push: Annotated[str, typer.Option(help="also push to this repository of the model hub (needs HF_TOKEN)")] = "",
+    overrides: Overrides = None,
+    preset: Preset = DEFAULT_PRESET,
+) -> None:
+    """Write the trained model as an ordinary checkpoint that transformers and `vllm serve` load, with a model card.
+
+    Example: research export demo --out my-search-agent
+    """
+    from apps.export.export import export_run, push_to_hub
+
+    runs = load_settings(preset, overrides).paths.runs
+    target = export_run(runs / run if (runs / run).is_dir() else Path(run).expanduser(), out)
+    console.print(f"exported: {target}", highlight=False, soft_wrap=True)
+    if push:
+        console.print(f"pushed: {push_to_hub(target, push)}", highlight=False, soft_wrap=True)
+
+
+@app.command("eval")
+def evaluate(
+    overrides: Overrides = None,
+    preset: Preset = DEFAULT_PRESET,
+    output: Annotated[Path | None, typer.Option(help="also write every episode to this JSONL file")] = None,
+) -> None:
+    """Ask the running policy the held-out questions, greedily, and print EM and F1.
+
+    Example: research eval evaluation.per_kind=100
+    """
+    from cli.evaluate import evaluate_policy
+
+    with stopping.keeping(lambda: "an evaluation that did not end keeps nothing"):
+        stopping.run(evaluate_policy(load_settings(preset, overrides), output, console))
+
+
+for command in (corpus, bench, report):
+    app.command()(command)
+
+
+@app.command()
+def inspect(
+    run: Annotated[str, typer.Argument(help="the name of a run, or its directory")],
+    overrides: Overrides = None,
+    preset: Preset = DEFAULT_PRESET,
+    step: Annotated[list[int] | None, typer.Option(help="episodes of this training step (may be repeated)")] = None,
+    evaluation: Annotated[
+        list[str] | None, typer.Option("--eval", help="episodes of this evaluation, e.g. after (may be repeated)")
+    ] = None,
+    group: Annotated[str | None, typer.Option(help="episodes of one question's group, e.g. 3.0")] = None,
+    stop: Annotated[StopReason | None, typer.Option(help="why the episode ended")] = None,
+    kind: Annotated[str | None, typer.Option(help="kind of question, e.g. two_hop")] = None,
+    corrected: Annotated[
+        bool, typer.Option("--corrected", help="only with a search that corrected one which did not help")
+    ] = False,
+    min_reward: Annotated[float | None, typer.Option(help="lowest reward")] = None,
+    max_reward: Annotated[float | None, typer.Option(help="highest reward")] = None,
+    text: Annotated[str | None, typer.Option(help="words in question, gold answers, episode or results")] = None,
+    question: Annotated[
+        list[str] | None, typer.Option(help="id or words of a question: its episodes, oldest first (may be repeated)")
+    ] = None,
+    limit: Annotated[int | None, typer.Option(min=1, help="most episodes; default: 10, or 2000 with --html")] = None,
+    tokens: Annotated[
+        bool, typer.Option("--tokens", help="also each token: mask, log-probability, weight version")
+    ] = False,
+    html: Annotated[Path | None, typer.Option(help="write one HTML file to read in a browser instead")] = None,
+) -> None:
+    """Read what the episodes of a run really said: who wrote what, what it earned and why. The newest come first.
+
+    - What went wrong in step 8?
+      `research inspect demo --step 8 --max-reward 0.1`
+    - One group, with its advantages:
+      `research inspect demo --group 8.0`
+    - Where did the model correct a query?
+      `research inspect demo --corrected --eval after`
+    - What did it do with this question before and after?
+      `research inspect demo --question "Starry Night" --eval warmup --eval after`
+    - All of it, with charts and filters, in a browser:
+      `research inspect demo --html runs/demo/inspect.html`
+    """
+    from apps.inspect.command import inspect_run
+    from apps.inspect.filters import Filters
+
+    filters = Filters(
+        steps=tuple(step or ()),
+        evaluations=tuple(evaluation or ()),
+        group=group,
+        stop=stop,
+        kind=kind,
+        corrected=corrected,
+        min_reward=min_reward,
+        max_reward=max_reward,
+        text=text,
+        questions=tuple(question or ()),
+    )
+    settings = load_settings(preset, overrides)
+    inspect_run(settings, run, filters, limit=limit, tokens=tokens, html=html, console=console)
+
+
+@app.command()
+def config(overrides: Overrides = None, preset: Preset = DEFAULT_PRESET) -> None:
+    """Print the resolved settings, from preset, environment and command line together."""
+    print(json.dumps(load_settings(preset, overrides).model_dump(mode="json"), indent=2))
+
+
+def _passed_on(preset: str, overrides: list[str] | None) -> list[str]:
+    return ["--preset", preset, *(overrides or [])]
+
+
+def main() -> None:
+    """Entry point: our own errors are one clear message and exit code 2, Ctrl-C is 130 and SIGTERM 143."""
+    stopping.install()
+    try:
+        app()
+    except ResearchError as error:
+        _tell(error)
+        sys.exit(2)
+    except stopping.Stopped as stopped:
+        if given_up := stopping.reason():
+            _tell(given_up)
+            stopping.leave(2)
+        errors.print(stopping.last_words(), highlight=False, markup=False, soft_wrap=True)
+        stopping.leave(128 + stopped.number)
+
+
+def _tell(error: ResearchError) -> None:
+    errors.print(f"[bold red]error:[/] {escape(str(error))}", highlight=False, soft_wrap=True)
+
+
+if __name__ == "__main__":
+    main()

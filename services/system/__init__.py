@@ -1,0 +1,1 @@
+"""The three services as one system: launcher, supervisor, administrator's token."""

@@ -1,0 +1,157 @@
+"""Runs the services side by side as child processes: what dies is started again, and in the end all end."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import httpx
+from rich.console import Console
+
+from research.errors import ServiceError
+from research.settings import Settings
+from services.process import stopping
+from services.process.parent import child_environment
+from services.system.admin_token import shared_admin_token
+from services.system.supervisor import Supervisor, tail
+from services.web.ports import require_free_port
+
+Service = Literal["retriever", "policy", "trainer"]
+
+_START_SECONDS = 600
+# Less than `stopping.GRACE_SECONDS`, in which this process has to end as well.
+_STOP_SECONDS = 7.5
+
+
+@dataclass(frozen=True, slots=True)
+class RunningService:
+    """A child process and where it listens and logs."""
+
+    name: Service
+    process: subprocess.Popen[bytes]
+    url: str
+    log: Path
+
+
+@contextmanager
+def running(
+    services: Sequence[Service], arguments: Sequence[str], settings: Settings, console: Console
+) -> Iterator[None]:
+    """Start services, wait until each is ready, start again what dies meanwhile, and stop them all at the end.
+
+    They share an admin token (`shared_admin_token`). A service that dies five times in a row ends this process, with
+    the end of its log.
+
+    Args:
+        arguments: what the command line was given about settings, handed on to each service.
+
+    Raises:
+        ConfigurationError: a port is taken.
+        ServiceError: a service ended or did not get ready; the message shows the end of its log.
+    """
+    require_free_ports(services, settings)
+    started: dict[str, RunningService] = {}
+
+    def kill() -> None:
+        for service in list(started.values()):
+            _signal(service, signal.SIGKILL)
+
+    with shared_admin_token(settings), stopping.killing(kill):
+        try:
+            for name in services:
+                started[name] = _start(name, arguments, settings)
+            for service in list(started.values()):
+                _await_ready(service, console)
+
+            def start_again(name: Service) -> RunningService:
+                _signal(started[name], signal.SIGKILL)  # what it has left behind would hold its port
+                return _start(name, arguments, settings, again=True)
+
+            supervisor = Supervisor(
+                started,
+                start=start_again,
+                is_ready=lambda service: _is_ready(service.url),
+                say=lambda line: console.print(line, highlight=False, markup=False, soft_wrap=True),
+            )
+            supervisor.start()
+            try:
+                yield
+            finally:
+                supervisor.end()
+        finally:
+            _stop(list(started.values()))
+
+
+def require_free_ports(services: Sequence[Service], settings: Settings) -> None:
+    """Raise ConfigurationError, before anything slow begins, if a service could not listen."""
+    for name in services:
+        require_free_port(getattr(settings, name).host, getattr(settings, name).port, f"{name}.port")
+
+
+def _start(name: Service, arguments: Sequence[str], settings: Settings, *, again: bool = False) -> RunningService:
+    log = settings.paths.runs / "logs" / f"{name}.log"
+    log.parent.mkdir(parents=True, exist_ok=True)
+    # What a service said before it died stays.
+    with log.open("ab" if again else "wb") as out:
+        # A session of its own: Ctrl-C reaches us alone, and we end the children in order.
+        process = subprocess.Popen(
+            [sys.executable, "-m", "cli.main", "serve", name, *arguments],
+            env=child_environment(),
+            stdin=subprocess.DEVNULL,
+            stdout=out,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
+    at = getattr(settings, name)
+    host = "127.0.0.1" if at.host == "0.0.0.0" else at.host
+    return RunningService(name, process, f"http://{host}:{at.port}", log)
+
+
+def _await_ready(service: RunningService, console: Console) -> None:
+    started = time.monotonic()
+    with console.status(f"{service.name} is starting; log: {service.log}"):
+        while time.monotonic() - started < _START_SECONDS:
+            if service.process.poll() is not None:
+                raise ServiceError(
+                    f"the {service.name} ended with code {service.process.returncode} while starting; "
+                    f"the end of {service.log}:\n{tail(service.log)}"
+                )
+            if _is_ready(service.url):
+                seconds = time.monotonic() - started
+                console.print(f"{service.name} is ready at {service.url} ({seconds:.0f} s)", highlight=False)
+                return
+            time.sleep(0.3)
+    raise ServiceError(f"the {service.name} was not ready within {_START_SECONDS} s; its log is {service.log}")
+
+
+def _is_ready(url: str) -> bool:
+    try:
+        return httpx.get(f"{url}/readyz", timeout=2.0).status_code == 200
+    except httpx.HTTPError:
+        return False
+
+
+def _stop(services: Sequence[RunningService]) -> None:
+    """Ask each process group to end, then make it."""
+    for service in services:
+        _signal(service, signal.SIGTERM)
+    deadline = time.monotonic() + _STOP_SECONDS
+    for service in services:
+        with suppress(subprocess.TimeoutExpired):
+            service.process.wait(max(0.1, deadline - time.monotonic()))
+    for service in services:
+        _signal(service, signal.SIGKILL)
+        service.process.wait()
+
+
+def _signal(service: RunningService, number: signal.Signals) -> None:
+    with suppress(ProcessLookupError):
+        os.killpg(service.process.pid, number)
