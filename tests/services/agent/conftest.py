@@ -12,9 +12,9 @@ import openai
 import pytest
 
 from tests.conftest import launching
-from tests.services.agent.services import ADMIN_TOKEN, KEY, Services
+from tests.support.agent_services import ADMIN_TOKEN, KEY, Services
 
-FEW_SHOT = Path(__file__).with_name("few_shot.txt")
+FEW_SHOT = Path(__file__).parents[2] / "support" / "few_shot.txt"
 
 
 @pytest.fixture(scope="package")

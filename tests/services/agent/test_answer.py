@@ -9,7 +9,7 @@ from typing import Any
 import httpx
 import pytest
 
-from tests.services.agent.services import AGENT, QUESTION, Services, await_condition, user
+from tests.support.agent_services import AGENT, QUESTION, Services, await_condition, user
 
 
 def events_of(response: httpx.Response) -> list[tuple[str, Any]]:

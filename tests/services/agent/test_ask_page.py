@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from tests.services.agent.browser import browser_page, require_browser
-from tests.services.agent.services import ADMIN_TOKEN, KEY, QUESTION, Services
+from tests.support.agent_services import ADMIN_TOKEN, KEY, QUESTION, Services
+from tests.support.browser import browser_page, require_browser
 
 pytestmark = require_browser
 

@@ -11,7 +11,7 @@ import pytest
 
 from research.episode.latex import unboxed
 from research.schemas import AnswerResponse
-from tests.services.agent.services import AGENT, KEY, QUESTION, RAW, Services, ask, user
+from tests.support.agent_services import AGENT, KEY, QUESTION, RAW, Services, ask, user
 
 
 def test_models_lists_the_raw_model_and_the_agent(client: openai.OpenAI) -> None:

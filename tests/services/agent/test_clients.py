@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from tests.services.agent.services import AGENT, KEY, QUESTION, RAW, Services, ask, user
+from tests.support.agent_services import AGENT, KEY, QUESTION, RAW, Services, ask, user
 
 
 def langchain(services: Services, model: str, **options: Any) -> Any:

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from schemathesis.checks import not_a_server_error
 from schemathesis.specs.openapi.checks import response_schema_conformance, status_code_conformance
 
-from tests.services.agent.services import AGENT, KEY, Services
+from tests.support.agent_services import AGENT, KEY, Services
 
 PATHS = ["/answer", "/info", "/livez", "/readyz"]
 HEADERS = {"Authorization": f"Bearer {KEY}"}

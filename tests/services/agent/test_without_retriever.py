@@ -5,8 +5,8 @@ from __future__ import annotations
 import openai
 import pytest
 
-from tests.services.agent.browser import browser_page, require_browser
-from tests.services.agent.services import KEY, QUESTION, Services, ask
+from tests.support.agent_services import KEY, QUESTION, Services, ask
+from tests.support.browser import browser_page, require_browser
 
 
 @pytest.fixture(scope="module", autouse=True)

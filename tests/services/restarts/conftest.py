@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import Launch, launching
-from tests.services.restarts.command import ENVIRONMENT, SMALL, WAYS, command
+from tests.support.command import ENVIRONMENT, SMALL, WAYS, command
 
 
 @dataclass

@@ -13,7 +13,8 @@ from typing import Any
 
 import httpx
 
-from tests.services.restarts.command import (
+from tests.services.restarts.conftest import Services
+from tests.support.command import (
     ENVIRONMENT,
     PROMISED_SECONDS,
     SMALL,
@@ -23,7 +24,6 @@ from tests.services.restarts.command import (
     await_condition,
     command,
 )
-from tests.services.restarts.conftest import Services
 
 STEPS = 2
 TOKEN = {"Authorization": f"Bearer {ENVIRONMENT['RESEARCH_ADMIN_TOKEN']}"}

@@ -18,7 +18,8 @@ from typing import Any
 import psutil
 import pytest
 
-from tests.services.restarts.command import (
+from tests.services.restarts.conftest import Services
+from tests.support.command import (
     PROMISED_SECONDS,
     SMALL,
     WAYS,
@@ -32,7 +33,6 @@ from tests.services.restarts.command import (
     note,
     phase_of,
 )
-from tests.services.restarts.conftest import Services
 
 FRESH = ["starting", "evaluation", "warm-up"]
 RESUMED = ["rollout", "update", "publish", "checkpoint"]

@@ -1,0 +1,191 @@
+"""A run that is killed again and again ends exactly as one that never stopped: every bit, every episode."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import multiprocessing
+import random
+import shutil
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from multiprocessing.connection import Connection
+from multiprocessing.process import BaseProcess
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from services.trainer.run_dir.run_dir import RunRecord
+from tests.support.tiny_model import write_tiny_model
+from tests.support.tiny_run import STEPS, train
+
+KILLS = 8
+NAMES_OF_STEP_2 = ["step-000002", "step-000002-01"]
+TENSORS = ["model.safetensors", "reference.safetensors", "optimizer.safetensors", "optimizer.json"]
+
+
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_tiny_model(tmp_path_factory.mktemp("model") / "tiny")
+
+
+@contextmanager
+def child(model: Path, work: Path, **kwargs: Any) -> Iterator[tuple[BaseProcess, Connection]]:
+    """A process that trains in `work`; the fork server imports torch once for all of them."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["tests.support.tiny_run", "tests.support.checkpoint_child"])
+    receiver, sender = context.Pipe(duplex=False)
+    process = context.Process(target=train, args=(model, work, sender), kwargs=kwargs)
+    process.start()
+    sender.close()
+    yield process, receiver
+    process.join()
+
+
+def train_unbroken(model: Path, work: Path, **kwargs: Any) -> int | None:
+    """Train to the end; returns the exit status."""
+    with child(model, work, **kwargs) as (process, told):
+        while heard(told):
+            pass
+    return process.exitcode
+
+
+def train_and_kill(model: Path, work: Path, after_kill: Callable[[], None] = lambda: None, **kwargs: Any) -> list[int]:
+    """Kill the run after random numbers of generations, `KILLS` times, then let it end.
+
+    Returns:
+        The number of checkpoints that were there at each kill.
+    """
+    rng, stood_at = random.Random(7), []
+    for _ in range(KILLS):
+        with child(model, work, **kwargs) as (process, told):
+            for _ in range(rng.randint(8, 40)):
+                if not heard(told):
+                    break
+            time.sleep(rng.uniform(0.0, 0.05))  # so that not every kill meets the beginning of a generation
+            process.kill()
+        stood_at.append(len(list(work.glob("runs/demo/checkpoints/step-??????"))))
+        after_kill()
+    assert train_unbroken(model, work, **kwargs) == 0
+    return stood_at
+
+
+def test_a_run_ends_in_order_when_its_minutes_are_up(tiny: Path, tmp_path: Path) -> None:
+    assert train_unbroken(tiny, tmp_path, overrides=["grpo.minutes=0.0001"]) == 0
+    run = tmp_path / "runs" / "demo"
+    summary = json.loads((run / "summary.json").read_text())
+    assert summary["minutes"] == 0.0001
+    assert summary["steps"] == 1 < STEPS
+    assert {"before", "after"} <= summary["eval"].keys()
+    assert RunRecord(run).is_finished(STEPS, 0.0001)
+    assert not RunRecord(run).is_finished(STEPS)
+    # More time is more steps, from where it ended.
+    assert train_unbroken(tiny, tmp_path) == 0
+    assert [json.loads(line)["step"] for line in (run / "metrics.jsonl").read_text().splitlines()] == [1, 2, 3, 4, 5, 6]
+
+
+def heard(told: Connection) -> bool:
+    """Wait for the next generation; False if the process has ended."""
+    try:
+        told.recv()
+    except EOFError:
+        return False
+    return True
+
+
+def episodes(work: Path, step: int) -> list[dict[str, Any]]:
+    path = work / "runs" / "demo" / "episodes" / f"step-{step:06d}.jsonl.gz"
+    with gzip.open(path, "rt", encoding="utf-8") as lines:
+        return [json.loads(line) for line in lines]
+
+
+def without_seconds(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {k: without_seconds(v) for k, v in value.items() if not k.endswith("seconds")}
+    return [without_seconds(v) for v in value] if isinstance(value, list) else value
+
+
+def metrics(work: Path) -> list[dict[str, Any]]:
+    lines = (work / "runs" / "demo" / "metrics.jsonl").read_text().splitlines()
+    found: list[dict[str, Any]] = without_seconds([json.loads(line) for line in lines])
+    return found
+
+
+def assert_same_end(one: Path, other: Path) -> None:
+    checkpoints = [work / "runs" / "demo" / "checkpoints" / f"step-{STEPS:06d}" for work in (one, other)]
+    for name in TENSORS:
+        assert (checkpoints[0] / name).read_bytes() == (checkpoints[1] / name).read_bytes(), name
+    # Python's own generator starts from the system's entropy; only retries of requests draw from it.
+    assert len({json.loads((path / "random.json").read_text())["torch"] for path in checkpoints}) == 1
+    states = [without_seconds(json.loads((path / "state.json").read_text())) for path in checkpoints]
+    assert states[0] == states[1]
+    assert metrics(one) == metrics(other)
+    for step in range(1, STEPS + 1):
+        assert without_seconds(episodes(one, step)) == without_seconds(episodes(other, step)), f"step {step}"
+    published = [sorted((work / "runs" / "demo" / "weights").glob("*/model.safetensors")) for work in (one, other)]
+    assert [path.parent.name for path in published[0]] == [path.parent.name for path in published[1]]
+    for mine, its in zip(*published, strict=True):
+        assert mine.read_bytes() == its.read_bytes()
+
+
+def assert_something_was_learnt(work: Path) -> None:
+    entries = metrics(work)
+    assert [entry["step"] for entry in entries] == list(range(1, STEPS + 1))
+    assert sum(entry["update"] is not None for entry in entries) >= STEPS // 2
+    assert any(entry["searches"] > 0 for entry in entries)
+    assert len({entry["reward"] for entry in entries}) > 1
+
+
+def test_a_killed_run_ends_as_an_unbroken_one(tiny: Path, tmp_path: Path) -> None:
+    unbroken, killed = tmp_path / "unbroken", tmp_path / "killed"
+    assert train_unbroken(tiny, unbroken) == 0
+    stood_at = train_and_kill(tiny, killed)
+    assert len(set(stood_at)) > 2, f"the kills did not spread over the run: {stood_at}"
+    assert_something_was_learnt(unbroken)
+    assert_same_end(unbroken, killed)
+    assert not list(killed.glob("runs/demo/episodes/*.journal.jsonl"))
+
+
+def test_what_was_sampled_once_is_what_is_trained_on(tiny: Path, tmp_path: Path) -> None:
+    """The sampler never says the same twice; yet no finished episode is lost, and the end follows from them alone."""
+    killed, replayed = tmp_path / "killed", tmp_path / "replayed"
+    sampled: dict[tuple[int, int, int], dict[str, Any]] = {}
+
+    def remember() -> None:
+        for path in killed.glob("runs/demo/episodes/*.journal.jsonl"):
+            step = int(path.name[5:11])
+            for line in path.read_bytes().splitlines():
+                if line.endswith(b"}}"):  # the last may be cut off by the kill
+                    entry = json.loads(line)
+                    sampled[step, entry["group"], entry["member"]] = entry["episode"]
+
+    train_and_kill(tiny, killed, remember, seeded=False)
+    assert_something_was_learnt(killed)
+    assert len({step for step, _, _ in sampled}) > 2, "the kills met too few unfinished steps"
+    for (step, group, member), episode in sampled.items():
+        members = [entry["episode"] for entry in episodes(killed, step) if entry["group"] == f"{step}.{group}"]
+        assert members[member] == episode
+
+    run = replayed / "runs" / "demo"
+    shutil.copytree(killed / "runs" / "demo" / "episodes", run / "episodes")
+    shutil.copytree(killed / "runs" / "demo" / "checkpoints" / "step-000000", run / "checkpoints" / "step-000000")
+    assert train_unbroken(tiny, replayed, seeded=False, may_sample=False) == 0
+    assert_same_end(killed, replayed)
+
+
+def test_a_roll_back_goes_another_way_and_outlives_the_process(tiny: Path, tmp_path: Path) -> None:
+    alarm = ["alarms.well_formed_floor=1.0", "alarms.on_malformed=roll_back", "alarms.roll_backs=1"]
+    assert train_unbroken(tiny, tmp_path, overrides=alarm) == 1  # the second alarm, after step 3, stops the run
+    checkpoints = tmp_path / "runs" / "demo" / "checkpoints"
+    assert sorted(path.name for path in checkpoints.iterdir()) == ["step-000000", "step-000002", "step-000002-01"]
+    first, again = (json.loads((checkpoints / name / "state.json").read_text()) for name in NAMES_OF_STEP_2)
+    assert again["question_cursors"][""] == first["question_cursors"][""] + 3  # those of the step that was undone
+    assert again["version"] > first["version"]
+    for name in ("model.safetensors", "optimizer.safetensors"):
+        assert (checkpoints / "step-000002" / name).read_bytes() == (checkpoints / "step-000002-01" / name).read_bytes()
+    assert [entry["step"] for entry in metrics(tmp_path)] == [1, 2, 3]
+
+    assert train_unbroken(tiny, tmp_path, overrides=["alarms.on_malformed=warn"]) == 0
+    assert [entry["step"] for entry in metrics(tmp_path)] == list(range(1, STEPS + 1))

@@ -1,0 +1,141 @@
+"""Every structure against brute force."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
+
+from research.errors import AssetError, ConfigurationError
+from services.retriever.index.faiss_config import StructureName, structure_for
+from services.retriever.index.milvus import MilvusCollection, MilvusVectors, write_milvus
+from services.retriever.index.vector_index import FULL_VECTORS, VECTORS, open_dense, rerank, write_dense
+from services.retriever.types import Vectors
+from tests.support.many_vectors import InMemory
+
+DIMENSION = 64
+
+
+def unit(vectors: Vectors) -> Vectors:
+    normed: Vectors = (vectors / np.linalg.norm(vectors, axis=1, keepdims=True)).astype(np.float32)
+    return normed
+
+
+@pytest.fixture(scope="module")
+def vectors() -> Vectors:
+    """Three thousand around a hundred centres, as texts about a hundred topics would lie."""
+    rng = np.random.default_rng(7)
+    centres = rng.standard_normal((100, DIMENSION))
+    return unit(np.repeat(centres, 30, axis=0) + 0.6 * rng.standard_normal((3000, DIMENSION)))
+
+
+@pytest.fixture(scope="module")
+def queries(vectors: Vectors) -> Vectors:
+    rng = np.random.default_rng(8)
+    return unit(vectors[rng.permutation(3000)[:40]] + 0.05 * rng.standard_normal((40, DIMENSION)).astype(np.float32))
+
+
+def recall(found: np.ndarray, queries: Vectors, vectors: Vectors) -> float:
+    exact = np.argsort(-(queries @ vectors.T), axis=1)[:, : found.shape[1]]
+    return float(np.mean([len(set(a) & set(b)) / len(b) for a, b in zip(found, exact, strict=True)]))
+
+
+@pytest.mark.parametrize(
+    ("name", "least"), [("flat", 1.0), ("hnsw", 0.95), ("ivf-sq8", 0.9), ("ivf-pq", 0.9), ("ivf-rabitq", 0.9)]
+)
+def test_a_structure_finds_nearly_what_brute_force_finds(
+    tmp_path: Path, vectors: Vectors, queries: Vectors, name: StructureName, least: float
+) -> None:
+    structure = structure_for(name, len(vectors), DIMENSION)
+    write_dense(tmp_path, InMemory(vectors), structure, DIMENSION)
+    opened = open_dense(tmp_path, structure, threads=1)
+    assert (opened.count, opened.dimension) == (3000, DIMENSION)
+    scores, positions = opened.search(queries, 5)
+    assert recall(positions, queries, vectors) >= least
+    assert (np.diff(scores, axis=1) <= 0).all()
+    if name == "flat" or structure.rerank:
+        exact = np.take_along_axis(queries @ vectors.T, positions, axis=1)
+        np.testing.assert_allclose(scores, exact, atol=1e-3)
+
+
+@pytest.mark.parametrize("name", ["flat", "ivf-sq8", "ivf-pq", "ivf-rabitq"])
+def test_the_same_vectors_give_the_same_files(tmp_path: Path, vectors: Vectors, name: StructureName) -> None:
+    structure = structure_for(name, len(vectors), DIMENSION)
+    for copy in ("one", "two"):
+        (tmp_path / copy).mkdir()
+        write_dense(tmp_path / copy, InMemory(vectors), structure, DIMENSION)
+    for file in (tmp_path / "one").iterdir():
+        assert file.read_bytes() == (tmp_path / "two" / file.name).read_bytes()
+
+
+def test_more_are_asked_for_than_there_are(tmp_path: Path, vectors: Vectors) -> None:
+    structure = structure_for("ivf-pq", 700, DIMENSION)
+    write_dense(tmp_path, InMemory(vectors[:700]), structure, DIMENSION)
+    scores, positions = open_dense(tmp_path, structure, threads=1).search(vectors[:2], 900)
+    assert scores.shape == positions.shape == (2, 700)
+    assert positions.min() >= -1
+
+
+def test_full_vectors_that_do_not_fit_are_refused(tmp_path: Path, vectors: Vectors) -> None:
+    structure = structure_for("ivf-pq", 700, DIMENSION)
+    write_dense(tmp_path, InMemory(vectors[:700]), structure, DIMENSION)
+    np.save(tmp_path / FULL_VECTORS, np.zeros((2, DIMENSION), dtype=np.float16))
+    with pytest.raises(AssetError, match=f"does not fit {VECTORS}"):
+        open_dense(tmp_path, structure, threads=1)
+    (tmp_path / FULL_VECTORS).unlink()
+    with pytest.raises(AssetError, match="cannot read"):
+        open_dense(tmp_path, structure, threads=1)
+
+
+def test_the_size_decides_where_nothing_else_does() -> None:
+    names = [structure_for("auto", count, 384).name for count in (1, 200_000, 200_001, 2_000_001)]
+    assert names == ["flat", "flat", "hnsw", "ivf-rabitq"]
+
+
+@given(
+    full=arrays(np.float16, (12, 4), elements=st.floats(-1, 1, width=16)),
+    candidates=arrays(np.int64, (3, 6), elements=st.integers(-1, 11)),
+    top_k=st.integers(1, 6),
+)
+def test_reranking_is_sorting_by_inner_product(full: np.ndarray, candidates: np.ndarray, top_k: int) -> None:
+    vectors = np.linspace(-1, 1, 12, dtype=np.float32).reshape(3, 4)
+    scores, positions = rerank(vectors, candidates, full, top_k)
+    assert scores.shape == positions.shape == (3, top_k)
+    for query, own, found, found_scores in zip(vectors, candidates, positions, scores, strict=True):
+        products = [float(query @ full[c].astype(np.float32)) if c >= 0 else -np.inf for c in own]
+        np.testing.assert_allclose(found_scores, sorted(products, reverse=True)[:top_k], atol=1e-6)
+        for position, score in zip(found, found_scores, strict=True):
+            assert (position == -1) == (score == -np.inf)
+            if position >= 0:
+                assert score == pytest.approx(float(query @ full[position].astype(np.float32)), abs=1e-6)
+
+
+def test_milvus_finds_what_flat_finds(tmp_path: Path, vectors: Vectors, queries: Vectors) -> None:
+    where = MilvusCollection(str(tmp_path / "vectors.db"), "some")
+    write_milvus(where, InMemory(vectors[:500], rows=300), DIMENSION, exact=True)
+    write_milvus(where, InMemory(vectors, rows=1300), DIMENSION, exact=True)  # what a killed build left is replaced
+    opened = MilvusVectors(where)
+    assert (opened.count, opened.dimension) == (3000, DIMENSION)
+    scores, positions = opened.search(queries, 5)
+    assert recall(positions, queries, vectors) == 1.0
+    np.testing.assert_allclose(scores, np.sort(queries @ vectors.T, axis=1)[:, :-6:-1], atol=1e-5)
+
+
+def test_a_milvus_that_is_not_there_is_named(tmp_path: Path) -> None:
+    with pytest.raises(AssetError, match=r"(?s)cannot open the Milvus collection 'none' .*research index"):
+        MilvusVectors(MilvusCollection(str(tmp_path / "vectors.db"), "none"))
+
+
+@pytest.mark.parametrize(
+    ("name", "count", "dimension", "named"),
+    [("ivf-pq", 499, 64, "too few"), ("ivf-rabitq", 16, 64, "too few"), ("ivf-pq", 5000, 30, "in fours")],
+)
+def test_what_cannot_be_built_is_refused_before_anything_is_encoded(
+    name: StructureName, count: int, dimension: int, named: str
+) -> None:
+    with pytest.raises(ConfigurationError, match=named):
+        structure_for(name, count, dimension)
