@@ -20,14 +20,14 @@ from tempfile import TemporaryDirectory
 
 from apps.bench.run import GREEDY
 from apps.bench.sets import question_sets
-from apps.bench.target import Subject, subject
+from apps.bench.target import Target, target_of
 from research.bench.records import Records
 from research.bench.run import ask_all
 from research.clients import HttpService, sampling_params
 from research.config import load_settings
 from research.episode.agent import Generation, Policy, Sampling
 from research.questions import Question
-from research.schemas import Strategy
+from research.schemas import StrategyName
 from research.settings import Settings
 from research.strategies import STRATEGIES
 from research.strategies.token_chat import TokenChat
@@ -36,7 +36,7 @@ ROUNDS = 2
 
 
 @dataclass(slots=True)
-class Asked:
+class AnswerTask:
     """What a policy was asked for one question: prompt ids and how many tokens came, one after the other."""
 
     requests: list[tuple[list[int], int]] = field(default_factory=list)
@@ -47,16 +47,16 @@ class Recording:
     """A policy that writes down what it is asked, by the task that asks."""
 
     policy: Policy
-    asked: dict[object, Asked] = field(default_factory=dict)
+    asked: dict[object, AnswerTask] = field(default_factory=dict)
 
     async def generate(self, prompt_ids: Sequence[int], max_tokens: int, sampling: Sampling) -> Generation:
         generation = await self.policy.generate(prompt_ids, max_tokens, sampling)
-        mine = self.asked.setdefault(asyncio.current_task(), Asked())
+        mine = self.asked.setdefault(asyncio.current_task(), AnswerTask())
         mine.requests.append((list(prompt_ids), len(generation.token_ids)))
         return generation
 
 
-async def evaluate(asked: Subject, name: Strategy, questions: Sequence[Question]) -> float:
+async def evaluate(asked: Target, name: StrategyName, questions: Sequence[Question]) -> float:
     """Seconds of one evaluation, as `research bench` does it."""
     with TemporaryDirectory() as directory:
         started = time.perf_counter()
@@ -73,11 +73,11 @@ async def evaluate(asked: Subject, name: Strategy, questions: Sequence[Question]
         return time.perf_counter() - started
 
 
-async def replay(vllm: HttpService, asked: Sequence[Asked], concurrency: int, salt: str) -> float:
+async def replay(vllm: HttpService, asked: Sequence[AnswerTask], concurrency: int, salt: str) -> float:
     """Seconds that vLLM's own route takes for the same tokens."""
     slots = asyncio.Semaphore(concurrency)
 
-    async def one(question: Asked) -> None:
+    async def one(question: AnswerTask) -> None:
         async with slots:
             for prompt, count in question.requests:
                 params = sampling_params(count, GREEDY) | {"min_tokens": count, "ignore_eos": True, "stop": []}
@@ -98,7 +98,7 @@ async def main(settings: Settings) -> None:
     print(f"{len(questions)} questions, {concurrency} at once, best of {ROUNDS} rounds\n")
     print("| strategy | requests | tokens read | written | evaluation s | bare vLLM s | bare / evaluation |")
     print("| --- | --- | --- | --- | --- | --- | --- |")
-    async with subject(settings) as served:
+    async with target_of(settings) as served:
         policy = served.agent.policy
         assert isinstance(policy, HttpService)
         for name in STRATEGIES:

@@ -42,7 +42,7 @@ def measure(micro_batch_tokens: int, keep: bool, dtype: str = "auto", count: int
 
     settings = load_settings(overrides=[f"optimizer.micro_batch_tokens={micro_batch_tokens}", f"model.dtype={dtype}"])
     learner = Learner(settings, local_checkpoint(settings.model.name, settings.paths.data))
-    learner.prepare_thread()
+    learner.set_torch_threads()
     if keep:
         keep_freed_memory()
     batch = sequences(count)

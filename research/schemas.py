@@ -59,7 +59,7 @@ class SearchResponse(BaseModel):
 
 
 # How answers are found (research/strategies).
-Strategy = Literal["research", "naive", "naive-rag", "iter-retgen", "ircot"]
+StrategyName = Literal["research", "naive", "naive-rag", "iter-retgen", "ircot"]
 
 
 class AgentLimits(Request):
@@ -80,7 +80,7 @@ class AnswerRequest(AgentLimits):
     questions: Annotated[list[NonBlank], Field(min_length=1, max_length=512)] | None = Field(
         None, description="several questions, answered in order"
     )
-    strategy: Strategy = Field(
+    strategy: StrategyName = Field(
         "research", description="how answers are found: the agent, or one of the plans that it is compared with"
     )
     adapter: NonBlank | None = Field(None, description="a LoRA adapter that is loaded; left out: the model alone")

@@ -12,7 +12,7 @@ from rich.markup import escape
 from apps.options import Overrides, Preset, console
 from research.config import DEFAULT_PRESET, load_settings
 from research.errors import ConfigurationError
-from research.schemas import Strategy
+from research.schemas import StrategyName
 from research.strategies import STRATEGIES
 from services.process import stopping
 
@@ -42,7 +42,7 @@ def bench(
     preset: Preset = DEFAULT_PRESET,
     strategy: Annotated[
         list[str] | None,
-        typer.Option(help=f"one of {', '.join(get_args(Strategy))} (may be repeated); default: all"),
+        typer.Option(help=f"one of {', '.join(get_args(StrategyName))} (may be repeated); default: all"),
     ] = None,
     questions: Annotated[
         list[str] | None,
@@ -64,7 +64,7 @@ def bench(
     """
     from apps.bench.run import run_bench
 
-    known: tuple[Strategy, ...] = tuple(sorted(get_args(Strategy), key=STRATEGIES.index))
+    known: tuple[StrategyName, ...] = tuple(sorted(get_args(StrategyName), key=STRATEGIES.index))
     if unknown := set(strategy or ()) - set(known):
         raise ConfigurationError(f"--strategy: {', '.join(sorted(unknown))} is none; there are: {', '.join(known)}")
     names = [name for name in known if not strategy or name in strategy]

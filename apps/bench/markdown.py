@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 
-from research.bench.figures import EVERYTHING, BenchFigures, answered_by_both, paired_difference
+from research.bench.figures import ALL_KINDS, BenchFigures, answered_by_both, paired_difference
 from research.bench.paper import PAPER
 from research.bench.records import differences
 from research.bench.runs import BenchRun, shared_conditions, what_differs
@@ -37,8 +37,8 @@ def _overview(runs: Sequence[BenchRun], figures: Sequence[Mapping[str, BenchFigu
     judged = any(run.verdicts for run in runs)
     cells: dict[tuple[str, str], dict[str, str]] = {}
     for run, found in zip(runs, figures, strict=True):
-        if EVERYTHING in found:
-            cells.setdefault((run.label, run.strategy), {})[run.set] = _em_and_judge(found[EVERYTHING])
+        if ALL_KINDS in found:
+            cells.setdefault((run.label, run.strategy), {})[run.set] = _em_and_judge(found[ALL_KINDS])
     rows = [[label, strategy, *(own.get(name, "") for name in sets)] for (label, strategy), own in cells.items()]
     papers = [name for name in sets if any(name == benchmark.name for benchmark in BENCHMARKS)]
     for paper, theirs in PAPER.items() if papers else ():
@@ -51,7 +51,7 @@ def _overview(runs: Sequence[BenchRun], figures: Sequence[Mapping[str, BenchFigu
 def _by_kind(runs: Sequence[BenchRun], figures: Sequence[Mapping[str, BenchFigures]], name: str) -> Iterator[str]:
     """EM of each kind of question, if there are several."""
     chosen = [(run, found) for run, found in zip(runs, figures, strict=True) if run.set == name]
-    kinds = sorted({kind for _, found in chosen for kind in found if kind != EVERYTHING}, key=_plain_kinds_first)
+    kinds = sorted({kind for _, found in chosen for kind in found if kind != ALL_KINDS}, key=_plain_kinds_first)
     if kinds:
         rows = [
             [run.label, run.strategy, *(_percent(found[kind].em.mean) if kind in found else "" for kind in kinds)]
@@ -149,9 +149,9 @@ def _notes(runs: Sequence[BenchRun], figures: Sequence[Mapping[str, BenchFigures
                 "answered yet; they count in no figure"
             )
     for run, found in zip(runs, figures, strict=True):
-        if EVERYTHING in found and (unjudged := found[EVERYTHING].unjudged):
+        if ALL_KINDS in found and (unjudged := found[ALL_KINDS].unjudged):
             notes.append(
-                f"{run.label}, {run.set}: {run.strategy}: {unjudged} of {found[EVERYTHING].em.n} answers have no "
+                f"{run.label}, {run.set}: {run.strategy}: {unjudged} of {found[ALL_KINDS].em.n} answers have no "
                 "verdict; they count as wrong"
             )
     if notes:

@@ -10,26 +10,28 @@ from pathlib import Path
 from typing import Any
 
 from apps.bench.sets import QuestionSet
-from apps.bench.target import Subject
+from apps.bench.target import Target
 from research.bench.records import differences, read_conditions
 from research.bench.runs import run_files, shared_conditions
 from research.errors import ConfigurationError
 from research.questions import Question
 from research.questions.model import digest_of
-from research.schemas import Strategy
+from research.schemas import StrategyName
 
 
 @dataclass(frozen=True, slots=True)
-class Planned:
+class PlannedMeasurement:
     """One file of records that is to be filled."""
 
-    strategy: Strategy
+    strategy: StrategyName
     questions: QuestionSet
     conditions: Mapping[str, Any]
     path: Path
 
 
-async def plan(asked: Subject, sets: Sequence[QuestionSet], strategies: Sequence[Strategy], out: Path) -> list[Planned]:
+async def plan(
+    asked: Target, sets: Sequence[QuestionSet], strategies: Sequence[StrategyName], out: Path
+) -> list[PlannedMeasurement]:
     """Every set by each strategy, with what the answers will depend on."""
     planned = []
     for each in sets:
@@ -41,7 +43,7 @@ async def plan(asked: Subject, sets: Sequence[QuestionSet], strategies: Sequence
         }
         for name in strategies:
             conditions = {**await asked.conditions(name), **about}
-            planned.append(Planned(name, each, conditions, out / each.name / f"{name}.jsonl"))
+            planned.append(PlannedMeasurement(name, each, conditions, out / each.name / f"{name}.jsonl"))
     return planned
 
 
@@ -50,7 +52,7 @@ def _digest_of_supporting(questions: Sequence[Question]) -> str:
     return hashlib.sha256(json.dumps(titles).encode()).hexdigest()[:16]
 
 
-def require_one_measurement(out: Path, planned: Sequence[Planned]) -> None:
+def check_same_conditions(out: Path, planned: Sequence[PlannedMeasurement]) -> None:
     """Refuse, before anything is asked, a directory with runs of another model, index or whatever else differs."""
     asked = {each.questions.name: each.conditions for each in planned}
     here_now = json.loads(json.dumps(shared_conditions(planned[0].conditions)))

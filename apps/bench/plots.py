@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from research.atomic_io import atomic_write
-from research.bench.figures import EVERYTHING, BenchFigures
+from research.bench.figures import ALL_KINDS, BenchFigures
 from research.bench.runs import BenchRun
 from research.questions.benchmarks import benchmark_named
 
@@ -21,7 +21,7 @@ def plot_bench(runs: Sequence[BenchRun], figures: Sequence[Mapping[str, BenchFig
     matplotlib.rcParams["text.parse_math"] = False  # names of kinds are no formulas
     from matplotlib import pyplot as plt
 
-    found = [(run, f[EVERYTHING]) for run, f in zip(runs, figures, strict=True) if EVERYTHING in f]
+    found = [(run, f[ALL_KINDS]) for run, f in zip(runs, figures, strict=True) if ALL_KINDS in f]
     sets, strategies = (list(dict.fromkeys(getattr(run, part) for run, _ in found)) for part in ("set", "strategy"))
     labels = list(dict.fromkeys(run.label for run, _ in found))
     colours = dict(zip(strategies, [f"C{number}" for number in range(10)], strict=False))
@@ -78,9 +78,9 @@ def _columns(
     found = []
     for run, kinds in zip(runs, figures, strict=True):
         for kind, f in kinds.items():
-            if (kind != EVERYTHING) == (one_set and len(kinds) > 1):
+            if (kind != ALL_KINDS) == (one_set and len(kinds) > 1):
                 name = kind.replace("_new_template", "\nnew template").replace("_", "-")
-                found.append((name if kind != EVERYTHING else _title(run.set), run, f))
+                found.append((name if kind != ALL_KINDS else _title(run.set), run, f))
     return found, list(dict.fromkeys(group for group, _, _ in found))
 
 

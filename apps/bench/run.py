@@ -19,10 +19,10 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
-from apps.bench.plan import Planned, plan, require_one_measurement
+from apps.bench.plan import PlannedMeasurement, check_same_conditions, plan
 from apps.bench.report import write_report
 from apps.bench.sets import question_sets
-from apps.bench.target import JUDGE_KEY_VARIABLE, Subject, subject
+from apps.bench.target import JUDGE_KEY_VARIABLE, Target, target_of
 from apps.bench.terminal import show_figures
 from research.bench.judge import Verdicts, judge_all
 from research.bench.records import Records
@@ -30,7 +30,7 @@ from research.bench.run import ask_all
 from research.bench.runs import VERDICTS, read_runs
 from research.episode.agent import Sampling
 from research.errors import ConditionsChangedError, ResearchError, ServiceError
-from research.schemas import Strategy as Name
+from research.schemas import StrategyName
 from research.settings import Settings
 from research.strategies.openai_chat import OpenAIChat
 from services.process.progress import Lines
@@ -42,7 +42,7 @@ _SPEED_SECONDS = 600  # over which the time left is estimated
 
 
 async def run_bench(
-    settings: Settings, strategies: Sequence[Name], out: Path, command: Sequence[str], console: Console
+    settings: Settings, strategies: Sequence[StrategyName], out: Path, command: Sequence[str], console: Console
 ) -> None:
     """Ask every set by each strategy, have the answers judged if a judge is named, and report.
 
@@ -59,9 +59,9 @@ async def run_bench(
             console.print(f"[yellow]note:[/] {each.warning}", highlight=False)
     stopped: ResearchError | None = None
     failed: dict[str, str] = {}
-    async with subject(settings) as asked:
+    async with target_of(settings) as asked:
         planned = await plan(asked, sets, strategies, out)
-        require_one_measurement(out, planned)
+        check_same_conditions(out, planned)
         try:
             failed = await _ask(asked, planned, console)
             if settings.bench.judge_endpoint:
@@ -82,7 +82,7 @@ async def run_bench(
         )
 
 
-async def _ask(asked: Subject, planned: Sequence[Planned], console: Console) -> dict[str, str]:
+async def _ask(asked: Target, planned: Sequence[PlannedMeasurement], console: Console) -> dict[str, str]:
     """The questions that could not be asked, each with the reason.
 
     A strategy that an endpoint cannot serve ends; the others go on. Two that end one after the other end everything.

@@ -17,10 +17,10 @@ from research.episode.agent import SearchAgent
 from research.episode.tokenizer import HuggingFaceTokenizer
 from research.errors import ConfigurationError, ServiceError
 from research.model_paths import local_checkpoint
-from research.prompts import load_prompt, require_trained_prompt, trained_prompt
+from research.prompts import check_prompt, load_prompt, trained_prompt
 from research.schemas import PolicyInfo
 from research.settings import Settings
-from research.strategies import BASELINES, MAX_WRITTEN, RESEARCH, BaselineStrategy, ReSearchStrategy, Strategy
+from research.strategies import BASELINES, MAX_COMPLETION_TOKENS, RESEARCH, BaselineStrategy, ReSearchStrategy, Strategy
 from research.strategies.chat import ChatModel
 from research.strategies.completions import CompletionsPolicy
 from research.strategies.openai_chat import OpenAIChat
@@ -36,7 +36,7 @@ _LIMITS = ("top_k", "max_searches", "max_tokens", "max_turn_tokens", "max_passag
 
 
 @dataclass(frozen=True, slots=True)
-class Subject:
+class Target:
     """`served` is what answers depend on, as the services tell it; `version` is that of the weights, if known."""
 
     settings: Settings
@@ -56,12 +56,12 @@ class Subject:
         """What an answer by this strategy depends on, but for the questions."""
         prompt = self.agent.prompt.sha256 if name == RESEARCH else await prompt_hash(BASELINES[name])
         limits = {each: getattr(self.settings.episode, each) for each in _LIMITS}
-        limits["max_written"] = MAX_WRITTEN
+        limits["max_written"] = MAX_COMPLETION_TOKENS
         return {"strategy": name, "prompt": prompt, "limits": limits, **self.served}
 
 
 @asynccontextmanager
-async def subject(settings: Settings) -> AsyncIterator[Subject]:
+async def target_of(settings: Settings) -> AsyncIterator[Target]:
     """Connect to what the settings name.
 
     Raises:
@@ -83,7 +83,7 @@ async def subject(settings: Settings) -> AsyncIterator[Subject]:
 
 async def _policy_service(
     settings: Settings, retriever: RetrieverClient, index: dict[str, Any], opened: AsyncExitStack
-) -> Subject:
+) -> Target:
     limits, key = settings.episode, environment_secret(API_KEY_VARIABLE)
     policy = await opened.enter_async_context(
         PolicyClient(
@@ -94,7 +94,7 @@ async def _policy_service(
     info = PolicyInfo.model_validate(await policy.request("GET", "/info"))
     policy.weight_version = info.weight_version
     prompt = load_prompt(limits.prompt)
-    require_trained_prompt(prompt, info.trained_prompt, info.model, told=limits.any_prompt)
+    check_prompt(prompt, info.trained_prompt, info.model, allow_mismatch=limits.any_prompt)
     _require_same_model(settings.model.name, info.model, policy.url)
     words = _tokenizer(settings)
     served = {
@@ -107,21 +107,21 @@ async def _policy_service(
     }
     agent = SearchAgent(policy, retriever, words, prompt, limits, info.context_length)
     chat = TokenChat(policy, words, info.context_length)
-    return Subject(settings, agent, chat, retriever, {**served, **index}, info.weight_version)
+    return Target(settings, agent, chat, retriever, {**served, **index}, info.weight_version)
 
 
 async def _endpoint(
     settings: Settings, retriever: RetrieverClient, index: dict[str, Any], opened: AsyncExitStack
-) -> Subject:
+) -> Target:
     bench, limits, key = settings.bench, settings.episode, environment_secret(ENDPOINT_KEY_VARIABLE)
     how: dict[str, Any] = {"timeout": limits.request_timeout, "retries": limits.retries, "api_key": key}
     chat = await opened.enter_async_context(OpenAIChat(bench.endpoint, bench.model, **how))
     policy = await opened.enter_async_context(CompletionsPolicy(bench.endpoint, bench.model, **how))
     checkpoint = local_checkpoint(settings.model.name, settings.paths.data)
     prompt = load_prompt(limits.prompt)
-    require_trained_prompt(prompt, trained_prompt(checkpoint), settings.model.name, told=limits.any_prompt)
+    check_prompt(prompt, trained_prompt(checkpoint), settings.model.name, allow_mismatch=limits.any_prompt)
     context, words = settings.model.max_length, _tokenizer(settings)
-    await chat.find_out_what_it_takes()
+    await chat.probe_capabilities()
     served = {
         "model": bench.model,
         "endpoint": bench.endpoint,
@@ -130,7 +130,7 @@ async def _endpoint(
         "sampling": GREEDY if chat.takes_temperature else "as the endpoint does, which takes no temperature",
     }
     agent = SearchAgent(policy, retriever, words, prompt, limits, context)
-    return Subject(settings, agent, chat, retriever, {**served, **index}, None)
+    return Target(settings, agent, chat, retriever, {**served, **index}, None)
 
 
 def _require_same_model(named: str, served: str, url: str) -> None:

@@ -8,7 +8,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from research.bench.figures import EVERYTHING, BenchFigures
+from research.bench.figures import ALL_KINDS, BenchFigures
 from research.bench.runs import BenchRun
 
 
@@ -23,9 +23,9 @@ def show_figures(runs: Sequence[BenchRun], figures: Sequence[Mapping[str, BenchF
         for column in ("EM", "±", "F1", "judge", "found", "searches", "n"):
             table.add_column(column, justify="right", no_wrap=True)
         for run, kinds in zip(runs, figures, strict=True):
-            if run.set != name or EVERYTHING not in kinds:
+            if run.set != name or ALL_KINDS not in kinds:
                 continue
-            found = kinds[EVERYTHING]
+            found = kinds[ALL_KINDS]
             table.add_row(
                 *([escape(run.label)] if several else []),
                 run.strategy,

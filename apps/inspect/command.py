@@ -71,5 +71,5 @@ def _print(
 def _what_there_is(run: RunEpisodes) -> str:
     steps = [source.step for source in run.sources() if source.step is not None]
     evaluations = [source.evaluation for source in run.sources() if source.evaluation is not None]
-    told = [f"steps {steps[0]} to {steps[-1]}"] if steps else []
-    return " and ".join(told + ([f"evaluations {', '.join(evaluations)}"] if evaluations else []))
+    parts = [f"steps {steps[0]} to {steps[-1]}"] if steps else []
+    return " and ".join(parts + ([f"evaluations {', '.join(evaluations)}"] if evaluations else []))

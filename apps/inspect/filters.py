@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from apps.inspect.read import Inspected, RunEpisodes, Source
+from apps.inspect.read import InspectedEpisode, RunEpisodes, Source
 from research.episode.agent import StopReason
 from research.errors import ConfigurationError
 
@@ -25,7 +25,7 @@ class Filters:
     text: str | None = None
     questions: tuple[str, ...] = ()
 
-    def select(self, run: RunEpisodes) -> Iterator[Inspected]:
+    def select(self, run: RunEpisodes) -> Iterator[InspectedEpisode]:
         """The episodes that fit: the newest step first, evaluations after all steps, the newest first.
 
         With `questions` instead question by question, in the order named, the oldest episode first: before and after.
@@ -38,8 +38,8 @@ class Filters:
         for source in self._sources(run):
             yield from (episode for episode in run.read(source) if self._fits(episode))
 
-    def _by_question(self, run: RunEpisodes) -> Iterator[Inspected]:
-        found: dict[str, list[Inspected]] = {question: [] for question in self.questions}
+    def _by_question(self, run: RunEpisodes) -> Iterator[InspectedEpisode]:
+        found: dict[str, list[InspectedEpisode]] = {question: [] for question in self.questions}
         chosen = self._sources(run)
         for source in (source for source in run.sources() if source in chosen):
             for episode in run.read(source):
@@ -67,7 +67,7 @@ class Filters:
             evaluations = [source for source in evaluations if source.evaluation in self.evaluations]
         return steps if self.group is not None else steps + evaluations
 
-    def _fits(self, shown: Inspected) -> bool:
+    def _fits(self, shown: InspectedEpisode) -> bool:
         return (
             (self.group is None or shown.group == self.group)
             and (self.stop is None or shown.episode.stop_reason is self.stop)
@@ -79,11 +79,11 @@ class Filters:
         )
 
 
-def _asks(shown: Inspected, question: str) -> bool:
+def _asks(shown: InspectedEpisode, question: str) -> bool:
     return question == shown.question.id or question.casefold() in shown.question.text.casefold()
 
 
-def _holds(shown: Inspected, text: str) -> bool:
+def _holds(shown: InspectedEpisode, text: str) -> bool:
     asked = [shown.question.text, *shown.question.answers]
     written = [part for turn in shown.episode.turns for part in (turn.text, turn.result)]
     return any(text in part.casefold() for part in asked + written)

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from apps.inspect.filters import Filters
-from apps.inspect.read import Inspected, RunEpisodes, Source
+from apps.inspect.read import InspectedEpisode, RunEpisodes, Source
 from apps.inspect.tokens import TokenTexts
 from research.atomic_io import atomic_write
 from research.episode.agent import Episode
@@ -103,7 +103,7 @@ def _words(vocabulary: dict[int, int], texts: TokenTexts | None) -> dict[str, An
     return {"ids": list(vocabulary), "texts": [texts.text(token) for token in vocabulary] if texts else None}
 
 
-def _episode(shown: Inspected, vocabulary: dict[int, int]) -> dict[str, Any]:
+def _episode(shown: InspectedEpisode, vocabulary: dict[int, int]) -> dict[str, Any]:
     episode, score, training = shown.episode, shown.score, shown.training
     return {
         "step": shown.source.step,
@@ -123,7 +123,7 @@ def _episode(shown: Inspected, vocabulary: dict[int, int]) -> dict[str, Any]:
         "why": shown.reward_in_words,
         "training": shown.training_in_words,
         "advantage": training and training.advantage,
-        "trained": training and training.left_out is None,
+        "trained": training and training.skip_reason is None,
         "rewards": training and training.rewards,
         "stop": episode.stop_reason,
         "searches": episode.searches,
@@ -137,17 +137,17 @@ def _episode(shown: Inspected, vocabulary: dict[int, int]) -> dict[str, Any]:
     }
 
 
-def _steps(shown: Inspected) -> list[dict[str, Any]]:
+def _steps(shown: InspectedEpisode) -> list[dict[str, Any]]:
     """The trace; a result also says what it newly held, and whether its query corrected the one before."""
     facts = iter(shown.facts)
     steps: list[dict[str, Any]] = []
     for step in trace_of(shown.episode):
-        told: dict[str, Any] = {"kind": step.kind, "text": step.text}
+        described: dict[str, Any] = {"kind": step.kind, "text": step.text}
         if step.kind == "result":
             fact = next(facts)
             unseen = shown.last_result_unseen and fact is shown.facts[-1]
-            told |= {"found": fact.found, "corrects": fact.corrects, "unseen": unseen}
-        steps.append(told)
+            described |= {"found": fact.found, "corrects": fact.corrects, "unseen": unseen}
+        steps.append(described)
     return steps
 
 

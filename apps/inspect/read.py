@@ -12,16 +12,16 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any, Literal
 
-from apps.inspect.training import Training, TrainingRules, training_of_group
+from apps.inspect.training import TrainingRules, TrainingUse, training_of_group
 from research.episode.agent import Episode
 from research.episode.search_analysis import SearchFact, search_facts
 from research.episode.serialization import episode_from_dict
 from research.errors import AssetError, ProtocolError
 from research.questions import Question, question_from_dict
 from research.scoring.reward import Score
-from services.trainer.learner.advantages import dealt_out
+from services.trainer.learner.advantages import shuffle_rewards
 
-Outcome = Literal["exact", "partial", "wrong", "format"]
+OutcomeName = Literal["exact", "partial", "wrong", "format"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,7 +38,7 @@ class Source:
 
 
 @dataclass(frozen=True, slots=True)
-class Inspected:
+class InspectedEpisode:
     """An episode with its score and where it comes from; `position` counts from 0 within its group, or evaluation."""
 
     source: Source
@@ -49,7 +49,7 @@ class Inspected:
     score: Score
     fault: str | None
     facts: list[SearchFact]
-    training: Training | None  # None for evaluations
+    training: TrainingUse | None  # None for evaluations
 
     @property
     def kind(self) -> str:
@@ -61,7 +61,7 @@ class Inspected:
         return sum(fact.corrects for fact in self.facts)
 
     @property
-    def outcome(self) -> Outcome:
+    def outcome(self) -> OutcomeName:
         if self.fault is not None:
             return "format"
         if self.score.f1 > 0:
@@ -80,11 +80,11 @@ class Inspected:
         """None for evaluations."""
         if self.training is None:
             return None
-        told = "none" if self.training.advantage is None else f"{self.training.advantage:+.2f}"
+        line = "none" if self.training.advantage is None else f"{self.training.advantage:+.2f}"
         if (dealt := self.training.rewards[self.position]) != self.score.reward:
-            told += f" (control run: it was dealt the reward {dealt:.2f})"
-        left_out = self.training.left_out
-        return f"{told}, trained on" if left_out is None else f"{told}, not trained: {left_out}"
+            line += f" (control run: it was dealt the reward {dealt:.2f})"
+        skip_reason = self.training.skip_reason
+        return f"{line}, trained on" if skip_reason is None else f"{line}, not trained: {skip_reason}"
 
     @property
     def last_result_unseen(self) -> bool:
@@ -121,7 +121,7 @@ class RunEpisodes:
             Source(path, evaluation=_stem(path)) for path in evaluations
         ]
 
-    def read(self, source: Source) -> Iterator[Inspected]:
+    def read(self, source: Source) -> Iterator[InspectedEpisode]:
         """The episodes of one file; one that was cut off is read as far as it goes and named in `problems`.
 
         Raises AssetError that names the file and line of a record that is no episode.
@@ -162,7 +162,7 @@ class RunEpisodes:
             return None
         groups = groupby(self._records(source.path), key=lambda record: record.group)
         earned = [[record.scored[1].reward for record in members] for _, members in groups]
-        return dealt_out(earned, random.Random(f"{config['seed']}/{source.step}"))
+        return shuffle_rewards(earned, random.Random(f"{config['seed']}/{source.step}"))
 
     def _records(self, path: Path) -> Iterator[_Record]:
         read = 0
@@ -229,10 +229,10 @@ def _inspected(
     question: Question,
     score: Score,
     episode: Episode,
-    training: Training | None,
-) -> Inspected:
+    training: TrainingUse | None,
+) -> InspectedEpisode:
     facts = search_facts(episode, question)
-    return Inspected(source, group, position, question, episode, score, episode.format_fault, facts, training)
+    return InspectedEpisode(source, group, position, question, episode, score, episode.format_fault, facts, training)
 
 
 def _stem(path: Path) -> str:

@@ -10,7 +10,7 @@ from rich.rule import Rule
 from rich.table import Table
 from rich.text import Text
 
-from apps.inspect.read import Inspected
+from apps.inspect.read import InspectedEpisode
 from apps.inspect.tokens import TokenTexts
 from research.episode.search_analysis import SearchFact
 from research.episode.trace import trace_of
@@ -20,7 +20,7 @@ _OUTCOME_STYLES = {"exact": "green", "partial": "yellow", "wrong": "red", "forma
 _LABEL_WIDTH = 10
 
 
-def show_episode(shown: Inspected, console: Console) -> None:
+def show_episode(shown: InspectedEpisode, console: Console) -> None:
     """Where it comes from, the question, the steps with their authors, and what it earned."""
     place = [shown.source.name]
     if shown.group is not None and shown.training is not None:
@@ -28,13 +28,13 @@ def show_episode(shown: Inspected, console: Console) -> None:
     else:
         place.append(f"question {shown.position + 1}")
     style = _OUTCOME_STYLES[shown.outcome]
-    console.print(Rule(Text(_inert(" · ".join([*place, shown.kind]))), align="left", style=style))
-    _line(console, "question", Text(_inert(shown.question.text), style="bold"))
-    _line(console, "gold", Text(_inert(" | ".join(shown.question.answers))))
+    console.print(Rule(Text(escape_control_chars(" · ".join([*place, shown.kind]))), align="left", style=style))
+    _line(console, "question", Text(escape_control_chars(shown.question.text), style="bold"))
+    _line(console, "gold", Text(escape_control_chars(" | ".join(shown.question.answers))))
     console.print()
     _steps(shown, console)
     console.print()
-    _line(console, "answer", Text(_inert(shown.episode.answer or "(none)"), style=f"bold {style}"))
+    _line(console, "answer", Text(escape_control_chars(shown.episode.answer or "(none)"), style=f"bold {style}"))
     parts = f"EM {shown.score.em:.0f}, F1 {shown.score.f1:.2f}, {'badly' if shown.fault else 'well'} formed"
     _line(console, "reward", Text(f"{shown.score.reward:.2f}: {shown.reward_in_words}   ({parts})", style=style))
     if shown.training_in_words is not None:
@@ -43,7 +43,7 @@ def show_episode(shown: Inspected, console: Console) -> None:
     console.print()
 
 
-def show_tokens(shown: Inspected, texts: TokenTexts | None, console: Console) -> None:
+def show_tokens(shown: InspectedEpisode, texts: TokenTexts | None, console: Console) -> None:
     """A table of the tokens after the prompt: text (or id), mask, log-probability and weight version."""
     table = Table("#", "token", "mask", "log-prob", "version", box=None, padding=(0, 2, 0, 0))
     for column in (0, 2, 3, 4):
@@ -58,10 +58,10 @@ def show_tokens(shown: Inspected, texts: TokenTexts | None, console: Console) ->
     console.print()
 
 
-def _steps(shown: Inspected, console: Console) -> None:
+def _steps(shown: InspectedEpisode, console: Console) -> None:
     results = iter(shown.facts)
     for step in trace_of(shown.episode):
-        text = Text(_inert(step.text), style=_STYLES[step.kind])
+        text = Text(escape_control_chars(step.text), style=_STYLES[step.kind])
         if step.kind != "result":
             _line(console, step.kind, text)
             continue
@@ -74,13 +74,15 @@ def _steps(shown: Inspected, console: Console) -> None:
 
 
 def _verdict(fact: SearchFact, unseen: bool) -> str:
-    told = f"→ found {', '.join(map(_inert, fact.found))}" if fact.found else "→ nothing new that was sought"
+    text = (
+        f"→ found {', '.join(map(escape_control_chars, fact.found))}" if fact.found else "→ nothing new that was sought"
+    )
     if fact.corrects:
-        told += "; this query corrected the one before"
-    return told + "; the model never saw it, for want of room" if unseen else told
+        text += "; this query corrected the one before"
+    return text + "; the model never saw it, for want of room" if unseen else text
 
 
-def _facts(shown: Inspected) -> str:
+def _facts(shown: InspectedEpisode) -> str:
     episode = shown.episode
     searches = f"{episode.searches} search{'' if episode.searches == 1 else 'es'}"
     if shown.corrected:
@@ -101,7 +103,7 @@ def _line(console: Console, label: str, text: Text, bar: str = "") -> None:
         console.print(head + Text(bar, style="yellow") + line, highlight=False)
 
 
-def _inert(text: str) -> str:
+def escape_control_chars(text: str) -> str:
     """Control characters and changes of writing direction would act on the terminal; they show as U+FFFD instead."""
     return "".join("\ufffd" if _acts(character) else character for character in text)
 

@@ -41,7 +41,7 @@ def load_token_texts(run: RunEpisodes, data: Path) -> TokenTexts | None:
     from transformers.utils import logging
 
     logging.set_verbosity_error()
-    for place in _places(run, data):
+    for place in _slots(run, data):
         try:
             return TokenTexts(AutoTokenizer.from_pretrained(place, local_files_only=True))
         except (OSError, ValueError):
@@ -49,7 +49,7 @@ def load_token_texts(run: RunEpisodes, data: Path) -> TokenTexts | None:
     return None
 
 
-def _places(run: RunEpisodes, data: Path) -> list[str]:
+def _slots(run: RunEpisodes, data: Path) -> list[str]:
     published = [str(path) for path in sorted(run.directory.glob("weights/version-??????"), reverse=True)[:1]]
     try:
         return [resolve_model(run.config["model"]["name"], data), *published]

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from research.episode.agent import Episode
-from services.trainer.learner.loss import best_and_worst, group_advantages
+from services.trainer.learner.loss import group_advantages, keep_extremes
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,7 +20,7 @@ class TrainingRules:
 
 
 @dataclass(frozen=True, slots=True)
-class Training:
+class TrainingUse:
     """The advantage of an episode (None: its group has none), and why it was not trained on (None: it was).
 
     `rewards` are those of its group that the advantage was computed from; in a control run that deals rewards out at
@@ -28,13 +28,13 @@ class Training:
     """
 
     advantage: float | None
-    left_out: str | None
+    skip_reason: str | None
     rewards: tuple[float, ...]
 
 
 def training_of_group(
     rewards: Sequence[float], episodes: Sequence[Episode], rules: TrainingRules, *, complete: bool
-) -> list[Training]:
+) -> list[TrainingUse]:
     """One entry an episode, in order.
 
     Args:
@@ -49,14 +49,14 @@ def training_of_group(
     else:
         why = f"group without signal, all its rewards are {rewards[0]:.2f}"
     if advantages is None:
-        return [Training(None, why, tuple(rewards)) for _ in rewards]
-    kept = best_and_worst(rewards, rules.keep_per_group or len(rewards))
+        return [TrainingUse(None, why, tuple(rewards)) for _ in rewards]
+    kept = keep_extremes(rewards, rules.keep_per_group or len(rewards))
 
-    def left_out(index: int) -> str | None:
+    def skip_reason(index: int) -> str | None:
         if index not in kept:
             return f"not among the {len(kept)} kept of {len(rewards)}"
         if rules.mask_truncated and episodes[index].stop_reason.truncated:
             return "truncated episodes are masked"
         return None if rules.updated else "the step made no update"
 
-    return [Training(advantage, left_out(i), tuple(rewards)) for i, advantage in enumerate(advantages)]
+    return [TrainingUse(advantage, skip_reason(i), tuple(rewards)) for i, advantage in enumerate(advantages)]

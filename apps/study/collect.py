@@ -28,7 +28,7 @@ GROUPS = {
 
 
 @dataclass(frozen=True, slots=True)
-class Outcome:
+class StudyRow:
     """One greedy answer (or one of the sampled ones), without its text."""
 
     stage: str
@@ -49,12 +49,12 @@ class Outcome:
 class StudyData:
     """All greedy outcomes, the sampled ones before GRPO, and the metrics of each run by arm and seed."""
 
-    outcomes: list[Outcome]
-    sampled: list[Outcome]
+    outcomes: list[StudyRow]
+    sampled: list[StudyRow]
     metrics: dict[tuple[str, int], list[dict[str, Any]]]
     curves: dict[tuple[str, int], dict[int, list[tuple[str, float]]]]
 
-    def of(self, stage: str, group: str) -> list[Outcome]:
+    def of(self, stage: str, group: str) -> list[StudyRow]:
         return [o for o in self.outcomes if o.stage == stage and o.stratum in GROUPS[group]]
 
     def seeds(self, stage: str) -> list[int]:
@@ -63,8 +63,8 @@ class StudyData:
 
 def collect(plan: StudyPlan) -> StudyData:
     """Read what is there; runs that are not finished give what they have."""
-    outcomes: list[Outcome] = []
-    sampled: list[Outcome] = []
+    outcomes: list[StudyRow] = []
+    sampled: list[StudyRow] = []
     metrics: dict[tuple[str, int], list[dict[str, Any]]] = {}
     curves: dict[tuple[str, int], dict[int, list[tuple[str, float]]]] = {}
     for run in plan.runs:
@@ -79,7 +79,7 @@ def collect(plan: StudyPlan) -> StudyData:
     return StudyData(outcomes, sampled, metrics, curves)
 
 
-def by_question(outcomes: Iterable[Outcome]) -> dict[str, tuple[float, str]]:
+def by_question(outcomes: Iterable[StudyRow]) -> dict[str, tuple[float, str]]:
     """Mean EM over the seeds, and the entity, of each question."""
     found: dict[str, list[float]] = {}
     entities: dict[str, str] = {}
@@ -89,7 +89,7 @@ def by_question(outcomes: Iterable[Outcome]) -> dict[str, tuple[float, str]]:
     return {question: (sum(ems) / len(ems), entities[question]) for question, ems in found.items()}
 
 
-def em_estimate(outcomes: Iterable[Outcome]) -> Estimate | None:
+def em_estimate(outcomes: Iterable[StudyRow]) -> Estimate | None:
     """Mean EM with its interval over entities; None without outcomes."""
     questions = by_question(outcomes)
     if not questions:
@@ -97,7 +97,7 @@ def em_estimate(outcomes: Iterable[Outcome]) -> Estimate | None:
     return cluster_bootstrap([em for em, _ in questions.values()], [entity for _, entity in questions.values()])
 
 
-def em_difference(later: Iterable[Outcome], former: Iterable[Outcome]) -> Estimate | None:
+def em_difference(later: Iterable[StudyRow], former: Iterable[StudyRow]) -> Estimate | None:
     """How much EM rose on the questions that both were asked, paired; over the seeds that both have."""
     first = {(o.seed, o.question): o.em for o in former}
     differences: dict[str, list[float]] = {}
@@ -112,12 +112,12 @@ def em_difference(later: Iterable[Outcome], former: Iterable[Outcome]) -> Estima
     return cluster_bootstrap([sum(d) / len(d) for d in differences.values()], [entities[q] for q in differences])
 
 
-def _outcomes(plan: StudyPlan, run: PlannedRun, evaluation: str, stage: str) -> list[Outcome]:
+def _outcomes(plan: StudyPlan, run: PlannedRun, evaluation: str, stage: str) -> list[StudyRow]:
     outcomes = []
     for answer in plan.record(run).answers(evaluation):
         question, episode = question_from_dict(answer["question"]), episode_from_dict(answer["episode"])
         outcomes.append(
-            Outcome(
+            StudyRow(
                 stage=stage,
                 seed=run.seed,
                 question=question.id,

@@ -14,7 +14,7 @@ from research.errors import ConfigurationError
 from research.settings import Settings
 from services.trainer.evaluation.evaluator import BEFORE, SAMPLED, WARMUP
 from services.trainer.run_dir.checkpoints import step_name
-from services.trainer.run_dir.run_dir import RunRecord
+from services.trainer.run_dir.run_dir import RunDirectory
 
 Arm = Literal["start", "grpo", "shuffled_rewards", "supervised"]
 
@@ -77,8 +77,8 @@ class StudyPlan:
         together = [PlannedRun(seed, arm) for seed in self.settings.study.seeds for arm in (START, first)]
         return together + [PlannedRun(seed, arm) for arm in others for seed in self.settings.study.seeds]
 
-    def record(self, run: PlannedRun) -> RunRecord:
-        return RunRecord(self.directory / run.name)
+    def record(self, run: PlannedRun) -> RunDirectory:
+        return RunDirectory(self.directory / run.name)
 
     def settings_of(self, run: PlannedRun) -> Settings:
         """The settings of one run; those of `supervised` are known only once `grpo` of its seed is finished."""
@@ -97,7 +97,7 @@ class StudyPlan:
         grpo = self.settings.grpo
         return self.record(run).is_finished(0 if run.arm == START else grpo.steps, grpo.minutes)
 
-    def require_same_settings(self) -> None:
+    def check_same_settings(self) -> None:
         """Raise ConfigurationError if a run was begun with other settings: one study never mixes two."""
         for run in self.runs:
             if self.record(run).directory.is_dir() and (run.arm != "supervised" or self.is_finished(run)):
@@ -137,12 +137,12 @@ class StudyPlan:
                 shutil.rmtree(self.record(run).checkpoints_dir, ignore_errors=True)
 
 
-def training_seconds(record: RunRecord) -> float:
+def training_seconds(record: RunDirectory) -> float:
     """Wall time of the steps of a run, without evaluations and checkpoints."""
     return sum(float(entry["seconds"].get(phase, 0)) for entry in record.metrics() for phase in _TRAINING_PHASES)
 
 
-def _link_evaluations(source: RunRecord, target: Path, names: Sequence[str]) -> None:
+def _link_evaluations(source: RunDirectory, target: Path, names: Sequence[str]) -> None:
     (target / "evaluations").mkdir(parents=True)
     for name in names:
         for file in sorted(source.directory.glob(f"evaluations/{name}.*")):

@@ -109,9 +109,9 @@ def _time_table(plan: StudyPlan) -> str:
         if summary.is_file():
             phases = json.loads(summary.read_text(encoding="utf-8"))["seconds"]
             minutes = {name: f"{seconds / 60:.1f}" for name, seconds in phases.items()}
-            told = ", ".join(f"{name} {each}" for name, each in minutes.items() if each != "0.0")
+            shown = ", ".join(f"{name} {each}" for name, each in minutes.items() if each != "0.0")
             training = f"{training_seconds(plan.record(run)) / 60:.1f}"
-            rows.append([run.name, training, told])
+            rows.append([run.name, training, shown])
     return markdown_table(("run", "training, minutes", "all phases, minutes (the warm-up counts in each arm)"), rows)
 
 
@@ -157,7 +157,7 @@ def _write_lines(path: Path, records: Iterable[dict[str, Any]]) -> None:
 def _commit() -> str:
     """Of the code that made the report; unknown outside a git checkout."""
     here = Path(__file__).resolve().parent
-    told = subprocess.run(
+    result = subprocess.run(
         ["git", "describe", "--always", "--dirty"], cwd=here, capture_output=True, text=True, check=False
     )
-    return told.stdout.strip() or "unknown"
+    return result.stdout.strip() or "unknown"

@@ -31,7 +31,7 @@ def _kept(plan: StudyPlan) -> str:
 
 
 def _run(plan: StudyPlan, arguments: Sequence[str], console: Console) -> None:
-    plan.require_same_settings()
+    plan.check_same_settings()
     unfinished = [run for run in plan.runs if not plan.is_finished(run)]
     if unfinished:
         require_free_ports(("retriever", "policy", "trainer"), plan.settings)

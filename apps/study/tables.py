@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from statistics import fmean
 
-from apps.study.collect import GROUPS, STAGES, Outcome, StudyData, em_difference, em_estimate
+from apps.study.collect import GROUPS, STAGES, StudyData, StudyRow, em_difference, em_estimate
 from research.scoring.evaluate import pass_at_k
 
 _COMPARED = (
@@ -45,8 +45,8 @@ def difference_table(data: StudyData) -> str:
             estimate = em_difference(data.of(later, group), data.of(former, group))
             if estimate is not None:
                 mark = "**" if estimate.low > 0 or estimate.high < 0 else ""
-                told = f"{mark}{estimate.mean:+.3f}{mark} [{estimate.low:+.3f}, {estimate.high:+.3f}]"
-                rows.append([group, what, told])
+                cell = f"{mark}{estimate.mean:+.3f}{mark} [{estimate.low:+.3f}, {estimate.high:+.3f}]"
+                rows.append([group, what, cell])
     return markdown_table(("questions", "compared", "EM difference"), rows)
 
 
@@ -90,7 +90,7 @@ def behaviour_table(data: StudyData) -> str:
     return markdown_table(head, rows)
 
 
-def _behaviour(outcomes: Sequence[Outcome]) -> list[str]:
+def _behaviour(outcomes: Sequence[StudyRow]) -> list[str]:
     return [
         f"{fmean(o.f1 for o in outcomes):.3f}",
         f"{fmean(o.searches for o in outcomes):.2f}",

@@ -69,14 +69,14 @@ async def ask_for(url: str, pid: int, questions: list[str], clients: int, second
             else:
                 await asyncio.sleep(_PAUSE_SECONDS)
 
-    async def watch() -> None:
+    async def stream() -> None:
         while time.perf_counter() - begun < seconds:
             memory.append(resident_mib(pid))
             await asyncio.sleep(1)
 
     transport = AiohttpTransport(limits=httpx.Limits(max_connections=0))
     async with httpx.AsyncClient(base_url=url, timeout=300, transport=transport) as http:
-        await asyncio.gather(watch(), *(client(http, place) for place in range(clients)))
+        await asyncio.gather(stream(), *(client(http, place) for place in range(clients)))
     return {"statuses": statuses, "seconds": answered, "memory": memory, "passed": time.perf_counter() - begun}
 
 

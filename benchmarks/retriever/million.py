@@ -63,11 +63,11 @@ class Synthetic:
 
 def build(name: str, count: int, directory: Path) -> dict[str, Any]:
     """Write one structure, unless the same is there; seconds and bytes on disk."""
-    from services.retriever.index.faiss_config import structure_for
+    from services.retriever.index.faiss_config import faiss_config_for
     from services.retriever.index.vector_index import write_dense
 
     vectors = Synthetic(count)
-    structure = structure_for(name, count, vectors.dimension)
+    structure = faiss_config_for(name, count, vectors.dimension)
     asked = {"count": count, "factory": structure.factory}
     noted = directory / "built.json"
     built: dict[str, Any] = json.loads(noted.read_text()) if noted.is_file() else {}
@@ -85,13 +85,13 @@ def build(name: str, count: int, directory: Path) -> dict[str, Any]:
 
 def search(name: str, count: int, directory: Path) -> dict[str, Any]:
     """Open one structure and search it; seconds, resident memory and what was found."""
-    from services.retriever.index.faiss_config import structure_for
+    from services.retriever.index.faiss_config import faiss_config_for
     from services.retriever.index.vector_index import FULL_VECTORS, open_dense
 
     queries = np.load(directory.parent / "queries.npy")
     before = resident()
     begun = time.perf_counter()
-    index = open_dense(directory, structure_for(name, count, queries.shape[1]), threads=1)
+    index = open_dense(directory, faiss_config_for(name, count, queries.shape[1]), threads=1)
     opened = time.perf_counter() - begun
     index.search(queries[:32], TOP_K)
     begun = time.perf_counter()

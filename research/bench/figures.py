@@ -11,7 +11,7 @@ from research.bench.runs import BenchRun
 from research.scoring.statistics import Estimate, cluster_bootstrap, cluster_bootstraps
 from research.settings import Price
 
-EVERYTHING = "all"
+ALL_KINDS = "all"
 Records = Sequence[Mapping[str, Any]]
 
 
@@ -45,7 +45,7 @@ def figures_by_kind(run: BenchRun, price: Price | None = None) -> dict[str, Benc
     Questions about one entity are not independent: the intervals draw entities. Empty without answers.
     """
     kinds = sorted({record["kind"] for record in run.records})
-    parts = {EVERYTHING: run.records} if run.records else {}
+    parts = {ALL_KINDS: run.records} if run.records else {}
     if len(kinds) > 1:
         parts |= {kind: [record for record in run.records if record["kind"] == kind] for kind in kinds}
     return {kind: _figures(run, records, price) for kind, records in parts.items()}

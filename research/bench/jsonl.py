@@ -14,7 +14,7 @@ from research.errors import AssetError, ConfigurationError
 _BLOCK = 1 << 16
 
 
-class GrowingLines:
+class AppendOnlyJsonl:
     """A file open for more lines, by one process at a time; a line that a kill has torn is dropped first.
 
     Raises ConfigurationError if another process is writing it.

@@ -14,7 +14,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Protocol, Self
 
-from research.bench.jsonl import GrowingLines, read_lines
+from research.bench.jsonl import AppendOnlyJsonl, read_lines
 from research.episode.agent import Sampling
 from research.errors import AssetError, ContextFullError, ResearchError, ServiceError
 from research.strategies.chat import Completion, Message
@@ -78,7 +78,7 @@ class Verdicts:
 
     def __init__(self, path: Path, judge: str) -> None:
         self._path, self._judge = path, judge
-        self._lines: GrowingLines | None = None
+        self._lines: AppendOnlyJsonl | None = None
         self._known: dict[str, Verdict] = {}
         self._begun: set[tuple[str, str]] = set()
         for number, line in read_lines(path) if path.is_file() else ():
@@ -94,7 +94,7 @@ class Verdicts:
 
     def __enter__(self) -> Self:
         """Open for more."""
-        self._lines = GrowingLines(self._path)
+        self._lines = AppendOnlyJsonl(self._path)
         return self
 
     def __exit__(
@@ -168,7 +168,7 @@ async def judge_all(
         nonlocal failed, in_a_row
         async with slots:
             try:
-                written = await grader.complete_json(_asked(record), _MAX_TOKENS, Sampling(0.0), VERDICT_SCHEMA)
+                written = await grader.complete_json(_messages(record), _MAX_TOKENS, Sampling(0.0), VERDICT_SCHEMA)
                 in_a_row = 0
                 verdicts.add(record, read_verdict(written.text))
             except ContextFullError:
@@ -191,8 +191,8 @@ async def judge_all(
     return failed
 
 
-def _asked(record: Mapping[str, Any]) -> list[Message]:
-    told = {"question": record["question"], "right_answers": record["gold"], "given_answer": record["answer"]}
-    text = json.dumps(told, ensure_ascii=False, indent=1)
+def _messages(record: Mapping[str, Any]) -> list[Message]:
+    payload = {"question": record["question"], "right_answers": record["gold"], "given_answer": record["answer"]}
+    text = json.dumps(payload, ensure_ascii=False, indent=1)
     # A lone surrogate, as a model can write it, cannot be sent.
     return [Message("system", _RULES), Message("user", text.encode("utf-8", "replace").decode())]

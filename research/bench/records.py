@@ -11,7 +11,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-from research.bench.jsonl import GrowingLines, read_lines
+from research.bench.jsonl import AppendOnlyJsonl, read_lines
 from research.errors import AssetError, ConfigurationError
 
 Conditions = Mapping[str, Any]
@@ -41,7 +41,7 @@ class Records:
 
     def __init__(self, path: Path, conditions: Conditions) -> None:
         conditions = json.loads(json.dumps(conditions))
-        self._lines = GrowingLines(path)
+        self._lines = AppendOnlyJsonl(path)
         try:
             if self._lines.is_empty:
                 self._lines.add({"conditions": conditions})

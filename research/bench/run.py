@@ -18,7 +18,7 @@ from research.strategies import Strategy
 from research.strategies.outcome import Outcome
 
 # So many questions in a row that nobody answers mean that nobody is there.
-_HOPELESS = 32
+_MAX_CONSECUTIVE_FAILURES = 32
 
 
 async def ask_all(
@@ -59,7 +59,7 @@ async def ask_all(
             except ServiceError as error:
                 failed[question.id] = str(error)
                 in_a_row += 1
-                if in_a_row >= _HOPELESS:
+                if in_a_row >= _MAX_CONSECUTIVE_FAILURES:
                     raise ServiceError(
                         f"{in_a_row} questions in a row could not be asked; the answers so far are kept, run it again "
                         f"to go on. The last reason: {error}"

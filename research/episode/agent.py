@@ -200,7 +200,7 @@ class SearchAgent:
         budget = min(room - len(episode.token_ids), self.limits.max_turn_tokens or room)
         started = time.perf_counter()
         generation = await self.policy.generate(
-            episode.prompt_ids + episode.token_ids, budget, _for_turn(sampling, len(episode.turns))
+            episode.prompt_ids + episode.token_ids, budget, _sampling_of_turn(sampling, len(episode.turns))
         )
         episode.generate_seconds += time.perf_counter() - started
         episode._append_sampled(generation)
@@ -244,7 +244,7 @@ def _reason_to_end(episode: Episode, turn: Turn, finish: Finish, limits: Episode
     return None
 
 
-def _for_turn(sampling: Sampling, turn: int) -> Sampling:
+def _sampling_of_turn(sampling: Sampling, turn: int) -> Sampling:
     if sampling.seed is None:
         return sampling
     return Sampling(sampling.temperature, sampling.top_p, (sampling.seed + 7919 * turn) % 2**31)

@@ -12,7 +12,7 @@ _COMMAND = re.compile(
 _UNCERTAIN = re.compile(r"(?:\\[a-z]*\s*|\s+)\Z")
 
 
-class Unboxed:
+class LatexStripper:
     r"""Takes `\boxed{…}`, `\text{…}` and display brackets off, and runs of white space together."""
 
     def __init__(self) -> None:
@@ -60,7 +60,7 @@ class Unboxed:
             self._begun, self._space = True, False
 
 
-def unboxed(text: str) -> str:
+def strip_latex(text: str) -> str:
     """A whole answer."""
-    reader = Unboxed()
+    reader = LatexStripper()
     return reader.feed(text) + reader.close()

@@ -31,7 +31,7 @@ def search_query(turn: str) -> str | None:
     return query or None
 
 
-def neutralize(text: str, special_tokens: Iterable[str]) -> str:
+def escape_tags(text: str, special_tokens: Iterable[str]) -> str:
     """Make retrieved text inert: a space breaks each protocol tag and each special token of the tokenizer.
 
     The text stays readable, and encoding it yields neither control tokens nor tags.
@@ -50,7 +50,7 @@ def break_special_tokens(text: str, special_tokens: Iterable[str]) -> str:
 def result_block(passages: Sequence[Passage], special_tokens: Iterable[str]) -> str:
     """The text that stands between a search and the next thought: passages as `"Title"` and text, best first."""
     special_tokens = tuple(special_tokens)
-    shown = (neutralize(f'"{p.title}"\n{p.text}', special_tokens) for p in passages)
+    shown = (escape_tags(f'"{p.title}"\n{p.text}', special_tokens) for p in passages)
     body = "\n\n".join(shown) or "No passage was found."
     return f"\n{RESULT_START}\n{body}\n{RESULT_END}\n"
 

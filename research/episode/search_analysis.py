@@ -60,7 +60,9 @@ def search_facts(episode: Episode, question: Question) -> list[SearchFact]:
         found = [spellings for spellings in sought if _holds(turn, spellings)]
         sought = [spellings for spellings in sought if spellings not in found]
         before = facts[-1] if facts else None
-        corrects = bool(found) and before is not None and not before.found and not _same(before.query, turn.query)
+        corrects = (
+            bool(found) and before is not None and not before.found and not _is_same_query(before.query, turn.query)
+        )
         facts.append(SearchFact(number, turn.query, tuple(spellings[0] for spellings in found), corrects))
     return facts
 
@@ -83,7 +85,7 @@ def _holds(turn: Turn, spellings: tuple[str, ...]) -> bool:
     return any(re.search(rf"(?<!\w){re.escape(_plain(spelling))}(?!\w)", text) for spelling in spellings)
 
 
-def _same(query: str, other: str) -> bool:
+def _is_same_query(query: str, other: str) -> bool:
     return _plain(query) == _plain(other)
 
 

@@ -10,19 +10,19 @@ from dataclasses import dataclass, replace
 from typing import Protocol
 
 from research.episode.agent import Episode, Policy, Sampling, SearchAgent
-from research.episode.tag_parser import Piece, PieceReader
+from research.episode.tag_parser import StreamingTagParser, TagSpan
 from research.passages import Passage
 
 
 @dataclass(frozen=True, slots=True)
-class Wrote:
+class TextDelta:
     """The model wrote some text."""
 
-    piece: Piece
+    piece: TagSpan
 
 
 @dataclass(frozen=True, slots=True)
-class Found:
+class SearchDone:
     """A search was answered."""
 
     query: str
@@ -30,33 +30,33 @@ class Found:
 
 
 @dataclass(frozen=True, slots=True)
-class Ended:
+class EpisodeDone:
     """The episode is over, after so many seconds."""
 
     episode: Episode
     seconds: float
 
 
-Event = Wrote | Found | Ended
+EpisodeEvent = TextDelta | SearchDone | EpisodeDone
 
 
-class TellingPolicy(Policy, Protocol):
+class StreamingPolicy(Policy, Protocol):
     """A policy that can tell what it writes while it writes."""
 
-    def telling(self, on_text: Callable[[str], None]) -> Policy:
+    def with_callback(self, on_text: Callable[[str], None]) -> Policy:
         """The same policy, which calls `on_text` with each bit of text."""
         ...
 
 
-async def watch(
+async def stream_episode(
     agent: SearchAgent,
-    policy: TellingPolicy,
+    policy: StreamingPolicy,
     question: str,
     sampling: Sampling,
     *,
     limit: float | None = None,
     over: Callable[[], None] = lambda: None,
-) -> AsyncGenerator[Event]:
+) -> AsyncGenerator[EpisodeEvent]:
     """Run one episode and hand out what happens; closing the generator stops generating and searching.
 
     The episode does not wait for who reads the events.
@@ -71,9 +71,9 @@ async def watch(
 
     Raises what `SearchAgent.run` raises, and TimeoutError.
     """
-    events: asyncio.Queue[Event | None] = asyncio.Queue()
+    events: asyncio.Queue[EpisodeEvent | None] = asyncio.Queue()
     watched = _Watched(events)
-    listening = replace(agent, policy=policy.telling(watched.text))
+    listening = replace(agent, policy=policy.with_callback(watched.text))
 
     async def run() -> None:
         started = time.perf_counter()
@@ -81,7 +81,7 @@ async def watch(
             async with asyncio.timeout(limit), aclosing(listening.steps(question, sampling)) as steps:
                 async for episode in steps:
                     watched.step(episode)
-            events.put_nowait(Ended(episode, time.perf_counter() - started))
+            events.put_nowait(EpisodeDone(episode, time.perf_counter() - started))
         finally:
             events.put_nowait(None)
 
@@ -99,9 +99,9 @@ async def watch(
 class _Watched:
     """Turns text and steps of a growing episode into events."""
 
-    def __init__(self, events: asyncio.Queue[Event | None]) -> None:
+    def __init__(self, events: asyncio.Queue[EpisodeEvent | None]) -> None:
         self._events = events
-        self._reader = PieceReader()
+        self._reader = StreamingTagParser()
         self._turns = self._searches = 0
 
     def text(self, text: str) -> None:
@@ -114,8 +114,8 @@ class _Watched:
         if episode.searches > self._searches:
             self._searches = episode.searches
             turn = episode.turns[-1]
-            self._events.put_nowait(Found(turn.query or "", turn.passages))
+            self._events.put_nowait(SearchDone(turn.query or "", turn.passages))
 
-    def _wrote(self, pieces: list[Piece]) -> None:
+    def _wrote(self, pieces: list[TagSpan]) -> None:
         for piece in pieces:
-            self._events.put_nowait(Wrote(piece))
+            self._events.put_nowait(TextDelta(piece))

@@ -6,22 +6,22 @@ import re
 from dataclasses import dataclass
 from typing import Literal
 
-PieceKind = Literal["think", "search", "answer", "text"]
+TagSpanKind = Literal["think", "search", "answer", "text"]
 
 _OPENING = re.compile(r"<(think|search|answer)>")
 _TAGS = ("<think>", "<search>", "<answer>")
 
 
 @dataclass(frozen=True, slots=True)
-class Piece:
+class TagSpan:
     """Some of the text of one step; pieces with the same `step` belong together, one after the other."""
 
     step: int
-    kind: PieceKind
+    kind: TagSpanKind
     text: str
 
 
-class PieceReader:
+class StreamingTagParser:
     """Reads a turn in parts of any size. The steps are those of `research.episode.trace`, without the empty ones.
 
     White space at the ends of a step is left out. What may be the beginning of a tag is kept back until it is clear.
@@ -29,15 +29,15 @@ class PieceReader:
 
     def __init__(self, first_step: int = 0) -> None:
         self.step = first_step
-        self._kind: PieceKind = "text"
+        self._kind: TagSpanKind = "text"
         self._unread = ""
         self._begun = False
         self._space = ""
 
-    def feed(self, text: str) -> list[Piece]:
+    def feed(self, text: str) -> list[TagSpan]:
         """Read on; returns what is certain by now."""
         self._unread += text
-        pieces: list[Piece] = []
+        pieces: list[TagSpan] = []
         while True:
             inside = self._kind != "text"
             found = re.search(f"</{self._kind}>", self._unread) if inside else _OPENING.search(self._unread)
@@ -51,23 +51,23 @@ class PieceReader:
         self._unread = self._unread[certain:]
         return pieces
 
-    def close(self) -> list[Piece]:
+    def close(self) -> list[TagSpan]:
         """End the turn; returns what was kept back."""
         pieces = self._emit(self._unread)
         self._unread = ""
         self._next_step("text")
         return pieces
 
-    def _emit(self, text: str) -> list[Piece]:
+    def _emit(self, text: str) -> list[TagSpan]:
         text = self._space + text if self._begun else text.lstrip()
         shown = text.rstrip()
         self._space = text[len(shown) :]
         if not shown:
             return []
         self._begun = True
-        return [Piece(self.step, self._kind, shown)]
+        return [TagSpan(self.step, self._kind, shown)]
 
-    def _next_step(self, kind: PieceKind) -> None:
+    def _next_step(self, kind: TagSpanKind) -> None:
         if self._begun:
             self.step += 1
         self._kind, self._begun, self._space = kind, False, ""

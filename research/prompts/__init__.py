@@ -56,18 +56,18 @@ def trained_prompt(checkpoint: Path) -> str | None:
     return _digest(file.read_text(encoding="utf-8").strip()) if file.is_file() else None
 
 
-def require_trained_prompt(prompt: Prompt, trained: str | None, model: str, *, told: bool) -> None:
+def check_prompt(prompt: Prompt, trained: str | None, model: str, *, allow_mismatch: bool) -> None:
     """Refuse rules that a checkpoint was not trained with, unless told: it would do worse than it can, in silence.
 
     Args:
         trained: as `trained_prompt` has it; None lets any prompt pass.
         model: names the checkpoint in the error.
-        told: somebody wants just that (`episode.any_prompt`).
+        allow_mismatch: somebody wants just that (`episode.any_prompt`).
 
     Raises:
         ConfigurationError: they differ.
     """
-    if trained is not None and trained != prompt.sha256 and not told:
+    if trained is not None and trained != prompt.sha256 and not allow_mismatch:
         raise ConfigurationError(
             f"episode.prompt: {model} was trained with other rules than {prompt.name!r}; name its {TRAINED_PROMPT} "
             "(episode.prompt=<checkpoint>/prompt.txt), or say episode.any_prompt=true"

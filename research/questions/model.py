@@ -68,12 +68,12 @@ def question_from_dict(record: dict[str, Any]) -> Question:
     if not isinstance(record["text"], str) or not record["text"].strip():
         raise TypeError("its question is blank, or no text")
     kind = record.get("kind")
-    told = {
+    converted = {
         "id": str(record["id"]),
         "answers": answers_of(record["answers"]),
         "kind": "unknown" if kind is None else str(kind),
     }
-    return Question(**{**record, **told, "supporting": tuple(record.get("supporting", ())), "hops": hops})
+    return Question(**{**record, **converted, "supporting": tuple(record.get("supporting", ())), "hops": hops})
 
 
 def answers_of(value: Any) -> tuple[str, ...]:

@@ -12,7 +12,7 @@ from research.questions.model import Question
 _UNKNOWN, _NEWEST = 0.5, 0.5
 
 
-class QuestionStream:
+class QuestionSampler:
     """Draws batches without end. Which questions come next depends on the seed, `cursors` and `success` alone.
 
     With several candidates for each question that is asked, the one is taken whose template is answered right nearest
@@ -51,7 +51,7 @@ class QuestionStream:
                 self.cursors[kind] += self._candidates
         return drawn
 
-    def learn(self, outcomes: Iterable[tuple[Question, float]]) -> None:
+    def update_curriculum(self, outcomes: Iterable[tuple[Question, float]]) -> None:
         """Take note of the share of right episodes of each question that was asked."""
         for question, share in outcomes:
             former = self.success.get(question.template, _UNKNOWN)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 _DRAWS = 10_000
-_MOST_NUMBERS = 4_000_000  # held at once
+_MAX_NUMBERS = 4_000_000  # held at once
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +42,7 @@ def cluster_bootstraps(columns: Sequence[Sequence[float]], clusters: Sequence[st
     weighted = [np.bincount(index, weights=np.asarray(values, dtype=np.float64)) for values in columns]
     sums, counts = np.stack(weighted, axis=1), np.bincount(index)
     rng = np.random.default_rng(seed)
-    shares, at_once = np.full(len(counts), 1 / len(counts)), max(1, _MOST_NUMBERS // len(counts))
+    shares, at_once = np.full(len(counts), 1 / len(counts)), max(1, _MAX_NUMBERS // len(counts))
     means = np.empty((_DRAWS, len(columns)))
     for start in range(0, _DRAWS, at_once):
         # How often each cluster is drawn, [draws, clusters]: the mean of a draw is a ratio of two weighted sums.

@@ -1,6 +1,6 @@
 """Ways to answer a question, by name: what the paper compares itself with, and ReSearch itself.
 
-A baseline is an async function of `Work` and the question that returns the answer, or None; adding one is one small
+A baseline is an async function of `Session` and the question that returns the answer, or None; adding one is one small
 file and one line here.
 """
 
@@ -14,15 +14,15 @@ from research.episode.agent import Sampling, SearchAgent, StopReason
 from research.errors import ContextFullError
 from research.settings import EpisodeLimits
 from research.strategies.baselines import iter_retgen, naive_generation, naive_rag
-from research.strategies.chat import ChatModel, ScoringRetriever, Work
+from research.strategies.chat import ChatModel, ScoringRetriever, Session
 from research.strategies.ircot import ircot
 from research.strategies.outcome import Outcome, outcome_of
 
-Baseline = Callable[[Work, str], Awaitable[str | None]]
+Baseline = Callable[[Session, str], Awaitable[str | None]]
 
 RESEARCH = "research"
 # Tokens of an answer or a thought of a baseline: ample for "answer only" and for one sentence.
-MAX_WRITTEN = 512
+MAX_COMPLETION_TOKENS = 512
 BASELINES: dict[str, Baseline] = {
     "naive": naive_generation,
     "naive-rag": naive_rag,
@@ -70,7 +70,7 @@ class BaselineStrategy:
     @classmethod
     def named(cls, name: str, model: ChatModel, retriever: ScoringRetriever, limits: EpisodeLimits) -> BaselineStrategy:
         """One of `BASELINES` within the limits of an episode; what it writes in one go is short."""
-        most = min(limits.max_turn_tokens or limits.max_tokens, MAX_WRITTEN)
+        most = min(limits.max_turn_tokens or limits.max_tokens, MAX_COMPLETION_TOKENS)
         return cls(BASELINES[name], model, retriever, limits.top_k, most)
 
     async def answer(self, question: str, sampling: Sampling) -> Outcome:
@@ -79,7 +79,7 @@ class BaselineStrategy:
         Raises ServiceError if model or retriever failed for good.
         """
         outcome = Outcome(question)
-        work = Work(self.model, self.retriever, self.top_k, self.max_tokens, sampling, outcome)
+        work = Session(self.model, self.retriever, self.top_k, self.max_tokens, sampling, outcome)
         try:
             outcome.answer = await self.baseline(work, question) or None
         except ContextFullError:

@@ -47,7 +47,7 @@ class ScoringRetriever(Protocol):
 
 
 @dataclass(slots=True)
-class Work:
+class Session:
     """One question being answered: asks model and retriever, and writes down what came of it."""
 
     model: ChatModel

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from research.passages import Passage, ScoredPassage
-from research.strategies.chat import Message, Work
+from research.strategies.chat import Message, Session
 from research.strategies.sentences import first_sentence
 
 ROUNDS = 5
@@ -35,12 +35,12 @@ Thought: The Adelaide River is in the Northern Territory of Australia. Lake Bled
 {ANSWER_PHRASE} no."""
 
 
-async def ircot(work: Work, question: str) -> str:
+async def ircot(work: Session, question: str) -> str:
     """Think a sentence, search with it, and so on, up to an answer."""
     found = {each.passage.id: each for each in await work.search(question)}
     thoughts: list[str] = []
     for _ in range(ROUNDS):
-        written = await work.write(_asked(question, _best_last(found.values()), thoughts), "think", stop=["\n"])
+        written = await work.write(_messages(question, _best_last(found.values()), thoughts), "think", stop=["\n"])
         if ANSWER_PHRASE in written:
             return _answer_in(written)
         thought = first_sentence(written)
@@ -58,7 +58,7 @@ def _best_last(found: Iterable[ScoredPassage]) -> list[Passage]:
     return [each.passage for each in sorted(found, key=lambda each: each.score)]
 
 
-def _asked(question: str, passages: list[Passage], thoughts: list[str]) -> list[Message]:
+def _messages(question: str, passages: list[Passage], thoughts: list[str]) -> list[Message]:
     listed = "".join(f"Wikipedia Title: {passage.title}\n{passage.text}\n\n" for passage in passages)
     so_far = " ".join(thoughts)
     return [

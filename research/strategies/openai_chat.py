@@ -62,7 +62,7 @@ class OpenAIChat(HttpService):
         }
         if sampling.seed is not None:
             body["seed"] = sampling.seed
-        answer = await self._request_as_it_can(body)
+        answer = await self._request_with_fallbacks(body)
         try:
             choice, usage = answer["choices"][0], answer.get("usage") or {}
             return Completion(
@@ -79,14 +79,14 @@ class OpenAIChat(HttpService):
         """Whether the endpoint samples as it is told, as far as it has said."""
         return "temperature" not in self._unknown
 
-    async def find_out_what_it_takes(self) -> None:
+    async def probe_capabilities(self) -> None:
         """Ask for a word, so that what the endpoint refuses is known before anything is measured.
 
         Raises ServiceError if it does not answer.
         """
         await self._ask([Message("user", "Say yes.")], 16, Sampling(0.0), {"stop": ["\n"]})
 
-    async def _request_as_it_can(self, body: dict[str, Any]) -> Any:
+    async def _request_with_fallbacks(self, body: dict[str, Any]) -> Any:
         """Ask without the fields that the endpoint has said it does not know; each request finds out by itself."""
         left_out = set(self._unknown)
         while True:

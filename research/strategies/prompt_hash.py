@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass, field
 from research.episode.agent import Sampling
 from research.passages import Passage, ScoredPassage
 from research.strategies import Baseline
-from research.strategies.chat import Completion, Message, Work
+from research.strategies.chat import Completion, Message, Session
 from research.strategies.outcome import Outcome
 
 _FIRST, _SECOND = Passage("1", "Title", "Text."), Passage("2", "Other", "More.")
@@ -45,9 +45,9 @@ class _Recorder:
 
 async def prompt_hash(baseline: Baseline) -> str:
     """SHA-256 of all that a baseline asks model and retriever for one question, and answers, given fixed replies."""
-    told = []
+    transcripts = []
     for script in _SCRIPTS:
         recorder = _Recorder(script)
-        answer = await baseline(Work(recorder, recorder, 2, 1, Sampling(0.0), Outcome("Who?")), "Who?")
-        told.append([recorder.asked, answer])
-    return hashlib.sha256(json.dumps(told).encode()).hexdigest()
+        answer = await baseline(Session(recorder, recorder, 2, 1, Sampling(0.0), Outcome("Who?")), "Who?")
+        transcripts.append([recorder.asked, answer])
+    return hashlib.sha256(json.dumps(transcripts).encode()).hexdigest()

@@ -20,7 +20,7 @@ PARTIAL = ".partial"
 
 
 @contextmanager
-def sealed_directory(target: Path, *, replace: bool = False) -> Iterator[Path]:
+def atomic_checksummed_dir(target: Path, *, replace: bool = False) -> Iterator[Path]:
     """Hand out an empty directory beside `target`; when the block ends without an error it is sealed and renamed.
 
     `replace`: a `target` that is there is moved away just before; a kill between the two leaves none.
@@ -48,7 +48,7 @@ def sealed_directory(target: Path, *, replace: bool = False) -> Iterator[Path]:
     shutil.rmtree(former, ignore_errors=True)
 
 
-def fault_of(directory: Path) -> str | None:
+def corruption_in(directory: Path) -> str | None:
     """What is wrong with a sealed directory, by the name of the first bad file; None if it is as it was sealed."""
     try:
         expected = json.loads((directory / MANIFEST).read_text(encoding="utf-8"))

@@ -14,7 +14,7 @@ from typing import Any
 from research.atomic_io import write_json
 from research.prompts import TRAINED_PROMPT
 from research.settings import Settings
-from research.weights.checksummed_dir import MANIFEST, fault_of
+from research.weights.checksummed_dir import MANIFEST, corruption_in
 
 ORIGIN = "origin.json"
 QUALITY = "quality.json"
@@ -64,7 +64,7 @@ def newest_good(settings: Settings, warn: Callable[[str], None]) -> tuple[int, P
             warn(f"{path} is of a run on {base}, not on {settings.model.name}, and is not served")
             return None
         if (path / MANIFEST).is_file():
-            if fault := fault_of(path):
+            if fault := corruption_in(path):
                 warn(f"{path} is broken ({fault}); the version before is taken")
                 continue
         elif not any(path.glob("*.safetensors")):
@@ -105,7 +105,7 @@ def note_quality(run_dir: Path, version: int, evaluation: str, figures: Mapping[
     write_json(run_dir / QUALITY, dict(list(noted.items())[-_KEPT_FIGURES:]))
 
 
-def forget_quality_after(run_dir: Path, version: int) -> None:
+def delete_quality_after(run_dir: Path, version: int) -> None:
     """Drop what was said of later versions: a run that goes back gives their numbers to others."""
     noted = _quality(run_dir)
     kept = {number: figures for number, figures in noted.items() if int(number) <= version}

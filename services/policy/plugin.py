@@ -36,14 +36,14 @@ class ResearchPlugin:
         from services.policy.api import ask_page, health
         from services.policy.api import training as training_routes
         from services.policy.api.admin import attach_admin_routes
-        from services.policy.api.blocked_routes import ClosedRoutes
+        from services.policy.api.blocked_routes import BlockedRoutes
         from services.policy.api.version_header import WeightVersionHeader
-        from services.policy.openai.errors import install_openai_problem_handler
+        from services.policy.openai.errors import install_openai_http_error_handler
         from services.web.body_limit import BodyLimit
-        from services.web.problems import install_problem_handler
+        from services.web.problems import install_http_error_handler
 
-        install_problem_handler(app)
-        install_openai_problem_handler(app)
+        install_http_error_handler(app)
+        install_openai_http_error_handler(app)
         app.include_router(health.router)
         app.include_router(ask_page.router)
         app.include_router(answer_routes.router)
@@ -51,7 +51,7 @@ class ResearchPlugin:
         app.state.research_admin = attach_admin_routes(app)
         app.add_middleware(BodyLimit, max_bytes=MAX_BODY_BYTES)
         app.add_middleware(WeightVersionHeader)
-        app.add_middleware(ClosedRoutes)
+        app.add_middleware(BlockedRoutes)
 
     async def init_state(self, engine_client: Any, state: State, args: Namespace) -> None:
         from transformers import AutoTokenizer
@@ -62,7 +62,7 @@ class ResearchPlugin:
         from research.prompts import load_prompt
         from services.policy.adapters.adapters import Adapters
         from services.policy.answer.engine_policy import EnginePolicy
-        from services.policy.answer.service import Answering
+        from services.policy.answer.service import AnswerService
         from services.policy.openai.model import ChatWithAgent, ModelsWithAgent
         from services.policy.settings_variable import settings_from_environment
         from services.policy.weights.start_weights import start_version
@@ -91,7 +91,7 @@ class ResearchPlugin:
             limits=limits,
             context_length=settings.model.max_length,
         )
-        state.research_answering = answering = Answering(
+        state.research_answering = answering = AnswerService(
             agent,
             lambda name: engine_policy if name is None else engine_policy.adapted(adapters.named(name)),
             words,

@@ -14,7 +14,7 @@ import sys
 import torch
 
 from research.errors import ResearchError
-from research.prompts import load_prompt, require_trained_prompt, trained_prompt
+from research.prompts import check_prompt, load_prompt, trained_prompt
 from research.settings import Settings
 from services.machine.number_formats import resolved
 from services.policy.adapters.checks import MAX_AT_ONCE, MAX_LOADED
@@ -44,8 +44,8 @@ def become_server(settings: Settings) -> None:
     limits = settings.episode
     settings, numbers = resolved(settings, "auto")
     weights = start_weights(settings)
-    require_trained_prompt(
-        load_prompt(limits.prompt), trained_prompt(weights.path), str(weights.path), told=limits.any_prompt
+    check_prompt(
+        load_prompt(limits.prompt), trained_prompt(weights.path), str(weights.path), allow_mismatch=limits.any_prompt
     )
     logger.info(numbers.line)
     if numbers.warning:

@@ -11,7 +11,7 @@ from prometheus_client import CONTENT_TYPE_LATEST
 from research.schemas import SearchRequest, SearchResponse, ServiceStatus
 from research.settings import Settings
 from services.retriever.api.admin import attach_admin_routes
-from services.retriever.api.compat import COMPATIBLE_ROUTES, attach_dialects
+from services.retriever.api.compat import COMPATIBLE_ROUTES, attach_compatible_routes
 from services.retriever.api.errors import ERROR_RESPONSES, install_error_handlers
 from services.retriever.api.info import RetrieverInfo, describe
 from services.retriever.api.limits import json_response, require_within_limits
@@ -19,9 +19,9 @@ from services.retriever.api.load_shedding import Shedding
 from services.retriever.api.mcp_tool import attach_mcp
 from services.retriever.api.request_timer import RequestTimer
 from services.retriever.retriever import Retriever
-from services.retriever.types import Answer
+from services.retriever.types import QueryResult
 from services.web.body_limit import BodyLimit
-from services.web.disconnect import CLIENT_CLOSED_REQUEST, unless_disconnected
+from services.web.disconnect import CLIENT_CLOSED_REQUEST, cancel_on_disconnect
 
 # Bounds what is read into memory; a whole queue of queries of ordinary length takes a tenth of it.
 MAX_BODY_BYTES = 4_000_000
@@ -64,7 +64,7 @@ def create_app(settings: Settings, on_failure: Callable[[], None] = lambda: None
     app.add_middleware(RequestTimer, observe=retriever.metrics.observe_request)
     install_error_handlers(app, retriever)
     _add_search(app, retriever)
-    attach_dialects(app, retriever)
+    attach_compatible_routes(app, retriever)
     attach_admin_routes(app, retriever)
     _add_operations(app, retriever)
     mcp_sessions = attach_mcp(app, retriever)
@@ -78,7 +78,7 @@ def _add_search(app: FastAPI, retriever: Retriever) -> None:
         field, texts = ("queries", body.queries or []) if body.query is None else ("query", [body.query])
         require_within_limits(retriever.settings.retriever, field=field, texts=texts, top_k=("top_k", body.top_k))
         index = retriever.index(body.index)
-        answers = await unless_disconnected(request, retriever.search(index, texts, body.top_k))
+        answers = await cancel_on_disconnect(request, retriever.search(index, texts, body.top_k))
         if answers is None:
             return Response(status_code=CLIENT_CLOSED_REQUEST)
         return json_response(
@@ -114,7 +114,7 @@ def _add_operations(app: FastAPI, retriever: Retriever) -> None:
         return Response(retriever.metrics.render(), media_type=CONTENT_TYPE_LATEST)
 
 
-def _timings(answers: Sequence[Answer]) -> dict[str, float]:
+def _timings(answers: Sequence[QueryResult]) -> dict[str, float]:
     return {
         "queue": max(answer.queue_seconds for answer in answers),
         "encode": max(answer.encode_seconds for answer in answers),

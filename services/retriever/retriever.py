@@ -19,7 +19,7 @@ from services.retriever.encoder.checkpoint import open_checkpoint
 from services.retriever.encoder.encoder import Encoder, load_encoder
 from services.retriever.index.manifest import read_manifest
 from services.retriever.index.search_index import SearchIndex
-from services.retriever.types import Answer, Query
+from services.retriever.types import Query, QueryResult
 
 _logger = logging.getLogger(__name__)
 
@@ -49,9 +49,7 @@ class Retriever:
         self.checkpoint = open_checkpoint(settings.encoder.name, settings.paths.data)
         self.names = list(dict.fromkeys([settings.corpus.index, *settings.retriever.indexes]))
         for name in self.names:
-            read_manifest(self._directory(name)).refuse_unless_fits(
-                self.checkpoint, settings.encoder, self._directory(name)
-            )
+            read_manifest(self._directory(name)).check_encoder(self.checkpoint, settings.encoder, self._directory(name))
         self.indexes: dict[str, SearchIndex] = {}
         self.cache = ResultCache(settings.retriever.cache_mib * 2**20)
         self.metrics = Metrics(self.cache, queue_depth=lambda: self._pipeline.depth if self._pipeline else 0)
@@ -85,7 +83,7 @@ class Retriever:
             raise NotReadyError(f"the retriever is {self.status.status}: {self.status.detail}")
         return self.indexes[name]
 
-    async def search(self, index: SearchIndex, texts: Sequence[str], top_k: int) -> list[Answer]:
+    async def search(self, index: SearchIndex, texts: Sequence[str], top_k: int) -> list[QueryResult]:
         """Answer the queries of one request, in order.
 
         Raises:

@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 
 Vectors = NDArray[np.float32]
 TokenIds = list[int]
-Hit = dict[str, str | float]
-Hits = list[Hit]
+HitDict = dict[str, str | float]
+HitDicts = list[HitDict]
 
 
 class SearchTarget(Protocol):
@@ -23,7 +23,7 @@ class SearchTarget(Protocol):
         """Names index and revision; the same key always gives the same hits."""
         ...
 
-    def search(self, texts: Sequence[str], vectors: Vectors, top_k: int) -> list[Hits]:
+    def search(self, texts: Sequence[str], vectors: Vectors, top_k: int) -> list[HitDicts]:
         """Find the best passages of each query, given as text and as unit vector, float32 [queries, dimension]."""
         ...
 
@@ -31,7 +31,7 @@ class SearchTarget(Protocol):
 class QueryEncoder(Protocol):
     """Texts to vectors in two steps, which may run in two threads."""
 
-    def tokenise(self, queries: Sequence[str]) -> list[TokenIds]:
+    def tokenize(self, queries: Sequence[str]) -> list[TokenIds]:
         """Cut queries into token ids, prefix and special tokens included."""
         ...
 
@@ -55,13 +55,13 @@ class Query:
 
 
 @dataclass(frozen=True, slots=True)
-class Answer:
+class QueryResult:
     """The hits of one query, best first, and the seconds that it waited, was encoded and searched with its batch.
 
     All seconds are 0 if the hits come from the cache.
     """
 
-    hits: Hits
+    hits: HitDicts
     queue_seconds: float = 0.0
     encode_seconds: float = 0.0
     search_seconds: float = 0.0

@@ -79,7 +79,7 @@ def running(
                 started,
                 start=start_again,
                 is_ready=lambda service: _is_ready(service.url),
-                say=lambda line: console.print(line, highlight=False, markup=False, soft_wrap=True),
+                log=lambda line: console.print(line, highlight=False, markup=False, soft_wrap=True),
             )
             supervisor.start()
             try:

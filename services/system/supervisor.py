@@ -17,7 +17,7 @@ _POLL_SECONDS = 0.5
 _DEATHS = 5
 # A service that has answered for so long was well; what kills it later is another matter.
 _WELL_SECONDS = 60.0
-_LONGEST_BACK_OFF = 30.0
+_MAX_BACK_OFF_SECONDS = 30.0
 
 
 def tail(log: Path, lines: int = 15) -> str:
@@ -51,7 +51,7 @@ class Supervisor(threading.Thread, Generic[Child]):
         children: by name; a child that is started again takes the place of the dead one.
         start: starts one, by name.
         is_ready: whether a child answers.
-        say: is told what happens, a line each.
+        log: is told what happens, a line each.
         give_up: is called with an error when a child has died five times in a row; it ends the process.
     """
 
@@ -61,13 +61,13 @@ class Supervisor(threading.Thread, Generic[Child]):
         *,
         start: Callable[..., Child],
         is_ready: Callable[[Child], bool],
-        say: Callable[[str], None],
+        log: Callable[[str], None],
         give_up: Callable[[ServiceError], None] = stopping.give_up,
         back_off: float = 1.0,
     ) -> None:
         super().__init__(name="supervisor", daemon=True)
         self._children, self._start, self._is_ready = children, start, is_ready
-        self._say, self._give_up, self._back_off = say, give_up, back_off
+        self._say, self._give_up, self._back_off = log, give_up, back_off
         self._health = {name: _Health() for name in children}
         self._ending = threading.Event()
 
@@ -119,7 +119,7 @@ class Supervisor(threading.Thread, Generic[Child]):
                 )
             )
             return False
-        wait = min(self._back_off * 2 ** (health.deaths - 1), _LONGEST_BACK_OFF)
+        wait = min(self._back_off * 2 ** (health.deaths - 1), _MAX_BACK_OFF_SECONDS)
         health.due = time.monotonic() + wait
         self._say(f"the {name} {how}; it is started again in {wait:.0f} s (log: {log})")
         return True

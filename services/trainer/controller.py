@@ -10,8 +10,8 @@ from research.errors import ResearchError
 from research.settings import Settings
 from services.machine.number_formats import resolved
 from services.trainer.loop import TrainingLoop
-from services.trainer.run_dir.run_dir import RunRecord
-from services.trainer.run_dir.wish import Wish, forget_wish, read_wish, write_wish
+from services.trainer.run_dir.run_dir import RunDirectory
+from services.trainer.run_dir.wish import Wanted, delete_wanted, read_wanted, write_wanted
 from services.trainer.status import RunPhase, RunStatus
 from services.trainer.wiring import foresee, training_loop
 
@@ -40,21 +40,21 @@ class RunController:
     @property
     def is_wanted(self) -> bool:
         """Whether a run goes on when the trainer is started again."""
-        return read_wish(self._settings.run_dir) is Wish.RUNNING
+        return read_wanted(self._settings.run_dir) is Wanted.RUNNING
 
     def come_back(self) -> None:
         """Do what the last order said: go on with the run that was under way, or tell why not."""
-        wish, status = read_wish(self._settings.run_dir), self.status
-        record, grpo = RunRecord(self._settings.run_dir), self._settings.grpo
-        if record.is_finished(grpo.steps, grpo.minutes):
-            status.step = len(record.metrics())
+        wish, status = read_wanted(self._settings.run_dir), self.status
+        run_dir, grpo = RunDirectory(self._settings.run_dir), self._settings.grpo
+        if run_dir.is_finished(grpo.steps, grpo.minutes):
+            status.step = len(run_dir.metrics())
             status.enter(RunPhase.FINISHED)
-        elif wish is Wish.RUNNING:
-            status.say(f"{record.directory} was under way when this trainer ended; going on")
+        elif wish is Wanted.RUNNING:
+            status.log(f"{run_dir.directory} was under way when this trainer ended; going on")
             self.start()
         elif wish is not None:
-            status.enter(RunPhase.PAUSED if wish is Wish.PAUSED else RunPhase.STOPPED)
-            status.say(f"{record.directory} was {wish} on purpose; POST /run/start goes on with it")
+            status.enter(RunPhase.PAUSED if wish is Wanted.PAUSED else RunPhase.STOPPED)
+            status.log(f"{run_dir.directory} was {wish} on purpose; POST /run/start goes on with it")
         if wish is None and status.phase is RunPhase.IDLE:
             settings, numbers = resolved(self._settings, self._settings.trainer.device)
             status.number_format = numbers.line
@@ -65,10 +65,10 @@ class RunController:
         if self.is_running:
             if self._loop is None or self.status.phase is not RunPhase.PAUSED:
                 return False
-            self._keep(Wish.RUNNING)
+            self._keep(Wanted.RUNNING)
             self._loop.resume()
             return True
-        self._keep(Wish.RUNNING)
+        self._keep(Wanted.RUNNING)
         self.status.error = None
         self.status.enter(RunPhase.STARTING)
         self._task = asyncio.create_task(self._run())
@@ -78,7 +78,7 @@ class RunController:
         """Hold the run before its next step; False if none is running."""
         if self._loop is None or not self.is_running:
             return False
-        self._keep(Wish.PAUSED)
+        self._keep(Wanted.PAUSED)
         self._loop.pause()
         return True
 
@@ -86,7 +86,7 @@ class RunController:
         """End the run after its present step, with a checkpoint; False if none is running."""
         if self._loop is None or not self.is_running:
             return False
-        self._keep(Wish.STOPPED)
+        self._keep(Wanted.STOPPED)
         self._loop.stop()
         return True
 
@@ -102,13 +102,13 @@ class RunController:
             with suppress(asyncio.CancelledError, ResearchError):
                 await self._task
 
-    def _keep(self, wish: Wish) -> None:
+    def _keep(self, wish: Wanted) -> None:
         if self._keeps_orders:
-            write_wish(self._settings.run_dir, wish)
+            write_wanted(self._settings.run_dir, wish)
 
-    def _forget_order(self) -> None:
+    def _delete_wanted(self) -> None:
         if self._keeps_orders:
-            forget_wish(self._settings.run_dir)
+            delete_wanted(self._settings.run_dir)
 
     async def _run(self) -> None:
         try:
@@ -116,13 +116,13 @@ class RunController:
                 self._loop = loop
                 await loop.run()
             if self.status.phase is RunPhase.FINISHED:
-                self._forget_order()
+                self._delete_wanted()
         except asyncio.CancelledError:
             self.status.enter(RunPhase.STOPPED)
             raise
         except Exception as error:
             # What failed waits for a new order, also after a restart: an alarm that stopped a run was meant.
-            self._forget_order()
+            self._delete_wanted()
             error = _first_of(error)
             self.status.enter(RunPhase.FAILED)
             self.status.error = str(error)

@@ -16,8 +16,8 @@ from services.process import stopping
 from services.trainer.api.app import create_app
 from services.trainer.controller import RunController
 from services.trainer.run_dir.checkpoints import CheckpointStore
-from services.trainer.run_dir.run_dir import RunRecord
-from services.trainer.run_dir.size import sized
+from services.trainer.run_dir.run_dir import RunDirectory
+from services.trainer.run_dir.size import with_written_size
 from services.trainer.status import RunStatus
 from services.trainer.telemetry.console import show
 from services.web.ports import require_free_port
@@ -32,7 +32,7 @@ def serve(settings: Settings) -> None:
     A run that was under way when the server ended, however it ended, goes on by itself.
     """
     require_free_port(settings.trainer.host, settings.trainer.port, "trainer.port")
-    settings = sized(settings)
+    settings = with_written_size(settings)
     app = create_app(settings, returning=True)
     controller: RunController = app.state.controller
     controller.status.listeners.append(logger.info)
@@ -56,10 +56,10 @@ def train(settings: Settings, *, fresh: bool, console: Console, view: View = sho
         ResearchError: the run cannot start or cannot go on.
         Stopped: a signal ended it; it resumes from its last checkpoint.
     """
-    record = RunRecord(settings.run_dir)
+    record = RunDirectory(settings.run_dir)
     if fresh:
         shutil.rmtree(record.directory, ignore_errors=True)
-    settings = sized(settings)
+    settings = with_written_size(settings)
     if record.is_finished(settings.grpo.steps, settings.grpo.minutes):
         console.print(f"{record.directory} is finished; use --fresh to start over, or another name with run=…")
         return
@@ -90,7 +90,7 @@ async def _train(settings: Settings, console: Console, view: View) -> None:
 
 def kept(settings: Settings, going_on: str) -> str:
     """What an unfinished run has on the disk, in one sentence."""
-    record, settings = RunRecord(settings.run_dir), sized(settings)
+    record, settings = RunDirectory(settings.run_dir), with_written_size(settings)
     if record.is_finished(settings.grpo.steps, settings.grpo.minutes):
         return f"the run is finished, and {record.directory} is whole"
     checkpoints = CheckpointStore(record.checkpoints_dir, settings.checkpoints.keep).all()

@@ -68,12 +68,12 @@ class RunStatus:
     def advance(self) -> None:
         self.done += 1
 
-    def say(self, line: str) -> None:
+    def log(self, line: str) -> None:
         self.lines.append(line)
         for listener in self.listeners:
             listener(line)
 
     def as_dict(self) -> dict[str, Any]:
-        told = ("run", "steps", "phase", "step", "version", "done", "total", "waiting_for", "error", "started")
-        fields = (*told, "number_format", "seconds_left")
+        plain = ("run", "steps", "phase", "step", "version", "done", "total", "waiting_for", "error", "started")
+        fields = (*plain, "number_format", "seconds_left")
         return {name: getattr(self, name) for name in fields} | {"lines": list(self.lines)}

@@ -23,8 +23,8 @@ from services.machine.number_formats import NumberFormat, resolved
 from services.trainer.learner.learner import Learner
 from services.trainer.loop import TrainingLoop
 from services.trainer.rollout.journal import EpisodeJournal
-from services.trainer.rollout.rollouts import Outage, Rollouts
-from services.trainer.run_dir.run_dir import RunRecord
+from services.trainer.rollout.rollouts import Rollouts, ServiceGate
+from services.trainer.run_dir.run_dir import RunDirectory
 from services.trainer.status import RunStatus
 from services.trainer.telemetry.forecast import Speeds, forecast
 from services.trainer.weights.nccl_publisher import BroadcastingAdmin
@@ -54,14 +54,14 @@ async def training_loop(settings: Settings, status: RunStatus) -> AsyncIterator[
             "train in bfloat16 or float32 (auto takes what is fast here)"
         )
     status.number_format = numbers.line
-    status.say(numbers.line)
+    status.log(numbers.line)
     if numbers.warning:
-        status.say(f"WARNING: {numbers.warning}")
+        status.log(f"WARNING: {numbers.warning}")
     foresee(settings, numbers, status)
-    record = RunRecord(settings.run_dir)
+    run_dir = RunDirectory(settings.run_dir)
     train = load_questions(settings.questions.train, "train", settings.paths.data)
     held_out = load_questions(settings.questions.held_out, "held_out", settings.paths.data)
-    record.open(settings, digest_of([*train, *held_out]), numbers.as_dict())
+    run_dir.open(settings, digest_of([*train, *held_out]), numbers.as_dict())
     base = local_checkpoint(settings.model.name, settings.paths.data)
     limits, trainer = settings.episode, settings.trainer
     api_key = environment_secret(API_KEY_VARIABLE)
@@ -74,10 +74,10 @@ async def training_loop(settings: Settings, status: RunStatus) -> AsyncIterator[
             )
             for url, admin in zip(trainer.policy_urls, _admins(settings, admin_token), strict=True)
         ],
-        status.say,
+        status.log,
     )
     prompt = load_prompt(limits.prompt)
-    origin = Origin(settings.run, str(record.directory.resolve()), settings.model.name, 0, is_trained(base))
+    origin = Origin(settings.run, str(run_dir.directory.resolve()), settings.model.name, 0, is_trained(base))
     publisher = Publisher(base, weights_dir(settings), policy, prompt.text, origin)
     agent = SearchAgent(
         policy=policy,
@@ -88,14 +88,14 @@ async def training_loop(settings: Settings, status: RunStatus) -> AsyncIterator[
         context_length=settings.model.max_length,
     )
 
-    async def first_fault() -> str | None:
+    async def check_services() -> str | None:
         try:
             await retriever.check_ready()
         except ServiceError as error:
             return str(error)
-        return await publisher.settle()
+        return await publisher.reconcile()
 
-    outage = Outage(first_fault, trainer.outage_patience, status)
+    gate = ServiceGate(check_services, trainer.outage_patience, status)
     try:
         yield TrainingLoop(
             settings,
@@ -104,14 +104,14 @@ async def training_loop(settings: Settings, status: RunStatus) -> AsyncIterator[
             rollouts=Rollouts(
                 agent,
                 Sampling(limits.temperature, limits.top_p),
-                outage,
+                gate,
                 settings.grpo.infra_retries,
                 version=lambda: str(publisher.version),
-                journal=EpisodeJournal(record.episodes_dir),
+                journal=EpisodeJournal(run_dir.episodes_dir),
                 seed=settings.seed if settings.grpo.seeded else None,
             ),
             publisher=publisher,
-            record=record,
+            run_dir=run_dir,
             status=status,
             train=train,
             held_out=held_out,

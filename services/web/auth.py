@@ -8,7 +8,7 @@ from collections.abc import Awaitable, Callable
 
 from fastapi import Request
 
-from services.web.problems import ProblemError
+from services.web.problems import HttpError
 
 API_KEY_VARIABLE = "RESEARCH_API_KEY"
 ADMIN_TOKEN_VARIABLE = "RESEARCH_ADMIN_TOKEN"
@@ -27,6 +27,6 @@ def require_bearer(secret: str | None, variable: str) -> Callable[[Request], Awa
             return
         scheme, _, given = request.headers.get("authorization", "").partition(" ")
         if scheme.lower() != "bearer" or not hmac.compare_digest(given.encode(), secret.encode()):
-            raise ProblemError(401, "unauthorized", f"send `Authorization: Bearer <the value of {variable}>`")
+            raise HttpError(401, "unauthorized", f"send `Authorization: Bearer <the value of {variable}>`")
 
     return check

@@ -13,7 +13,7 @@ T = TypeVar("T")
 CLIENT_CLOSED_REQUEST = 499
 
 
-async def unless_disconnected(request: Request, work: Coroutine[Any, Any, T]) -> T | None:
+async def cancel_on_disconnect(request: Request, work: Coroutine[Any, Any, T]) -> T | None:
     """The result of `work`, or None after cancelling it because the client hung up."""
     working = asyncio.ensure_future(work)
     watching = asyncio.ensure_future(_disconnected(request))

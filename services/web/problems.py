@@ -21,7 +21,7 @@ from research.errors import (
 from research.schemas import ErrorBody
 
 
-class ProblemError(ResearchError):
+class HttpError(ResearchError):
     """An error with the HTTP status that it shall have."""
 
     def __init__(self, status: int, error: str, message: str, headers: dict[str, str] | None = None) -> None:
@@ -38,7 +38,7 @@ _STATUSES: list[tuple[type[ResearchError], int, str]] = [
 ]
 
 
-class ExplainingRoute(APIRoute):
+class ValidationRoute(APIRoute):
     """A route that answers a wrong body with 422 and `ErrorBody`, whatever the app around it does with such errors."""
 
     def get_route_handler(self) -> Callable[[Request], Awaitable[Response]]:  # type: ignore[override]
@@ -49,17 +49,17 @@ class ExplainingRoute(APIRoute):
                 return await handle(request)
             except RequestValidationError as error:
                 faults = "; ".join(map(explain_fault, error.errors()))
-                raise ProblemError(422, "invalid_request", faults) from error
+                raise HttpError(422, "invalid_request", faults) from error
 
         return explaining
 
 
-def install_problem_handler(app: FastAPI) -> None:
+def install_http_error_handler(app: FastAPI) -> None:
     """Answer every ResearchError with `ErrorBody`; what is not in the table is a 500."""
 
     async def handle(_: Request, error: Exception) -> JSONResponse:
         assert isinstance(error, ResearchError)
-        headers = error.headers if isinstance(error, ProblemError) else None
+        headers = error.headers if isinstance(error, HttpError) else None
         return error_response(*status_of(error), str(error), headers)
 
     app.add_exception_handler(ResearchError, handle)
@@ -67,7 +67,7 @@ def install_problem_handler(app: FastAPI) -> None:
 
 def status_of(error: ResearchError) -> tuple[int, str]:
     """The HTTP status and the name of an error."""
-    if isinstance(error, ProblemError):
+    if isinstance(error, HttpError):
         return error.status, error.error
     for kind, status, name in _STATUSES:
         if isinstance(error, kind):

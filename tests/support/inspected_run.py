@@ -13,7 +13,7 @@ from research.questions import Hop, Question
 from research.scoring.evaluate import Answered
 from research.scoring.reward import score
 from services.trainer.groups import Group, Member
-from services.trainer.run_dir.run_dir import RunRecord
+from services.trainer.run_dir.run_dir import RunDirectory
 from tests.support.characters import CharacterTokenizer
 
 PARIS = Question("q/paris", "Capital of France?", ("Paris",), "one_hop", hops=(Hop("q", "g", "France", "Paris"),))
@@ -55,7 +55,7 @@ def write_run(
     directory: Path, *, keep: int | None = None, mask_truncated: bool = False, control: str = "none"
 ) -> RunEpisodes:
     """Two steps (the second made no update) of two groups, and the evaluation `after`."""
-    record = RunRecord(directory)
+    record = RunDirectory(directory)
     record.write_episodes(
         1,
         [

@@ -22,7 +22,7 @@ SEQUENCES = [TrainingSequence(_IDS, list(range(64, 128)), [-1.0] * 64, 1.0)]
 def seconds(model: Path, work: Path, dtype: str) -> float:
     """Of the faster of two steps."""
     learner = Learner(tiny_settings(work, f"model.dtype={dtype}", "grpo.kl_coefficient=0"), model)
-    learner.prepare_thread()
+    learner.set_torch_threads()
     times = []
     for _ in range(2):
         started = time.perf_counter()

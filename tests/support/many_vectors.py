@@ -1,4 +1,4 @@
-"""Vectors in memory, in parts, where a test needs `ManyVectors`."""
+"""Vectors in memory, in parts, where a test needs `VectorSource`."""
 
 from __future__ import annotations
 

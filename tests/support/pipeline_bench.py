@@ -11,7 +11,7 @@ import numpy as np
 from services.retriever.batching.batch_queue import Limits
 from services.retriever.batching.pipeline import BatchReport, SearchPipeline
 from services.retriever.batching.result_cache import ResultCache
-from services.retriever.types import Hits, Query, TokenIds, Vectors
+from services.retriever.types import HitDicts, Query, TokenIds, Vectors
 
 
 class FakeEncoder:
@@ -29,7 +29,7 @@ class FakeEncoder:
         if fault := self.faults.pop(method, None):
             raise fault
 
-    def tokenise(self, queries: Sequence[str]) -> list[TokenIds]:
+    def tokenize(self, queries: Sequence[str]) -> list[TokenIds]:
         self._may_fail("tokenise")
         return [[ord(letter) for letter in query] for query in queries]
 
@@ -57,7 +57,7 @@ class FakeIndex:
         self.failure: Exception | None = None
         self.when: threading.Event | None = None  # the failure waits for it
 
-    def search(self, texts: Sequence[str], vectors: Vectors, top_k: int) -> list[Hits]:
+    def search(self, texts: Sequence[str], vectors: Vectors, top_k: int) -> list[HitDicts]:
         self.searches.append(list(texts))
         if self.broken:
             raise RuntimeError("no index today")
@@ -89,7 +89,7 @@ class Bench:
 
     async def waiting(self, depth: int) -> None:
         """Return once so many queries wait and all of them are tokenised."""
-        while self.pipeline.depth != depth or self.pipeline._backlog.tokenised != depth:  # noqa: ASYNC110
+        while self.pipeline.depth != depth or self.pipeline._batch_queue.tokenized != depth:  # noqa: ASYNC110
             await asyncio.sleep(0)
 
     async def _ids(self, queries: list[Query]) -> list[str]:

@@ -30,7 +30,7 @@ class Scripted:
     asked: list[int] = field(default_factory=list)
     cancelled: list[bool] = field(default_factory=list)
 
-    def telling(self, on_text: Callable[[str], None]) -> Scripted:
+    def with_callback(self, on_text: Callable[[str], None]) -> Scripted:
         return Scripted(self.tokenizer, self.turns, self.behaviour, on_text, self.asked, self.cancelled)
 
     async def generate(self, prompt_ids: Sequence[int], max_tokens: int, sampling: Sampling) -> Generation:

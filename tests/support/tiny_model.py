@@ -49,7 +49,7 @@ def random_sequences(count: int, seed: int) -> list[TrainingSequence]:
             TrainingSequence(
                 token_ids=[rng.randrange(VOCABULARY) for _ in range(length)],
                 sampled_positions=positions,
-                behaviour=[-rng.uniform(3.5, 4.5) for _ in positions],
+                sampler_logprobs=[-rng.uniform(3.5, 4.5) for _ in positions],
                 advantage=rng.uniform(-1.5, 1.5),
             )
         )

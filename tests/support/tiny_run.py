@@ -28,8 +28,8 @@ from research.weights.run_weights import weights_dir
 from services.trainer.learner.learner import Learner
 from services.trainer.loop import TrainingLoop
 from services.trainer.rollout.journal import EpisodeJournal
-from services.trainer.rollout.rollouts import Outage, Rollouts
-from services.trainer.run_dir.run_dir import RunRecord
+from services.trainer.rollout.rollouts import Rollouts, ServiceGate
+from services.trainer.run_dir.run_dir import RunDirectory
 from services.trainer.status import RunStatus
 from services.trainer.weights.publisher import Publisher
 from services.trainer.weights.replicas import Replica, Replicas
@@ -193,9 +193,9 @@ def train(
 
 
 async def _train(settings: Settings, model: Path, policy: InProcessPolicy) -> None:
-    record, status = RunRecord(settings.run_dir), RunStatus(settings.run, settings.grpo.steps)
-    record.open(settings)
-    replicas = Replicas([Replica(cast(PolicyClient, policy), cast(PolicyAdmin, policy))], status.say)
+    run_dir, status = RunDirectory(settings.run_dir), RunStatus(settings.run, settings.grpo.steps)
+    run_dir.open(settings)
+    replicas = Replicas([Replica(cast(PolicyClient, policy), cast(PolicyAdmin, policy))], status.log)
     publisher = Publisher(model, weights_dir(settings), replicas, "none")
 
     async def all_ready() -> None:
@@ -205,10 +205,10 @@ async def _train(settings: Settings, model: Path, policy: InProcessPolicy) -> No
     rollouts = Rollouts(
         agent,
         Sampling(settings.episode.temperature, settings.episode.top_p),
-        Outage(all_ready, 1.0, status),
+        ServiceGate(all_ready, 1.0, status),
         infra_retries=0,
         version=lambda: str(publisher.version),
-        journal=EpisodeJournal(record.episodes_dir),
+        journal=EpisodeJournal(run_dir.episodes_dir),
         seed=settings.seed,
     )
     await TrainingLoop(
@@ -217,7 +217,7 @@ async def _train(settings: Settings, model: Path, policy: InProcessPolicy) -> No
         agent=agent,
         rollouts=rollouts,
         publisher=publisher,
-        record=record,
+        run_dir=run_dir,
         status=status,
         train=questions(),
         held_out=questions(),

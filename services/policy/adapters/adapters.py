@@ -21,7 +21,7 @@ from vllm.lora.request import LoRARequest
 from research.errors import AssetError, ConfigurationError, ResearchError
 from services.policy.adapters.checks import CONFIG_FILE, MAX_LOADED, WEIGHTS_FILE, require_adapter
 from services.policy.openai.format import AGENT
-from services.policy.weights.checkpoint_checks import TensorSpec, confined
+from services.policy.weights.checkpoint_checks import TensorSpec, resolve_inside
 from services.policy.weights.finite import require_finite
 from services.policy.weights.worker_rpc import WorkerFailedError, call_workers
 
@@ -71,7 +71,7 @@ class Adapters:
             raise ConfigurationError("adapters: the server was started without room for any; set policy.lora_rank")
         if name == AGENT or self._models.is_base_model(name):
             raise ConfigurationError(f"name: {name} is a model's name already")
-        source = confined(path, self._weights_dir)
+        source = resolve_inside(path, self._weights_dir)
         async with self._lock:
             if name not in self._served and len(self._served) >= MAX_LOADED:
                 raise ConfigurationError(f"adapters: {MAX_LOADED} are loaded already; unload one first")

@@ -8,12 +8,12 @@ from fastapi import APIRouter, Depends, Path, Request
 
 from research.schemas import AdapterRequest, AdaptersStatus, ErrorBody
 from services.policy.adapters.adapters import AdapterFailedError, Adapters
-from services.web.problems import ExplainingRoute, ProblemError
+from services.web.problems import HttpError, ValidationRoute
 
 router = APIRouter(
     prefix="/admin/adapters",
     tags=["admin"],
-    route_class=ExplainingRoute,
+    route_class=ValidationRoute,
     responses={status: {"model": ErrorBody} for status in (401, 422, 500)},
 )
 
@@ -33,7 +33,7 @@ async def load_adapter(name: Name, body: AdapterRequest, adapters: Loaded) -> Ad
     try:
         await adapters.load(name, body.path)
     except AdapterFailedError as error:
-        raise ProblemError(500, "adapter_failed", str(error)) from error
+        raise HttpError(500, "adapter_failed", str(error)) from error
     return _status(adapters)
 
 

@@ -35,7 +35,7 @@ class EnginePolicy:
     on_text: Callable[[str], None] | None = None
     adapter: LoRARequest | None = None
 
-    def telling(self, on_text: Callable[[str], None]) -> EnginePolicy:
+    def with_callback(self, on_text: Callable[[str], None]) -> EnginePolicy:
         """The same policy, which calls `on_text` with each bit of text."""
         return replace(self, on_text=on_text)
 

@@ -12,22 +12,29 @@ from fastapi import APIRouter, Body, Depends, Request, Response
 from fastapi.responses import StreamingResponse
 
 from research.episode.agent import Sampling
-from research.episode.streaming import Wrote
+from research.episode.streaming import TextDelta
 from research.errors import ResearchError
 from research.schemas import AgentLimits, AnswerRequest, AnswerResponse, AnswersResponse, ErrorBody
 from services.policy.answer.openapi_examples import REQUESTS, RESPONSES
-from services.policy.answer.service import RETRY_SECONDS, Answering, Asked, BusyError, Told, begun
+from services.policy.answer.service import (
+    RETRY_SECONDS,
+    AnswerEvent,
+    AnswerService,
+    AnswerTask,
+    BusyError,
+    prefetch_first,
+)
 from services.web.auth import API_KEY_VARIABLE, environment_secret, require_bearer
-from services.web.disconnect import CLIENT_CLOSED_REQUEST, unless_disconnected
-from services.web.problems import ExplainingRoute, ProblemError, status_of
+from services.web.disconnect import CLIENT_CLOSED_REQUEST, cancel_on_disconnect
+from services.web.problems import HttpError, ValidationRoute, status_of
 
 _logger = logging.getLogger(__name__)
 
-router = APIRouter(tags=["research"], route_class=ExplainingRoute)
+router = APIRouter(tags=["research"], route_class=ValidationRoute)
 
 
-def _answering(request: Request) -> Answering:
-    answering: Answering = request.app.state.research_answering
+def _answer_service(request: Request) -> AnswerService:
+    answering: AnswerService = request.app.state.research_answering
     return answering
 
 
@@ -40,41 +47,41 @@ def _answering(request: Request) -> Answering:
 async def answer(
     body: Annotated[AnswerRequest, Body(openapi_examples=REQUESTS)],
     request: Request,
-    answering: Annotated[Answering, Depends(_answering)],
+    answering: Annotated[AnswerService, Depends(_answer_service)],
 ) -> Response | AnswerResponse | AnswersResponse:
     """Answer one question, or several, by thinking and searching."""
     try:
-        asked = [_asked(body, question) for question in body.questions or [body.question or ""]]
+        asked = [_parse_request(body, question) for question in body.questions or [body.question or ""]]
         if body.stream:
-            events = await unless_disconnected(request, begun(answering.watch(asked[0])))
+            events = await cancel_on_disconnect(request, prefetch_first(answering.stream(asked[0])))
             if events is None:
                 return Response(status_code=CLIENT_CLOSED_REQUEST)
             return StreamingResponse(_server_sent(events), media_type="text/event-stream")
         if body.questions is None:
             done: AnswerResponse | list[AnswerResponse] | None
-            done = await unless_disconnected(request, answering.answer(asked[0]))
+            done = await cancel_on_disconnect(request, answering.answer(asked[0]))
         else:
-            done = await unless_disconnected(request, _all(answering, asked))
+            done = await cancel_on_disconnect(request, _all(answering, asked))
     except BusyError as error:
-        raise ProblemError(429, "busy", str(error), {"Retry-After": str(RETRY_SECONDS)}) from error
+        raise HttpError(429, "busy", str(error), {"Retry-After": str(RETRY_SECONDS)}) from error
     if done is None:
         return Response(status_code=CLIENT_CLOSED_REQUEST)
     return AnswersResponse(answers=done) if isinstance(done, list) else done
 
 
-async def _all(answering: Answering, asked: list[Asked]) -> list[AnswerResponse]:
+async def _all(answering: AnswerService, asked: list[AnswerTask]) -> list[AnswerResponse]:
     try:
         return await answering.answer_all(asked)
     except ExceptionGroup as group:
         raise group.exceptions[0] from group
 
 
-def _asked(body: AnswerRequest, question: str) -> Asked:
+def _parse_request(body: AnswerRequest, question: str) -> AnswerTask:
     limits = AgentLimits.model_validate(body.model_dump(include=set(AgentLimits.model_fields)))
-    return Asked(question, Sampling(body.temperature, 1.0, body.seed), limits, body.strategy, body.adapter)
+    return AnswerTask(question, Sampling(body.temperature, 1.0, body.seed), limits, body.strategy, body.adapter)
 
 
-async def _server_sent(events: AsyncGenerator[Told]) -> AsyncGenerator[bytes]:
+async def _server_sent(events: AsyncGenerator[AnswerEvent]) -> AsyncGenerator[bytes]:
     """`think`, `search`, `answer` and `text` with what is written, `result` with passages; `done`, or `error`."""
     try:
         async with aclosing(events):
@@ -87,10 +94,10 @@ async def _server_sent(events: AsyncGenerator[Told]) -> AsyncGenerator[bytes]:
         yield _sse("error", ErrorBody(error="internal_error", message=f"the answer broke off: {bug!r}").model_dump())
 
 
-def _message(event: Told) -> bytes:
+def _message(event: AnswerEvent) -> bytes:
     if isinstance(event, AnswerResponse):
         return _sse("done", event.model_dump())
-    if isinstance(event, Wrote):
+    if isinstance(event, TextDelta):
         return _sse(event.piece.kind, {"step": event.piece.step, "text": event.piece.text})
     passages = [{"id": passage.id, "title": passage.title, "text": passage.text} for passage in event.passages]
     return _sse("result", {"query": event.query, "passages": passages})

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field, replace
 from prometheus_client import Counter, Histogram
 
 from research.episode.agent import Sampling, SearchAgent
-from research.episode.streaming import Ended, Found, TellingPolicy, Wrote, watch
+from research.episode.streaming import EpisodeDone, SearchDone, StreamingPolicy, TextDelta, stream_episode
 from research.errors import ConfigurationError, ResearchError, ServiceError
 from research.schemas import AgentLimits, AnswerResponse
 from research.strategies import RESEARCH, BaselineStrategy, ReSearchStrategy, Strategy
@@ -28,7 +28,7 @@ REFUSED = Counter("research_answers_refused_total", "Questions refused because t
 RETRY_SECONDS = 2
 
 
-Told = Wrote | Found | AnswerResponse
+AnswerEvent = TextDelta | SearchDone | AnswerResponse
 
 
 class BusyError(ResearchError):
@@ -36,7 +36,7 @@ class BusyError(ResearchError):
 
 
 @dataclass(frozen=True, slots=True)
-class Asked:
+class AnswerTask:
     """A question, how it is answered: tokens drawn, limits of the request, strategy, LoRA adapter to write with."""
 
     question: str
@@ -46,7 +46,7 @@ class Asked:
     adapter: str | None = None
 
 
-class Answering:
+class AnswerService:
     """Runs the agent.
 
     Args:
@@ -62,7 +62,7 @@ class Answering:
     def __init__(
         self,
         agent: SearchAgent,
-        policy_with: Callable[[str | None], TellingPolicy],
+        policy_with: Callable[[str | None], StreamingPolicy],
         tokenizer: ChatTokenizer,
         retriever: ScoringRetriever,
         *,
@@ -75,11 +75,11 @@ class Answering:
         self._tokenizer = tokenizer
         self._retriever = retriever
         self._concurrency = concurrency
-        self._places = asyncio.Semaphore(concurrency)
+        self._slots = asyncio.Semaphore(concurrency)
         self._timeout = timeout
         self._max_question_chars = max_question_chars
 
-    def require_sound(self, asked: Asked) -> None:
+    def validate(self, asked: AnswerTask) -> None:
         """Raise ConfigurationError that names the field, if a request asks for more than it may."""
         if (length := len(asked.question)) > self._max_question_chars:
             raise ConfigurationError(
@@ -93,13 +93,13 @@ class Answering:
                 f"timeout: {asked.limits.timeout:g} s are more than policy.answer_timeout ({self._timeout:g} s)"
             )
 
-    def require_room(self) -> None:
+    def check_capacity(self) -> None:
         """Raise BusyError if no further question can be taken now."""
-        if self._places.locked():
+        if self._slots.locked():
             REFUSED.inc()
             raise BusyError("too many questions at once; try again soon")
 
-    async def answer(self, asked: Asked) -> AnswerResponse:
+    async def answer(self, asked: AnswerTask) -> AnswerResponse:
         """Answer one question, at once or not at all.
 
         Raises:
@@ -108,56 +108,56 @@ class Answering:
             ServiceError: policy or retriever failed, or time ran out.
             ProtocolError: the question leaves no room for an answer.
         """
-        self.require_sound(asked)
-        self.require_room()
-        return await self._in_its_turn(asked)
+        self.validate(asked)
+        self.check_capacity()
+        return await self._run_with_slot(asked)
 
-    async def answer_all(self, asked: Sequence[Asked]) -> list[AnswerResponse]:
+    async def answer_all(self, asked: Sequence[AnswerTask]) -> list[AnswerResponse]:
         """Answer several questions, each as soon as there is room. Raises what `answer` raises."""
         for one in asked:
-            self.require_sound(one)
-        self.require_room()
+            self.validate(one)
+        self.check_capacity()
         # A long list leaves half of the places to others.
         share = asyncio.Semaphore(max(1, self._concurrency // 2))
 
-        async def in_turn(one: Asked) -> AnswerResponse:
+        async def in_turn(one: AnswerTask) -> AnswerResponse:
             async with share:
-                return await self._in_its_turn(one)
+                return await self._run_with_slot(one)
 
         async with asyncio.TaskGroup() as group:
             tasks = [group.create_task(in_turn(one)) for one in asked]
         return [task.result() for task in tasks]
 
-    async def watch(self, asked: Asked) -> AsyncGenerator[Told]:
+    async def stream(self, asked: AnswerTask) -> AsyncGenerator[AnswerEvent]:
         """Answer one question and tell what happens; the last is the answer. Raises what `answer` raises."""
-        self.require_sound(asked)
-        self.require_room()
+        self.validate(asked)
+        self.check_capacity()
         if asked.strategy != RESEARCH:
-            yield await self._in_its_turn(asked)
+            yield await self._run_with_slot(asked)
             return
-        await self._places.acquire()  # at once, since there is room
+        await self._slots.acquire()  # at once, since there is room
         policy = self._policy_with(asked.adapter)
-        events = watch(
+        events = stream_episode(
             self._agent_for(asked, policy),
             policy,
             asked.question,
             asked.sampling,
             limit=self._seconds_for(asked),
-            over=self._places.release,
+            over=self._slots.release,
         )
         async with aclosing(events):
             try:
                 async for event in events:
                     yield (
                         _answered(asked, outcome_of(event.episode), event.seconds)
-                        if isinstance(event, Ended)
+                        if isinstance(event, EpisodeDone)
                         else event
                     )
             except TimeoutError as error:
                 raise self._out_of_time(asked) from error
 
-    async def _in_its_turn(self, asked: Asked) -> AnswerResponse:
-        async with self._places:
+    async def _run_with_slot(self, asked: AnswerTask) -> AnswerResponse:
+        async with self._slots:
             started = time.perf_counter()
             try:
                 async with asyncio.timeout(self._seconds_for(asked)):
@@ -166,13 +166,13 @@ class Answering:
                 raise self._out_of_time(asked) from error
             return _answered(asked, outcome, time.perf_counter() - started)
 
-    def _out_of_time(self, asked: Asked) -> ServiceError:
+    def _out_of_time(self, asked: AnswerTask) -> ServiceError:
         return ServiceError(f"no answer within {self._seconds_for(asked):g} s")
 
-    def _seconds_for(self, asked: Asked) -> float:
+    def _seconds_for(self, asked: AnswerTask) -> float:
         return asked.limits.timeout or self._timeout
 
-    def _strategy_for(self, asked: Asked) -> Strategy:
+    def _strategy_for(self, asked: AnswerTask) -> Strategy:
         policy = self._policy_with(asked.adapter)
         agent = self._agent_for(asked, policy)
         if asked.strategy == RESEARCH:
@@ -180,18 +180,18 @@ class Answering:
         chat = TokenChat(policy, self._tokenizer, agent.context_length)
         return BaselineStrategy.named(asked.strategy, chat, self._retriever, agent.limits)
 
-    def _agent_for(self, asked: Asked, policy: TellingPolicy) -> SearchAgent:
+    def _agent_for(self, asked: AnswerTask, policy: StreamingPolicy) -> SearchAgent:
         given = asked.limits.model_dump(include={"top_k", "max_searches", "max_tokens"}, exclude_none=True)
         return replace(self.agent, policy=policy, limits=self.agent.limits.model_copy(update=given))
 
 
-def _answered(asked: Asked, outcome: Outcome, seconds: float) -> AnswerResponse:
+def _answered(asked: AnswerTask, outcome: Outcome, seconds: float) -> AnswerResponse:
     ANSWERS.labels(outcome.stop_reason).inc()
     ANSWER_SECONDS.observe(seconds)
     return answer_response(outcome, seconds, asked.strategy, asked.adapter)
 
 
-async def begun(events: AsyncGenerator[Told]) -> AsyncGenerator[Told]:
+async def prefetch_first(events: AsyncGenerator[AnswerEvent]) -> AsyncGenerator[AnswerEvent]:
     """Wait for the first event, so that what fails before it is an ordinary error and not the end of a stream.
 
     Raises what the first event raises.
@@ -202,7 +202,7 @@ async def begun(events: AsyncGenerator[Told]) -> AsyncGenerator[Told]:
         await events.aclose()
         raise
 
-    async def all_of_them() -> AsyncGenerator[Told]:
+    async def all_of_them() -> AsyncGenerator[AnswerEvent]:
         async with aclosing(events):
             yield first
             async for event in events:

@@ -14,12 +14,12 @@ from services.policy.api import training as training_routes
 from services.policy.weights.checkpoint_checks import TensorSpec
 from services.policy.weights.updates import UpdateFailedError, WeightUpdates
 from services.web.auth import ADMIN_TOKEN_VARIABLE, environment_secret, require_bearer
-from services.web.problems import ExplainingRoute, ProblemError
+from services.web.problems import HttpError, ValidationRoute
 
 _HARMLESS = frozenset({"/is_paused", "/abort_requests", "/weight_info"})
 _PAUSING = frozenset({"/pause", "/resume"})
 
-router = APIRouter(prefix="/admin", tags=["admin"], route_class=ExplainingRoute)
+router = APIRouter(prefix="/admin", tags=["admin"], route_class=ValidationRoute)
 
 
 def attach_admin_routes(app: FastAPI) -> bool:
@@ -36,7 +36,7 @@ def attach_admin_routes(app: FastAPI) -> bool:
     app.include_router(adapter_routes.router, dependencies=guard)
     app.include_router(training_routes.control, dependencies=guard)
     app.include_router(_of_vllm(_HARMLESS), dependencies=guard, tags=["admin"])
-    app.include_router(_of_vllm(_PAUSING), dependencies=[*guard, Depends(_require_whole_weights)], tags=["admin"])
+    app.include_router(_of_vllm(_PAUSING), dependencies=[*guard, Depends(_require_complete_weights)], tags=["admin"])
     return True
 
 
@@ -52,12 +52,12 @@ def _updates(request: Request) -> WeightUpdates:
 Updates = Annotated[WeightUpdates, Depends(_updates)]
 
 
-def _require_whole_weights(updates: Updates) -> None:
+def _require_complete_weights(updates: Updates) -> None:
     """Half-loaded weights must not answer, whoever resumes (or pauses in another way)."""
     if updates.busy:
-        raise ProblemError(409, "updating", "weights are being exchanged; try again when that is done")
+        raise HttpError(409, "updating", "weights are being exchanged; try again when that is done")
     if updates.fault:
-        raise ProblemError(409, "weights_broken", updates.fault)
+        raise HttpError(409, "weights_broken", updates.fault)
 
 
 @router.post("/weights", responses={status: {"model": ErrorBody} for status in (401, 422, 500)})
@@ -66,7 +66,7 @@ async def update_weights(body: WeightsRequest, updates: Updates) -> WeightsRespo
     try:
         seconds = await updates.apply(body.path, body.version)
     except UpdateFailedError as error:
-        raise ProblemError(500, "update_failed", str(error)) from error
+        raise HttpError(500, "update_failed", str(error)) from error
     return WeightsResponse(version=updates.version, seconds=seconds)
 
 
@@ -77,7 +77,7 @@ async def receive_weights(body: BroadcastRequest, updates: Updates) -> WeightsRe
     try:
         seconds = await updates.receive(body.group_id, tensors, body.version)
     except UpdateFailedError as error:
-        raise ProblemError(500, "update_failed", str(error)) from error
+        raise HttpError(500, "update_failed", str(error)) from error
     return WeightsResponse(version=updates.version, seconds=seconds)
 
 

@@ -7,17 +7,17 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from services.web.problems import error_response
 
 # vLLM's API key guards /v1, /v2, /inference and /cohere only. These change state, or are inference by another name.
-CLOSED_PATHS = frozenset({"/scale_elastic_ep", "/is_scaling_elastic_ep", "/generative_scoring", "/invocations"})
+BLOCKED_PATHS = frozenset({"/scale_elastic_ep", "/is_scaling_elastic_ep", "/generative_scoring", "/invocations"})
 
 
-class ClosedRoutes:
+class BlockedRoutes:
     """ASGI middleware that answers 404 before any route is looked up, so that nothing registered later opens one."""
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "http" and scope["path"].rstrip("/") in CLOSED_PATHS:
+        if scope["type"] == "http" and scope["path"].rstrip("/") in BLOCKED_PATHS:
             await error_response(404, "not_found", "this route is closed")(scope, receive, send)
             return
         await self._app(scope, receive, send)

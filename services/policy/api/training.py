@@ -10,12 +10,12 @@ from fastapi import APIRouter, Request
 from research.schemas import ErrorBody, TrainingState
 from research.settings import Settings
 from services.web.auth import ADMIN_TOKEN_VARIABLE, environment_secret
-from services.web.problems import ExplainingRoute, ProblemError
+from services.web.problems import HttpError, ValidationRoute
 
 _SECONDS = 3.0
 
-router = APIRouter(tags=["training"], route_class=ExplainingRoute)
-control = APIRouter(prefix="/admin", tags=["admin"], route_class=ExplainingRoute)
+router = APIRouter(tags=["training"], route_class=ValidationRoute)
+control = APIRouter(prefix="/admin", tags=["admin"], route_class=ValidationRoute)
 
 
 @router.get("/training")
@@ -36,10 +36,10 @@ async def start_training(request: Request) -> TrainingState:
         return _state(await _ask(settings, "POST", "/run/start"))
     except httpx.HTTPStatusError as error:
         if error.response.status_code == 409:
-            raise ProblemError(409, "conflict", "the run is going on already") from error
-        raise ProblemError(502, "trainer_refused", f"the trainer answered {error.response.status_code}") from error
+            raise HttpError(409, "conflict", "the run is going on already") from error
+        raise HttpError(502, "trainer_refused", f"the trainer answered {error.response.status_code}") from error
     except (httpx.HTTPError, ValueError, KeyError, TypeError) as error:
-        raise ProblemError(502, "trainer_away", "the trainer does not answer; start it with `research up`") from error
+        raise HttpError(502, "trainer_away", "the trainer does not answer; start it with `research up`") from error
 
 
 async def _ask(settings: Settings, method: str, path: str) -> dict[str, Any]:

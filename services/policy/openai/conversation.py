@@ -28,8 +28,8 @@ def question_of(messages: Sequence[Mapping[str, Any]]) -> str:
     ]
     if not before:
         return texts[-1]
-    told = "\n".join(before)
-    return f"The conversation so far:\n{told}\n\nThe question: {texts[-1]}"
+    history = "\n".join(before)
+    return f"The conversation so far:\n{history}\n\nThe question: {texts[-1]}"
 
 
 def _text(message: Mapping[str, Any], place: int) -> str:

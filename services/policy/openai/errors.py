@@ -12,7 +12,7 @@ from services.policy.answer.service import RETRY_SECONDS, BusyError
 from services.web.problems import status_of
 
 
-class OpenAIProblemError(ResearchError):
+class OpenAIHttpError(ResearchError):
     """`cause`, as OpenAI's clients read errors."""
 
     def __init__(self, cause: ResearchError) -> None:
@@ -29,11 +29,11 @@ class OpenAIProblemError(ResearchError):
         return {"error": {"message": str(self), "type": self.kind, "param": None, "code": self.status}}
 
 
-def install_openai_problem_handler(app: FastAPI) -> None:
+def install_openai_http_error_handler(app: FastAPI) -> None:
     """Answer them with their status and body."""
 
     async def handle(_: Request, error: Exception) -> JSONResponse:
-        assert isinstance(error, OpenAIProblemError)
+        assert isinstance(error, OpenAIHttpError)
         return JSONResponse(error.body, status_code=error.status, headers=error.headers)
 
-    app.add_exception_handler(OpenAIProblemError, handle)
+    app.add_exception_handler(OpenAIHttpError, handle)

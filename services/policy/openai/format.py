@@ -19,7 +19,7 @@ from vllm.entrypoints.openai.chat_completion.protocol import (
 )
 
 from research.episode.agent import StopReason
-from research.episode.latex import unboxed
+from research.episode.latex import strip_latex
 from research.schemas import AnswerPassage, AnswerResponse
 
 AGENT = "research"
@@ -68,7 +68,7 @@ def response_of(answer: AnswerResponse) -> AgentResponse:
         reasoning=reasoning_of(answer),
         annotations=citations_of(answer.passages, content),
     )
-    choice = ChatCompletionResponseChoice(index=0, message=message, finish_reason=finish_of(answer))
+    choice = ChatCompletionResponseChoice(index=0, message=message, finish_reason=finish_reason_of(answer))
     return AgentResponse(model=agent_named(answer.adapter), choices=[choice], usage=usage_of(answer), research=answer)
 
 
@@ -77,7 +77,7 @@ def content_of(answer: AnswerResponse) -> str:
     for kind in ("answer", "text"):
         written = [step.text for step in answer.trace if step.kind == kind and step.text]
         if written:
-            return unboxed(written[0] if kind == "answer" else written[-1])
+            return strip_latex(written[0] if kind == "answer" else written[-1])
     return ""
 
 
@@ -119,7 +119,7 @@ def citations_of(passages: list[AnswerPassage], content: str) -> list[dict[str, 
     ]
 
 
-def finish_of(answer: AnswerResponse) -> str:
+def finish_reason_of(answer: AnswerResponse) -> str:
     """OpenAI's word for why it ended."""
     return "length" if StopReason(answer.stop_reason).truncated else "stop"
 

@@ -15,9 +15,9 @@ from vllm.entrypoints.serve.engine.protocol import ModelCard, ModelList
 from research.episode.agent import Sampling
 from research.errors import ConfigurationError, ResearchError
 from research.schemas import AgentLimits
-from services.policy.answer.service import Answering, Asked, begun
+from services.policy.answer.service import AnswerService, AnswerTask, prefetch_first
 from services.policy.openai.conversation import question_of
-from services.policy.openai.errors import OpenAIProblemError
+from services.policy.openai.errors import OpenAIHttpError
 from services.policy.openai.format import AGENT, adapter_of, agent_named, response_of
 from services.policy.openai.stream import AnswerStream
 
@@ -45,9 +45,9 @@ class ModelsWithAgent:
 class ChatWithAgent:
     """vLLM's chat completions; those that name the agent are its."""
 
-    def __init__(self, inner: Any, answering: Answering) -> None:
+    def __init__(self, inner: Any, answering: AnswerService) -> None:
         self._inner = inner
-        self._answering = answering
+        self._answer_service = answering
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._inner, name)
@@ -56,26 +56,26 @@ class ChatWithAgent:
         """As vLLM's.
 
         Raises:
-            OpenAIProblemError: the agent cannot answer this.
+            OpenAIHttpError: the agent cannot answer this.
         """
         if not self._is_agent(request.model):
             return await self._inner.create_chat_completion(request, raw_request)
         try:
-            asked = _asked(request)
+            asked = _parse_chat_request(request)
             if request.stream:
                 options = request.stream_options
                 stream = AnswerStream(request.model, with_usage=bool(options and options.include_usage))
-                return stream.chunks(await begun(self._answering.watch(asked)))
-            return response_of(await self._answering.answer(asked))
+                return stream.chunks(await prefetch_first(self._answer_service.stream(asked)))
+            return response_of(await self._answer_service.answer(asked))
         except ResearchError as error:
-            raise OpenAIProblemError(error) from error
+            raise OpenAIHttpError(error) from error
 
     def _is_agent(self, model: str | None) -> bool:
         """Whether a name is the agent's; with an adapter that is not loaded it is nobody's, which vLLM tells."""
         return model in {agent_named(adapter) for adapter in (None, *self._inner.models.lora_requests)}
 
 
-def _asked(request: ChatCompletionRequest) -> Asked:
+def _parse_chat_request(request: ChatCompletionRequest) -> AnswerTask:
     """What an OpenAI request asks of the agent; ConfigurationError names what the agent cannot do."""
     for field, wanted in (
         ("n", request.n not in (None, 1)),
@@ -91,7 +91,7 @@ def _asked(request: ChatCompletionRequest) -> Asked:
     if request.top_p is not None and not 0 < request.top_p <= 1:
         raise ConfigurationError(f"top_p: {request.top_p:g} is not above 0 and at most 1")
     sampling = Sampling(request.temperature or 0.0, 1.0 if request.top_p is None else request.top_p, request.seed)
-    return Asked(question_of(request.messages), sampling, _limits(request), adapter=adapter_of(request.model))
+    return AnswerTask(question_of(request.messages), sampling, _limits(request), adapter=adapter_of(request.model))
 
 
 def _limits(request: ChatCompletionRequest) -> AgentLimits:

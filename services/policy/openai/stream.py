@@ -11,19 +11,19 @@ from contextlib import aclosing
 
 from vllm.entrypoints.openai.chat_completion.protocol import ChatCompletionResponseStreamChoice
 
-from research.episode.latex import Unboxed
-from research.episode.streaming import Found
-from research.episode.tag_parser import Piece
+from research.episode.latex import LatexStripper
+from research.episode.streaming import SearchDone
+from research.episode.tag_parser import TagSpan
 from research.errors import ResearchError, ServiceError
 from research.schemas import AnswerResponse
-from services.policy.answer.service import Told
-from services.policy.openai.errors import OpenAIProblemError
+from services.policy.answer.service import AnswerEvent
+from services.policy.openai.errors import OpenAIHttpError
 from services.policy.openai.format import (
     AgentChunk,
     AgentDelta,
     citations_of,
     content_of,
-    finish_of,
+    finish_reason_of,
     found_line,
     heading,
     usage_of,
@@ -45,32 +45,32 @@ class AnswerStream:
         self._id = f"chatcmpl-{uuid.uuid4().hex}"
         self._created = int(time.time())
         self._with_usage = with_usage
-        self._unboxed = Unboxed()
+        self._unboxed = LatexStripper()
         self._answer_step: int | None = None
         self._content_begun = False
         self._last_step: int | None = None
         self._reasoning_begun = False
 
-    async def chunks(self, events: AsyncGenerator[Told]) -> AsyncGenerator[str]:
+    async def chunks(self, events: AsyncGenerator[AnswerEvent]) -> AsyncGenerator[str]:
         """Server-sent events, the last of them `[DONE]`; what fails in between is an event with `error`."""
         yield self._chunk(AgentDelta(role="assistant", content=""))
         try:
             async with aclosing(events):
                 async for event in events:
-                    for chunk in self._told(event):
+                    for chunk in self._event_chunks(event):
                         yield chunk
         except ResearchError as error:
-            yield f"data: {json.dumps(OpenAIProblemError(error).body)}\n\n"
+            yield f"data: {json.dumps(OpenAIHttpError(error).body)}\n\n"
         except Exception as bug:
             _logger.exception("a stream broke")
             broken = ServiceError(f"the answer broke off: {bug!r}")
-            yield f"data: {json.dumps(OpenAIProblemError(broken).body)}\n\n"
+            yield f"data: {json.dumps(OpenAIHttpError(broken).body)}\n\n"
         yield "data: [DONE]\n\n"
 
-    def _told(self, event: Told) -> Iterator[str]:
+    def _event_chunks(self, event: AnswerEvent) -> Iterator[str]:
         if isinstance(event, AnswerResponse):
             yield from self._ended(event)
-        elif isinstance(event, Found):
+        elif isinstance(event, SearchDone):
             yield self._paragraph(found_line([passage.title for passage in event.passages]))
             self._last_step = None
         elif event.piece.kind == "answer":
@@ -78,7 +78,7 @@ class AnswerStream:
         else:
             yield self._thought(event.piece)
 
-    def _thought(self, piece: Piece) -> str:
+    def _thought(self, piece: TagSpan) -> str:
         if piece.step == self._last_step:
             return self._chunk(AgentDelta(reasoning=piece.text))
         self._last_step = piece.step
@@ -89,7 +89,7 @@ class AnswerStream:
         self._reasoning_begun = True
         return self._chunk(AgentDelta(reasoning=before + text))
 
-    def _answered(self, piece: Piece) -> Iterator[str]:
+    def _answered(self, piece: TagSpan) -> Iterator[str]:
         """Only the first answer counts."""
         if self._answer_step is None:
             self._answer_step = piece.step
@@ -107,7 +107,7 @@ class AnswerStream:
         if not self._content_begun:
             yield from self._content(whole)
         last = AgentDelta(annotations=citations_of(answer.passages, whole))
-        yield self._chunk(last, finish_reason=finish_of(answer), research=answer)
+        yield self._chunk(last, finish_reason=finish_reason_of(answer), research=answer)
         if self._with_usage:
             yield self._event(self._wrapped([], usage=usage_of(answer)))
 

@@ -41,7 +41,7 @@ def safetensors_files(path: Path) -> list[Path]:
     return files
 
 
-def confined(path: str, root: Path) -> Path:
+def resolve_inside(path: str, root: Path) -> Path:
     """The resolved path, if it and the weights in it lie below `root` (links followed).
 
     Raises ConfigurationError if they do not, AssetError if there is nothing.

@@ -13,7 +13,7 @@ from services.policy.weights.fingerprint import fingerprint
 
 
 @dataclass(frozen=True, slots=True)
-class Identity:
+class WeightsId:
     """A fingerprint of weights, the SHA-256 of the rules that they were trained with, if they say so, and their run."""
 
     fingerprint: str
@@ -32,9 +32,9 @@ class FromDisk:
         """What the weight engine is told."""
         return {"path": str(self.path)}
 
-    def identity(self) -> Identity:
+    def identity(self) -> WeightsId:
         origin = read_origin(self._directory)
-        return Identity(
+        return WeightsId(
             fingerprint(self.path),
             trained_prompt(self._directory),
             is_trained(self._directory),
@@ -64,9 +64,9 @@ class Received:
         """What the weight engine is told."""
         return {"received": self.group_id}
 
-    def identity(self) -> Identity:
+    def identity(self) -> WeightsId:
         """Of the transfer, since nobody reads the weights; nor is the prompt sent."""
-        return Identity(hashlib.sha256(self.group_id.encode()).hexdigest()[:16], None, trained=True, run=None)
+        return WeightsId(hashlib.sha256(self.group_id.encode()).hexdigest()[:16], None, trained=True, run=None)
 
     def quality(self) -> None:
         """Nobody tells: the weights come without the run's files."""

@@ -14,7 +14,7 @@ from vllm.logger import init_logger
 
 from research.clients import INITIAL_VERSION
 from research.errors import ConfigurationError, ResearchError
-from services.policy.weights.checkpoint_checks import TensorSpec, confined, require_same_tensors, tensor_specs
+from services.policy.weights.checkpoint_checks import TensorSpec, require_same_tensors, resolve_inside, tensor_specs
 from services.policy.weights.finite import require_finite
 from services.policy.weights.sources import FromDisk, Received, Source
 from services.policy.weights.worker_rpc import WorkerFailedError, call_workers
@@ -76,12 +76,12 @@ class WeightUpdates:
         """
 
         async def update() -> dict[str, float]:
-            checkpoint = confined(path, self._weights_dir)
+            checkpoint = resolve_inside(path, self._weights_dir)
             require_same_tensors(await asyncio.to_thread(tensor_specs, checkpoint), self.tensors)
             await asyncio.to_thread(require_finite, checkpoint)
             return await self._swap(FromDisk(checkpoint), version, {})
 
-        return await self._in_turn(update)
+        return await self._exclusively(update)
 
     async def receive(self, group_id: str, tensors: dict[str, TensorSpec], version: str) -> dict[str, float]:
         """As `apply`, with weights that the trainer broadcasts by NCCL, in the order of `tensors`."""
@@ -94,14 +94,14 @@ class WeightUpdates:
             await self._receive(group_id, tensors, version, seconds)
             return await self._swap(Received(group_id), version, seconds)
 
-        return await self._in_turn(update)
+        return await self._exclusively(update)
 
     @property
     def busy(self) -> bool:
         """Whether an update is under way."""
         return self._lock.locked()
 
-    async def _in_turn(self, update: Callable[[], Awaitable[dict[str, float]]]) -> dict[str, float]:
+    async def _exclusively(self, update: Callable[[], Awaitable[dict[str, float]]]) -> dict[str, float]:
         async def locked() -> dict[str, float]:
             async with self._lock:
                 if self._lost:
@@ -109,7 +109,7 @@ class WeightUpdates:
                 try:
                     return await update()
                 finally:
-                    await self._forget_received()
+                    await self._discard_received()
 
         running = asyncio.create_task(locked())
         # The loop itself holds tasks only weakly.
@@ -137,7 +137,7 @@ class WeightUpdates:
             now = self.fault or f"version {self.version} is served on"
             raise UpdateFailedError(f"version {version} could not be received ({error}); {now}") from error
 
-    async def _forget_received(self) -> None:
+    async def _discard_received(self) -> None:
         """Keep in the workers' memory only what is served; it is what they go back to."""
         if not self._lost:
             kept = [self.source.group_id] if isinstance(self.source, Received) else []

@@ -12,7 +12,7 @@ from research.settings import NAME
 from services.retriever.api.info import IndexInfo, describe_index
 from services.retriever.retriever import Retriever, UnknownIndexError
 from services.web.auth import ADMIN_TOKEN_VARIABLE, environment_secret, require_bearer
-from services.web.problems import ProblemError
+from services.web.problems import HttpError
 
 
 def attach_admin_routes(app: FastAPI, retriever: Retriever) -> None:
@@ -32,6 +32,6 @@ def attach_admin_routes(app: FastAPI, retriever: Retriever) -> None:
         try:
             return describe_index(await retriever.reload(name))
         except UnknownIndexError as error:
-            raise ProblemError(404, "not_found", str(error)) from error
+            raise HttpError(404, "not_found", str(error)) from error
         except ResearchError as error:
-            raise ProblemError(409, "not_servable", f"{error} (the former revision is still served)") from error
+            raise HttpError(409, "not_servable", f"{error} (the former revision is still served)") from error

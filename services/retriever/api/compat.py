@@ -23,9 +23,9 @@ from research.errors import ServiceBusyError
 from research.schemas import ErrorBody
 from services.retriever.api.limits import json_response, require_within_limits
 from services.retriever.retriever import Retriever
-from services.retriever.types import Hit, Hits
-from services.web.disconnect import CLIENT_CLOSED_REQUEST, unless_disconnected
-from services.web.problems import ProblemError
+from services.retriever.types import HitDict, HitDicts
+from services.web.disconnect import CLIENT_CLOSED_REQUEST, cancel_on_disconnect
+from services.web.problems import HttpError
 
 COMPATIBLE_ROUTES = ("/compat/research/search", "/compat/research/batch_search", "/retrieve", "/queries")
 
@@ -66,7 +66,7 @@ class R1Queries(BaseModel):
     k: Count = 3
 
 
-def attach_dialects(app: FastAPI, retriever: Retriever) -> None:
+def attach_compatible_routes(app: FastAPI, retriever: Retriever) -> None:
     """Add the routes; all search the index of `corpus.index`."""
     router = APIRouter(tags=["compatible"], responses=_RESPONSES)
     searcher = _Searcher(retriever)
@@ -93,7 +93,7 @@ def attach_dialects(app: FastAPI, retriever: Retriever) -> None:
     async def retrieve(body: Retrieve, request: Request) -> Response:
         """Several queries, or one: a list of documents for each, with scores wrapped as `document` and `score`."""
         if (body.queries is None) == (body.query is None):
-            raise ProblemError(422, "invalid_request", "give either `queries` or `query`")
+            raise HttpError(422, "invalid_request", "give either `queries` or `query`")
         queries = [body.query] if isinstance(body.query, str) else body.query or body.queries or []
         found = await searcher.search(request, "queries", queries, ("topk", body.topk or 3))
         if found is None:
@@ -121,18 +121,18 @@ class _Searcher:
 
     async def search(
         self, request: Request, field: str, queries: Sequence[str], top_k: tuple[str, int]
-    ) -> list[Hits] | None:
+    ) -> list[HitDicts] | None:
         """The hits of each query, or None if the client hung up."""
         limits = self._retriever.settings.retriever
         texts = [query.strip()[: limits.max_query_chars] for query in queries]
         require_within_limits(limits, field=field, texts=texts, top_k=top_k)
         index = self._retriever.index(None)
         try:
-            found = await unless_disconnected(
+            found = await cancel_on_disconnect(
                 request, self._retriever.search(index, [text for text in texts if text], top_k[1])
             )
         except ServiceBusyError as error:
-            raise ProblemError(503, "busy", str(error), self._retriever.retry_headers()) from error
+            raise HttpError(503, "busy", str(error), self._retriever.retry_headers()) from error
         if found is None:
             return None
         answers = iter(found)
@@ -143,15 +143,15 @@ def _utf8(text: str) -> str:
     return text.encode("utf-8", "replace").decode("utf-8")
 
 
-def _document(hit: Hit) -> dict[str, Any]:
+def _document(hit: HitDict) -> dict[str, Any]:
     return {"id": hit["id"], "contents": f'"{hit["title"]}"\n{hit["text"]}'}
 
 
-def _scored_document(hit: Hit) -> dict[str, Any]:
+def _scored_document(hit: HitDict) -> dict[str, Any]:
     return {"document": _document(hit), "score": hit["score"]}
 
 
-def _scores(hits: Hits) -> list[float]:
+def _scores(hits: HitDicts) -> list[float]:
     return [float(hit["score"]) for hit in hits]
 
 

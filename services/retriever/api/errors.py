@@ -13,7 +13,7 @@ from research.errors import ServiceBusyError, ServiceError
 from research.schemas import ErrorBody
 from services.retriever.api.limits import InvalidFieldError
 from services.retriever.retriever import NotReadyError, Retriever, UnknownIndexError
-from services.web.problems import ProblemError, error_response, explain_fault
+from services.web.problems import HttpError, error_response, explain_fault
 
 # For the OpenAPI description of a route.
 ERROR_RESPONSES: dict[int | str, dict[str, Any]] = {
@@ -46,7 +46,7 @@ def install_error_handlers(app: FastAPI, retriever: Retriever) -> None:
         return error_response(422, "invalid_request", str(error))
 
     async def problem(_request: Request, error: Exception) -> JSONResponse:
-        assert isinstance(error, ProblemError)
+        assert isinstance(error, HttpError)
         if error.error == "busy":
             retriever.metrics.count_rejected()
         return error_response(error.status, error.error, str(error), error.headers)
@@ -72,7 +72,7 @@ def install_error_handlers(app: FastAPI, retriever: Retriever) -> None:
     app.add_exception_handler(NotReadyError, not_ready)
     app.add_exception_handler(InvalidFieldError, invalid_field)
     app.add_exception_handler(UnknownIndexError, unknown_index)
-    app.add_exception_handler(ProblemError, problem)
+    app.add_exception_handler(HttpError, problem)
     app.add_exception_handler(RequestValidationError, invalid_body)
     app.add_exception_handler(HTTPException, http_error)
     app.add_exception_handler(Exception, unexpected)

@@ -16,7 +16,7 @@ from research.errors import ResearchError, ServiceBusyError
 from research.schemas import Hit
 from services.retriever.api.limits import InvalidFieldError, require_within_limits
 from services.retriever.retriever import Retriever
-from services.web.disconnect import unless_disconnected
+from services.web.disconnect import cancel_on_disconnect
 
 _PATH = "/mcp"
 
@@ -39,7 +39,7 @@ def attach_mcp(app: FastAPI, retriever: Retriever) -> Callable[[], AbstractAsync
             require_within_limits(retriever.settings.retriever, field="query", texts=[text], top_k=("top_k", top_k))
             request = call.request_context.request
             assert request is not None, "every call comes over HTTP"
-            found = await unless_disconnected(request, retriever.search(retriever.index(None), [text], top_k))
+            found = await cancel_on_disconnect(request, retriever.search(retriever.index(None), [text], top_k))
         except ServiceBusyError as error:
             retriever.metrics.count_rejected()
             raise ToolError(str(error)) from error

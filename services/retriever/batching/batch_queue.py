@@ -6,7 +6,7 @@ import threading
 from collections import deque
 from dataclasses import dataclass
 
-from services.retriever.batching.in_flight import Work
+from services.retriever.batching.in_flight import PendingQuery
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,21 +19,21 @@ class Limits:
 
 
 @dataclass(frozen=True, slots=True)
-class Taken:
+class Batch:
     """A batch to work on, and what was left out because nobody seemed to wait for it."""
 
-    batch: list[Work]
-    abandoned: list[Work]
+    batch: list[PendingQuery]
+    abandoned: list[PendingQuery]
 
 
-class Backlog:
+class BatchQueue:
     """Two queues: work that waits to be tokenised, and work that waits to be encoded. Every method is thread-safe."""
 
     def __init__(self, limits: Limits) -> None:
         self._limits = limits
-        self._waiting: deque[Work] = deque()
+        self._waiting: deque[PendingQuery] = deque()
         self._tokenising = 0
-        self._tokenised: deque[Work] = deque()
+        self._tokenised: deque[PendingQuery] = deque()
         self._lock = threading.Lock()
         self._arrived, self._encodable = threading.Condition(self._lock), threading.Condition(self._lock)
         self._closed = False
@@ -45,18 +45,18 @@ class Backlog:
             return len(self._waiting) + self._tokenising + len(self._tokenised)
 
     @property
-    def tokenised(self) -> int:
+    def tokenized(self) -> int:
         """Pieces of work that only the encoder has to take."""
         with self._lock:
             return len(self._tokenised)
 
-    def add(self, works: list[Work]) -> None:
+    def add(self, works: list[PendingQuery]) -> None:
         """Let work wait."""
         with self._lock:
             self._waiting.extend(works)
             self._arrived.notify()
 
-    def take_waiting(self) -> Taken | None:
+    def take_waiting(self) -> Batch | None:
         """Wait for work that is to be tokenised; no more than the encoder takes at once, or None after `close`."""
         with self._lock:
             self._arrived.wait_for(lambda: self._closed or self._waiting)
@@ -65,26 +65,26 @@ class Backlog:
             taken = [self._waiting.popleft() for _ in range(min(len(self._waiting), self._limits.batch))]
             batch, abandoned = _parted(taken)
             self._tokenising = len(batch)
-            return Taken(batch, abandoned)
+            return Batch(batch, abandoned)
 
-    def put_tokenised(self, works: list[Work]) -> None:
+    def put_tokenized(self, works: list[PendingQuery]) -> None:
         """Pass on what `take_waiting` gave last; nothing if it could not be tokenised."""
         with self._lock:
             self._tokenising = 0
             self._tokenised.extend(works)
             self._encodable.notify()
 
-    def take_tokenised(self) -> Taken | None:
+    def take_tokenized(self) -> Batch | None:
         """Wait for work that is to be encoded and take a batch within the limits, or None after `close`."""
         with self._lock:
             self._encodable.wait_for(lambda: self._closed or self._tokenised)
             return None if self._closed else self._take_batch()
 
-    def sweep(self) -> list[Work]:
+    def sweep(self) -> list[PendingQuery]:
         """Take out everything that nobody waits for."""
         with self._lock:
-            (waiting, gone), (tokenised, gone_later) = _parted(self._waiting), _parted(self._tokenised)
-            self._waiting, self._tokenised = deque(waiting), deque(tokenised)
+            (waiting, gone), (tokenized, gone_later) = _parted(self._waiting), _parted(self._tokenised)
+            self._waiting, self._tokenised = deque(waiting), deque(tokenized)
             return gone + gone_later
 
     def clear(self) -> None:
@@ -101,25 +101,25 @@ class Backlog:
             self._arrived.notify_all()
             self._encodable.notify_all()
 
-    def _take_batch(self) -> Taken:
-        batch: list[Work] = []
-        abandoned: list[Work] = []
+    def _take_batch(self) -> Batch:
+        batch: list[PendingQuery] = []
+        abandoned: list[PendingQuery] = []
         tokens = 0
         while self._tokenised and len(batch) < self._limits.batch:
-            work = self._tokenised[0]
-            if work.abandoned:
+            pending = self._tokenised[0]
+            if pending.abandoned:
                 abandoned.append(self._tokenised.popleft())
                 continue
-            tokens += len(work.ids)
+            tokens += len(pending.ids)
             if batch and tokens > self._limits.batch_tokens:
                 break
             batch.append(self._tokenised.popleft())
-        return Taken(batch, abandoned)
+        return Batch(batch, abandoned)
 
 
-def _parted(works: deque[Work] | list[Work]) -> tuple[list[Work], list[Work]]:
-    kept: list[Work] = []
-    gone: list[Work] = []
-    for work in works:
-        (gone if work.abandoned else kept).append(work)
+def _parted(works: deque[PendingQuery] | list[PendingQuery]) -> tuple[list[PendingQuery], list[PendingQuery]]:
+    kept: list[PendingQuery] = []
+    gone: list[PendingQuery] = []
+    for pending in works:
+        (gone if pending.abandoned else kept).append(pending)
     return kept, gone

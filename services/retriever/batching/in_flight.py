@@ -7,16 +7,16 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from research.errors import ServiceError
-from services.retriever.types import Answer, Query, TokenIds
+from services.retriever.types import Query, QueryResult, TokenIds
 
 
 @dataclass(slots=True, eq=False)
-class Work:
+class PendingQuery:
     """One query under way and everyone who waits for its answer."""
 
     query: Query
     since: float
-    waiters: list[asyncio.Future[Answer]] = field(default_factory=list)
+    waiters: list[asyncio.Future[QueryResult]] = field(default_factory=list)
     ids: TokenIds = field(default_factory=list)
 
     @property
@@ -25,7 +25,7 @@ class Work:
         return all(waiter.done() for waiter in self.waiters)
 
 
-class Ledger:
+class InFlight:
     """The queries under way.
 
     Args:
@@ -34,63 +34,65 @@ class Ledger:
 
     def __init__(self, *, merge: bool) -> None:
         self._merge = merge
-        self._by_key: dict[tuple[str, str, int], Work] = {}
-        self._open: set[Work] = set()
+        self._by_key: dict[tuple[str, str, int], PendingQuery] = {}
+        self._open: set[PendingQuery] = set()
         self._none_open = asyncio.Event()
         self._none_open.set()
 
-    def count_new(self, queries: Sequence[Query]) -> int:
-        """How many pieces of work `enter` would begin."""
+    def new_count(self, queries: Sequence[Query]) -> int:
+        """How many pieces of work `register` would begin."""
         return len({query.key for query in queries if query.key not in self._by_key}) if self._merge else len(queries)
 
-    def enter(self, queries: Sequence[Query], now: float) -> tuple[list[Work], list[asyncio.Future[Answer]]]:
+    def register(
+        self, queries: Sequence[Query], now: float
+    ) -> tuple[list[PendingQuery], list[asyncio.Future[QueryResult]]]:
         """Note who asks; returns the work that is new, and one future for each query."""
-        new: list[Work] = []
-        waiters: list[asyncio.Future[Answer]] = []
+        new: list[PendingQuery] = []
+        waiters: list[asyncio.Future[QueryResult]] = []
         for query in queries:
-            work = self._by_key.get(query.key) if self._merge else None
-            if work is None:
-                work = self._by_key[query.key] = Work(query, now)
-                self._open.add(work)
-                new.append(work)
-            waiter: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
-            work.waiters.append(waiter)
+            pending = self._by_key.get(query.key) if self._merge else None
+            if pending is None:
+                pending = self._by_key[query.key] = PendingQuery(query, now)
+                self._open.add(pending)
+                new.append(pending)
+            waiter: asyncio.Future[QueryResult] = asyncio.get_running_loop().create_future()
+            pending.waiters.append(waiter)
             waiters.append(waiter)
         if new:
             self._none_open.clear()
         return new, waiters
 
-    def answer(self, work: Work, answer: Answer) -> int:
+    def resolve(self, pending: PendingQuery, answer: QueryResult) -> int:
         """Give everyone who still waits the answer; returns how many they were."""
-        waiting = self._close(work)
+        waiting = self._close(pending)
         for waiter in waiting:
             waiter.set_result(answer)
         return len(waiting)
 
-    def fail(self, work: Work, reason: str, cause: Exception) -> None:
+    def fail(self, pending: PendingQuery, reason: str, cause: Exception) -> None:
         """Tell everyone who still waits that there is no answer."""
-        for waiter in self._close(work):
+        for waiter in self._close(pending):
             error = ServiceError(reason)
             error.__cause__ = cause
             waiter.set_exception(error)
 
     def fail_all(self, reason: str, cause: Exception) -> None:
         """Tell everyone who waits for anything that there is no answer."""
-        for work in list(self._open):
-            self.fail(work, reason, cause)
+        for pending in list(self._open):
+            self.fail(pending, reason, cause)
 
-    def drop(self, work: Work) -> None:
+    def discard(self, pending: PendingQuery) -> None:
         """Forget work that nobody waits for."""
-        self._close(work)
+        self._close(pending)
 
     async def all_done(self) -> None:
         """Return once nothing is under way."""
         await self._none_open.wait()
 
-    def _close(self, work: Work) -> list[asyncio.Future[Answer]]:
-        self._open.discard(work)
-        if self._by_key.get(work.query.key) is work:
-            del self._by_key[work.query.key]
+    def _close(self, pending: PendingQuery) -> list[asyncio.Future[QueryResult]]:
+        self._open.discard(pending)
+        if self._by_key.get(pending.query.key) is pending:
+            del self._by_key[pending.query.key]
         if not self._open:
             self._none_open.set()
-        return [waiter for waiter in work.waiters if not waiter.done()]
+        return [waiter for waiter in pending.waiters if not waiter.done()]

@@ -16,11 +16,11 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from research.errors import ServiceBusyError
-from services.retriever.batching.batch_queue import Backlog, Limits
-from services.retriever.batching.in_flight import Ledger, Work
+from services.retriever.batching.batch_queue import BatchQueue, Limits
+from services.retriever.batching.in_flight import InFlight, PendingQuery
 from services.retriever.batching.result_cache import ResultCache
 from services.retriever.batching.stages import Encoded, Stages
-from services.retriever.types import Answer, Hits, Query, QueryEncoder
+from services.retriever.types import HitDicts, Query, QueryEncoder, QueryResult
 
 _logger = logging.getLogger(__name__)
 
@@ -36,7 +36,7 @@ class BatchReport:
         dropped: pieces of work left out, because nobody waited for them any more.
     """
 
-    answers: list[Answer]
+    answers: list[QueryResult]
     queries: int = 0
     merged: int = 0
     dropped: int = 0
@@ -65,8 +65,8 @@ class SearchPipeline:
         self._cache = cache
         self._most_waiting = limits.queue
         self._observe = observe
-        self._ledger = Ledger(merge=merge)
-        self._backlog = Backlog(limits)
+        self._in_flight = InFlight(merge=merge)
+        self._batch_queue = BatchQueue(limits)
         self._encoder = encoder
         self._stages: Stages | None = None
         self._closing = False
@@ -76,7 +76,7 @@ class SearchPipeline:
     @property
     def depth(self) -> int:
         """Distinct queries that are not being encoded yet."""
-        return self._backlog.depth
+        return self._batch_queue.depth
 
     @property
     def is_full(self) -> bool:
@@ -91,17 +91,17 @@ class SearchPipeline:
     def start(self) -> None:
         """Begin to work."""
         loop = asyncio.get_running_loop()
-        self._stages = Stages(self._backlog, self._encoder, _InLoop(loop, self))
+        self._stages = Stages(self._batch_queue, self._encoder, _LoopThreadsafe(loop, self))
         self._stages.start()
 
     async def close(self) -> None:
         """Take no more queries, finish those under way, end the threads."""
         self._closing = True
-        await self._ledger.all_done()
+        await self._in_flight.all_done()
         if self._stages is not None:
             await asyncio.to_thread(self._stages.close)
 
-    async def submit(self, queries: Sequence[Query]) -> list[Answer]:
+    async def submit(self, queries: Sequence[Query]) -> list[QueryResult]:
         """Answer the queries of one request, in order; all are admitted or none.
 
         Cancelling the call withdraws those that nobody else waits for and that are not being encoded yet.
@@ -115,12 +115,12 @@ class SearchPipeline:
         cached = [self._cache.get(query.key) for query in queries]
         missing = [query for query, hits in zip(queries, cached, strict=True) if hits is None]
         found = iter(await self._work_on(missing)) if missing else iter(())
-        return [next(found) if hits is None else Answer(hits) for hits in cached]
+        return [next(found) if hits is None else QueryResult(hits) for hits in cached]
 
-    async def _work_on(self, queries: list[Query]) -> list[Answer]:
+    async def _work_on(self, queries: list[Query]) -> list[QueryResult]:
         self._admit(queries)
-        new, waiters = self._ledger.enter(queries, time.perf_counter())
-        self._backlog.add(new)
+        new, waiters = self._in_flight.register(queries, time.perf_counter())
+        self._batch_queue.add(new)
         try:
             return await asyncio.gather(*waiters)
         except BaseException:
@@ -135,45 +135,45 @@ class SearchPipeline:
         # To look through the queue takes as long as the queue is: only when there may be something to find.
         if self.depth + len(queries) > self._most_waiting and self._somebody_left:
             self._somebody_left = False
-            self.drop(self._backlog.sweep())
-        if self.depth + self._ledger.count_new(queries) > self._most_waiting:
+            self.on_abandoned(self._batch_queue.sweep())
+        if self.depth + self._in_flight.new_count(queries) > self._most_waiting:
             raise ServiceBusyError(f"{self.depth} queries wait already and {self._most_waiting} may; try again later")
 
-    def answer(self, encoded: Encoded, hits: list[Hits | Exception], seconds: float) -> None:
+    def on_results(self, encoded: Encoded, hits: list[HitDicts | Exception], seconds: float) -> None:
         """Give everyone who waits for a batch the hits, or the error of their index; keep and report them."""
-        answers: list[Answer] = []
+        answers: list[QueryResult] = []
         merged = 0
-        for work, own in zip(encoded.batch, hits, strict=True):
+        for pending, own in zip(encoded.batch, hits, strict=True):
             if isinstance(own, Exception):
-                self._ledger.fail(work, f"the search failed: {own!r}", own)
+                self._in_flight.fail(pending, f"the search failed: {own!r}", own)
                 continue
-            answer = Answer(own, encoded.begun - work.since, encoded.seconds, seconds)
-            self._cache.put(work.query.key, own)
-            given = self._ledger.answer(work, answer)
-            answers += [answer] * given
+            result = QueryResult(own, encoded.begun - pending.since, encoded.seconds, seconds)
+            self._cache.put(pending.query.key, own)
+            given = self._in_flight.resolve(pending, result)
+            answers += [result] * given
             merged += max(0, given - 1)
         self._note_pace(max(encoded.seconds, seconds), len(encoded.batch))
         self._report(BatchReport(answers, len(encoded.batch), merged))
 
-    def fail(self, batch: list[Work], cause: Exception) -> None:
+    def on_failure(self, batch: list[PendingQuery], cause: Exception) -> None:
         """Tell everyone who waits for a batch that it failed."""
-        for work in batch:
-            self._ledger.fail(work, f"the search failed: {cause!r}", cause)
+        for pending in batch:
+            self._in_flight.fail(pending, f"the search failed: {cause!r}", cause)
 
-    def drop(self, works: list[Work]) -> None:
+    def on_abandoned(self, pending: list[PendingQuery]) -> None:
         """Forget work that nobody waits for; what somebody has joined since it was left out waits again."""
-        gone = [work for work in works if work.abandoned]
-        for work in gone:
-            self._ledger.drop(work)
-        if joined := [work for work in works if not work.abandoned]:
-            self._backlog.add(joined)
+        gone = [query for query in pending if query.abandoned]
+        for query in gone:
+            self._in_flight.discard(query)
+        if joined := [query for query in pending if not query.abandoned]:
+            self._batch_queue.add(joined)
         if gone:
             self._report(BatchReport([], dropped=len(gone)))
 
-    def start_over(self, bug: Exception) -> None:
+    def on_crash(self, bug: Exception) -> None:
         """Tell everyone who waits for anything that a stage broke."""
-        self._backlog.clear()
-        self._ledger.fail_all("the search failed: a bug; the log of the retriever says where", bug)
+        self._batch_queue.clear()
+        self._in_flight.fail_all("the search failed: a bug; the log of the retriever says where", bug)
 
     def _report(self, report: BatchReport) -> None:
         try:
@@ -187,32 +187,32 @@ class SearchPipeline:
         self._recent_queries = 0.8 * self._recent_queries + queries
 
 
-class _InLoop:
+class _LoopThreadsafe:
     """Takes what the stages tell to the event loop, to which everybody who waits belongs."""
 
     def __init__(self, loop: asyncio.AbstractEventLoop, pipeline: SearchPipeline) -> None:
         self._loop = loop
         self._pipeline = pipeline
 
-    def searched(self, encoded: Encoded, hits: list[Hits | Exception], seconds: float) -> None:
-        self._tell(lambda: self._pipeline.answer(encoded, hits, seconds))
+    def on_results(self, encoded: Encoded, hits: list[HitDicts | Exception], seconds: float) -> None:
+        self._post(lambda: self._pipeline.on_results(encoded, hits, seconds))
 
-    def failed(self, batch: list[Work], cause: Exception) -> None:
-        self._tell(lambda: self._pipeline.fail(batch, cause))
+    def on_failure(self, batch: list[PendingQuery], cause: Exception) -> None:
+        self._post(lambda: self._pipeline.on_failure(batch, cause))
 
-    def abandoned(self, works: list[Work]) -> None:
-        self._tell(lambda: self._pipeline.drop(works))
+    def on_abandoned(self, pending: list[PendingQuery]) -> None:
+        self._post(lambda: self._pipeline.on_abandoned(pending))
 
-    def broke(self, bug: Exception) -> None:
-        self._tell(lambda: self._pipeline.start_over(bug))
+    def on_crash(self, bug: Exception) -> None:
+        self._post(lambda: self._pipeline.on_crash(bug))
 
-    def _tell(self, what: Callable[[], None]) -> None:
+    def _post(self, what: Callable[[], None]) -> None:
         def safely() -> None:
             try:
                 what()
             except Exception as bug:
                 _logger.exception("what a stage told could not be dealt with; all that is under way fails")
-                self._pipeline.start_over(bug)
+                self._pipeline.on_crash(bug)
 
         # A forced end closes the loop while the threads still work; then nobody waits any longer.
         if not self._loop.is_closed():

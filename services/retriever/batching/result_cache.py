@@ -6,7 +6,7 @@ import sys
 
 from cachetools import LRUCache
 
-from services.retriever.types import Hits
+from services.retriever.types import HitDicts
 
 Key = tuple[str, str, int]
 
@@ -22,11 +22,11 @@ class ResultCache:
     """
 
     def __init__(self, max_bytes: int) -> None:
-        self._hits: LRUCache[Key, tuple[Hits, int]] = LRUCache(max_bytes, getsizeof=lambda entry: entry[1])
+        self._hits: LRUCache[Key, tuple[HitDicts, int]] = LRUCache(max_bytes, getsizeof=lambda entry: entry[1])
         self.found = 0
         self.missed = 0
 
-    def get(self, key: Key) -> Hits | None:
+    def get(self, key: Key) -> HitDicts | None:
         """The hits kept under `key`, not to be changed."""
         entry = self._hits.get(key)
         if entry is None:
@@ -35,7 +35,7 @@ class ResultCache:
         self.found += 1
         return entry[0]
 
-    def put(self, key: Key, hits: Hits) -> None:
+    def put(self, key: Key, hits: HitDicts) -> None:
         """Keep hits, unless they alone are larger than the cache."""
         size = _size_of(key, hits)
         if size <= self._hits.maxsize:
@@ -47,6 +47,6 @@ class ResultCache:
         return int(self._hits.currsize)
 
 
-def _size_of(key: Key, hits: Hits) -> int:
+def _size_of(key: Key, hits: HitDicts) -> int:
     texts = sum(sys.getsizeof(value) for hit in hits for value in hit.values() if isinstance(value, str))
     return sys.getsizeof(key[1]) + texts + _HIT_OVERHEAD_BYTES * (len(hits) + 1)

@@ -14,9 +14,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
-from services.retriever.batching.batch_queue import Backlog
-from services.retriever.batching.in_flight import Work
-from services.retriever.types import Hits, QueryEncoder, Vectors
+from services.retriever.batching.batch_queue import BatchQueue
+from services.retriever.batching.in_flight import PendingQuery
+from services.retriever.types import HitDicts, QueryEncoder, Vectors
 
 _logger = logging.getLogger(__name__)
 
@@ -28,28 +28,28 @@ _AFTER_A_BUG_SECONDS = 0.05
 class Encoded:
     """A batch with its vectors; `begun` (by `time.perf_counter`) and `seconds` are of its encoding."""
 
-    batch: list[Work]
+    batch: list[PendingQuery]
     vectors: Vectors
     begun: float
     seconds: float
 
 
-class Outcomes(Protocol):
+class PipelineCallbacks(Protocol):
     """Where the stages tell what came out; called in their threads."""
 
-    def searched(self, encoded: Encoded, hits: list[Hits | Exception], seconds: float) -> None:
+    def on_results(self, encoded: Encoded, hits: list[HitDicts | Exception], seconds: float) -> None:
         """Take the hits of each query of a batch, or what its index raised."""
         ...
 
-    def failed(self, batch: list[Work], cause: Exception) -> None:
+    def on_failure(self, batch: list[PendingQuery], cause: Exception) -> None:
         """Take a batch that could not be tokenised or encoded."""
         ...
 
-    def abandoned(self, works: list[Work]) -> None:
+    def on_abandoned(self, pending: list[PendingQuery]) -> None:
         """Take work that nobody seemed to wait for."""
         ...
 
-    def broke(self, bug: Exception) -> None:
+    def on_crash(self, bug: Exception) -> None:
         """Take a bug in a stage, which goes on with what comes next."""
         ...
 
@@ -58,20 +58,20 @@ class Stages:
     """The threads, between `start` and `close`.
 
     Args:
-        backlog: where work comes from.
+        batch_queue: where work comes from.
         encoder: its two methods run in one thread each.
-        outcomes: is told what came out.
+        callbacks: is told what came out.
     """
 
-    def __init__(self, backlog: Backlog, encoder: QueryEncoder, outcomes: Outcomes) -> None:
-        self._backlog = backlog
+    def __init__(self, batch_queue: BatchQueue, encoder: QueryEncoder, callbacks: PipelineCallbacks) -> None:
+        self._batch_queue = batch_queue
         self._encoder = encoder
-        self._outcomes = outcomes
+        self._callbacks = callbacks
         # One batch may wait here: the encoder runs ahead of a slower search by no more than that.
         self._encoded: queue.Queue[Encoded | None] = queue.Queue(maxsize=1)
         self._threads = [
-            threading.Thread(target=self._keep_running, args=[step], name=step.__name__.strip("_"), daemon=True)
-            for step in (self._tokenise, self._encode, self._search)
+            threading.Thread(target=self._run_forever, args=[step], name=step.__name__.strip("_"), daemon=True)
+            for step in (self._tokenize, self._encode, self._search)
         ]
 
     def start(self) -> None:
@@ -81,12 +81,12 @@ class Stages:
 
     def close(self) -> None:
         """End the threads; there must be no work under way."""
-        self._backlog.close()
+        self._batch_queue.close()
         self._encoded.put(None)
         for thread in self._threads:
             thread.join()
 
-    def _keep_running(self, step: Callable[[], bool]) -> None:
+    def _run_forever(self, step: Callable[[], bool]) -> None:
         """A stage that ended would leave everyone waiting for ever; a bug in it costs what was under way, no more."""
         goes_on = True
         while goes_on:
@@ -95,27 +95,27 @@ class Stages:
             # A panic of a library in Rust is no Exception.
             except BaseException as bug:
                 _logger.exception("a stage broke; it goes on with what comes next")
-                self._outcomes.broke(bug if isinstance(bug, Exception) else RuntimeError(repr(bug)))
+                self._callbacks.on_crash(bug if isinstance(bug, Exception) else RuntimeError(repr(bug)))
                 time.sleep(_AFTER_A_BUG_SECONDS)
 
-    def _tokenise(self) -> bool:
-        taken = self._backlog.take_waiting()
+    def _tokenize(self) -> bool:
+        taken = self._batch_queue.take_waiting()
         if taken is None:
             return False
         self._leave_out(taken.abandoned)
         try:
-            rows = self._encoder.tokenise([work.query.text for work in taken.batch])
+            rows = self._encoder.tokenize([pending.query.text for pending in taken.batch])
         except Exception as cause:
-            self._backlog.put_tokenised([])
+            self._batch_queue.put_tokenized([])
             self._fail(taken.batch, cause)
             return True
-        for work, ids in zip(taken.batch, rows, strict=True):
-            work.ids = ids
-        self._backlog.put_tokenised(taken.batch)
+        for pending, ids in zip(taken.batch, rows, strict=True):
+            pending.ids = ids
+        self._batch_queue.put_tokenized(taken.batch)
         return True
 
     def _encode(self) -> bool:
-        taken = self._backlog.take_tokenised()
+        taken = self._batch_queue.take_tokenized()
         if taken is None:
             return False
         self._leave_out(taken.abandoned)
@@ -123,7 +123,7 @@ class Stages:
             return True
         begun = time.perf_counter()
         try:
-            vectors = self._encoder.encode([work.ids for work in taken.batch])
+            vectors = self._encoder.encode([pending.ids for pending in taken.batch])
         except Exception as cause:
             self._fail(taken.batch, cause)
             return True
@@ -136,24 +136,24 @@ class Stages:
             return False
         begun = time.perf_counter()
         hits = _search_batch(encoded)
-        self._outcomes.searched(encoded, hits, time.perf_counter() - begun)
+        self._callbacks.on_results(encoded, hits, time.perf_counter() - begun)
         return True
 
-    def _leave_out(self, abandoned: list[Work]) -> None:
+    def _leave_out(self, abandoned: list[PendingQuery]) -> None:
         if abandoned:
-            self._outcomes.abandoned(abandoned)
+            self._callbacks.on_abandoned(abandoned)
 
-    def _fail(self, batch: list[Work], cause: Exception) -> None:
+    def _fail(self, batch: list[PendingQuery], cause: Exception) -> None:
         _logger.exception("a batch of %d queries failed", len(batch))
-        self._outcomes.failed(batch, cause)
+        self._callbacks.on_failure(batch, cause)
 
 
-def _search_batch(encoded: Encoded) -> list[Hits | Exception]:
+def _search_batch(encoded: Encoded) -> list[HitDicts | Exception]:
     """One call for each index and depth that the batch asks; an index that fails fails its own queries only."""
-    found: dict[int, Hits | Exception] = {}
+    found: dict[int, HitDicts | Exception] = {}
     groups: dict[tuple[str, int], list[int]] = {}
-    for row, work in enumerate(encoded.batch):
-        groups.setdefault((work.query.target.key, work.query.top_k), []).append(row)
+    for row, pending in enumerate(encoded.batch):
+        groups.setdefault((pending.query.target.key, pending.query.top_k), []).append(row)
     for rows in groups.values():
         queries = [encoded.batch[row].query for row in rows]
         target, top_k = queries[0].target, queries[0].top_k

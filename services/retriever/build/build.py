@@ -28,8 +28,8 @@ from services.retriever.build.vector_shards import SHARD, VectorShards
 from services.retriever.encoder.checkpoint import Checkpoint, open_checkpoint
 from services.retriever.encoder.encoder import load_encoders
 from services.retriever.encoder.onnx_export import exported_graph
-from services.retriever.index.bm25 import LEXICAL_UP_TO, write_lexical
-from services.retriever.index.faiss_config import structure_for
+from services.retriever.index.bm25 import MAX_BM25_PASSAGES, write_bm25
+from services.retriever.index.faiss_config import faiss_config_for
 from services.retriever.index.manifest import MANIFEST, Manifest, Recipe, read_manifest, recipe_for
 from services.retriever.index.milvus import MilvusCollection, collection_prefix, drop_collections, write_milvus
 from services.retriever.index.passage_store import PASSAGES, PassageStore, write_passage_store
@@ -54,14 +54,14 @@ def build_index(settings: Settings, passages: Path) -> Path:
         work = target.with_name(f".{target.name}.building")
         _finish_replacing(target)
         if _is_current(settings, checkpoint, recipe):
-            _say(f"index {target} is up to date (revision {recipe.revision})")
+            _log(f"index {target} is up to date (revision {recipe.revision})")
         else:
             try:
                 _build(settings, checkpoint, recipe, passages, work)
             except KeyboardInterrupt:
-                _say("stopped; what is encoded is kept, the same command goes on from there")
+                _log("stopped; what is encoded is kept, the same command goes on from there")
                 raise
-            _say(f"index {target} is ready (revision {recipe.revision})")
+            _log(f"index {target} is ready (revision {recipe.revision})")
         shutil.rmtree(work, ignore_errors=True)
     if settings.encoder.backend == "onnx-int8":
         # Made here, so that serving needs to write nothing.
@@ -93,7 +93,7 @@ def _build(settings: Settings, checkpoint: Checkpoint, recipe: Recipe, passages:
     build_id = _resume_or_begin(work, plan)
     if not (index / MANIFEST).is_file():
         store = _snapshot(index, passages, recipe.corpus_sha256)
-        _refuse_what_cannot_be_built(settings, checkpoint, len(store))
+        _check_buildable(settings, checkpoint, len(store))
         vectors = VectorShards(work / "shards", store)
         if vectors.missing:
             vectors.encode(load_encoders(checkpoint, settings.encoder, backend, _usable_cores(), settings.paths.data))
@@ -115,17 +115,17 @@ def _write_index(
     if corpus.milvus:
         # A name of its own for each build: what is served stays whole while the next is filled.
         milvus = MilvusCollection(corpus.milvus, collection_prefix(corpus.index) + build_id)
-        _say(f"writing {len(store)} vectors to {milvus.uri}, collection {milvus.collection}")
-        _drop_what_nobody_serves(settings, milvus)
+        _log(f"writing {len(store)} vectors to {milvus.uri}, collection {milvus.collection}")
+        _drop_unserved_collections(settings, milvus)
         write_milvus(milvus, vectors, checkpoint.dimension, exact=corpus.structure == "flat")
     else:
-        structure = structure_for(corpus.structure, len(store), checkpoint.dimension)
-        _say(f"writing {len(store)} vectors as {structure.factory}")
+        structure = faiss_config_for(corpus.structure, len(store), checkpoint.dimension)
+        _log(f"writing {len(store)} vectors as {structure.factory}")
         write_dense(index, vectors, structure, checkpoint.dimension)
     if recipe.lexical:
-        _say("indexing words")
+        _log("indexing words")
         records = map(store.record, range(len(store)))
-        write_lexical(index, (f"{record['title']} {record['text']}" for record in records))
+        write_bm25(index, (f"{record['title']} {record['text']}" for record in records))
     Manifest(
         revision=recipe.revision,
         recipe=recipe,
@@ -176,20 +176,20 @@ def _snapshot(index: Path, passages: Path, digest: str) -> PassageStore:
     return PassageStore(index)
 
 
-def _refuse_what_cannot_be_built(settings: Settings, checkpoint: Checkpoint, count: int) -> None:
+def _check_buildable(settings: Settings, checkpoint: Checkpoint, count: int) -> None:
     """Say so before hours of encoding, not after."""
     corpus = settings.corpus
     if count == 0:
         raise AssetError("there is no passage in it: nothing to index")
     if not corpus.milvus:
-        structure_for(corpus.structure, count, checkpoint.dimension)
-    if corpus.lexical and count > LEXICAL_UP_TO:
+        faiss_config_for(corpus.structure, count, checkpoint.dimension)
+    if corpus.lexical and count > MAX_BM25_PASSAGES:
         raise ConfigurationError(
-            f"corpus.lexical: words are indexed in memory, up to {LEXICAL_UP_TO} passages; there are {count}"
+            f"corpus.lexical: words are indexed in memory, up to {MAX_BM25_PASSAGES} passages; there are {count}"
         )
 
 
-def _drop_what_nobody_serves(settings: Settings, new: MilvusCollection) -> None:
+def _drop_unserved_collections(settings: Settings, new: MilvusCollection) -> None:
     """Collections of former builds, but not the one that is published now: a server may be using it."""
     keep = {new.collection}
     with contextlib.suppress(AssetError):
@@ -228,7 +228,7 @@ def _only_builder(target: Path) -> Iterator[None]:
         yield
 
 
-def _say(message: str) -> None:
+def _log(message: str) -> None:
     print(message, file=sys.stderr, flush=True)
 
 

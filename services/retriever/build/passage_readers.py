@@ -29,7 +29,7 @@ _FORMATS = (".jsonl", ".json", ".tsv", ".parquet")
 _COLUMNS = ("id", "_id", "title", "text", "contents")
 _PARQUET_ROWS = 4096
 # The longest field that a TSV may have; Python's own limit is 128 KiB.
-_LONGEST_FIELD = 16 * 2**20
+_MAX_FIELD_CHARS = 16 * 2**20
 
 
 def read_passages(path: Path) -> Iterator[Passage]:
@@ -105,7 +105,7 @@ def _json_records(file: Path) -> Iterator[dict[str, Any]]:
 
 
 def _tsv_records(file: Path) -> Iterator[dict[str, Any]]:
-    csv.field_size_limit(_LONGEST_FIELD)
+    csv.field_size_limit(_MAX_FIELD_CHARS)
     with _open(file) as lines:
         # With `strict`, a quote that is never closed is an error instead of a passage that swallows the next ones.
         yield from csv.DictReader(

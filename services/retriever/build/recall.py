@@ -31,14 +31,14 @@ _BLOCK_QUERIES = 512
 class Recall:
     """A row of the table: what was measured against what, with how many queries, and recall at each of `DEPTHS`.
 
-    `lacking` of the queries have a gold passage that the index does not hold and no search can find.
+    `missing_titles` of the queries have a gold passage that the index does not hold and no search can find.
     """
 
     measured: str
     against: str
     queries: int
     at: tuple[float, ...]
-    lacking: int = 0
+    missing_titles: int = 0
 
 
 def evaluate_index(settings: Settings, questions: Path | None) -> list[Recall]:
@@ -73,9 +73,15 @@ def evaluate_index(settings: Settings, questions: Path | None) -> list[Recall]:
             ranked = index.rank(texts, vectors, deepest)
             found["both, fused"] = [[position for position, _ in row] for row in ranked]
         places = gold_positions(index.passages, gold)
-        lacking = sum(-1 in row for row in places)
+        missing_titles = sum(-1 in row for row in places)
         rows += [
-            Recall(name, "gold passages", len(gold), tuple(recall_at(own, places, depth) for depth in DEPTHS), lacking)
+            Recall(
+                name,
+                "gold passages",
+                len(gold),
+                tuple(recall_at(own, places, depth) for depth in DEPTHS),
+                missing_titles,
+            )
             for name, own in found.items()
         ]
     return rows

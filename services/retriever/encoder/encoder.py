@@ -23,7 +23,7 @@ _CUDA_COST = CallCost(call=4096, most=32_768)
 
 
 class Encoder:
-    """A loaded encoder. Each of `tokenise` and `encode` may have a thread of its own, but not two.
+    """A loaded encoder. Each of `tokenize` and `encode` may have a thread of its own, but not two.
 
     Args:
         checkpoint: what was loaded.
@@ -48,20 +48,20 @@ class Encoder:
         self._tokenizer = Tokenizer.from_file(str(checkpoint.directory / "tokenizer.json"))
         self._tokenizer.no_padding()
 
-    def tokenise(self, queries: Sequence[str]) -> list[TokenIds]:
+    def tokenize(self, queries: Sequence[str]) -> list[TokenIds]:
         """Cut queries into token ids, prefix and special tokens included; longer ones end at `max_query_tokens`."""
         prefix = self._settings.query_prefix
-        return self._tokenise([prefix + query for query in queries], self._settings.max_query_tokens)
+        return self._tokenize([prefix + query for query in queries], self._settings.max_query_tokens)
 
     def encode_queries(self, queries: Sequence[str]) -> Vectors:
         """Both steps at once: float32 [queries, dimension]."""
-        return self.encode(self.tokenise(queries))
+        return self.encode(self.tokenize(queries))
 
     def encode_passages(self, passages: Iterable[tuple[str, str]]) -> Vectors:
         """Encode (title, text) pairs into float32 [pairs, dimension], cut at `max_passage_tokens`."""
         prefix = self._settings.passage_prefix
         texts = [f"{prefix}{title} {text}" for title, text in passages]
-        return self.encode(self._tokenise(texts, self._settings.max_passage_tokens))
+        return self.encode(self._tokenize(texts, self._settings.max_passage_tokens))
 
     def encode(self, ids: Sequence[TokenIds]) -> Vectors:
         """Encode token ids into unit vectors, float32 [rows, dimension]."""
@@ -70,7 +70,7 @@ class Encoder:
             vectors[rows] = self._forward(*self._pad([ids[row] for row in rows]))
         return vectors
 
-    def _tokenise(self, texts: list[str], max_tokens: int) -> list[TokenIds]:
+    def _tokenize(self, texts: list[str], max_tokens: int) -> list[TokenIds]:
         self._tokenizer.enable_truncation(max_tokens)
         return [encoding.ids for encoding in self._tokenizer.encode_batch_fast(texts)]
 

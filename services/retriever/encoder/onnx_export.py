@@ -23,7 +23,7 @@ from services.retriever.encoder.onnx_session import forward_of, open_session
 _RECIPE = "r1"
 _OPSET = 17
 # Least cosine with torch on the check batch: fusion changes rounding only, int8 a little more.
-_LEAST_COSINE = {"model-fused.onnx": 0.9999, "model-int8.onnx": 0.98}
+_MIN_COSINE = {"model-fused.onnx": 0.9999, "model-int8.onnx": 0.98}
 
 
 def exported_graph(checkpoint: Checkpoint, data: Path, *, int8: bool) -> Path:
@@ -43,7 +43,7 @@ def exported_graph(checkpoint: Checkpoint, data: Path, *, int8: bool) -> Path:
         if not fused.is_file():
             _publish(checkpoint, _export_fused(checkpoint, Path(scratch)), fused)
         if int8:
-            _publish(checkpoint, _quantise(fused, Path(scratch)), graph)
+            _publish(checkpoint, _quantize(fused, Path(scratch)), graph)
     return graph
 
 
@@ -82,7 +82,7 @@ def _export_fused(checkpoint: Checkpoint, scratch: Path) -> Path:
     return fused
 
 
-def _quantise(fused: Path, scratch: Path) -> Path:
+def _quantize(fused: Path, scratch: Path) -> Path:
     import onnx
     from onnxruntime.quantization import QuantType, quantize_dynamic
 
@@ -123,7 +123,7 @@ def _publish(checkpoint: Checkpoint, graph: Path, target: Path) -> None:
         expected = model(torch.from_numpy(ids), torch.from_numpy(mask)).numpy()
     found = forward_of(open_session(graph, threads=1))(ids, mask)
     cosine = float((expected * found).sum(axis=1).min())
-    if not cosine >= _LEAST_COSINE[target.name]:
+    if not cosine >= _MIN_COSINE[target.name]:
         raise AssetError(
             f"the ONNX graph of {checkpoint.name} differs from torch (cosine {cosine:.4f}); "
             "set encoder.backend and encoder.index_backend to torch"

@@ -11,16 +11,16 @@ import numpy as np
 from research.errors import AssetError
 from services.retriever.index.vector_index import Positions
 
-LEXICAL = "lexical"
+BM25_DIRECTORY = "lexical"
 
 _REPAIR = "build the index again with `research index`"
 
 
 # Building holds all token ids as Python lists, about 1 KB a passage.
-LEXICAL_UP_TO = 5_000_000
+MAX_BM25_PASSAGES = 5_000_000
 
 
-def write_lexical(directory: Path, texts: Iterable[str]) -> None:
+def write_bm25(directory: Path, texts: Iterable[str]) -> None:
     """Index the texts, in order, into `directory / "lexical"`; the same texts, the same files.
 
     Raises:
@@ -37,17 +37,17 @@ def write_lexical(directory: Path, texts: Iterable[str]) -> None:
         raise AssetError("no passage holds a word that could be searched for; leave corpus.lexical off")
     index = bm25s.BM25(method="lucene")
     index.index((ids, tokenizer.get_vocab_dict()), show_progress=False)
-    index.save(directory / LEXICAL)
+    index.save(directory / BM25_DIRECTORY)
 
 
-def _tokenise(texts: list[str]) -> Any:
+def _tokenize(texts: list[str]) -> Any:
     import bm25s
     import Stemmer
 
     return bm25s.tokenize(texts, stopwords="en", stemmer=Stemmer.Stemmer("english"), show_progress=False)
 
 
-class LexicalIndex:
+class Bm25Index:
     """BM25 over memory-mapped postings.
 
     Raises:
@@ -58,12 +58,12 @@ class LexicalIndex:
         import bm25s
 
         try:
-            self._index = bm25s.BM25.load(directory / LEXICAL, mmap=True)
+            self._index = bm25s.BM25.load(directory / BM25_DIRECTORY, mmap=True)
         except (OSError, EOFError, ValueError, KeyError) as error:
-            raise AssetError(f"cannot read {directory / LEXICAL}; {_REPAIR} ({error})") from error
+            raise AssetError(f"cannot read {directory / BM25_DIRECTORY}; {_REPAIR} ({error})") from error
         self.count = int(self._index.scores["num_docs"])
 
     def search(self, texts: Sequence[str], top_k: int) -> Positions:
         """Find the passages with the best BM25 score: positions [queries, top_k], -1 where no word is shared."""
-        found = self._index.retrieve(_tokenise(list(texts)), k=min(top_k, self.count), show_progress=False)
+        found = self._index.retrieve(_tokenize(list(texts)), k=min(top_k, self.count), show_progress=False)
         return np.where(found.scores > 0, found.documents, -1).astype(np.int64)

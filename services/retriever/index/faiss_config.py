@@ -10,16 +10,16 @@ from typing import Literal
 
 from research.errors import ConfigurationError
 
-StructureName = Literal["flat", "hnsw", "ivf-sq8", "ivf-pq", "ivf-rabitq"]
+FaissConfigName = Literal["flat", "hnsw", "ivf-sq8", "ivf-pq", "ivf-rabitq"]
 
 # Up to here the exact search of a batch takes less time than encoding it.
-_FLAT_UP_TO = 200_000
-_HNSW_UP_TO = 2_000_000
+_MAX_FLAT = 200_000
+_MAX_HNSW = 2_000_000
 _TRAINING_VECTORS_PER_LIST = 40
-_LEAST_FOR_LISTS = 500
+_MIN_FOR_LISTS = 500
 # What is near a query lies in many lists, however few there are: with 8 of 256 lists two thirds of flat's hits were
 # found (benchmarks/retriever/million.py with --count 12000).
-_LEAST_PROBES = 64
+_MIN_PROBES = 64
 # For the ranges and codes, which are learnt with or without lists.
 _TRAINING_VECTORS = 10_000
 # The default of 40 costs a tenth of the recall at 400,000 vectors (shared measurements on FAISS).
@@ -27,7 +27,7 @@ HNSW_EF_CONSTRUCTION = 160
 
 
 @dataclass(frozen=True, slots=True)
-class Structure:
+class FaissConfig:
     """A FAISS structure for unit vectors and how it is searched.
 
     Attributes:
@@ -37,7 +37,7 @@ class Structure:
         rerank: candidates a wanted passage that are compared again by their full vectors; 0: none are.
     """
 
-    name: StructureName
+    name: FaissConfigName
     factory: str
     lists: int = 0
     probes: int = 0
@@ -50,19 +50,19 @@ class Structure:
         return max(self.lists * _TRAINING_VECTORS_PER_LIST, _TRAINING_VECTORS)
 
 
-def structure_for(name: StructureName | Literal["auto"], count: int, dimension: int) -> Structure:
+def faiss_config_for(name: FaissConfigName | Literal["auto"], count: int, dimension: int) -> FaissConfig:
     """The structure of that name, proportioned for `count` vectors; `auto` goes by the count alone.
 
     Raises:
         ConfigurationError: there are too few vectors to learn lists or codes from, or they cannot be cut into codes.
     """
     if name == "auto":
-        name = "flat" if count <= _FLAT_UP_TO else "hnsw" if count <= _HNSW_UP_TO else "ivf-rabitq"
+        name = "flat" if count <= _MAX_FLAT else "hnsw" if count <= _MAX_HNSW else "ivf-rabitq"
     if name == "flat":
-        return Structure(name, "Flat")
+        return FaissConfig(name, "Flat")
     if name == "hnsw":
-        return Structure(name, "HNSW32_SQ8", ef_search=128)
-    if count < _LEAST_FOR_LISTS:
+        return FaissConfig(name, "HNSW32_SQ8", ef_search=128)
+    if count < _MIN_FOR_LISTS:
         raise ConfigurationError(
             f"corpus.structure={name}: {count} passages are too few to learn lists from; use flat, which is exact"
         )
@@ -71,14 +71,14 @@ def structure_for(name: StructureName | Literal["auto"], count: int, dimension: 
             f"corpus.structure=ivf-pq: vectors of size {dimension} cannot be cut in fours; use ivf-rabitq"
         )
     lists = _lists_for(count)
-    probes = max(lists // 32, min(lists, _LEAST_PROBES))
+    probes = max(lists // 32, min(lists, _MIN_PROBES))
     if name == "ivf-sq8":
-        return Structure(name, f"IVF{lists},SQ8", lists, probes)
+        return FaissConfig(name, f"IVF{lists},SQ8", lists, probes)
     if name == "ivf-pq":
         # Four dimensions a code of four bits: an eighth of a byte a dimension. Their order is coarse, so many are
         # ranked again: with 16 recall@5 was .79, with 64 .92 (benchmarks/retriever/million.py).
-        return Structure(name, f"IVF{lists},PQ{dimension // 4}x4fs", lists, probes, rerank=64)
-    return Structure(name, f"IVF{lists},RaBitQfs", lists, probes, rerank=16)
+        return FaissConfig(name, f"IVF{lists},PQ{dimension // 4}x4fs", lists, probes, rerank=64)
+    return FaissConfig(name, f"IVF{lists},RaBitQfs", lists, probes, rerank=16)
 
 
 def _lists_for(count: int) -> int:

@@ -14,7 +14,7 @@ from research.errors import AssetError, ConfigurationError
 from research.settings import Corpus as CorpusSettings
 from research.settings import Encoder as EncoderSettings
 from services.retriever.encoder.checkpoint import Checkpoint
-from services.retriever.index.faiss_config import Structure
+from services.retriever.index.faiss_config import FaissConfig
 from services.retriever.index.milvus import MilvusCollection
 
 FORMAT_VERSION: Literal[2] = 2
@@ -23,11 +23,11 @@ MANIFEST = "manifest.json"
 _REBUILD = "build it again with `research index`"
 
 
-class _Noted(BaseModel):
+class _Frozen(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
-class Encoding(_Noted):
+class Encoding(_Frozen):
     """Everything that decides what the vectors mean. The runtime that computed them is not part of it."""
 
     encoder_digest: str
@@ -38,7 +38,7 @@ class Encoding(_Noted):
     dimension: int
 
 
-class Recipe(_Noted):
+class Recipe(_Frozen):
     """Everything that decides what a search finds."""
 
     format_version: Literal[2] = FORMAT_VERSION
@@ -53,7 +53,7 @@ class Recipe(_Noted):
         return hashlib.sha256(json.dumps(self.model_dump(), sort_keys=True).encode()).hexdigest()[:16]
 
 
-class Manifest(_Noted):
+class Manifest(_Frozen):
     """The `manifest.json` of a published index."""
 
     revision: str
@@ -62,14 +62,14 @@ class Manifest(_Noted):
     encoder: str
     build_backend: str
     created: str
-    structure: Structure | None
+    structure: FaissConfig | None
     milvus: MilvusCollection | None
 
     def write(self, directory: Path) -> None:
         """Write `manifest.json` atomically."""
         write_json(directory / MANIFEST, self.model_dump())
 
-    def refuse_unless_fits(self, checkpoint: Checkpoint, encoder: EncoderSettings, directory: Path) -> None:
+    def check_encoder(self, checkpoint: Checkpoint, encoder: EncoderSettings, directory: Path) -> None:
         """Raise ConfigurationError, naming each difference, if `encoder` cannot query this index."""
         built, wanted = self.recipe.encoding, encoding_of(checkpoint, encoder)
         differences = [

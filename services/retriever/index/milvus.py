@@ -57,7 +57,7 @@ class MilvusVectors:
         self.dimension = next(int(field["params"]["dim"]) for field in fields if field["name"] == _VECTOR)
 
     def search(self, vectors: Vectors, top_k: int) -> tuple[Vectors, Positions]:
-        """Find the nearest; see `Dense.search`."""
+        """Find the nearest; see `VectorIndex.search`."""
         found = self._client.search(
             self._collection,
             data=list(vectors),

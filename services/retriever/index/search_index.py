@@ -8,13 +8,13 @@ from pathlib import Path
 from research.errors import AssetError
 from research.settings import Encoder as EncoderSettings
 from services.retriever.encoder.checkpoint import Checkpoint
-from services.retriever.index.bm25 import LexicalIndex
+from services.retriever.index.bm25 import Bm25Index
 from services.retriever.index.fusion import fuse
 from services.retriever.index.manifest import read_manifest
 from services.retriever.index.milvus import MilvusVectors
 from services.retriever.index.passage_store import PassageStore
-from services.retriever.index.vector_index import Dense, open_dense
-from services.retriever.types import Hit, Hits, Vectors
+from services.retriever.index.vector_index import VectorIndex, open_dense
+from services.retriever.types import HitDict, HitDicts, Vectors
 
 # What each ranking contributes to a fused one at least; below it, what both find moderately well would be lost.
 _FUSED_DEPTH = 50
@@ -39,11 +39,11 @@ class SearchIndex:
     ) -> None:
         self.name = name
         self.manifest = read_manifest(directory)
-        self.manifest.refuse_unless_fits(checkpoint, encoder, directory)
+        self.manifest.check_encoder(checkpoint, encoder, directory)
         self.passages = PassageStore(directory)
         self.dense = self._open_dense(directory, threads)
-        self.lexical = LexicalIndex(directory) if self.manifest.recipe.lexical else None
-        self._refuse_unless_whole(directory, checkpoint.dimension)
+        self.lexical = Bm25Index(directory) if self.manifest.recipe.lexical else None
+        self._check_consistent(directory, checkpoint.dimension)
 
     @staticmethod
     def open(name: str, directory: Path, checkpoint: Checkpoint, encoder: EncoderSettings, threads: int) -> SearchIndex:
@@ -67,7 +67,7 @@ class SearchIndex:
         """Index and revision."""
         return f"{self.name}@{self.manifest.revision}"
 
-    def search(self, texts: Sequence[str], vectors: Vectors, top_k: int) -> list[Hits]:
+    def search(self, texts: Sequence[str], vectors: Vectors, top_k: int) -> list[HitDicts]:
         """Find the best passages of each query, given as text and as unit vector, float32 [queries, dimension].
 
         A hit's score is the inner product, or the fused score where the index holds words, too; higher is better.
@@ -88,17 +88,17 @@ class SearchIndex:
         worded = self.lexical.search(texts, depth).tolist()
         return [fuse(pair, top_k) for pair in zip(near, worded, strict=True)]
 
-    def _hit(self, position: int, score: float) -> Hit:
+    def _hit(self, position: int, score: float) -> HitDict:
         return {**self.passages.record(position), "score": score}
 
-    def _open_dense(self, directory: Path, threads: int) -> Dense:
+    def _open_dense(self, directory: Path, threads: int) -> VectorIndex:
         if self.manifest.milvus is not None:
             return MilvusVectors(self.manifest.milvus)
         if self.manifest.structure is None:
             raise AssetError(f"the manifest of index {directory} says neither structure nor Milvus; build it again")
         return open_dense(directory, self.manifest.structure, threads)
 
-    def _refuse_unless_whole(self, directory: Path, dimension: int) -> None:
+    def _check_consistent(self, directory: Path, dimension: int) -> None:
         counts = {"manifest": self.manifest.count, "passages": len(self.passages), "vectors": self.dense.count}
         if self.lexical is not None:
             counts["words"] = self.lexical.count

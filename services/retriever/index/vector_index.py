@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from research.errors import AssetError
-from services.retriever.index.faiss_config import HNSW_EF_CONSTRUCTION, Structure
+from services.retriever.index.faiss_config import HNSW_EF_CONSTRUCTION, FaissConfig
 from services.retriever.types import Vectors
 
 VECTORS = "vectors.faiss"
@@ -27,7 +27,7 @@ faiss.cvar.distance_compute_blas_threshold = 3000
 Positions = NDArray[np.int64]
 
 
-class Dense(Protocol):
+class VectorIndex(Protocol):
     """Finds the nearest of the vectors that it holds. Not to be called from two threads at once."""
 
     @property
@@ -52,7 +52,7 @@ class FaissVectors:
         AssetError: the file is missing or broken.
     """
 
-    def __init__(self, directory: Path, structure: Structure, threads: int) -> None:
+    def __init__(self, directory: Path, structure: FaissConfig, threads: int) -> None:
         path = directory / VECTORS
         try:
             index: Any = faiss.read_index(str(path), faiss.IO_FLAG_MMAP_IFC)
@@ -74,14 +74,14 @@ class FaissVectors:
         return int(self._index.d)
 
     def search(self, vectors: Vectors, top_k: int) -> tuple[Vectors, Positions]:
-        """Find the nearest; see `Dense.search`."""
+        """Find the nearest; see `VectorIndex.search`."""
         # The OpenMP setting belongs to the calling thread.
         faiss.omp_set_num_threads(self._threads)
         scores, positions = self._index.search(vectors, min(top_k, self.count))
         return scores, positions
 
 
-class Reranked:
+class RerankedIndex:
     """Candidates of a coarse structure, ordered again by their full vectors, which stay on disk."""
 
     def __init__(self, coarse: FaissVectors, directory: Path, factor: int) -> None:
@@ -96,7 +96,7 @@ class Reranked:
         self.count, self.dimension = coarse.count, coarse.dimension
 
     def search(self, vectors: Vectors, top_k: int) -> tuple[Vectors, Positions]:
-        """Find the nearest; see `Dense.search`."""
+        """Find the nearest; see `VectorIndex.search`."""
         _, candidates = self._coarse.search(vectors, top_k * self._factor)
         return rerank(vectors, candidates, self._full, min(top_k, self.count))
 
@@ -122,17 +122,17 @@ def rerank(vectors: Vectors, candidates: Positions, full: NDArray[np.float16], t
     return np.take_along_axis(scores, best, axis=1), np.take_along_axis(candidates, best, axis=1)
 
 
-def open_dense(directory: Path, structure: Structure, threads: int) -> Dense:
+def open_dense(directory: Path, structure: FaissConfig, threads: int) -> VectorIndex:
     """Open the vectors of an index.
 
     Raises:
         AssetError: a file is missing or broken, or the files do not fit each other.
     """
     coarse = FaissVectors(directory, structure, threads)
-    return Reranked(coarse, directory, structure.rerank) if structure.rerank else coarse
+    return RerankedIndex(coarse, directory, structure.rerank) if structure.rerank else coarse
 
 
-class ManyVectors(Protocol):
+class VectorSource(Protocol):
     """Vectors that need not fit in memory, in parts of float32 [rows, dimension]."""
 
     def __len__(self) -> int: ...
@@ -144,7 +144,7 @@ class ManyVectors(Protocol):
         ...
 
 
-def write_dense(directory: Path, vectors: ManyVectors, structure: Structure, dimension: int) -> None:
+def write_dense(directory: Path, vectors: VectorSource, structure: FaissConfig, dimension: int) -> None:
     """Train and fill a structure and write it, and the full vectors beside it; from the same, the same files."""
     index: Any = faiss.index_factory(dimension, structure.factory, faiss.METRIC_INNER_PRODUCT)
     if structure.ef_search:
@@ -158,7 +158,7 @@ def write_dense(directory: Path, vectors: ManyVectors, structure: Structure, dim
         _write_full(directory / FULL_VECTORS, vectors, dimension)
 
 
-def _write_full(path: Path, vectors: ManyVectors, dimension: int) -> None:
+def _write_full(path: Path, vectors: VectorSource, dimension: int) -> None:
     full = np.lib.format.open_memmap(  # type: ignore[no-untyped-call]
         path, mode="w+", dtype=np.float16, shape=(len(vectors), dimension)
     )

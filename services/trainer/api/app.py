@@ -14,9 +14,9 @@ from prometheus_client import CONTENT_TYPE_LATEST
 from research.settings import Settings
 from services.trainer.api.prometheus import render_metrics
 from services.trainer.controller import RunController
-from services.trainer.run_dir.run_dir import RunRecord
+from services.trainer.run_dir.run_dir import RunDirectory
 from services.web.auth import ADMIN_TOKEN_VARIABLE, environment_secret, require_bearer
-from services.web.problems import ProblemError, install_problem_handler
+from services.web.problems import HttpError, install_http_error_handler
 
 _PAGE = Path(__file__).with_name("status_page.html")
 
@@ -37,8 +37,8 @@ def create_app(settings: Settings, *, returning: bool = False) -> FastAPI:
 
     app = FastAPI(title="Trainer", summary="Trains a search agent with GRPO.", lifespan=lifespan)
     app.state.controller = controller
-    install_problem_handler(app)
-    app.include_router(_observation(controller, RunRecord(settings.run_dir)))
+    install_http_error_handler(app)
+    app.include_router(_observation(controller, RunDirectory(settings.run_dir)))
     token = environment_secret(ADMIN_TOKEN_VARIABLE)
     if token is not None:
         guard = Depends(require_bearer(token, ADMIN_TOKEN_VARIABLE))
@@ -46,7 +46,7 @@ def create_app(settings: Settings, *, returning: bool = False) -> FastAPI:
     return app
 
 
-def _observation(controller: RunController, record: RunRecord) -> APIRouter:
+def _observation(controller: RunController, record: RunDirectory) -> APIRouter:
     router = APIRouter()
 
     @router.get("/", response_class=HTMLResponse, include_in_schema=False)
@@ -82,7 +82,7 @@ def _observation(controller: RunController, record: RunRecord) -> APIRouter:
     def plot() -> FileResponse:
         path: Path = record.directory / "training.png"
         if not path.is_file():
-            raise ProblemError(404, "not_found", "the plot is drawn when the run has finished")
+            raise HttpError(404, "not_found", "the plot is drawn when the run has finished")
         return FileResponse(path, media_type="image/png")
 
     @router.get("/metrics", response_class=Response)
@@ -96,24 +96,24 @@ def _observation(controller: RunController, record: RunRecord) -> APIRouter:
 def _control(controller: RunController) -> APIRouter:
     router = APIRouter(prefix="/run", tags=["control"])
 
-    def told(done: bool, otherwise: str) -> dict[str, Any]:
+    def acknowledge(done: bool, otherwise: str) -> dict[str, Any]:
         if not done:
-            raise ProblemError(409, "conflict", otherwise)
+            raise HttpError(409, "conflict", otherwise)
         return controller.status.as_dict()
 
     @router.post("/start")
     async def start() -> dict[str, Any]:
         """Start the run, resume it from its last checkpoint, or let a paused one go on."""
-        return told(controller.start(), "the run is already going on")
+        return acknowledge(controller.start(), "the run is already going on")
 
     @router.post("/pause")
     async def pause() -> dict[str, Any]:
         """Hold the run before its next step."""
-        return told(controller.pause(), "no run is going on")
+        return acknowledge(controller.pause(), "no run is going on")
 
     @router.post("/stop")
     async def stop() -> dict[str, Any]:
         """End the run after its present step, with a checkpoint."""
-        return told(controller.stop(), "no run is going on")
+        return acknowledge(controller.stop(), "no run is going on")
 
     return router

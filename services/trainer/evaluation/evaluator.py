@@ -13,18 +13,18 @@ from research.questions.sampling import first_of_each_kind
 from research.scoring.evaluate import GREEDY, KindFigures, evaluate, pass_at_k
 from research.settings import Settings
 from services.trainer.rollout.rollouts import Rollouts, WrongWeightsError, require_version
-from services.trainer.run_dir.run_dir import RunRecord
+from services.trainer.run_dir.run_dir import RunDirectory
 from services.trainer.status import RunStatus
 
 BEFORE, WARMUP, AFTER, SAMPLED = "before", "warmup", "after", "sampled"
 
 
-def between(step: int) -> str:
+def interim_name(step: int) -> str:
     """The name of the small evaluation after a step."""
     return f"step-{step:06d}"
 
 
-class Examiner:
+class Evaluator:
     """Asks the policy as it is served, checks that it served the published weights, and records every answer."""
 
     def __init__(
@@ -32,14 +32,14 @@ class Examiner:
         settings: Settings,
         agent: SearchAgent,
         rollouts: Rollouts,
-        record: RunRecord,
+        run_dir: RunDirectory,
         held_out: Sequence[Question],
         status: RunStatus,
     ) -> None:
         """Raises ConfigurationError if an evaluation names a kind of question that no held-out question is of."""
-        self._settings, self._agent, self._rollouts, self._record = settings, agent, rollouts, record
-        self._held_out, self._status, self._say = held_out, status, status.say
-        for name in (BEFORE, between(0), SAMPLED):
+        self._settings, self._agent, self._rollouts, self._run_dir = settings, agent, rollouts, run_dir
+        self._held_out, self._status, self._log = held_out, status, status.log
+        for name in (BEFORE, interim_name(0), SAMPLED):
             self.questions(name)
 
     def questions(self, name: str) -> list[Question]:
@@ -54,10 +54,10 @@ class Examiner:
 
     def is_done(self, name: str) -> bool:
         """Whether the record has answers to just these questions."""
-        asked = [answer["question"]["id"] for answer in self._record.answers(name)]
+        asked = [answer["question"]["id"] for answer in self._run_dir.answers(name)]
         return sorted(asked) == sorted(question.id for question in self.questions(name))
 
-    async def examine(self, name: str) -> dict[str, KindFigures]:
+    async def evaluate(self, name: str) -> dict[str, KindFigures]:
         """Ask and record.
 
         Raises:
@@ -66,7 +66,7 @@ class Examiner:
         """
         sampling = replace(self._rollouts.sampling, seed=self._rollouts.seed) if name == SAMPLED else GREEDY
         for _ in range(1 + self._settings.grpo.infra_retries):
-            await self._rollouts.outage.wait_until_over()
+            await self._rollouts.gate.wait_until_ready()
             self._status.done = 0
             answered, figures = await evaluate(
                 self._agent,
@@ -85,17 +85,17 @@ class Examiner:
                 fault = error
             if fault is None:
                 break
-            self._say(f"{fault}; asking all of them again")
+            self._log(f"{fault}; asking all of them again")
         else:
             raise TrainingError(f"{fault}; see the services' logs")
-        self._record.write_evaluation(name, answered, figures)
+        self._run_dir.write_evaluation(name, answered, figures)
         return figures
 
-    def told(self, name: str, figures: dict[str, KindFigures]) -> str:
+    def summary_line(self, name: str, figures: dict[str, KindFigures]) -> str:
         """The outcome in one line."""
         if name == SAMPLED:
             k = self._settings.grpo.group_size
-            answers = [(question_from_dict(a["question"]), a["score"]["em"]) for a in self._record.answers(name)]
+            answers = [(question_from_dict(a["question"]), a["score"]["em"]) for a in self._run_dir.answers(name)]
             rates = pass_at_k((question.id, question.stratum, em) for question, em in answers)
             return f"pass@{k} before GRPO: " + ", ".join(f"{kind} {rate:.3f}" for kind, rate in rates.items())
         each = "; ".join(f"{kind} EM {f.em:.3f} F1 {f.f1:.3f} (n {f.n})" for kind, f in figures.items())

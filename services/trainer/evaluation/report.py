@@ -7,19 +7,19 @@ from pathlib import Path
 from typing import Any
 
 from research.atomic_io import atomic_write, write_json
-from services.trainer.run_dir.run_dir import RunRecord
+from services.trainer.run_dir.run_dir import RunDirectory
 
 _STAGES = ("before", "warmup", "after")
 
 
-def write_report(record: RunRecord, seconds: dict[str, float], *, minutes: float | None = None) -> Path:
+def write_report(run_dir: RunDirectory, seconds: dict[str, float], *, minutes: float | None = None) -> Path:
     """Write `summary.json`, `report.md` and `training.png`; returns the path of the summary.
 
     `minutes`: the `grpo.minutes` that ended the run before it had all steps that were asked for.
     """
-    metrics = record.metrics()
+    metrics = run_dir.metrics()
     sampled = [entry for entry in metrics if "reward" in entry]  # the control `supervised` samples none
-    evaluations = {name: figures for name in _STAGES if (figures := record.evaluation(name)) is not None}
+    evaluations = {name: figures for name in _STAGES if (figures := run_dir.evaluation(name)) is not None}
     summary = {
         "steps": len(metrics),
         "minutes": minutes,
@@ -32,9 +32,9 @@ def write_report(record: RunRecord, seconds: dict[str, float], *, minutes: float
         "eval": evaluations,
         "seconds": {phase: round(value, 1) for phase, value in seconds.items()},
     }
-    _plot(sampled, evaluations, record.directory / "training.png")
-    (record.directory / "report.md").write_text(_markdown(summary), encoding="utf-8")
-    path = record.directory / "summary.json"
+    _plot(sampled, evaluations, run_dir.directory / "training.png")
+    (run_dir.directory / "report.md").write_text(_markdown(summary), encoding="utf-8")
+    path = run_dir.directory / "summary.json"
     write_json(path, summary)
     return path
 

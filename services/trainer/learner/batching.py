@@ -13,11 +13,11 @@ from research.episode.agent import Episode
 
 @dataclass(frozen=True, slots=True)
 class TrainingSequence:
-    """One episode as tokens; `behaviour[i]` belongs to the i-th *sampled* token."""
+    """One episode as tokens; `sampler_logprobs[i]` belongs to the i-th *sampled* token."""
 
     token_ids: list[int]
     sampled_positions: list[int]
-    behaviour: list[float]
+    sampler_logprobs: list[float]
     advantage: float = 1.0
 
     @property
@@ -31,7 +31,7 @@ def sequence_of(episode: Episode, advantage: float = 1.0) -> TrainingSequence:
     return TrainingSequence(
         token_ids=episode.prompt_ids + episode.token_ids,
         sampled_positions=[offset + i for i, sampled in enumerate(episode.sampled) if sampled],
-        behaviour=[lp for lp, sampled in zip(episode.logprobs, episode.sampled, strict=True) if sampled],
+        sampler_logprobs=[lp for lp, sampled in zip(episode.logprobs, episode.sampled, strict=True) if sampled],
         advantage=advantage,
     )
 
@@ -49,12 +49,12 @@ class MicroBatch:
     rows: Tensor
     columns: Tensor
     targets: Tensor
-    behaviour: Tensor
+    sampler_logprobs: Tensor
     advantages: Tensor
     weights: Tensor
 
 
-def cut(sequences: Sequence[TrainingSequence], token_budget: int) -> list[list[int]]:
+def pack_micro_batches(sequences: Sequence[TrainingSequence], token_budget: int) -> list[list[int]]:
     """Group sequence indexes so that rows x longest row stays within the budget (a longer single row stands alone)."""
     order = sorted(range(len(sequences)), key=lambda i: -len(sequences[i].token_ids))
     groups: list[list[int]] = []
@@ -92,7 +92,9 @@ def collate(
         rows=rows.to(device),
         columns=columns.to(device),
         targets=input_ids[rows, columns + 1].to(device),
-        behaviour=torch.tensor([b for s in chosen for b in s.behaviour], dtype=torch.float32, device=device),
+        sampler_logprobs=torch.tensor(
+            [b for s in chosen for b in s.sampler_logprobs], dtype=torch.float32, device=device
+        ),
         advantages=per_token([s.advantage for s in chosen]),
         weights=per_token([weights[i] for i in members]),
     )

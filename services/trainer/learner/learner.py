@@ -21,7 +21,7 @@ from transformers.utils import logging as transformers_logging
 from research.errors import TrainingError
 from research.settings import Settings
 from services.machine.number_formats import number_format
-from services.trainer.learner.batching import MicroBatch, TrainingSequence, collate, cut
+from services.trainer.learner.batching import MicroBatch, TrainingSequence, collate, pack_micro_batches
 from services.trainer.learner.loss import grpo_loss, mismatch, token_weights
 
 
@@ -75,7 +75,7 @@ class Learner:
         model = AutoModelForCausalLM.from_pretrained(checkpoint, dtype=torch.float32, local_files_only=True)
         return model.to(self.device).eval()  # eval: dropout would make the learner another policy than the sampler
 
-    def prepare_thread(self) -> None:
+    def set_torch_threads(self) -> None:
         """Set torch's threads; the setting holds for the calling thread, so call it in the one that will work."""
         if self.device.type == "cpu":
             torch.set_num_threads(self._threads)
@@ -86,7 +86,7 @@ class Learner:
             trained, lr=learning_rate, betas=self._optim.betas, weight_decay=self._optim.weight_decay
         )
 
-    def freeze_reference(self) -> None:
+    def snapshot_reference(self) -> None:
         """Take the present weights as the reference of the KL term (after a warm-up)."""
         if self.reference is not None:
             self.reference.load_state_dict(self.model.state_dict())
@@ -94,7 +94,7 @@ class Learner:
     def logprobs(self, sequences: Sequence[TrainingSequence]) -> list[list[float]]:
         """Log-probability of each sampled token of each sequence, under the present weights."""
         result: list[list[float]] = [[] for _ in sequences]
-        for members in cut(sequences, self._optim.micro_batch_tokens):
+        for members in pack_micro_batches(sequences, self._optim.micro_batch_tokens):
             batch = collate(sequences, members, [0.0] * len(sequences), self.device)
             with torch.no_grad():
                 flat = self._forward(self.model, batch)[0].tolist()
@@ -113,10 +113,10 @@ class Learner:
             [s.sampled_tokens for s in sequences], self._grpo.normalization, self._grpo.constant_length
         )
         sampled_tokens = sum(s.sampled_tokens for s in sequences)
-        groups = cut(sequences, self._optim.micro_batch_tokens)
+        groups = pack_micro_batches(sequences, self._optim.micro_batch_tokens)
         batches = [collate(sequences, members, weights, self.device) for members in groups]
         # The cap of the importance weights would hide an infinite one.
-        if not all(bool(torch.isfinite(batch.behaviour).all()) for batch in batches):
+        if not all(bool(torch.isfinite(batch.sampler_logprobs).all()) for batch in batches):
             return None
         references = [self._reference_logprobs(batch) for batch in batches]
         learning_rate = self._schedule_learning_rate(self.updates + 1 if step is None else step)
@@ -132,7 +132,7 @@ class Learner:
                 terms = grpo_loss(
                     logprobs,
                     old[index],
-                    batch.behaviour,
+                    batch.sampler_logprobs,
                     batch.advantages,
                     batch.weights,
                     clip_low=self._grpo.clip_low,
@@ -149,14 +149,14 @@ class Learner:
                 sums["kl"] += terms.kl.item()
                 sums["clipped"] += terms.clipped.item()
                 sums["entropy"] += entropy.detach().sum().item() / sampled_tokens
-            grad_norm = self._step(sums["loss"])
+            grad_norm = self._optimizer_step(sums["loss"])
             if grad_norm is None:
                 break
             done = sums | {"grad_norm": grad_norm}
         if not done:
             return None
         self.updates += 1
-        apart = mismatch(torch.cat(old), torch.cat([batch.behaviour for batch in batches]))
+        apart = mismatch(torch.cat(old), torch.cat([batch.sampler_logprobs for batch in batches]))
         return UpdateReport(
             loss=done["loss"],
             policy_loss=done["policy"],
@@ -175,17 +175,17 @@ class Learner:
         """One optimizer step on the negative log-likelihood of the sampled tokens; returns the loss per token."""
         weights = token_weights([s.sampled_tokens for s in sequences], "token", 1)
         loss_sum = 0.0
-        for members in cut(sequences, self._optim.micro_batch_tokens):
+        for members in pack_micro_batches(sequences, self._optim.micro_batch_tokens):
             self._look_up()
             batch = collate(sequences, members, weights, self.device)
             loss = -(batch.weights * self._forward(self.model, batch)[0]).sum()
             loss.backward()  # type: ignore[no-untyped-call]
             loss_sum += loss.item()
-        if self._step(loss_sum, optimizer) is None:
+        if self._optimizer_step(loss_sum, optimizer) is None:
             raise TrainingError("the warm-up loss is not finite; lower warmup.learning_rate")
         return loss_sum
 
-    def _step(self, loss: float, optimizer: torch.optim.Optimizer | None = None) -> float | None:
+    def _optimizer_step(self, loss: float, optimizer: torch.optim.Optimizer | None = None) -> float | None:
         """Clip and apply the gradient; None, and no change, if the loss or the gradient is not finite."""
         optimizer = optimizer or self.optimizer
         parameters = [p for group in optimizer.param_groups for p in group["params"]]

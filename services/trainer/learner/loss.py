@@ -33,7 +33,7 @@ def group_advantages(rewards: Sequence[float], *, scaled: bool = True) -> list[f
     return advantages
 
 
-def best_and_worst(rewards: Sequence[float], keep: int) -> list[int]:
+def keep_extremes(rewards: Sequence[float], keep: int) -> list[int]:
     """Indexes of the `keep` episodes of a group that tell most: the upper half best, the lower half worst, in order."""
     order = sorted(range(len(rewards)), key=lambda i: (rewards[i], i))
     if keep >= len(order):
@@ -67,9 +67,9 @@ class LossTerms:
     clipped: Tensor
 
 
-def truncated_importance(old: Tensor, behaviour: Tensor, cap: float | None) -> Tensor:
+def truncated_importance(old: Tensor, sampler_logprobs: Tensor, cap: float | None) -> Tensor:
     """min(exp(old - behaviour), cap) per token: corrects that the sampler's numbers differ from the learner's (TIS)."""
-    return torch.ones_like(old) if cap is None else torch.exp(old - behaviour).clamp(max=cap)
+    return torch.ones_like(old) if cap is None else torch.exp(old - sampler_logprobs).clamp(max=cap)
 
 
 def k3(reference: Tensor, logprobs: Tensor) -> Tensor:
@@ -81,7 +81,7 @@ def k3(reference: Tensor, logprobs: Tensor) -> Tensor:
 def grpo_loss(
     logprobs: Tensor,
     old: Tensor,
-    behaviour: Tensor,
+    sampler_logprobs: Tensor,
     advantages: Tensor,
     weights: Tensor,
     *,
@@ -98,7 +98,7 @@ def grpo_loss(
     Args:
         logprobs: [N] under the current weights, with gradient.
         old: [N] under the learner's weights before the update; `logprobs.detach()` in its first optimizer step.
-        behaviour: [N] as the sampler reported them.
+        sampler_logprobs: [N] as the sampler reported them.
         advantages: [N], that of the token's episode.
         weights: [N] from `token_weights`.
         reference: [N] under the frozen reference; needed if `kl_coefficient` > 0.
@@ -107,7 +107,7 @@ def grpo_loss(
     ratio = torch.exp(logprobs - old)
     clipped_ratio = ratio.clamp(1 - clip_low, 1 + clip_high)
     surrogate = torch.minimum(ratio * advantages, clipped_ratio * advantages)
-    policy = -(weights * truncated_importance(old, behaviour, tis_cap) * surrogate).sum()
+    policy = -(weights * truncated_importance(old, sampler_logprobs, tis_cap) * surrogate).sum()
     clipped = (weights * (clipped_ratio * advantages < ratio * advantages)).sum().detach()
     loss, kl = policy, torch.zeros_like(policy)
     if kl_coefficient > 0:
@@ -129,7 +129,7 @@ class Mismatch:
     kl: float
 
 
-def mismatch(old: Tensor, behaviour: Tensor) -> Mismatch:
+def mismatch(old: Tensor, sampler_logprobs: Tensor) -> Mismatch:
     """Mean and maximum absolute difference, and the k3 estimate of KL(sampler || learner)."""
-    difference = (old - behaviour).abs()
-    return Mismatch(difference.mean().item(), difference.max().item(), k3(old, behaviour).mean().item())
+    difference = (old - sampler_logprobs).abs()
+    return Mismatch(difference.mean().item(), difference.max().item(), k3(old, sampler_logprobs).mean().item())

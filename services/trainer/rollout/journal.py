@@ -61,7 +61,7 @@ class EpisodeJournal:
         """Drop the journal of a step whose episodes are in the record."""
         self._journal(step).unlink(missing_ok=True)
 
-    def forget_after(self, step: int) -> None:
+    def delete_after(self, step: int) -> None:
         """Drop the episodes of later steps, finished or not, because they are to be sampled anew."""
         for path in self._directory.glob("step-*.jsonl*"):
             if int(path.name.removeprefix("step-").partition(".")[0]) > step:

@@ -36,33 +36,33 @@ def require_version(episodes: Sequence[Episode], version: str) -> None:
         )
 
 
-class Outage:
+class ServiceGate:
     """Holds episodes back while a service is down, so that they pause together instead of failing one by one."""
 
-    def __init__(self, first_unready: Callable[[], Awaitable[str | None]], patience: float, status: RunStatus) -> None:
-        """`first_unready` tells what is down or serves other weights, or None; `patience` is in seconds."""
-        self._first_unready = first_unready
+    def __init__(self, check_services: Callable[[], Awaitable[str | None]], patience: float, status: RunStatus) -> None:
+        """`check_services` tells what is down or serves other weights, or None; `patience` is in seconds."""
+        self._check_services = check_services
         self._patience = patience
         self._status = status
         self._lock = asyncio.Lock()
 
-    async def wait_until_over(self, unready: Callable[[], Awaitable[str | None]] | None = None) -> bool:
+    async def wait_until_ready(self, unready: Callable[[], Awaitable[str | None]] | None = None) -> bool:
         """Return once every service is ready (or all that `unready` looks at); True if one was down.
 
         Raises TrainingError after `patience`.
         """
         async with self._lock:
             started = time.monotonic()
-            while down := await (unready or self._first_unready)():
+            while down := await (unready or self._check_services)():
                 if self._status.waiting_for is None:
-                    self._status.say(f"training pauses: {down}; it goes on when the service is back")
+                    self._status.log(f"training pauses: {down}; it goes on when the service is back")
                 self._status.waiting_for = down
                 if time.monotonic() - started > self._patience:
                     raise TrainingError(f"{down}; waited {self._patience:g} s (trainer.outage_patience)")
                 await asyncio.sleep(_POLL_SECONDS)
             was_down, self._status.waiting_for = self._status.waiting_for is not None, None
             if was_down:
-                self._status.say("every service is ready again; training goes on")
+                self._status.log("every service is ready again; training goes on")
             return was_down
 
 
@@ -77,7 +77,7 @@ class Rollouts:
 
     agent: SearchAgent
     sampling: Sampling
-    outage: Outage
+    gate: ServiceGate
     infra_retries: int
     version: Callable[[], str]
     journal: EpisodeJournal
@@ -89,7 +89,7 @@ class Rollouts:
     ) -> list[Group]:
         """Sample `size` episodes for each question, all concurrently; a group may come back smaller after failures."""
 
-        await self.outage.wait_until_over()
+        await self.gate.wait_until_ready()
         recorded = self.journal.recorded(step, [question.text for question in questions], self.version())
 
         async def member(place: Place, question: Question) -> Member | None:
@@ -126,7 +126,7 @@ class Rollouts:
                 self.infra_errors += 1
                 logger.info("an episode is sampled anew: %s", error)
                 # While a service is down, tries are free; they count when all are up and it fails all the same.
-                failures += not await self.outage.wait_until_over()
+                failures += not await self.gate.wait_until_ready()
                 continue
             return episode
         logger.warning("an episode failed %d times and is left out: %s", failures, question.text)

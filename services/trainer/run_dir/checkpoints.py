@@ -13,7 +13,7 @@ from pathlib import Path
 
 from research.atomic_io import write_json
 from research.errors import TrainingError
-from research.weights.checksummed_dir import PARTIAL, discard, fault_of, sealed_directory
+from research.weights.checksummed_dir import PARTIAL, atomic_checksummed_dir, corruption_in, discard
 from services.trainer.learner.learner import Learner
 from services.trainer.learner.state import read_learner, write_learner
 
@@ -55,7 +55,7 @@ class CheckpointStore:
     def save(self, learner: Learner, state: RunState) -> Path:
         """Write one checkpoint; blocks until it is on the disk. Older ones go only after that."""
         target = self._directory / self._free_name(state.step)
-        with sealed_directory(target) as directory:
+        with atomic_checksummed_dir(target) as directory:
             write_learner(learner, directory)
             write_json(directory / _STATE, asdict(state))
         for old in self.all()[: -self._keep]:
@@ -77,7 +77,7 @@ class CheckpointStore:
         for unfinished in self._directory.glob(f"*{PARTIAL}"):
             shutil.rmtree(unfinished)
         for path in reversed(self.all()):
-            if fault := fault_of(path):
+            if fault := corruption_in(path):
                 logger.warning("checkpoint %s is damaged (%s) and set aside; the one before is taken", path, fault)
                 self._set_aside(path)
                 continue

@@ -27,7 +27,7 @@ _FREE = frozenset({"grpo.steps", "grpo.minutes", "model.dtype"})
 _CHANGEABLE = frozenset({"paths", "retriever", "policy", "trainer", "checkpoints", "evaluation", "alarms", "study"})
 
 
-class RunRecord:
+class RunDirectory:
     """Reads and writes the files of one run."""
 
     def __init__(self, directory: Path) -> None:
@@ -82,7 +82,7 @@ class RunRecord:
         lines = self._metrics.read_text(encoding="utf-8").splitlines(keepends=True)
         return [json.loads(line) for line in lines if line.endswith("\n")]  # a kill may leave half a line at the end
 
-    def forget_steps_after(self, step: int) -> None:
+    def delete_steps_after(self, step: int) -> None:
         """Drop metrics and evaluations of steps that the checkpoint does not know; they will be done again."""
         kept = [entry for entry in self.metrics() if entry["step"] <= step]
         with atomic_write(self._metrics) as out:

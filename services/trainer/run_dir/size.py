@@ -12,7 +12,7 @@ from research.settings import Settings
 FILE = "size.json"
 
 
-def sized(settings: Settings) -> Settings:
+def with_written_size(settings: Settings) -> Settings:
     """The settings with the size that their run was fitted to; as they are if it was not."""
     try:
         size = json.loads((settings.run_dir / FILE).read_text(encoding="utf-8"))
@@ -22,7 +22,7 @@ def sized(settings: Settings) -> Settings:
         return settings
 
 
-def keep_size(settings: Settings) -> None:
+def write_size(settings: Settings) -> None:
     """Note the size of these settings in their run; it is on the disk when this returns."""
     grpo = settings.grpo
     size = {"steps": grpo.steps, "questions_per_step": grpo.questions_per_step, "minutes": grpo.minutes}

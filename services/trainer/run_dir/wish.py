@@ -11,7 +11,7 @@ from research.atomic_io import write_json
 FILE = "wanted.json"
 
 
-class Wish(StrEnum):
+class Wanted(StrEnum):
     """The last order that was given: start, pause or stop."""
 
     RUNNING = "running"
@@ -19,20 +19,20 @@ class Wish(StrEnum):
     STOPPED = "stopped"
 
 
-def read_wish(run_dir: Path) -> Wish | None:
+def read_wanted(run_dir: Path) -> Wanted | None:
     """The wish of a run; None if no order was given yet, or the file cannot be read."""
     try:
-        return Wish(json.loads((run_dir / FILE).read_text(encoding="utf-8"))["wanted"])
+        return Wanted(json.loads((run_dir / FILE).read_text(encoding="utf-8"))["wanted"])
     except (OSError, ValueError, KeyError, TypeError):
         return None
 
 
-def write_wish(run_dir: Path, wish: Wish) -> None:
+def write_wanted(run_dir: Path, wish: Wanted) -> None:
     """Keep an order; it is on the disk when this returns."""
     run_dir.mkdir(parents=True, exist_ok=True)
     write_json(run_dir / FILE, {"wanted": str(wish)})
 
 
-def forget_wish(run_dir: Path) -> None:
+def delete_wanted(run_dir: Path) -> None:
     """Of a run that has ended."""
     (run_dir / FILE).unlink(missing_ok=True)

@@ -17,7 +17,7 @@ from services.trainer.sft.traces import make_traces
 
 
 @dataclass(frozen=True, slots=True)
-class WarmupPhase:
+class SftPhase:
     """Sequences of the traces, in a fixed order; step i trains on the i-th batch of their endless repetition."""
 
     sequences: list[TrainingSequence]
@@ -30,7 +30,7 @@ class WarmupPhase:
         return learner.supervised_update(batch, optimizer)
 
 
-async def prepare_warmup(settings: Settings, agent: SearchAgent, questions: Sequence[Question]) -> WarmupPhase:
+async def prepare_sft(settings: Settings, agent: SearchAgent, questions: Sequence[Question]) -> SftPhase:
     """Make the traces against the real retriever; the same settings and seed give the same ones.
 
     Raises ConfigurationError if no training question can be followed.
@@ -42,4 +42,4 @@ async def prepare_warmup(settings: Settings, agent: SearchAgent, questions: Sequ
             f"warmup.traces: {len(traces)} of {sum(warmup.traces.values())} traces could be made; "
             "there are too few training questions of a kind, or the retriever does not find what their hops need"
         )
-    return WarmupPhase([sequence_of(trace) for trace in traces], warmup.batch_size)
+    return SftPhase([sequence_of(trace) for trace in traces], warmup.batch_size)

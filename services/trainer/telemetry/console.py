@@ -14,13 +14,13 @@ from services.trainer.status import RunStatus
 _REFRESH_SECONDS = 0.25
 
 
-async def lines_of(status: RunStatus, say: Callable[[str], None]) -> None:
+async def lines_of(status: RunStatus, log: Callable[[str], None]) -> None:
     """Say every ten seconds how far the present phase is, until cancelled."""
     while True:
         before = (status.phase, status.step)
         await asyncio.sleep(LINE_SECONDS)
         if status.total and (status.phase, status.step) == before:
-            say(f"step {status.step} {status.phase}: {status.done} of {status.total}")
+            log(f"step {status.step} {status.phase}: {status.done} of {status.total}")
 
 
 async def show(status: RunStatus, console: Console) -> None:

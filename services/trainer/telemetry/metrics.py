@@ -54,7 +54,7 @@ def supervised_metrics(step: int, version: int, losses: Sequence[float], learnin
     }
 
 
-def told(entry: dict[str, Any], steps: int) -> str:
+def summary_line(entry: dict[str, Any], steps: int) -> str:
     """An entry, with its `seconds`, as one line for people."""
     took = ", ".join(f"{phase} {seconds:.0f} s" for phase, seconds in entry["seconds"].items() if seconds >= 0.5)
     if "reward" in entry:

@@ -15,7 +15,7 @@ from safetensors.torch import save_file
 from research.clients import INITIAL_VERSION
 from research.prompts import TRAINED_PROMPT
 from research.schemas import WeightsRequest
-from research.weights.checksummed_dir import MANIFEST, sealed_directory
+from research.weights.checksummed_dir import MANIFEST, atomic_checksummed_dir
 from research.weights.run_weights import ORIGIN, Origin, version_path, write_origin
 from services.trainer.weights.replicas import Replicas
 
@@ -58,16 +58,16 @@ class Publisher:
         await asyncio.to_thread(write_checkpoint, state, self._base, self.path_of(version), self._prompt, origin)
         seconds = await self._replicas.update(self._request(version))
         self.version = version
-        await asyncio.to_thread(self._forget_all_but, range(version - KEPT_VERSIONS + 1, version + 1))
+        await asyncio.to_thread(self._prune, range(version - KEPT_VERSIONS + 1, version + 1))
         return seconds
 
-    async def settle(self) -> str | None:
+    async def reconcile(self) -> str | None:
         """Give servers that serve another version the published one (a server started anew serves its base).
 
         Returns:
             What is wrong, if no server can serve it; else None.
         """
-        return await self._replicas.settle(self._request(self.version))
+        return await self._replicas.reconcile(self._request(self.version))
 
     async def unready(self) -> str | None:
         """Why no policy server could take new weights; None if one is ready."""
@@ -76,7 +76,7 @@ class Publisher:
     def _request(self, version: int) -> WeightsRequest:
         return WeightsRequest(path=str(self.path_of(version).resolve()), version=str(version))
 
-    def _forget_all_but(self, kept: range) -> None:
+    def _prune(self, kept: range) -> None:
         for path in self._directory.glob("version-*"):
             number, _, unfinished = path.name.removeprefix("version-").partition(".")
             # What is still unfinished now was left by a run that was killed while it wrote; what has a higher number,
@@ -93,7 +93,7 @@ def write_checkpoint(
     Everything else (configuration, tokenizer, chat template) is copied from `base`. What stands under `target` is
     whole, on the disk, and has checksums (`sealed`).
     """
-    with sealed_directory(target, replace=True) as partial:
+    with atomic_checksummed_dir(target, replace=True) as partial:
         for file in base.iterdir():
             if file.is_file() and file.suffix in (".json", ".jinja", ".txt", ".model") and file.name not in _OF_A_RUN:
                 shutil.copyfile(file, partial / file.name)

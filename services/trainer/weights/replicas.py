@@ -39,12 +39,12 @@ class Replicas:
 
     Args:
         replicas: at least one.
-        say: is told when one is taken out and when it comes back.
+        log: is told when one is taken out and when it comes back.
     """
 
-    def __init__(self, replicas: Sequence[Replica], say: Callable[[str], None]) -> None:
+    def __init__(self, replicas: Sequence[Replica], log: Callable[[str], None]) -> None:
         self._replicas = list(replicas)
-        self._say = say
+        self._log = log
         self._published: WeightsRequest | None = None
 
     async def generate(self, prompt_ids: Sequence[int], max_tokens: int, sampling: Sampling) -> Generation:
@@ -58,7 +58,7 @@ class Replicas:
     async def update(self, request: WeightsRequest) -> float:
         """Make every server in service serve a version; those that do not take it go out of service.
 
-        What is out of service already may not answer at all, and is left to `settle`.
+        What is out of service already may not answer at all, and is left to `reconcile`.
 
         Returns:
             Seconds that the slowest of them was paused.
@@ -79,20 +79,22 @@ class Replicas:
         self._published = request
         for replica in self._replicas:
             if replica not in serving and replica.in_service:
-                self._put(replica, "it came back during an update", request.version)
+                self._set_in_service(replica, "it came back during an update", request.version)
         for replica, answer in zip(serving, answers, strict=True):
-            self._put(replica, None if not isinstance(answer, BaseException) else str(answer), request.version)
+            self._set_in_service(
+                replica, None if not isinstance(answer, BaseException) else str(answer), request.version
+            )
         return max(sum(answer.seconds.values()) for answer in answers if not isinstance(answer, BaseException))
 
-    async def settle(self, published: WeightsRequest) -> str | None:
+    async def reconcile(self, published: WeightsRequest) -> str | None:
         """Take out who is not ready, put back who is, and give who serves another version the published one.
 
         Returns:
             What is wrong with the first, if none is in service; else None.
         """
         self._published = published
-        serving = [self._checking(replica, published) for replica in self._replicas if replica.in_service]
-        others = [self._checking(replica, published) for replica in self._replicas if not replica.in_service]
+        serving = [self._reconciled(replica, published) for replica in self._replicas if replica.in_service]
+        others = [self._reconciled(replica, published) for replica in self._replicas if not replica.in_service]
         if serving:
             await asyncio.wait(serving)
         if others:
@@ -114,19 +116,19 @@ class Replicas:
     def _any_in_service(self) -> bool:
         return any(replica.in_service for replica in self._replicas)
 
-    def _checking(self, replica: Replica, published: WeightsRequest) -> asyncio.Task[None]:
+    def _reconciled(self, replica: Replica, published: WeightsRequest) -> asyncio.Task[None]:
         """The check of a server; one at a time, since one that hangs may take minutes."""
         if replica.check is None or replica.check.done():
-            replica.check = asyncio.create_task(self._check(replica, published))
+            replica.check = asyncio.create_task(self._reconcile(replica, published))
         return replica.check
 
-    async def _check(self, replica: Replica, published: WeightsRequest) -> None:
-        fault = await _fault(replica, published)
+    async def _reconcile(self, replica: Replica, published: WeightsRequest) -> None:
+        fault = await _reconcile_one(replica, published)
         while fault is None and self._published is not None and self._published != published:
             published = self._published  # since then
-            fault = await _fault(replica, published)
+            fault = await _reconcile_one(replica, published)
         replica.fault = fault or ""
-        self._put(replica, fault, published.version)
+        self._set_in_service(replica, fault, published.version)
 
     async def close(self) -> None:
         """Close all connections."""
@@ -137,7 +139,7 @@ class Replicas:
         await asyncio.gather(*(replica.client.close() for replica in self._replicas))
         await asyncio.gather(*(replica.admin.close() for replica in self._replicas))
 
-    def _put(self, replica: Replica, fault: str | None, version: str) -> None:
+    def _set_in_service(self, replica: Replica, fault: str | None, version: str) -> None:
         """In service without a fault, out of it with one."""
         was, replica.in_service = replica.in_service, fault is None
         if replica.in_service:
@@ -145,7 +147,7 @@ class Replicas:
         if len(self._replicas) > 1 and was != replica.in_service:
             left = sum(each.in_service for each in self._replicas)
             what = "is in service again" if replica.in_service else f"is taken out of service: {fault}"
-            self._say(f"the policy at {replica.client.url} {what}; {left} of {len(self._replicas)} serve")
+            self._log(f"the policy at {replica.client.url} {what}; {left} of {len(self._replicas)} serve")
 
 
 def _serves(served: WeightsStatus, published: WeightsRequest) -> bool:
@@ -154,7 +156,7 @@ def _serves(served: WeightsStatus, published: WeightsRequest) -> bool:
     return served.version == published.version and of_this_run
 
 
-async def _fault(replica: Replica, published: WeightsRequest) -> str | None:
+async def _reconcile_one(replica: Replica, published: WeightsRequest) -> str | None:
     """Why a server cannot be in service, or None after it has been given what it lacks."""
     try:
         await replica.client.check_ready()

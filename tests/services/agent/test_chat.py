@@ -9,7 +9,7 @@ import httpx
 import openai
 import pytest
 
-from research.episode.latex import unboxed
+from research.episode.latex import strip_latex
 from research.schemas import AnswerResponse
 from tests.support.agent_services import AGENT, KEY, QUESTION, RAW, Services, ask, user
 
@@ -29,7 +29,7 @@ def test_the_answer_is_content_and_the_way_to_it_is_reasoning(client: openai.Ope
     assert f"Search: {searches[0]}" in message.reasoning
     assert "Found: The Starry Night" in message.reasoning
     # The untrained model goes on after its answer and may give others; the first counts.
-    assert message.content == next(unboxed(step.text) for step in trace.trace if step.kind == "answer")
+    assert message.content == next(strip_latex(step.text) for step in trace.trace if step.kind == "answer")
     assert message.content
     assert completion.choices[0].finish_reason in ("stop", "length")
     cited = [annotation.url_citation for annotation in message.annotations]

@@ -28,7 +28,7 @@ from research.bench.records import read_records
 from research.bench.runs import VERDICTS
 from research.config import load_settings
 from research.errors import ConfigurationError
-from research.schemas import Strategy
+from research.schemas import StrategyName
 from research.settings import Settings
 from research.strategies import STRATEGIES
 from tests.conftest import REPOSITORY, Launch, Server
@@ -61,7 +61,7 @@ class Bench:
     def settings(self, *more: str) -> Settings:
         return load_settings("quickstart-cpu", self.overrides(*more))
 
-    def run(self, out: Path, *more: str, strategies: tuple[Strategy, ...] = STRATEGIES) -> str:
+    def run(self, out: Path, *more: str, strategies: tuple[StrategyName, ...] = STRATEGIES) -> str:
         """Run the bench in this process; returns what it printed."""
         console = Console(record=True, width=200, file=(out.parent / "console.txt").open("w"))
         asyncio.run(run_bench(self.settings(*more), strategies, out, ["research", "bench"], console))

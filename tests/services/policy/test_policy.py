@@ -259,7 +259,7 @@ def test_learner_and_sampler_agree_on_log_probabilities(policy: Setting, model: 
     differences = [
         mine - theirs
         for s, row in zip(sequences, learnt, strict=True)
-        for mine, theirs in zip(row, s.behaviour, strict=True)
+        for mine, theirs in zip(row, s.sampler_logprobs, strict=True)
     ]
     mean = sum(map(abs, differences)) / len(differences)
     kl = sum(math.exp(d) - d - 1 for d in differences) / len(differences)

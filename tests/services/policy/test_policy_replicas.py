@@ -105,7 +105,7 @@ def test_all_serve_the_published_version_or_are_out(start: Callable[..., Server]
         # It comes back with the model that it was started with, and is given the published version before it is asked.
         servers[1] = await asyncio.to_thread(start, port=urlsplit(killed.url).port)
         for _ in range(60):
-            assert await publisher.settle() is None
+            assert await publisher.reconcile() is None
             if "is in service again; 2 of 2 serve" in said[-1]:
                 break
         assert "is in service again; 2 of 2 serve" in said[-1]

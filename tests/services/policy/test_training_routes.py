@@ -13,7 +13,7 @@ from fastapi.testclient import TestClient
 from research.config import load_settings
 from services.policy.api import training as training_routes
 from services.web.auth import ADMIN_TOKEN_VARIABLE, require_bearer
-from services.web.problems import install_problem_handler
+from services.web.problems import install_http_error_handler
 
 TOKEN = "admin-for-tests"
 HEADERS = {"Authorization": f"Bearer {TOKEN}"}
@@ -23,7 +23,7 @@ def page_of(trainer_url: str) -> TestClient:
     """The policy's routes without the policy: they need only its settings."""
     app = FastAPI()
     app.state.research_settings = load_settings(overrides=[f"policy.trainer_url={trainer_url}"])
-    install_problem_handler(app)
+    install_http_error_handler(app)
     app.include_router(training_routes.router)
     app.include_router(training_routes.control, dependencies=[Depends(require_bearer(TOKEN, ADMIN_TOKEN_VARIABLE))])
     return TestClient(app)

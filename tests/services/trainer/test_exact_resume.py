@@ -17,7 +17,7 @@ from typing import Any
 
 import pytest
 
-from services.trainer.run_dir.run_dir import RunRecord
+from services.trainer.run_dir.run_dir import RunDirectory
 from tests.support.tiny_model import write_tiny_model
 from tests.support.tiny_run import STEPS, train
 
@@ -79,8 +79,8 @@ def test_a_run_ends_in_order_when_its_minutes_are_up(tiny: Path, tmp_path: Path)
     assert summary["minutes"] == 0.0001
     assert summary["steps"] == 1 < STEPS
     assert {"before", "after"} <= summary["eval"].keys()
-    assert RunRecord(run).is_finished(STEPS, 0.0001)
-    assert not RunRecord(run).is_finished(STEPS)
+    assert RunDirectory(run).is_finished(STEPS, 0.0001)
+    assert not RunDirectory(run).is_finished(STEPS)
     # More time is more steps, from where it ended.
     assert train_unbroken(tiny, tmp_path) == 0
     assert [json.loads(line)["step"] for line in (run / "metrics.jsonl").read_text().splitlines()] == [1, 2, 3, 4, 5, 6]

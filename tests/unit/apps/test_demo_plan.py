@@ -9,7 +9,7 @@ import pytest
 
 from cli.demo_plan import fit
 from research.config import load_settings
-from services.trainer.run_dir.size import keep_size, sized
+from services.trainer.run_dir.size import with_written_size, write_size
 from services.trainer.status import RunPhase, RunStatus
 from services.trainer.telemetry.forecast import Speeds, forecast, minutes, seconds_left
 
@@ -45,15 +45,15 @@ def test_the_least_still_shows_a_before_and_an_after() -> None:
 
 def test_whoever_goes_on_with_a_fitted_run_keeps_its_size(tmp_path: Path) -> None:
     settings = load_settings(overrides=[f"paths.runs={tmp_path}"])
-    assert sized(settings) is settings
+    assert with_written_size(settings) is settings
     fitted, _ = fit(settings, Speeds(learner=150.0, policy=150.0), left=900)
     assert fitted.grpo.questions_per_step < settings.grpo.questions_per_step
-    keep_size(fitted)
-    found = sized(settings)
+    write_size(fitted)
+    found = with_written_size(settings)
     assert (found.grpo, found.evaluation) == (fitted.grpo, fitted.evaluation)
     assert found.optimizer == settings.optimizer
     (settings.run_dir / "size.json").write_text("{ half")
-    assert sized(settings) is settings
+    assert with_written_size(settings) is settings
 
 
 def test_other_models_have_no_forecast() -> None:

@@ -10,22 +10,22 @@ from typing import Any
 import pytest
 
 from apps.inspect.filters import Filters
-from apps.inspect.read import Inspected, RunEpisodes, find_run
+from apps.inspect.read import InspectedEpisode, RunEpisodes, find_run
 from research.episode.agent import StopReason
 from research.errors import AssetError, ConfigurationError
-from services.trainer.learner.advantages import dealt_out
+from services.trainer.learner.advantages import shuffle_rewards
 from services.trainer.learner.loss import group_advantages
 from tests.support.inspected_run import write_run
 
 STEP_1, STEP_2, EVALUATION = 0, 1, 2
 
 
-def read(run: RunEpisodes, source: int) -> list[Inspected]:
+def read(run: RunEpisodes, source: int) -> list[InspectedEpisode]:
     return list(run.read(run.sources()[source]))
 
 
 def left_out(run: RunEpisodes, source: int) -> list[str | None]:
-    return [shown.training.left_out for shown in read(run, source) if shown.training is not None]
+    return [shown.training.skip_reason for shown in read(run, source) if shown.training is not None]
 
 
 def test_sources_are_steps_then_evaluations(tmp_path: Path) -> None:
@@ -62,7 +62,7 @@ def test_a_step_without_update_trained_on_nobody(tmp_path: Path) -> None:
 
 def test_the_control_run_is_told_with_the_rewards_that_it_was_dealt(tmp_path: Path) -> None:
     run = write_run(tmp_path, control="shuffled_rewards")
-    dealt = dealt_out([[1.0, 1.0, 0.1, 0.0], [0.1, 0.1]], random.Random("7/1"))
+    dealt = shuffle_rewards([[1.0, 1.0, 0.1, 0.0], [0.1, 0.1]], random.Random("7/1"))
     shown = read(run, STEP_1)
     assert [list(s.training.rewards) for s in (shown[0], shown[4]) if s.training] == dealt
     other = next(s for s in shown if s.training and s.training.rewards[s.position] != s.score.reward)

@@ -16,7 +16,7 @@ from research.errors import ConfigurationError
 from research.questions import Question
 from research.scoring.evaluate import Answered, KindFigures
 from research.scoring.reward import score
-from services.trainer.run_dir.run_dir import RunRecord
+from services.trainer.run_dir.run_dir import RunDirectory
 from services.trainer.telemetry.metrics import step_metrics, supervised_metrics
 from tests.support.scored import GOLD, answered, group
 
@@ -155,4 +155,4 @@ def finish(plan: StudyPlan, run: PlannedRun, em: float) -> None:
         )
         record.add_metrics(entry | {"seconds": {"rollout": 20.0, "update": 10.0, "evaluation": 99.0}})
     write_json(record.directory / "summary.json", {"steps": steps, "seconds": {"rollout": 20.0}})
-    assert steps == 0 or training_seconds(RunRecord(record.directory)) == 60.0
+    assert steps == 0 or training_seconds(RunDirectory(record.directory)) == 60.0

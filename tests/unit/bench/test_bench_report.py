@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from apps.bench.report import write_report
-from research.bench.figures import EVERYTHING, figures_by_kind, paired_difference
+from research.bench.figures import ALL_KINDS, figures_by_kind, paired_difference
 from research.bench.judge import PROMPT_HASH, Verdict, Verdicts, judge_all, last_judge, read_verdict
 from research.bench.paper import PAPER
 from research.bench.runs import VERDICTS, BenchRun, read_runs
@@ -24,7 +24,7 @@ from research.questions.benchmarks import BENCHMARKS, benchmark_of, set_name
 from research.settings import Price
 from research.strategies import BASELINES
 from research.strategies.baselines import naive_rag
-from research.strategies.chat import Completion, Message, Work
+from research.strategies.chat import Completion, Message, Session
 from research.strategies.prompt_hash import prompt_hash
 from tests.support.bench_runs import record, write_run
 
@@ -46,10 +46,10 @@ def test_figures_are_means_of_all_and_of_each_kind() -> None:
     records = [record("a", 1.0, recall=0.5), record("b", 0.0, stop_reason="token_limit"), record("c", 1.0, kind="ask")]
     records.append(record("d", 0.0, kind="ask", answer=None, recall=1.0))
     found = figures_by_kind(run_of(records), Price(input=2.0, output=10.0, search=1.0))
-    assert list(found) == [EVERYTHING, "ask", "say"]
-    assert (found["say"].recall, found["ask"].recall, found[EVERYTHING].recall) == (0.5, 1.0, 0.75)
-    assert (found["say"].em.mean, found["say"].em.n, found[EVERYTHING].em.mean) == (0.5, 2, 0.5)
-    everything = found[EVERYTHING]
+    assert list(found) == [ALL_KINDS, "ask", "say"]
+    assert (found["say"].recall, found["ask"].recall, found[ALL_KINDS].recall) == (0.5, 1.0, 0.75)
+    assert (found["say"].em.mean, found["say"].em.n, found[ALL_KINDS].em.mean) == (0.5, 2, 0.5)
+    everything = found[ALL_KINDS]
     assert (everything.searches, everything.read, everything.written, everything.seconds) == (2, 25, 5, 0.5)
     assert (everything.truncated, everything.unanswered, everything.judge) == (1, 1, None)
     # 25 tokens read at 2 and 5 written at 10 USD a million, 2 searches at 1 USD a thousand.
@@ -105,7 +105,7 @@ def test_each_answer_is_judged_once_and_failures_count_as_wrong(tmp_path: Path) 
     assert sorted(first.asked) == [f"What is {name}?" for name in "abcd"], "none twice, and no answer is not judged"
     assert last_judge(path) == "j"
     verdicts = Verdicts(path, "j")
-    found = figures_by_kind(run_of(records[:5], judge="j", verdicts=verdicts))[EVERYTHING]
+    found = figures_by_kind(run_of(records[:5], judge="j", verdicts=verdicts))[ALL_KINDS]
     assert found.judge is not None
     assert (found.judge.mean, found.judge.n, found.unjudged) == (0.2, 5, 2)
     # What failed is asked again, what was judged is not; another judge is asked everything.
@@ -233,10 +233,10 @@ def test_a_benchmark_of_another_size_is_warned_of() -> None:
 
 
 def test_the_hash_of_a_prompt_changes_with_any_word_that_a_model_sees() -> None:
-    async def other(work: Work, question: str) -> str:
+    async def other(work: Session, question: str) -> str:
         return await naive_rag(work, question + " ")
 
-    async def trusting(work: Work, question: str) -> str:
+    async def trusting(work: Session, question: str) -> str:
         return "So " + str(await naive_rag(work, question))
 
     hashes = [asyncio.run(prompt_hash(baseline)) for baseline in (*BASELINES.values(), other, trusting)]
@@ -268,10 +268,10 @@ def test_what_was_never_judged_has_no_verdict_and_the_named_judge_counts(tmp_pat
     write_run(directory, "mine", "ircot", [record("other", 1.0)])
     by = {name: {run.strategy: run for run in read_runs([directory], name)} for name in ("a", "b", "")}
     assert by["a"]["ircot"].verdicts is None
-    silent = figures_by_kind(by["a"]["research"])[EVERYTHING]
+    silent = figures_by_kind(by["a"]["research"])[ALL_KINDS]
     assert silent.judge is not None
     assert (silent.judge.mean, silent.unjudged) == (0.0, 0), "no answer at all is wrong without asking"
-    figures = {name: figures_by_kind(runs["naive"])[EVERYTHING].judge for name, runs in by.items()}
+    figures = {name: figures_by_kind(runs["naive"])[ALL_KINDS].judge for name, runs in by.items()}
     assert {name: found.mean for name, found in figures.items() if found} == {"a": 1.0, "b": 0.0, "": 0.0}
 
 

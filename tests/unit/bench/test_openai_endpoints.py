@@ -116,7 +116,7 @@ def test_an_endpoint_that_samples_as_it_likes_is_known_for_it() -> None:
     async def takes(url: str) -> tuple[bool, bool]:
         async with OpenAIChat(url, "m", retries=0) as chat:
             before = chat.takes_temperature
-            await chat.find_out_what_it_takes()
+            await chat.probe_capabilities()
             return before, chat.takes_temperature
 
     with endpoint(reply) as (url, _):

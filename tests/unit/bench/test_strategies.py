@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from research.episode.agent import Sampling, StopReason
 from research.errors import ContextFullError
 from research.passages import Passage, ScoredPassage
-from research.schemas import Strategy
+from research.schemas import StrategyName
 from research.strategies import BASELINES, STRATEGIES, BaselineStrategy
 from research.strategies.chat import Completion, Message
 from research.strategies.outcome import Outcome
@@ -138,7 +138,7 @@ def test_the_first_sentence_begins_the_text(text: str) -> None:
 
 
 def test_the_wire_names_every_strategy() -> None:
-    assert set(get_args(Strategy)) == set(STRATEGIES)
+    assert set(get_args(StrategyName)) == set(STRATEGIES)
 
 
 def test_a_context_that_is_full_is_an_outcome_and_no_crash() -> None:

@@ -8,9 +8,9 @@ from hypothesis import strategies as st
 
 from research.episode.protocol import (
     TAG_NAMES,
+    escape_tags,
     extract_answer,
     format_fault,
-    neutralize,
     result_block,
     search_query,
 )
@@ -98,8 +98,8 @@ def test_nothing_found_is_said() -> None:
     )
 )
 def test_neutralized_text_holds_no_tag_and_no_special_token(pieces: list[str]) -> None:
-    text = neutralize("".join(pieces), SPECIAL)
+    text = escape_tags("".join(pieces), SPECIAL)
     assert not any(token in text for token in SPECIAL)
     lowered = text.lower()
     assert not any(f"<{tag}>" in lowered or f"</{tag}>" in lowered for tag in TAG_NAMES)
-    assert neutralize(text, SPECIAL).replace(" ", "") == "".join(pieces).replace(" ", "")
+    assert escape_tags(text, SPECIAL).replace(" ", "") == "".join(pieces).replace(" ", "")

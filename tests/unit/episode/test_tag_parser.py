@@ -9,9 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from research.episode.agent import Episode, Turn
-from research.episode.latex import Unboxed, unboxed
+from research.episode.latex import LatexStripper, strip_latex
 from research.episode.protocol import extract_answer
-from research.episode.tag_parser import Piece, PieceReader
+from research.episode.tag_parser import StreamingTagParser, TagSpan
 from research.episode.trace import trace_of
 
 FRAGMENTS = [
@@ -53,8 +53,8 @@ def parts_of(text: str, cuts: list[int]) -> list[str]:
     return [text[begin:end] for begin, end in pairwise(places)]
 
 
-def read(parts: list[str]) -> list[Piece]:
-    reader = PieceReader()
+def read(parts: list[str]) -> list[TagSpan]:
+    reader = StreamingTagParser()
     return [piece for part in parts for piece in reader.feed(part)] + reader.close()
 
 
@@ -70,18 +70,18 @@ def test_the_pieces_are_the_steps_of_the_trace_however_the_text_is_cut(text: str
 
 
 def test_a_thought_is_told_while_it_is_written() -> None:
-    reader = PieceReader()
+    reader = StreamingTagParser()
     assert reader.feed("<thi") == []
-    assert reader.feed("nk>I need") == [Piece(0, "think", "I need")]
-    assert reader.feed(" a painter. </th") == [Piece(0, "think", " a painter.")]
-    assert reader.feed("ink>\n<search>Starry") == [Piece(1, "search", "Starry")]
+    assert reader.feed("nk>I need") == [TagSpan(0, "think", "I need")]
+    assert reader.feed(" a painter. </th") == [TagSpan(0, "think", " a painter.")]
+    assert reader.feed("ink>\n<search>Starry") == [TagSpan(1, "search", "Starry")]
     assert reader.close() == []
 
 
 @given(st.lists(st.sampled_from(LATEX), max_size=16).map("".join), st.lists(st.integers(0, 200), max_size=8))
 def test_an_answer_is_unboxed_alike_however_it_is_cut(text: str, cuts: list[int]) -> None:
-    reader = Unboxed()
-    assert "".join(reader.feed(part) for part in parts_of(text, cuts)) + reader.close() == unboxed(text)
+    reader = LatexStripper()
+    assert "".join(reader.feed(part) for part in parts_of(text, cuts)) + reader.close() == strip_latex(text)
 
 
 @pytest.mark.parametrize(
@@ -98,11 +98,11 @@ def test_an_answer_is_unboxed_alike_however_it_is_cut(text: str, cuts: list[int]
     ],
 )
 def test_the_dress_of_an_answer_is_taken_off(text: str, shown: str) -> None:
-    assert unboxed(text) == shown
+    assert strip_latex(text) == shown
 
 
 @given(st.text("abc {}", min_size=1).filter(lambda text: text.count("{") == text.count("}") == 0 and text.strip()))
 def test_what_is_in_the_box_is_the_answer_that_is_scored(text: str) -> None:
-    assert unboxed(f"\\boxed{{{text}}}") == " ".join(
+    assert strip_latex(f"\\boxed{{{text}}}") == " ".join(
         (extract_answer(f"<answer>\\boxed{{{text}}}</answer>") or "").split()
     )

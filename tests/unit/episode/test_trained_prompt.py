@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from research.errors import ConfigurationError
-from research.prompts import load_prompt, require_trained_prompt, trained_prompt
+from research.prompts import check_prompt, load_prompt, trained_prompt
 
 SMALL = load_prompt("research-small")
 
@@ -21,8 +21,8 @@ def test_a_checkpoint_says_which_rules_it_was_trained_with(tmp_path: Path) -> No
 
 def test_other_rules_are_refused_unless_told() -> None:
     other = load_prompt("research-instruct").sha256
-    require_trained_prompt(SMALL, None, "base", told=False)
-    require_trained_prompt(SMALL, SMALL.sha256, "mine", told=False)
-    require_trained_prompt(SMALL, other, "mine", told=True)
+    check_prompt(SMALL, None, "base", allow_mismatch=False)
+    check_prompt(SMALL, SMALL.sha256, "mine", allow_mismatch=False)
+    check_prompt(SMALL, other, "mine", allow_mismatch=True)
     with pytest.raises(ConfigurationError, match=r"mine was trained with other rules .*any_prompt"):
-        require_trained_prompt(SMALL, other, "mine", told=False)
+        check_prompt(SMALL, other, "mine", allow_mismatch=False)

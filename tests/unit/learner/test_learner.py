@@ -14,7 +14,7 @@ from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
 from research.errors import TrainingError
-from services.trainer.learner.batching import TrainingSequence, cut
+from services.trainer.learner.batching import TrainingSequence, pack_micro_batches
 from services.trainer.learner.learner import Learner
 from services.trainer.run_dir.checkpoints import CheckpointStore, RunState
 from services.trainer.weights.publisher import write_checkpoint
@@ -77,7 +77,7 @@ def test_an_update_makes_good_episodes_likelier_and_bad_ones_less(tiny: Path, tm
     assert report is not None
     assert report.mismatch_max == pytest.approx(0.0, abs=1e-5)
     gain = sum(
-        s.advantage * (sum(new) - sum(s.behaviour))
+        s.advantage * (sum(new) - sum(s.sampler_logprobs))
         for s, new in zip(on_policy, learner.logprobs(on_policy), strict=True)
     )
     assert gain > 0
@@ -114,7 +114,7 @@ def test_a_loss_that_is_not_finite_changes_nothing(tiny: Path, tmp_path: Path, a
     learner = Learner(tiny_settings(tmp_path), tiny)
     before = flat_parameters(learner.model)
     (good,) = random_sequences(1, seed=6)
-    bad = TrainingSequence(good.token_ids, good.sampled_positions, good.behaviour, advantage)
+    bad = TrainingSequence(good.token_ids, good.sampled_positions, good.sampler_logprobs, advantage)
     assert learner.grpo_update([bad]) is None
     assert torch.equal(flat_parameters(learner.model), before)
     assert learner.updates == 0
@@ -172,7 +172,7 @@ def test_a_published_checkpoint_is_an_ordinary_one(tiny: Path, tmp_path: Path) -
 @given(st.lists(st.integers(1, 40), min_size=1, max_size=12), st.integers(1, 100))
 def test_micro_batches_hold_everything_once_within_the_budget(lengths: list[int], budget: int) -> None:
     sequences = [TrainingSequence([0] * n, [], []) for n in lengths]
-    groups = cut(sequences, budget)
+    groups = pack_micro_batches(sequences, budget)
     assert sorted(i for group in groups for i in group) == list(range(len(lengths)))
     for group in groups:
         assert len(group) == 1 or len(group) * max(lengths[i] for i in group) <= budget

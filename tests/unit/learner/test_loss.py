@@ -15,10 +15,10 @@ from torch import Tensor
 
 from services.trainer.learner.loss import (
     STD_EPSILON,
-    best_and_worst,
     group_advantages,
     grpo_loss,
     k3,
+    keep_extremes,
     mismatch,
     token_weights,
     truncated_importance,
@@ -51,7 +51,7 @@ def test_a_group_of_one_has_no_signal() -> None:
 
 @given(REWARDS, st.integers(1, 10))
 def test_best_and_worst_keeps_the_extremes(rewards: list[float], keep: int) -> None:
-    kept = best_and_worst(rewards, keep)
+    kept = keep_extremes(rewards, keep)
     assert len(kept) == len(set(kept)) == min(keep, len(rewards))
     values = sorted(rewards[i] for i in kept)
     count = len(values)
@@ -84,7 +84,7 @@ class Batch:
         self.mask = self.completion_mask * self.tool_mask
         self.logprobs = -2 + noise(0.7)
         self.old = self.logprobs + noise(0.25)
-        self.behaviour = self.old + noise(0.5)
+        self.sampler_logprobs = self.old + noise(0.5)
         self.reference = self.logprobs + noise(0.4)
         self.entropy = noise(1).abs()
         self.advantages = torch.randn(rows, generator=generator)
@@ -104,7 +104,7 @@ def ours(
     return grpo_loss(
         batch.flat(logprobs),
         batch.flat(batch.old),
-        batch.flat(batch.behaviour),
+        batch.flat(batch.sampler_logprobs),
         batch.flat(batch.advantages[:, None].expand_as(batch.mask)),
         batch.weights(normalization, constant).to(logprobs.dtype),
         clip_low=0.2,
@@ -155,7 +155,7 @@ def trl_loss(batch: Batch, logprobs: Tensor, loss_type: str, constant: int, entr
         "advantages": batch.advantages,
         "old_per_token_logps": batch.old,
         "ref_per_token_logps": batch.reference,
-        "importance_sampling_ratio": torch.exp(batch.old - batch.behaviour).clamp(max=2.0),
+        "importance_sampling_ratio": torch.exp(batch.old - batch.sampler_logprobs).clamp(max=2.0),
         "num_items_in_batch": batch.mask.sum(),
     }
     return GRPOTrainer._compute_loss(trainer, None, inputs)
@@ -185,12 +185,12 @@ def test_loss_equals_a_float64_brute_force(normalization: str, seed: int) -> Non
     for row in range(4):
         positions = [c for c in range(12) if batch.mask[row, c]]
         for column in positions:
-            lp, old, behaviour, ref = (
-                float(t[row, column]) for t in (batch.logprobs, batch.old, batch.behaviour, batch.reference)
+            lp, old, sampler_logprobs, ref = (
+                float(t[row, column]) for t in (batch.logprobs, batch.old, batch.sampler_logprobs, batch.reference)
             )
             advantage, ratio = float(batch.advantages[row]), math.exp(lp - old)
             clipped = min(max(ratio, 0.8), 1.28)
-            term = -min(ratio * advantage, clipped * advantage) * min(math.exp(old - behaviour), 2.0)
+            term = -min(ratio * advantage, clipped * advantage) * min(math.exp(old - sampler_logprobs), 2.0)
             term += 0.05 * (math.exp(ref - lp) - (ref - lp) - 1)
             if normalization == "token":
                 expected += term / sum(batch.lengths)
@@ -207,16 +207,16 @@ def test_any_cut_into_micro_batches_gives_the_same_gradient(seed: int, pieces: i
     batch = Batch(rows=6, length=10, seed=seed)
     whole = batch.logprobs.double().requires_grad_()
     ours(batch, whole, normalization).backward()
-    cut = batch.logprobs.double().requires_grad_()
+    pack_micro_batches = batch.logprobs.double().requires_grad_()
     weights = batch.weights(normalization, 64)
-    flat = [batch.flat(t) for t in (batch.old, batch.behaviour, batch.advantages[:, None].expand_as(batch.mask))]
-    total = batch.flat(cut)
+    flat = [batch.flat(t) for t in (batch.old, batch.sampler_logprobs, batch.advantages[:, None].expand_as(batch.mask))]
+    total = batch.flat(pack_micro_batches)
     for part in torch.arange(len(total)).chunk(pieces):
-        old, behaviour, advantages = (t[part] for t in flat)
+        old, sampler_logprobs, advantages = (t[part] for t in flat)
         grpo_loss(
             total[part],
             old,
-            behaviour,
+            sampler_logprobs,
             advantages,
             weights[part].double(),
             clip_low=0.2,
@@ -225,7 +225,7 @@ def test_any_cut_into_micro_batches_gives_the_same_gradient(seed: int, pieces: i
             reference=batch.flat(batch.reference)[part],
             kl_coefficient=0.05,
         ).loss.backward(retain_graph=True)
-    torch.testing.assert_close(cut.grad, whole.grad)
+    torch.testing.assert_close(pack_micro_batches.grad, whole.grad)
 
 
 def test_masked_tokens_have_no_gradient() -> None:
@@ -250,9 +250,9 @@ def test_on_policy_the_ratio_is_one_and_nothing_is_clipped() -> None:
 
 
 def test_truncated_importance_is_capped_and_can_be_off() -> None:
-    old, behaviour = torch.tensor([0.0, 0.0]), torch.tensor([-3.0, 0.5])
-    assert truncated_importance(old, behaviour, 2.0).tolist() == pytest.approx([2.0, math.exp(-0.5)])
-    assert truncated_importance(old, behaviour, None).tolist() == [1.0, 1.0]
+    old, sampler_logprobs = torch.tensor([0.0, 0.0]), torch.tensor([-3.0, 0.5])
+    assert truncated_importance(old, sampler_logprobs, 2.0).tolist() == pytest.approx([2.0, math.exp(-0.5)])
+    assert truncated_importance(old, sampler_logprobs, None).tolist() == [1.0, 1.0]
 
 
 @given(st.lists(st.floats(-20, 0), min_size=1, max_size=6), st.floats(-3, 3))

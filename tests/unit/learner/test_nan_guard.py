@@ -32,7 +32,7 @@ def bits(learner: Learner) -> dict[str, bytes]:
 
 
 def with_behaviour(sequence: TrainingSequence, value: float) -> TrainingSequence:
-    return replace(sequence, behaviour=[*sequence.behaviour[:-1], value])
+    return replace(sequence, sampler_logprobs=[*sequence.sampler_logprobs[:-1], value])
 
 
 def with_advantage(sequence: TrainingSequence, value: float) -> TrainingSequence:

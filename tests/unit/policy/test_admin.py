@@ -9,7 +9,7 @@ from fastapi import FastAPI
 from fastapi.testclient import TestClient
 
 from services.policy.api.admin import attach_admin_routes
-from services.web.problems import install_problem_handler
+from services.web.problems import install_http_error_handler
 
 
 @pytest.mark.parametrize(
@@ -25,7 +25,7 @@ def test_half_loaded_weights_cannot_be_resumed_by_hand(
 
     monkeypatch.setenv("RESEARCH_ADMIN_TOKEN", "secret")
     app = FastAPI()
-    install_problem_handler(app)
+    install_http_error_handler(app)
     assert attach_admin_routes(app)
     app.state.research_updates = SimpleNamespace(fault=fault, busy=busy)
     app.state.engine_client = SimpleNamespace(resume_generation=resume)

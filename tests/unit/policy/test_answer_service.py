@@ -10,18 +10,18 @@ import pytest
 
 from research.errors import ConfigurationError, ServiceError
 from research.schemas import AgentLimits, AnswerResponse
-from services.policy.answer.service import Answering, Asked, BusyError, Told
+from services.policy.answer.service import AnswerEvent, AnswerService, AnswerTask, BusyError
 from tests.support.characters import CharacterTokenizer
 from tests.support.scripted_agent import TURNS, OnePassage, Scripted, agent_for
 
 
 def with_answering(
-    scenario: Callable[[Answering], Awaitable[None]], behaviour: str = "writes", concurrency: int = 1
+    scenario: Callable[[AnswerService], Awaitable[None]], behaviour: str = "writes", concurrency: int = 1
 ) -> Scripted:
     policy = Scripted(CharacterTokenizer(), TURNS, behaviour)
 
     async def main() -> None:
-        answering = Answering(
+        answering = AnswerService(
             agent_for(policy),
             lambda _: policy,
             CharacterTokenizer(),
@@ -37,26 +37,26 @@ def with_answering(
     return policy
 
 
-async def until_there_is_room(answering: Answering) -> None:
+async def until_there_is_room(answering: AnswerService) -> None:
     while True:
         try:
-            answering.require_room()
+            answering.check_capacity()
         except BusyError:
             await asyncio.sleep(0.001)
         else:
             return
 
 
-async def first_of(events: AsyncGenerator[Told]) -> Told:
+async def first_of(events: AsyncGenerator[AnswerEvent]) -> AnswerEvent:
     return await anext(events)
 
 
 def test_who_does_not_read_on_keeps_no_place() -> None:
-    async def scenario(answering: Answering) -> None:
-        async with aclosing(answering.watch(Asked("Who?"))) as events:
+    async def scenario(answering: AnswerService) -> None:
+        async with aclosing(answering.stream(AnswerTask("Who?"))) as events:
             await first_of(events)
             with pytest.raises(BusyError):
-                answering.require_room()
+                answering.check_capacity()
             await until_there_is_room(answering)
             *_, done = [event async for event in events]
             assert isinstance(done, AnswerResponse)
@@ -66,9 +66,9 @@ def test_who_does_not_read_on_keeps_no_place() -> None:
 
 
 def test_time_runs_out_for_who_does_not_read_on() -> None:
-    async def scenario(answering: Answering) -> None:
-        asked = Asked("Who?", limits=AgentLimits(timeout=0.2))
-        async with aclosing(answering.watch(asked)) as events:
+    async def scenario(answering: AnswerService) -> None:
+        asked = AnswerTask("Who?", limits=AgentLimits(timeout=0.2))
+        async with aclosing(answering.stream(asked)) as events:
             await first_of(events)
             await until_there_is_room(answering)
             with pytest.raises(ServiceError, match=r"no answer within 0\.2 s"):
@@ -78,8 +78,8 @@ def test_time_runs_out_for_who_does_not_read_on() -> None:
 
 
 def test_who_leaves_gives_the_place_back() -> None:
-    async def scenario(answering: Answering) -> None:
-        async with aclosing(answering.watch(Asked("Who?"))) as events:
+    async def scenario(answering: AnswerService) -> None:
+        async with aclosing(answering.stream(AnswerTask("Who?"))) as events:
             await first_of(events)
         await until_there_is_room(answering)
 
@@ -87,8 +87,8 @@ def test_who_leaves_gives_the_place_back() -> None:
 
 
 def test_of_those_who_come_at_once_no_more_than_the_places_are_taken() -> None:
-    async def scenario(answering: Answering) -> None:
-        watching = [answering.watch(Asked("Who?")) for _ in range(5)]
+    async def scenario(answering: AnswerService) -> None:
+        watching = [answering.stream(AnswerTask("Who?")) for _ in range(5)]
         firsts = await asyncio.gather(*(first_of(events) for events in watching), return_exceptions=True)
         assert [isinstance(first, BusyError) for first in firsts] == [False, False, True, True, True]
         for events in watching:
@@ -98,21 +98,21 @@ def test_of_those_who_come_at_once_no_more_than_the_places_are_taken() -> None:
 
 
 def test_other_strategies_are_answered_and_watched_the_same_way() -> None:
-    async def scenario(answering: Answering) -> None:
-        asked = Asked("Who?", strategy="naive-rag")
+    async def scenario(answering: AnswerService) -> None:
+        asked = AnswerTask("Who?", strategy="naive-rag")
         answered = await answering.answer(asked)
         assert (answered.strategy, answered.usage.searches) == ("naive-rag", 1)
         assert [step.kind for step in answered.trace] == ["search", "result", "answer"]
-        (watched,) = [event async for event in answering.watch(asked)]
+        (watched,) = [event async for event in answering.stream(asked)]
         assert isinstance(watched, AnswerResponse)
-        answering.require_room()
+        answering.check_capacity()
 
     with_answering(scenario)
 
 
 def test_a_plan_of_its_own_has_no_number_of_searches_to_limit() -> None:
-    async def scenario(answering: Answering) -> None:
+    async def scenario(answering: AnswerService) -> None:
         with pytest.raises(ConfigurationError, match="max_searches"):
-            await answering.answer(Asked("Who?", limits=AgentLimits(max_searches=1), strategy="ircot"))
+            await answering.answer(AnswerTask("Who?", limits=AgentLimits(max_searches=1), strategy="ircot"))
 
     with_answering(scenario)

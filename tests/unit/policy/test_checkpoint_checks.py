@@ -10,7 +10,12 @@ import torch
 from safetensors.torch import save_file
 
 from research.errors import AssetError, ConfigurationError
-from services.policy.weights.checkpoint_checks import confined, require_same_tensors, safetensors_files, tensor_specs
+from services.policy.weights.checkpoint_checks import (
+    require_same_tensors,
+    resolve_inside,
+    safetensors_files,
+    tensor_specs,
+)
 
 GOOD = {"a": torch.zeros(2, 3, dtype=torch.bfloat16), "b": torch.ones(4)}
 
@@ -67,12 +72,12 @@ def test_paths_are_confined(tmp_path: Path) -> None:
     (inside / "x").mkdir(parents=True)
     outside.mkdir()
     (inside / "link").symlink_to(outside)
-    assert confined(str(inside / "x"), inside) == (inside / "x").resolve()
+    assert resolve_inside(str(inside / "x"), inside) == (inside / "x").resolve()
     for path in (outside, inside / ".." / "elsewhere", inside / "link", Path("/etc")):
         with pytest.raises(ConfigurationError, match="weights_dir"):
-            confined(str(path), inside)
+            resolve_inside(str(path), inside)
     with pytest.raises(AssetError, match="does not exist"):
-        confined(str(inside / "missing"), inside)
+        resolve_inside(str(inside / "missing"), inside)
 
 
 def test_a_tensor_that_is_in_two_files_is_refused(tmp_path: Path) -> None:
@@ -96,4 +101,4 @@ def test_a_link_to_weights_elsewhere_is_refused(tmp_path: Path) -> None:
     inside.mkdir(parents=True)
     (inside / "model.safetensors").symlink_to(tmp_path / "secret.safetensors")
     with pytest.raises(ConfigurationError, match="weights_dir"):
-        confined(str(inside), tmp_path / "runs")
+        resolve_inside(str(inside), tmp_path / "runs")

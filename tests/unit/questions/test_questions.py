@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from research.errors import AssetError, ConfigurationError
 from research.questions import Hop, Question, read_questions, write_questions
-from research.questions.sampler import QuestionStream
+from research.questions.sampler import QuestionSampler
 from research.questions.sampling import first_of_each_kind
 from research.questions.sources import load_questions
 
@@ -88,18 +88,18 @@ def test_missing_sets_are_said(tmp_path: Path, name: str) -> None:
 @given(st.integers(1, 12), st.integers(0, 1000))
 def test_the_stream_goes_on_exactly_where_its_cursors_say(count: int, seed: int) -> None:
     mix = {"one_hop": 0.3, "two_hop": 0.7}
-    stream = QuestionStream(QUESTIONS, mix, seed)
+    stream = QuestionSampler(QUESTIONS, mix, seed)
     whole = [question for _ in range(6) for question in stream.draw(count)]
-    first = QuestionStream(QUESTIONS, mix, seed)
+    first = QuestionSampler(QUESTIONS, mix, seed)
     before = [question for _ in range(2) for question in first.draw(count)]
-    resumed = QuestionStream(QUESTIONS, mix, seed)
+    resumed = QuestionSampler(QUESTIONS, mix, seed)
     resumed.cursors = dict(first.cursors)
     after = [question for _ in range(4) for question in resumed.draw(count)]
     assert before + after == whole
 
 
 def test_an_epoch_asks_every_question_once_and_the_next_in_another_order() -> None:
-    stream = QuestionStream(QUESTIONS, {}, 3)
+    stream = QuestionSampler(QUESTIONS, {}, 3)
     first, second = stream.draw(len(QUESTIONS)), stream.draw(len(QUESTIONS))
     assert Counter(q.id for q in first) == Counter(q.id for q in second) == Counter(q.id for q in QUESTIONS)
     assert first != second
@@ -107,7 +107,7 @@ def test_an_epoch_asks_every_question_once_and_the_next_in_another_order() -> No
 
 @given(st.integers(1, 40))
 def test_the_mix_is_kept_exactly(count: int) -> None:
-    drawn = QuestionStream(QUESTIONS, {"one_hop": 0.3, "two_hop": 0.7}, 1).draw(count)
+    drawn = QuestionSampler(QUESTIONS, {"one_hop": 0.3, "two_hop": 0.7}, 1).draw(count)
     assert len(drawn) == count
     ones = sum(question.kind == "one_hop" for question in drawn)
     assert abs(ones - 0.3 * count) < 1
@@ -115,7 +115,7 @@ def test_the_mix_is_kept_exactly(count: int) -> None:
 
 def test_a_mix_of_unknown_kinds_is_refused() -> None:
     with pytest.raises(ConfigurationError, match="one_hop, two_hop"):
-        QuestionStream(QUESTIONS, {"three_hop": 1.0}, 1)
+        QuestionSampler(QUESTIONS, {"three_hop": 1.0}, 1)
 
 
 def test_of_several_candidates_the_most_instructive_template_is_asked() -> None:
@@ -124,9 +124,11 @@ def test_of_several_candidates_the_most_instructive_template_is_asked() -> None:
         for t in ("easy", "open", "hard")
         for n in range(30)
     ]
-    stream = QuestionStream(pool, {"one_hop": 1.0}, 1, candidates=4)
+    stream = QuestionSampler(pool, {"one_hop": 1.0}, 1, candidates=4)
     for _ in range(5):
-        stream.learn((question, {"easy": 1.0, "open": 0.4, "hard": 0.0}[question.template]) for question in pool)
+        stream.update_curriculum(
+            (question, {"easy": 1.0, "open": 0.4, "hard": 0.0}[question.template]) for question in pool
+        )
     shares = Counter(question.template for question in stream.draw(60))
     assert shares["open"] > 40
     assert stream.cursors == {"one_hop": 240}
@@ -134,9 +136,9 @@ def test_of_several_candidates_the_most_instructive_template_is_asked() -> None:
 
 def test_a_resumed_stream_draws_what_the_unbroken_one_draws() -> None:
     pool = [Question(str(n), "Q?", ("a",), kind="one_hop", template=f"t{n % 7}") for n in range(50)]
-    unbroken = QuestionStream(pool, {}, 3, candidates=3)
-    unbroken.learn((question, int(question.id) % 3 / 2) for question in unbroken.draw(9))
-    resumed = QuestionStream(pool, {}, 3, candidates=3)
+    unbroken = QuestionSampler(pool, {}, 3, candidates=3)
+    unbroken.update_curriculum((question, int(question.id) % 3 / 2) for question in unbroken.draw(9))
+    resumed = QuestionSampler(pool, {}, 3, candidates=3)
     resumed.cursors, resumed.success = dict(unbroken.cursors), dict(unbroken.success)
     assert resumed.draw(12) == unbroken.draw(12)
 

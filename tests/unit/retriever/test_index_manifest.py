@@ -16,8 +16,8 @@ from research.passages import Passage
 from research.settings import Corpus as CorpusSettings
 from research.settings import Encoder as EncoderSettings
 from services.retriever.encoder.checkpoint import Checkpoint
-from services.retriever.index.bm25 import write_lexical
-from services.retriever.index.faiss_config import structure_for
+from services.retriever.index.bm25 import write_bm25
+from services.retriever.index.faiss_config import faiss_config_for
 from services.retriever.index.manifest import Manifest, read_manifest, recipe_for
 from services.retriever.index.passage_store import PassageStore, write_passage_store
 from services.retriever.index.search_index import SearchIndex
@@ -35,12 +35,12 @@ CHECKPOINT = Checkpoint(
 
 def write_index(directory: Path, *, lexical: bool = False) -> Path:
     """A small whole index: passage i lies along axis i."""
-    structure = structure_for("flat", 3, 4)
+    structure = faiss_config_for("flat", 3, 4)
     recipe = recipe_for(CHECKPOINT, ENCODER, CORPUS.model_copy(update={"lexical": lexical}), "c" * 64)
     write_passage_store(directory, PASSAGES)
     write_dense(directory, InMemory(AXES[:3]), structure, 4)
     if lexical:
-        write_lexical(directory, [f"{passage.title} {passage.text}" for passage in PASSAGES])
+        write_bm25(directory, [f"{passage.title} {passage.text}" for passage in PASSAGES])
     Manifest(
         revision=recipe.revision,
         recipe=recipe,
@@ -138,7 +138,7 @@ def cut(name: str) -> Callable[[Path], None]:
         (edit_manifest(lambda fields: fields.pop("count")), "count: Field required"),
         (edit_manifest(lambda fields: fields["recipe"]["encoding"].update(query_prefix="x")), "was edited"),
         (edit_manifest(lambda fields: fields.update(count=4)), "4 manifest, 3 passages, 3 vectors"),
-        (lambda directory: write_dense(directory, InMemory(AXES), structure_for("flat", 4, 4), 4), "4 vectors"),
+        (lambda directory: write_dense(directory, InMemory(AXES), faiss_config_for("flat", 4, 4), 4), "4 vectors"),
         (lambda directory: write_passage_store(directory, PASSAGES[:2]), "2 passages"),
         (lambda directory: (directory / "vectors.faiss").unlink(), "cannot read"),
         (cut("vectors.faiss"), "cannot read"),

@@ -7,7 +7,7 @@ import asyncio
 import pytest
 
 from research.errors import ServiceError
-from services.retriever.batching.batch_queue import Limits, Taken
+from services.retriever.batching.batch_queue import Batch, Limits
 from services.retriever.batching.metrics import Metrics
 from services.retriever.batching.pipeline import SearchPipeline
 from services.retriever.batching.result_cache import ResultCache
@@ -68,10 +68,10 @@ def test_who_joins_a_query_that_was_just_taken_out_as_abandoned_is_answered() ->
         await asyncio.sleep(0)
         leaves.cancel()
         await asyncio.gather(leaves, return_exceptions=True)
-        taken_out = pipeline._backlog.sweep()
+        taken_out = pipeline._batch_queue.sweep()
         joins = asyncio.create_task(pipeline.submit([Query("same", 1, index)]))
         await asyncio.sleep(0)
-        pipeline.drop(taken_out)
+        pipeline.on_abandoned(taken_out)
         pipeline.start()
         async with asyncio.timeout(10):
             [answer] = await joins
@@ -188,16 +188,16 @@ def test_a_stage_outlives_whatever_its_library_raises(stage: str, fault: BaseExc
 def test_a_stage_that_breaks_tells_those_who_wait_and_goes_on() -> None:
     async def scenario(bench: Bench) -> None:
         first = await bench.occupy()
-        backlog = bench.pipeline._backlog
-        take = backlog._take_batch
+        batch_queue = bench.pipeline._batch_queue
+        take = batch_queue._take_batch
 
-        def broken() -> Taken:
-            backlog._take_batch = take  # type: ignore[method-assign]
+        def broken() -> Batch:
+            batch_queue._take_batch = take  # type: ignore[method-assign]
             raise ZeroDivisionError
 
         doomed = bench.submit("a")
         await bench.waiting(1)
-        backlog._take_batch = broken  # type: ignore[method-assign]
+        batch_queue._take_batch = broken  # type: ignore[method-assign]
         bench.encoder.go.set()
         for error in await asyncio.gather(first, doomed, return_exceptions=True):
             assert isinstance(error, ServiceError) or error == ["first#0"]

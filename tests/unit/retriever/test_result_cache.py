@@ -8,10 +8,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from services.retriever.batching.result_cache import ResultCache
-from services.retriever.types import Hits
+from services.retriever.types import HitDicts
 
 
-def hits(count: int, letters: int) -> Hits:
+def hits(count: int, letters: int) -> HitDicts:
     return [{"id": str(rank), "title": "t", "text": "x" * letters, "score": 0.5} for rank in range(count)]
 
 
@@ -40,7 +40,7 @@ def test_its_estimate_is_near_what_python_takes() -> None:
     before = tracemalloc.get_traced_memory()[0]
     for number in range(2000):
         # Fresh texts, as they come from the disk.
-        found: Hits = [
+        found: HitDicts = [
             {**{name: f"{name} {number}-{rank}" * 20 for name in ("id", "title", "text")}, "score": number + rank / 3}
             for rank in range(3)
         ]

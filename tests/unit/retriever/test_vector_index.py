@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from research.errors import AssetError, ConfigurationError
-from services.retriever.index.faiss_config import StructureName, structure_for
+from services.retriever.index.faiss_config import FaissConfigName, faiss_config_for
 from services.retriever.index.milvus import MilvusCollection, MilvusVectors, write_milvus
 from services.retriever.index.vector_index import FULL_VECTORS, VECTORS, open_dense, rerank, write_dense
 from services.retriever.types import Vectors
@@ -48,9 +48,9 @@ def recall(found: np.ndarray, queries: Vectors, vectors: Vectors) -> float:
     ("name", "least"), [("flat", 1.0), ("hnsw", 0.95), ("ivf-sq8", 0.9), ("ivf-pq", 0.9), ("ivf-rabitq", 0.9)]
 )
 def test_a_structure_finds_nearly_what_brute_force_finds(
-    tmp_path: Path, vectors: Vectors, queries: Vectors, name: StructureName, least: float
+    tmp_path: Path, vectors: Vectors, queries: Vectors, name: FaissConfigName, least: float
 ) -> None:
-    structure = structure_for(name, len(vectors), DIMENSION)
+    structure = faiss_config_for(name, len(vectors), DIMENSION)
     write_dense(tmp_path, InMemory(vectors), structure, DIMENSION)
     opened = open_dense(tmp_path, structure, threads=1)
     assert (opened.count, opened.dimension) == (3000, DIMENSION)
@@ -63,8 +63,8 @@ def test_a_structure_finds_nearly_what_brute_force_finds(
 
 
 @pytest.mark.parametrize("name", ["flat", "ivf-sq8", "ivf-pq", "ivf-rabitq"])
-def test_the_same_vectors_give_the_same_files(tmp_path: Path, vectors: Vectors, name: StructureName) -> None:
-    structure = structure_for(name, len(vectors), DIMENSION)
+def test_the_same_vectors_give_the_same_files(tmp_path: Path, vectors: Vectors, name: FaissConfigName) -> None:
+    structure = faiss_config_for(name, len(vectors), DIMENSION)
     for copy in ("one", "two"):
         (tmp_path / copy).mkdir()
         write_dense(tmp_path / copy, InMemory(vectors), structure, DIMENSION)
@@ -73,7 +73,7 @@ def test_the_same_vectors_give_the_same_files(tmp_path: Path, vectors: Vectors, 
 
 
 def test_more_are_asked_for_than_there_are(tmp_path: Path, vectors: Vectors) -> None:
-    structure = structure_for("ivf-pq", 700, DIMENSION)
+    structure = faiss_config_for("ivf-pq", 700, DIMENSION)
     write_dense(tmp_path, InMemory(vectors[:700]), structure, DIMENSION)
     scores, positions = open_dense(tmp_path, structure, threads=1).search(vectors[:2], 900)
     assert scores.shape == positions.shape == (2, 700)
@@ -81,7 +81,7 @@ def test_more_are_asked_for_than_there_are(tmp_path: Path, vectors: Vectors) -> 
 
 
 def test_full_vectors_that_do_not_fit_are_refused(tmp_path: Path, vectors: Vectors) -> None:
-    structure = structure_for("ivf-pq", 700, DIMENSION)
+    structure = faiss_config_for("ivf-pq", 700, DIMENSION)
     write_dense(tmp_path, InMemory(vectors[:700]), structure, DIMENSION)
     np.save(tmp_path / FULL_VECTORS, np.zeros((2, DIMENSION), dtype=np.float16))
     with pytest.raises(AssetError, match=f"does not fit {VECTORS}"):
@@ -92,7 +92,7 @@ def test_full_vectors_that_do_not_fit_are_refused(tmp_path: Path, vectors: Vecto
 
 
 def test_the_size_decides_where_nothing_else_does() -> None:
-    names = [structure_for("auto", count, 384).name for count in (1, 200_000, 200_001, 2_000_001)]
+    names = [faiss_config_for("auto", count, 384).name for count in (1, 200_000, 200_001, 2_000_001)]
     assert names == ["flat", "flat", "hnsw", "ivf-rabitq"]
 
 
@@ -135,7 +135,7 @@ def test_a_milvus_that_is_not_there_is_named(tmp_path: Path) -> None:
     [("ivf-pq", 499, 64, "too few"), ("ivf-rabitq", 16, 64, "too few"), ("ivf-pq", 5000, 30, "in fours")],
 )
 def test_what_cannot_be_built_is_refused_before_anything_is_encoded(
-    name: StructureName, count: int, dimension: int, named: str
+    name: FaissConfigName, count: int, dimension: int, named: str
 ) -> None:
     with pytest.raises(ConfigurationError, match=named):
-        structure_for(name, count, dimension)
+        faiss_config_for(name, count, dimension)

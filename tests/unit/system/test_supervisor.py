@@ -52,7 +52,7 @@ class House:
             self.children,
             start=self.start,
             is_ready=lambda child: child.process.poll() is None,
-            say=self.say,
+            log=self.say,
             give_up=self.give_up,
             back_off=0.01,
         )

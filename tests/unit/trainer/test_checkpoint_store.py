@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from research.errors import TrainingError
-from research.weights.checksummed_dir import fault_of, sealed_directory
+from research.weights.checksummed_dir import atomic_checksummed_dir, corruption_in
 from services.trainer.learner.learner import Learner
 from services.trainer.run_dir.checkpoints import CheckpointStore, RunState
 from tests.support.checkpoint_child import digest, new_learner
@@ -175,9 +175,9 @@ def test_a_step_that_is_saved_again_stands_beside_and_is_the_newer_one(run: Run)
 
 def test_a_sealed_directory_is_never_overwritten(run: Run) -> None:
     directory, _, _ = run
-    with pytest.raises(FileExistsError, match="step-000003"), sealed_directory(directory / "step-000003"):
+    with pytest.raises(FileExistsError, match="step-000003"), atomic_checksummed_dir(directory / "step-000003"):
         pass
-    assert fault_of(directory / "step-000003") is None
+    assert corruption_in(directory / "step-000003") is None
 
 
 def test_random_numbers_go_on_where_they_stopped(tiny: Path, tmp_path: Path) -> None:

@@ -19,7 +19,7 @@ from research.questions import Question
 from research.scoring.reward import Score
 from services.trainer.groups import Group, Member
 from services.trainer.rollout.journal import EpisodeJournal
-from services.trainer.run_dir.run_dir import RunRecord
+from services.trainer.run_dir.run_dir import RunDirectory
 
 FLOATS = st.floats(allow_nan=False)
 PASSAGES = st.builds(Passage, st.text(), st.text(), st.text())
@@ -143,7 +143,7 @@ PLACES = (0, 2, 3)  # the sample between them could not be taken
 def finished_step(directory: Path) -> list[Episode]:
     members = [replace(sampled("Q1", "3"), generate_seconds=float(i)) for i in range(3)]
     score = Score(0.1, 0.0, 0.0, "")
-    RunRecord(directory).write_episodes(
+    RunDirectory(directory).write_episodes(
         7,
         [
             Group("7.0", Question("a", "Q0", ("x",)), []),
@@ -187,7 +187,7 @@ def test_closing_and_forgetting(tmp_path: Path) -> None:
     journal.close(8)
     assert not journal.recorded(8, ["Q0"], "3")
     assert journal.recorded(9, ["Q0"], "3")
-    journal.forget_after(7)
+    journal.delete_after(7)
     assert [path.name for path in (tmp_path / "episodes").iterdir()] == ["step-000007.jsonl.gz"]
-    journal.forget_after(0)
+    journal.delete_after(0)
     assert not list((tmp_path / "episodes").iterdir())

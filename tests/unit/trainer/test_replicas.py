@@ -67,8 +67,8 @@ class Bench:
     def update(self, version: str) -> float:
         return asyncio.run(self.replicas.update(WeightsRequest(path="x", version=version)))
 
-    def settle(self, version: str) -> str | None:
-        return asyncio.run(self.replicas.settle(WeightsRequest(path="x", version=version)))
+    def reconcile(self, version: str) -> str | None:
+        return asyncio.run(self.replicas.reconcile(WeightsRequest(path="x", version=version)))
 
     def sampled_versions(self) -> set[str]:
         async def many() -> list[Generation]:
@@ -112,7 +112,7 @@ def test_it_comes_back_when_it_takes_the_published_version(bench: Bench) -> None
     bench.servers[1].takes_updates = True
     bench.update("2")
     assert bench.servers[1].version == "0"
-    assert bench.settle("2") is None
+    assert bench.reconcile("2") is None
     assert bench.sampled_versions() == {"2"}
     assert bench.servers[1].asked > 0
     assert bench.said[-1] == "the policy at http://b is in service again; 3 of 3 serve"
@@ -131,11 +131,11 @@ def test_if_none_takes_it_all_go_on_as_they_were(bench: Bench) -> None:
 def test_a_dead_one_is_left_out_and_one_started_anew_gets_the_published_weights(bench: Bench) -> None:
     bench.update("3")
     bench.servers[0].alive = False
-    assert bench.settle("3") is None
+    assert bench.reconcile("3") is None
     assert bench.sampled_versions() == {"3"}
     assert bench.servers[0].asked == 0
     bench.servers[0].alive, bench.servers[0].version = True, "0"
-    assert bench.settle("3") is None
+    assert bench.reconcile("3") is None
     assert bench.sampled_versions() == {"3"}
     assert bench.servers[0].asked > 0
     assert len(bench.said) == 2
@@ -145,11 +145,11 @@ def test_the_same_number_of_another_run_is_not_the_same_version(bench: Bench) ->
     bench.servers[1].version = "1"  # of a run that was killed
     bench.servers[1].takes_updates = False
     bench.update("1")
-    assert bench.settle("1") is None
+    assert bench.reconcile("1") is None
     bench.sampled_versions()
     assert bench.servers[1].asked == 0
     bench.servers[1].takes_updates = True
-    bench.settle("1")
+    bench.reconcile("1")
     bench.sampled_versions()
     assert bench.servers[1].asked > 0
 
@@ -157,7 +157,7 @@ def test_the_same_number_of_another_run_is_not_the_same_version(bench: Bench) ->
 def test_without_any_the_first_fault_is_told(bench: Bench) -> None:
     for server in bench.servers:
         server.alive = False
-    assert bench.settle("0") == "http://a does not answer"
+    assert bench.reconcile("0") == "http://a does not answer"
     with pytest.raises(ServiceError, match="no policy server is in service"):
         bench.sampled_versions()
 
@@ -165,9 +165,9 @@ def test_without_any_the_first_fault_is_told(bench: Bench) -> None:
 def test_of_a_single_server_nothing_is_said(bench: Bench) -> None:
     alone = Bench(bench.servers[:1])
     alone.servers[0].alive = False
-    assert alone.settle("0") == "http://a does not answer"
+    assert alone.reconcile("0") == "http://a does not answer"
     alone.servers[0].alive = True
-    assert alone.settle("0") is None
+    assert alone.reconcile("0") is None
     assert alone.said == []
 
 
@@ -183,13 +183,13 @@ def test_one_that_hangs_is_not_waited_for_by_the_others_and_comes_back(
             hanging.alive = False
             await bench.replicas.update(one)
             hanging.alive, hanging.hangs = True, asyncio.Event()
-            assert await bench.replicas.settle(one) is None
+            assert await bench.replicas.reconcile(one) is None
             await bench.replicas.update(two)
-            assert await bench.replicas.settle(two) is None
+            assert await bench.replicas.reconcile(two) is None
             assert (first.version, second.version, hanging.version) == ("2", "2", "0")
             hanging.hangs.set()
             monkeypatch.setattr("services.trainer.weights.replicas._GRACE_SECONDS", 10)
-            assert await bench.replicas.settle(two) is None
+            assert await bench.replicas.reconcile(two) is None
             assert hanging.version == hanging.weight_version == "2"
             await bench.replicas.close()
 
@@ -209,7 +209,7 @@ def test_one_that_comes_back_with_the_former_version_during_an_update_stays_out(
             updating = asyncio.create_task(bench.replicas.update(two))
             await asyncio.sleep(0)
             returning.alive = True
-            assert await bench.replicas.settle(one) is None
+            assert await bench.replicas.reconcile(one) is None
             first.hangs.set()
             await updating
             assert returning.version == "1"

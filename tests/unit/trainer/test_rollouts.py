@@ -17,7 +17,7 @@ from research.settings import EpisodeLimits
 from services.trainer.groups import Group
 from services.trainer.rollout import rollouts as module
 from services.trainer.rollout.journal import EpisodeJournal
-from services.trainer.rollout.rollouts import Outage, Rollouts, WrongWeightsError, require_version
+from services.trainer.rollout.rollouts import Rollouts, ServiceGate, WrongWeightsError, require_version
 from services.trainer.status import RunStatus
 from tests.support.characters import CharacterTokenizer, Shelf
 from tests.unit.episode.test_episode import ANSWER, SEARCH
@@ -57,7 +57,7 @@ def quick_polls(monkeypatch: pytest.MonkeyPatch) -> None:
 def sample(
     directory: Path,
     retriever: Flaky,
-    first_unready: Callable[[], Awaitable[str | None]],
+    check_services: Callable[[], Awaitable[str | None]],
     retries: int = 2,
     patience: float = 5,
     version: str = "1",
@@ -67,8 +67,8 @@ def sample(
     agent = SearchAgent(EndlessScript(), retriever, CharacterTokenizer(), Prompt("none", "rules"), limits, 4000)
 
     async def run() -> tuple[list[Group], Rollouts]:
-        outage, journal = Outage(first_unready, patience, status), EpisodeJournal(directory)
-        rollouts = Rollouts(agent, Sampling(), outage, retries, lambda: version, journal, seed=1)
+        gate, journal = ServiceGate(check_services, patience, status), EpisodeJournal(directory)
+        rollouts = Rollouts(agent, Sampling(), gate, retries, lambda: version, journal, seed=1)
         return await rollouts.groups(1, QUESTIONS, 3, status.advance), rollouts
 
     groups, rollouts = asyncio.run(run())

@@ -11,7 +11,7 @@ import pytest
 from research.errors import ConfigurationError
 from research.scoring.evaluate import KindFigures
 from services.trainer.evaluation.report import write_report
-from services.trainer.run_dir.run_dir import RunRecord
+from services.trainer.run_dir.run_dir import RunDirectory
 from services.trainer.status import RunPhase, RunStatus
 from tests.support.tiny_model import tiny_settings
 
@@ -34,7 +34,7 @@ def figures(em: float) -> dict[str, KindFigures]:
 
 
 def test_a_run_goes_on_only_with_the_settings_that_define_it(tmp_path: Path) -> None:
-    record = RunRecord(tmp_path / "run")
+    record = RunDirectory(tmp_path / "run")
     record.open(tiny_settings(tmp_path))
     record.open(tiny_settings(tmp_path, "trainer.port=9000", "grpo.steps=50"))
     with pytest.raises(ConfigurationError, match=r"grpo\.group_size, model\.name.*--fresh"):
@@ -42,22 +42,22 @@ def test_a_run_goes_on_only_with_the_settings_that_define_it(tmp_path: Path) -> 
 
 
 def test_steps_beyond_the_checkpoint_are_forgotten(tmp_path: Path) -> None:
-    record = RunRecord(tmp_path)
+    record = RunDirectory(tmp_path)
     for step in (1, 2, 3):
         record.add_metrics(entry(step))
-    record.forget_steps_after(2)
+    record.delete_steps_after(2)
     assert [e["step"] for e in record.metrics()] == [1, 2]
-    record.forget_steps_after(0)
+    record.delete_steps_after(0)
     assert record.metrics() == []
 
 
 def test_the_report_is_made_from_the_files_alone(tmp_path: Path) -> None:
-    record = RunRecord(tmp_path)
+    record = RunDirectory(tmp_path)
     for step in (1, 2, 3):
         record.add_metrics(entry(step))
     for stage, em in (("before", 0.0), ("warmup", 0.25), ("after", 0.5)):
         record.write_evaluation(stage, [], figures(em))
-    summary = json.loads(write_report(RunRecord(tmp_path), {"rollout": 3.0}).read_text())
+    summary = json.loads(write_report(RunDirectory(tmp_path), {"rollout": 3.0}).read_text())
     assert summary["steps"] == 3
     assert summary["reward_per_step"] == pytest.approx([0.1, 0.2, 0.3])
     assert summary["weight_versions"] == [2, 3, 4]
@@ -74,9 +74,9 @@ def test_status_tells_its_listeners() -> None:
     status.listeners.append(heard.append)
     status.enter(RunPhase.ROLLOUT, total=4)
     status.advance()
-    status.say("a line")
-    told = status.as_dict()
-    assert (told["phase"], told["done"], told["total"], told["lines"], heard) == (
+    status.log("a line")
+    summary_line = status.as_dict()
+    assert (summary_line["phase"], summary_line["done"], summary_line["total"], summary_line["lines"], heard) == (
         "rollout",
         1,
         4,

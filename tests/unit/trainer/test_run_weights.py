@@ -14,7 +14,7 @@ from research.errors import AssetError
 from research.settings import Settings
 from research.weights.run_weights import (
     Origin,
-    forget_quality_after,
+    delete_quality_after,
     is_trained,
     newest_good,
     note_quality,
@@ -132,7 +132,7 @@ def test_a_run_that_goes_back_forgets_what_was_said_of_later_versions(settings: 
     settings.run_dir.mkdir(parents=True)
     for version in (8, 9, 10):
         note_quality(settings.run_dir, version, "step", {"one_hop": {"em": 0.5, "n": 32}})
-    forget_quality_after(settings.run_dir, 9)
+    delete_quality_after(settings.run_dir, 9)
     assert quality_of(publish(settings, 9)) is not None
     assert quality_of(publish(settings, 10)) is None
 

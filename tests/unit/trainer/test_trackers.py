@@ -54,19 +54,19 @@ def test_metrics_become_flat_numbers() -> None:
 
 
 def test_tensorboard_reads_what_was_told_even_before_the_run_ends(tmp_path: Path) -> None:
-    told = trackers(tmp_path)
-    told.evaluation("before", 0, {"two_hop": {"em": 0.0}})
-    told.evaluation("warmup", 0, FIGURES)
-    told.evaluation("sampled", 0, {"two_hop": {"em": 0.125}})
+    summary_line = trackers(tmp_path)
+    summary_line.evaluation("before", 0, {"two_hop": {"em": 0.0}})
+    summary_line.evaluation("warmup", 0, FIGURES)
+    summary_line.evaluation("sampled", 0, {"two_hop": {"em": 0.125}})
     for step, reward in ((1, 0.5), (2, 0.625), (3, 0.75)):
-        told.step(step, entry(step, reward))
-    told.evaluation("after", 3, FIGURES)
+        summary_line.step(step, entry(step, reward))
+    summary_line.evaluation("after", 3, FIGURES)
     assert curve(tmp_path, "train/reward") == [(1, 0.5), (2, 0.625), (3, 0.75)]
     assert curve(tmp_path, "update/mismatch_kl") == [(1, 0.001), (3, 0.001)]
     assert curve(tmp_path, "eval/two_hop/em") == [(0, 0.25), (3, 0.25)]
     assert curve(tmp_path, "eval_before/two_hop/em") == [(0, 0.0)]
     assert curve(tmp_path, "eval_sampled/two_hop/em") == [(0, 0.125)]
-    told.close()
+    summary_line.close()
 
 
 @pytest.mark.parametrize(
@@ -93,8 +93,8 @@ def test_a_failing_tracker_is_warned_of_once(tmp_path: Path, caplog: pytest.LogC
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "tensorboard").write_text("a file where the directory should be")
     with caplog.at_level(logging.WARNING):
-        told = trackers(tmp_path)
-        told.step(1, entry(1, 0.5))
-        told.evaluation("after", 1, FIGURES)
-        told.close()
+        summary_line = trackers(tmp_path)
+        summary_line.step(1, entry(1, 0.5))
+        summary_line.evaluation("after", 1, FIGURES)
+        summary_line.close()
     assert [record.message.split(" from")[0] for record in caplog.records] == ["TensorBoard is left out of this run"]

@@ -11,7 +11,7 @@ import pytest
 from research.errors import ConfigurationError
 from research.settings import Settings
 from services.trainer.controller import RunController
-from services.trainer.run_dir.wish import FILE, Wish, read_wish, write_wish
+from services.trainer.run_dir.wish import FILE, Wanted, read_wanted, write_wanted
 from services.trainer.status import RunPhase
 from tests.support.tiny_model import tiny_settings
 
@@ -22,25 +22,27 @@ def settings(tmp_path: Path) -> Settings:
 
 
 def test_an_order_is_kept(settings: Settings) -> None:
-    assert read_wish(settings.run_dir) is None
-    for wish in Wish:
-        write_wish(settings.run_dir, wish)
-        assert read_wish(settings.run_dir) is wish
+    assert read_wanted(settings.run_dir) is None
+    for wish in Wanted:
+        write_wanted(settings.run_dir, wish)
+        assert read_wanted(settings.run_dir) is wish
 
 
 @pytest.mark.parametrize("content", ["", "{", "[]", '{"wanted": "dancing"}', '{"other": 1}', "\0\0\0"])
 def test_a_file_that_cannot_be_read_is_no_order(settings: Settings, content: str) -> None:
     settings.run_dir.mkdir(parents=True)
     (settings.run_dir / FILE).write_text(content)
-    assert read_wish(settings.run_dir) is None
+    assert read_wanted(settings.run_dir) is None
 
 
 @pytest.mark.parametrize(
-    ("wish", "phase"), [(Wish.PAUSED, RunPhase.PAUSED), (Wish.STOPPED, RunPhase.STOPPED), (None, RunPhase.IDLE)]
+    ("wish", "phase"), [(Wanted.PAUSED, RunPhase.PAUSED), (Wanted.STOPPED, RunPhase.STOPPED), (None, RunPhase.IDLE)]
 )
-def test_what_was_paused_or_stopped_on_purpose_stays_so(settings: Settings, wish: Wish | None, phase: RunPhase) -> None:
+def test_what_was_paused_or_stopped_on_purpose_stays_so(
+    settings: Settings, wish: Wanted | None, phase: RunPhase
+) -> None:
     if wish is not None:
-        write_wish(settings.run_dir, wish)
+        write_wanted(settings.run_dir, wish)
     controller = RunController(settings, keeps_orders=True)
     controller.come_back()
     assert controller.status.phase is phase
@@ -49,7 +51,7 @@ def test_what_was_paused_or_stopped_on_purpose_stays_so(settings: Settings, wish
 
 
 def test_a_finished_run_is_not_begun_again(settings: Settings) -> None:
-    write_wish(settings.run_dir, Wish.RUNNING)
+    write_wanted(settings.run_dir, Wanted.RUNNING)
     (settings.run_dir / "summary.json").write_text(json.dumps({"steps": settings.grpo.steps}))
     controller = RunController(settings, keeps_orders=True)
     controller.come_back()
@@ -67,7 +69,7 @@ async def _goes_on(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> RunCo
 
 
 def test_what_was_under_way_goes_on(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
-    write_wish(settings.run_dir, Wish.RUNNING)
+    write_wanted(settings.run_dir, Wanted.RUNNING)
     controller = asyncio.run(_goes_on(settings, monkeypatch))
     assert any("was under way when this trainer ended; going on" in line for line in controller.status.lines)
     assert controller.is_wanted  # it was cancelled, not told to stop
@@ -85,7 +87,7 @@ def test_what_failed_waits_for_a_new_order(settings: Settings, monkeypatch: pyte
         return controller
 
     assert asyncio.run(fail()).status.phase is RunPhase.FAILED
-    assert read_wish(settings.run_dir) is None
+    assert read_wanted(settings.run_dir) is None
 
 
 def test_a_command_that_trains_in_the_foreground_keeps_no_orders(settings: Settings) -> None:
@@ -95,4 +97,4 @@ def test_a_command_that_trains_in_the_foreground_keeps_no_orders(settings: Setti
         await controller.cancel()
 
     asyncio.run(start())
-    assert read_wish(settings.run_dir) is None
+    assert read_wanted(settings.run_dir) is None
