@@ -11,7 +11,7 @@ from research.settings import Settings
 from services.machine.number_formats import resolved
 from services.trainer.loop import TrainingLoop
 from services.trainer.run_dir.run_dir import RunDirectory
-from services.trainer.run_dir.wish import Wanted, delete_wanted, read_wanted, write_wanted
+from services.trainer.run_dir.wanted import Wanted, delete_wanted, read_wanted, write_wanted
 from services.trainer.status import RunPhase, RunStatus
 from services.trainer.wiring import foresee, training_loop
 

@@ -16,7 +16,7 @@ from research.clients import RetrieverClient
 from research.errors import ServiceError
 from research.schemas import PolicyInfo, ServiceStatus
 from research.settings import Settings
-from services.policy.api.standing import notice
+from services.policy.api.notice import notice
 from services.policy.openai.format import AGENT
 from services.policy.settings_variable import NUMBERS_VARIABLE
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from starlette.datastructures import MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from services.policy.api.standing import NOTICE_HEADER, notice
+from services.policy.api.notice import NOTICE_HEADER, notice
 
 HEADER = "Research-Weight-Version"
 

@@ -11,7 +11,7 @@ import pytest
 from research.errors import ConfigurationError
 from research.settings import Settings
 from services.trainer.controller import RunController
-from services.trainer.run_dir.wish import FILE, Wanted, read_wanted, write_wanted
+from services.trainer.run_dir.wanted import FILE, Wanted, read_wanted, write_wanted
 from services.trainer.status import RunPhase
 from tests.support.tiny_model import tiny_settings
 
