@@ -66,7 +66,7 @@ async def evaluate(asked: Target, name: StrategyName, questions: Sequence[Questi
                 questions,
                 records,
                 sampling=GREEDY,
-                concurrency=asked.settings.policy.max_sequences,
+                concurrency=asked.settings.policy.max_num_seqs,
                 version=asked.version,
             )
         assert not failed
@@ -94,7 +94,7 @@ async def replay(vllm: HttpService, asked: Sequence[AnswerTask], concurrency: in
 
 async def main(settings: Settings) -> None:
     (questions,) = (each.questions for each in question_sets(settings))
-    concurrency = settings.policy.max_sequences
+    concurrency = settings.policy.max_num_seqs
     print(f"{len(questions)} questions, {concurrency} at once, best of {ROUNDS} rounds\n")
     print("| strategy | requests | tokens read | written | evaluation s | bare vLLM s | bare / evaluation |")
     print("| --- | --- | --- | --- | --- | --- | --- |")

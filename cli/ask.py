@@ -12,7 +12,7 @@ from services.web.auth import API_KEY_VARIABLE, environment_secret
 
 def ask_policy(settings: Settings, question: str, strategy: StrategyName = "research") -> AnswerResponse:
     """Ask one question, greedily; raises ServiceError that says what to do."""
-    url = settings.trainer.policy_urls[0]
+    url = settings.endpoints.policy_urls[0]
     key = environment_secret(API_KEY_VARIABLE)
     try:
         answer = httpx.post(

@@ -124,7 +124,7 @@ def _shaped(settings: Settings, asked: float, steps: float, questions: float) ->
 async def _policy_speed(settings: Settings) -> float:
     """Tokens a second of a burst, after a first one that warms the server up."""
     key = environment_secret(API_KEY_VARIABLE)
-    async with PolicyClient(settings.trainer.policy_urls[0], api_key=key) as policy:
+    async with PolicyClient(settings.endpoints.policy_urls[0], api_key=key) as policy:
 
         async def burst(first: int) -> float:
             started = time.perf_counter()

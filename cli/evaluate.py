@@ -32,8 +32,8 @@ async def evaluate_policy(settings: Settings, output: Path | None, console: Cons
     tokenizer = AutoTokenizer.from_pretrained(local_checkpoint(settings.model.name, settings.paths.data))
     key = environment_secret(API_KEY_VARIABLE)
     async with (
-        RetrieverClient(settings.trainer.retriever_url, timeout=limits.search_timeout) as retriever,
-        PolicyClient(settings.trainer.policy_urls[0], timeout=limits.request_timeout, api_key=key) as policy,
+        RetrieverClient(settings.endpoints.retriever_url, timeout=limits.search_timeout) as retriever,
+        PolicyClient(settings.endpoints.policy_urls[0], timeout=limits.request_timeout, api_key=key) as policy,
     ):
         await retriever.check_ready()
         await policy.check_ready()
@@ -43,13 +43,13 @@ async def evaluate_policy(settings: Settings, output: Path | None, console: Cons
             tokenizer=HuggingFaceTokenizer(tokenizer),
             prompt=load_prompt(limits.prompt),
             limits=limits,
-            context_length=settings.model.max_length,
+            context_length=settings.model.max_model_len,
         )
         with progress("asking", "questions", total=len(questions)) as advance:
             answered, figures = await evaluate(
                 agent,
                 questions,
-                concurrency=settings.policy.max_sequences,
+                concurrency=settings.policy.max_num_seqs,
                 on_answer=lambda: advance(1),
             )
     show_evaluations({"now": figures_as_dict(figures)}, console)

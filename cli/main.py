@@ -285,7 +285,7 @@ def inspect(
     - Where did the model correct a query?
       `research inspect demo --corrected --eval after`
     - What did it do with this question before and after?
-      `research inspect demo --question "Starry Night" --eval warmup --eval after`
+      `research inspect demo --question "Starry Night" --eval sft --eval after`
     - All of it, with charts and filters, in a browser:
       `research inspect demo --html runs/demo/inspect.html`
     """
@@ -309,9 +309,27 @@ def inspect(
 
 
 @app.command()
-def config(overrides: Overrides = None, preset: Preset = DEFAULT_PRESET) -> None:
-    """Print the resolved settings, from preset, environment and command line together."""
-    print(json.dumps(load_settings(preset, overrides).model_dump(mode="json"), indent=2))
+def config(
+    overrides: Overrides = None,
+    preset: Preset = DEFAULT_PRESET,
+    describe: Annotated[
+        bool, typer.Option("--describe", help="explain settings instead; arguments then name sections, such as grpo")
+    ] = False,
+) -> None:
+    """Print the resolved settings, from preset, environment and command line together; or explain them.
+
+    Examples:
+
+      `research config grpo.steps=20`
+
+      `research config --describe grpo sft`
+    """
+    if describe:
+        from cli.describe import show_settings
+
+        show_settings(overrides or [], console)
+    else:
+        print(json.dumps(load_settings(preset, overrides).model_dump(mode="json"), indent=2))
 
 
 def _passed_on(preset: str, overrides: list[str] | None) -> list[str]:

@@ -16,7 +16,7 @@ Order = Literal["start", "pause", "stop", "status"]
 
 def give_order(settings: Settings, order: Order, console: Console) -> None:
     """Send an order and print how the run stands; raises ServiceError if no trainer answers or it refuses."""
-    url = settings.policy.trainer_url
+    url = settings.endpoints.trainer_url
     try:
         if order == "status":
             answer = httpx.get(f"{url}/status", timeout=10, trust_env=False)

@@ -2,21 +2,29 @@
 
 A TOML preset gives the values; environment variables override the preset (`RESEARCH_SETTINGS="grpo.steps=5 seed=2"`,
 then `RESEARCH__GRPO__STEPS=5`), and the command line (`grpo.steps=5`) overrides all of them. An unknown key is an error
-everywhere.
+everywhere. A former name of a setting is read as today's, with a warning that gives it.
 """
 
 from __future__ import annotations
 
+import json
+import logging
 import os
 import shlex
 import tomllib
+from collections.abc import Mapping
+from difflib import SequenceMatcher
 from pathlib import Path
 from typing import Any
 
 from pydantic import ValidationError
 
-from research.errors import ConfigurationError
+from research.errors import AssetError, ConfigurationError
 from research.settings import Settings
+from research.settings.describe import setting_names
+from research.settings.former_names import present_name, with_present_names
+
+logger = logging.getLogger(__name__)
 
 ENV_PREFIX = "RESEARCH__"
 # Assignments as on the command line, parted by spaces as in a shell.
@@ -40,9 +48,11 @@ def load_settings(
     """
     path = _preset_path(preset)
     try:
-        tree = tomllib.loads(path.read_text(encoding="utf-8"))
+        tree, former = with_present_names(tomllib.loads(path.read_text(encoding="utf-8")), strict=True)
     except tomllib.TOMLDecodeError as error:
         raise ConfigurationError(f"{path} is not valid TOML: {error}") from error
+    for old, new in former.items():
+        _warn(old, new, path.name)
     if environment:
         _assign_environment(tree)
     for assignment in overrides or []:
@@ -68,7 +78,7 @@ def _assign_environment(tree: dict[str, Any]) -> None:
         _override(tree, assignment, f"{SETTINGS_VARIABLE}: ")
     for key, value in sorted(os.environ.items()):
         if key.startswith(ENV_PREFIX):
-            _assign(tree, key.removeprefix(ENV_PREFIX).lower().split("__"), _parse_value(value))
+            _assign(tree, key.removeprefix(ENV_PREFIX).lower().replace("__", "."), _parse_value(value), key)
 
 
 def _environment_settings() -> list[str]:
@@ -82,17 +92,30 @@ def _override(tree: dict[str, Any], assignment: str, where: str) -> None:
     key, equals, value = assignment.partition("=")
     if not equals:
         raise ConfigurationError(f"{where}{assignment!r} is not of the form section.key=value")
-    _assign(tree, key.strip().split("."), _parse_value(value.strip()))
+    _assign(tree, key.strip(), _parse_value(value.strip()), where + assignment)
 
 
 def _parse_value(text: str) -> Any:
+    if text == "None":
+        return None  # which TOML cannot say
     try:
         return tomllib.loads(f"value = {text}")["value"]
     except tomllib.TOMLDecodeError:
         return text
 
 
-def _assign(tree: dict[str, Any], keys: list[str], value: Any) -> None:
+def _assign(tree: dict[str, Any], name: str, value: Any, where: str) -> None:
+    if "." not in name and isinstance(value, Mapping):
+        given, former = with_present_names({name: value}, strict=True)
+        for old, new in former.items():
+            _warn(old, new, where)
+        tree.update(given)
+        return
+    keys = name.split(".")
+    # Of `bench.prices.gpt.input` the setting is `bench.prices`.
+    keys[:2] = present_name(".".join(keys[:2])).split(".")
+    if (new := ".".join(keys)) != name:
+        _warn(name, new, where)
     *sections, last = keys
     for section in sections:
         tree = tree.setdefault(section, {})
@@ -106,5 +129,39 @@ def _explain(error: ValidationError, path: Path) -> str:
     for problem in error.errors():
         where = ".".join(str(part) for part in problem["loc"]) or "settings"
         what = "there is no such setting" if problem["type"] == "extra_forbidden" else problem["msg"]
-        lines.append(f"  {where}: {what} (got {problem['input']!r})" if where != "settings" else f"  {what}")
+        nearest = _nearest(where) if problem["type"] == "extra_forbidden" else ""
+        lines.append(f"  {where}: {what} (got {problem['input']!r}){nearest}" if where != "settings" else f"  {what}")
     return "\n".join(lines)
+
+
+def _nearest(name: str) -> str:
+    """The known setting that was probably meant: by its key, which may be short for it, rather in the same section."""
+    section, _, key = name.rpartition(".")
+
+    def likeness(known: str) -> float:
+        its_section, _, its_key = known.rpartition(".")
+        alike = SequenceMatcher(None, key, its_key).ratio()
+        if key in its_key or key == "".join(word[0] for word in its_key.split("_")):
+            alike = max(alike, 0.8)
+        return alike + 0.1 * (section == its_section)
+
+    nearest = max(setting_names(), key=likeness)
+    return f"; did you mean {nearest}?" if likeness(nearest) >= 0.7 else "; `research config --describe` lists them all"
+
+
+def _warn(old: str, new: str, where: str) -> None:
+    logger.warning("%s: %s is named %s now; the old name will not be read for ever", where, old, new)
+
+
+def recorded_settings(run_dir: Path) -> dict[str, Any] | None:
+    """The settings that a run was started with, by today's names, whatever version of this project wrote them.
+
+    None if the directory holds no `config.json`. Raises AssetError if it holds one that is not JSON.
+    """
+    path = run_dir / "config.json"
+    if not path.is_file():
+        return None
+    try:
+        return with_present_names(json.loads(path.read_text(encoding="utf-8")))[0]
+    except ValueError as error:
+        raise AssetError(f"{path} is corrupt: {error}") from error

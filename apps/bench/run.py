@@ -105,7 +105,7 @@ async def _ask(asked: Target, planned: Sequence[PlannedMeasurement], console: Co
                     questions,
                     records,
                     sampling=GREEDY,
-                    concurrency=asked.settings.policy.max_sequences,
+                    concurrency=asked.settings.policy.max_num_seqs,
                     version=asked.version,
                     on_answer=partial(_advance, bar, lines, task, everything),
                 )
@@ -137,7 +137,7 @@ async def _judge(settings: Settings, out: Path, console: Console) -> None:
                 judge,
                 verdicts,
                 records,
-                concurrency=settings.policy.max_sequences,
+                concurrency=settings.policy.max_num_seqs,
                 on_verdict=partial(bar.advance, task),
             )
     if failed:

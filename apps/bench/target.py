@@ -72,7 +72,7 @@ async def target_of(settings: Settings) -> AsyncIterator[Target]:
     limits = settings.episode
     async with AsyncExitStack() as opened:
         retriever = await opened.enter_async_context(
-            RetrieverClient(settings.trainer.retriever_url, timeout=limits.search_timeout, retries=limits.retries)
+            RetrieverClient(settings.endpoints.retriever_url, timeout=limits.search_timeout, retries=limits.retries)
         )
         await retriever.check_ready()
         index = await _index_of(retriever)
@@ -87,14 +87,14 @@ async def _policy_service(
     limits, key = settings.episode, environment_secret(API_KEY_VARIABLE)
     policy = await opened.enter_async_context(
         PolicyClient(
-            settings.trainer.policy_urls[0], timeout=limits.request_timeout, retries=limits.retries, api_key=key
+            settings.endpoints.policy_urls[0], timeout=limits.request_timeout, retries=limits.retries, api_key=key
         )
     )
     await policy.check_ready()
     info = PolicyInfo.model_validate(await policy.request("GET", "/info"))
     policy.weight_version = info.weight_version
     prompt = load_prompt(limits.prompt)
-    check_prompt(prompt, info.trained_prompt, info.model, allow_mismatch=limits.any_prompt)
+    check_prompt(prompt, info.trained_prompt, info.model, allow_mismatch=limits.allow_prompt_mismatch)
     _require_same_model(settings.model.name, info.model, policy.url)
     words = _tokenizer(settings)
     served = {
@@ -119,8 +119,8 @@ async def _endpoint(
     policy = await opened.enter_async_context(CompletionsPolicy(bench.endpoint, bench.model, **how))
     checkpoint = local_checkpoint(settings.model.name, settings.paths.data)
     prompt = load_prompt(limits.prompt)
-    check_prompt(prompt, trained_prompt(checkpoint), settings.model.name, allow_mismatch=limits.any_prompt)
-    context, words = settings.model.max_length, _tokenizer(settings)
+    check_prompt(prompt, trained_prompt(checkpoint), settings.model.name, allow_mismatch=limits.allow_prompt_mismatch)
+    context, words = settings.model.max_model_len, _tokenizer(settings)
     await chat.probe_capabilities()
     served = {
         "model": bench.model,

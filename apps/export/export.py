@@ -6,12 +6,12 @@ configuration of the model and of generation. The rules that the model was train
 
 from __future__ import annotations
 
-import json
 import shutil
 from pathlib import Path
 from typing import Any
 
 from apps.export.model_card import model_card
+from research.config import recorded_settings
 from research.errors import AssetError, ConfigurationError, ServiceError
 from research.prompts import TRAINED_PROMPT, load_prompt
 
@@ -45,10 +45,9 @@ def export_run(run: Path, target: Path) -> Path:
 
 def run_settings(run: Path) -> dict[str, Any]:
     """What the run was started with; AssetError if there is no run."""
-    try:
-        settings: dict[str, Any] = json.loads((run / "config.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise AssetError(f"there is no run at {run}; name one of `runs/`, or its directory") from error
+    settings = recorded_settings(run)
+    if settings is None:
+        raise AssetError(f"there is no run at {run}; name one of `runs/`, or its directory")
     return settings
 
 

@@ -12,7 +12,7 @@ from services.trainer.evaluation.report import evaluation_rows
 
 # What the model must be served with as it was trained.
 _LIMITS = ("prompt", "top_k", "max_searches", "max_tokens", "max_turn_tokens", "max_passage_tokens")
-_SHOWN = ("episode", "grpo", "optimizer", "warmup")
+_SHOWN = ("episode", "grpo", "optimizer", "sft")
 
 
 def model_card(run: Path, weights: Path, settings: dict[str, Any], name: str) -> str:
@@ -62,7 +62,7 @@ It writes `<think>…</think>` and `<search>query</search>`, reads `<result>pass
 
 ```bash
 # With the searching, as /answer and as a model of the OpenAI API:
-research serve policy model.name={name} model.max_length={model["max_length"]} {limits}
+research serve policy model.name={name} model.max_model_len={model["max_model_len"]} {limits}
 # The bare model; or with transformers: AutoModelForCausalLM.from_pretrained("{name}")
 vllm serve {name}
 ```
@@ -81,8 +81,8 @@ def _results(run: Path) -> str:
         return "The run has no evaluation at its end yet."
     rows = "\n".join(f"| {' | '.join(row)} |" for row in evaluation_rows(_read(summary)["eval"]))
     return (
-        "Held-out questions, greedy. `before` is the untouched model, `warmup` the model after the supervised format "
-        "warm-up, `after` this one.\n\n"
+        "Held-out questions, greedy. `before` is the untouched model, `sft` the model after the supervised "
+        "phase, `after` this one.\n\n"
         f"| stage | questions | EM | F1 | searches | n |\n|---|---|---|---|---|---|\n{rows}"
     )
 

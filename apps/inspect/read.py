@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from apps.inspect.training import TrainingRules, TrainingUse, training_of_group
+from research.config import recorded_settings
 from research.episode.agent import Episode
 from research.episode.search_analysis import SearchFact, search_facts
 from research.episode.serialization import episode_from_dict
@@ -110,8 +111,7 @@ class RunEpisodes:
     @property
     def config(self) -> dict[str, Any]:
         """The settings of the run as they were recorded, of whatever version of this project; {} if there are none."""
-        config = self.directory / "config.json"
-        return json.loads(config.read_text(encoding="utf-8")) if config.is_file() else {}
+        return recorded_settings(self.directory) or {}
 
     def sources(self) -> list[Source]:
         """Steps in order, then evaluations in the order in which they were made."""
@@ -149,7 +149,7 @@ class RunEpisodes:
         grpo = self.config.get("grpo", {})
         updated = source.step not in self._steps_without_update()
         return TrainingRules(
-            keep_per_group=grpo.get("keep_per_group"),
+            train_per_group=grpo.get("train_per_group"),
             mask_truncated=grpo.get("mask_truncated", False),
             scale_advantages=grpo.get("scale_advantages", True),
             updated=updated,
@@ -158,7 +158,7 @@ class RunEpisodes:
     def _dealt_rewards(self, source: Source) -> list[list[float]] | None:
         """What each group was trained on in the control run that deals rewards out at random; None in any other."""
         config = self.config
-        if config.get("control", {}).get("kind") != "shuffled_rewards":
+        if config.get("ablation", {}).get("kind") != "shuffled_rewards":
             return None
         groups = groupby(self._records(source.path), key=lambda record: record.group)
         earned = [[record.scored[1].reward for record in members] for _, members in groups]

@@ -11,9 +11,9 @@ from services.trainer.learner.loss import group_advantages, keep_extremes
 
 @dataclass(frozen=True, slots=True)
 class TrainingRules:
-    """Who of a step is trained on and how: settings of `research.settings.Grpo`, and whether it updated at all."""
+    """Who of a step is trained on and how: settings of `[grpo]`, and whether it updated at all."""
 
-    keep_per_group: int | None
+    train_per_group: int | None
     mask_truncated: bool
     scale_advantages: bool
     updated: bool
@@ -50,7 +50,7 @@ def training_of_group(
         why = f"group without signal, all its rewards are {rewards[0]:.2f}"
     if advantages is None:
         return [TrainingUse(None, why, tuple(rewards)) for _ in rewards]
-    kept = keep_extremes(rewards, rules.keep_per_group or len(rewards))
+    kept = keep_extremes(rewards, rules.train_per_group or len(rewards))
 
     def skip_reason(index: int) -> str | None:
         if index not in kept:

@@ -12,10 +12,10 @@ from research.episode.serialization import episode_from_dict
 from research.questions.model import question_from_dict
 from research.questions.sampling import first_of_each_kind
 from research.scoring.statistics import Estimate, cluster_bootstrap
-from services.trainer.evaluation.evaluator import AFTER, BEFORE, SAMPLED, WARMUP
+from services.trainer.evaluation.evaluator import AFTER, BEFORE, SAMPLED, SFT
 
 # Stages in the order of the tables; the last three are the arms after training.
-STAGES = ("untouched", "warm-up", "grpo", "shuffled_rewards", "supervised")
+STAGES = ("untouched", "sft", "grpo", "shuffled_rewards", "supervised")
 # What the tables speak of, as strata of questions. A comparison is apart, because a guess is right half of the time.
 GROUPS = {
     "one-hop": ("one_hop",),
@@ -70,7 +70,7 @@ def collect(plan: StudyPlan) -> StudyData:
     for run in plan.runs:
         if run.arm == START:
             outcomes += _outcomes(plan, run, BEFORE, "untouched")
-            outcomes += _outcomes(plan, run, WARMUP, "warm-up")
+            outcomes += _outcomes(plan, run, SFT, "sft")
             sampled += _outcomes(plan, run, SAMPLED, "sampled")
         else:
             outcomes += _outcomes(plan, run, AFTER, run.arm)
@@ -141,14 +141,14 @@ def _curve(plan: StudyPlan, run: PlannedRun) -> dict[int, list[tuple[str, float]
     The large evaluations before and after count with these questions alone, so that a curve is about one set.
     """
     record = plan.record(run)
-    steps = {WARMUP: 0, AFTER: plan.settings.grpo.steps}
+    steps = {SFT: 0, AFTER: plan.settings.grpo.steps}
     curve = {}
     for name in record.evaluations():
         step = int(name.removeprefix("step-")) if name.startswith("step-") else steps.get(name)
         if step is not None:
             ems = {question_from_dict(a["question"]): a["score"]["em"] for a in record.answers(name)}
             present = {question.stratum for question in ems}
-            counts = plan.settings.evaluation.per_kind_between
+            counts = plan.settings.evaluation.interim_per_kind
             asked = counts if isinstance(counts, int) else {kind: n for kind, n in counts.items() if kind in present}
             chosen = first_of_each_kind(list(ems), asked)
             curve[step] = [(question.stratum, ems[question]) for question in chosen]

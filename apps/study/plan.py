@@ -12,7 +12,7 @@ from typing import Literal
 from research.config import load_settings
 from research.errors import ConfigurationError
 from research.settings import Settings
-from services.trainer.evaluation.evaluator import BEFORE, SAMPLED, WARMUP
+from services.trainer.evaluation.evaluator import BEFORE, SAMPLED, SFT
 from services.trainer.run_dir.checkpoints import step_name
 from services.trainer.run_dir.run_dir import RunDirectory
 
@@ -31,7 +31,7 @@ _TRAINING_PHASES = ("rollout", "update", "publish")
 
 @dataclass(frozen=True, slots=True)
 class PlannedRun:
-    """One run: `start` is the untouched model and its warm-up; every other arm goes on from there."""
+    """One run: `start` is the untouched model and its supervised phase; every other arm goes on from there."""
 
     seed: int
     arm: Arm
@@ -53,8 +53,8 @@ class StudyPlan:
     def load(preset: str, overrides: Sequence[str]) -> StudyPlan:
         """Raises ConfigurationError if the settings are wrong or the study has nothing to compare."""
         settings = load_settings(preset, list(overrides))
-        if not settings.warmup.enabled and "supervised" in settings.study.arms:
-            raise ConfigurationError("study.arms: 'supervised' continues the warm-up; set warmup.enabled=true")
+        if not settings.sft.enabled and "supervised" in settings.study.arms:
+            raise ConfigurationError("study.arms: 'supervised' continues the supervised phase; set sft.enabled=true")
         arms, seeds = settings.study.arms, settings.study.seeds
         if "supervised" in arms and "grpo" not in arms[: arms.index("supervised")]:
             raise ConfigurationError(
@@ -62,8 +62,8 @@ class StudyPlan:
             )
         if len(set(arms)) < len(arms) or len(set(seeds)) < len(seeds):
             raise ConfigurationError("study.arms and study.seeds: each may stand there once")
-        if settings.control.kind != "none":
-            raise ConfigurationError("control.kind: a study sets it itself, one for each of study.arms")
+        if settings.ablation.kind != "none":
+            raise ConfigurationError("ablation.kind: a study sets it itself, one for each of study.arms")
         return StudyPlan(preset, tuple(overrides), settings)
 
     @property
@@ -83,14 +83,14 @@ class StudyPlan:
     def settings_of(self, run: PlannedRun) -> Settings:
         """The settings of one run; those of `supervised` are known only once `grpo` of its seed is finished."""
         changes = [f"paths.runs={self.directory}", f"run={run.name}", f"seed={run.seed}"]
-        changes.append(f"control.kind={_CONTROL_OF[run.arm]}")
+        changes.append(f"ablation.kind={_CONTROL_OF[run.arm]}")
         if run.arm == START:
             changes.append("grpo.steps=0")
         if run.arm == "supervised":
             seconds = training_seconds(self.record(PlannedRun(run.seed, "grpo")))
             if seconds <= 0:
                 raise ConfigurationError(f"{run.name}: the time that 'grpo' of its seed took is not known yet")
-            changes.append(f"control.seconds={seconds:.1f}")
+            changes.append(f"ablation.seconds={seconds:.1f}")
         return load_settings(self.preset, [*self.overrides, *changes])
 
     def is_finished(self, run: PlannedRun) -> bool:
@@ -104,7 +104,7 @@ class StudyPlan:
                 self.record(run).require_same(self.settings_of(run))
 
     def begin(self, run: PlannedRun) -> None:
-        """Give a run that has not begun what was done before it: evaluations, and the weights after the warm-up."""
+        """Give a run that has not begun what was done before it: evaluations, and the weights after SFT."""
         target = self.record(run)
         if target.directory.exists():
             return
@@ -119,10 +119,10 @@ class StudyPlan:
             source = self.record(PlannedRun(run.seed, START))
             if not (source.checkpoints_dir / step_name(0)).is_dir():
                 raise ConfigurationError(
-                    f"{run.name} cannot begin: the weights after the warm-up were dropped when the study was finished; "
+                    f"{run.name} cannot begin: the weights after SFT were dropped when the study was finished; "
                     "give a new study another name with run=…"
                 )
-            _link_evaluations(source, partial, [BEFORE, WARMUP, SAMPLED])
+            _link_evaluations(source, partial, [BEFORE, SFT, SAMPLED])
             checkpoint = source.checkpoints_dir / step_name(0)
             shutil.copytree(checkpoint, partial / "checkpoints" / checkpoint.name, copy_function=os.link)
         if partial.exists():

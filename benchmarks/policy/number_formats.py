@@ -54,7 +54,7 @@ def evaluate(url: str) -> float:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--avx2", action="store_true", help="emulate a processor without AVX-512")
-    parser.add_argument("--compiled", action="store_true", help="with policy.eager=false")
+    parser.add_argument("--compiled", action="store_true", help="with policy.enforce_eager=false")
     parser.add_argument("--dtype", nargs="*", default=["bfloat16", "float32"])
     parser.add_argument("--set", nargs="*", default=[], help="further settings")
     asked = parser.parse_args()
@@ -64,7 +64,7 @@ def main() -> None:
     for dtype in asked.dtype:
         settings = [
             f"model.dtype={dtype}",
-            f"policy.eager={str(not asked.compiled).lower()}",
+            f"policy.enforce_eager={str(not asked.compiled).lower()}",
             "policy.serve=base",
             "policy.answer_timeout=1000",
         ]

@@ -15,7 +15,12 @@ def policy_and_retriever(*overrides: str, **environment: str) -> Iterator[tuple[
     """The policy's URL and process."""
     os.environ.update(environment)
     port, retriever_port = free_port(), free_port()
-    policy = [*SERVE[:-1], "policy", f"policy.port={port}", f"policy.retriever_url=http://127.0.0.1:{retriever_port}"]
+    policy = [
+        *SERVE[:-1],
+        "policy",
+        f"policy.port={port}",
+        f"endpoints.retriever_url=http://127.0.0.1:{retriever_port}",
+    ]
     with (
         serving([*SERVE, f"retriever.port={retriever_port}"], retriever_port),
         serving([*policy, *overrides], port, seconds=300) as process,

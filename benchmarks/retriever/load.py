@@ -80,7 +80,7 @@ def main() -> None:
         kinds = {"ours, no cache": plain, USUAL_NAME: USUAL}
         if arguments.mix:
             kinds["ours"] = [*SERVE, *arguments.overrides]
-            kinds["ours, no cache, no merging"] = [*plain, "retriever.merge=false"]
+            kinds["ours, no cache, no merging"] = [*plain, "retriever.coalesce=false"]
         rounds = [
             measure(kinds, bodies, arguments.seconds, arguments.overrides, progress=f"{number + 1}/{arguments.rounds}")
             for number in range(arguments.rounds)

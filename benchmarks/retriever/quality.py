@@ -65,8 +65,8 @@ def measure(
     index_name = f"quality-{pool.parent.name}"
     settings = load_settings(
         overrides=[
-            f"paths.data={data}", f"corpus.index={index_name}", "corpus.structure=flat", "corpus.lexical=true",
-            f"encoder.backend={queries}", f"encoder.index_backend={passages}", cut, "retriever.threads=2",
+            f"paths.data={data}", f"corpus.index={index_name}", "corpus.index_type=flat", "corpus.hybrid=true",
+            f"encoder.backend={queries}", f"encoder.passage_backend={passages}", cut, "retriever.threads=2",
         ]
     )  # fmt: skip
     build_index(settings, pool)

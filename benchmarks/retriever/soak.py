@@ -33,7 +33,7 @@ def main() -> None:
     arguments = parser.parse_args()
     require_program("wrk", "wrk")
     port = free_port()
-    command = [*SERVE, f"retriever.port={port}", f"retriever.max_queue={QUEUE}", "retriever.cache_mib=16"]
+    command = [*SERVE, f"retriever.port={port}", f"retriever.max_queue_queries={QUEUE}", "retriever.cache_mib=16"]
     with tempfile.TemporaryDirectory() as scratch, serving(command, port) as process:
         bodies = Path(scratch) / "bodies.jsonl"
         # Numbered, so that a query comes again only long after the cache has dropped it.

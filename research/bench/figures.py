@@ -9,7 +9,7 @@ from typing import Any
 
 from research.bench.runs import BenchRun
 from research.scoring.statistics import Estimate, cluster_bootstrap, cluster_bootstraps
-from research.settings import Price
+from research.settings.measuring import PriceConfig
 
 ALL_KINDS = "all"
 Records = Sequence[Mapping[str, Any]]
@@ -39,7 +39,7 @@ class BenchFigures:
     unanswered: int
 
 
-def figures_by_kind(run: BenchRun, price: Price | None = None) -> dict[str, BenchFigures]:
+def figures_by_kind(run: BenchRun, price: PriceConfig | None = None) -> dict[str, BenchFigures]:
     """Figures of all answers first, then of each kind of question by name, if there is more than one.
 
     Questions about one entity are not independent: the intervals draw entities. Empty without answers.
@@ -70,7 +70,7 @@ def _question(record: Mapping[str, Any]) -> tuple[str, str, tuple[str, ...]]:
     return str(record["id"]), record["question"], tuple(record["gold"])
 
 
-def _figures(run: BenchRun, records: Records, price: Price | None) -> BenchFigures:
+def _figures(run: BenchRun, records: Records, price: PriceConfig | None) -> BenchFigures:
     clusters = [_cluster(record) for record in records]
     known = [record["recall"] for record in records if record["recall"] is not None]
     verdicts = [run.verdict(record) for record in records]
@@ -95,7 +95,7 @@ def _figures(run: BenchRun, records: Records, price: Price | None) -> BenchFigur
     )
 
 
-def _cost(record: Mapping[str, Any], price: Price) -> float:
+def _cost(record: Mapping[str, Any], price: PriceConfig) -> float:
     tokens = record["read_tokens"] * price.input + record["sampled_tokens"] * price.output
     return float(tokens / 1e6 + record["searches"] * price.search / 1e3)
 

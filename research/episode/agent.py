@@ -26,7 +26,7 @@ from research.episode.tokenizer import Tokenizer
 from research.errors import ContextFullError, ProtocolError
 from research.passages import Passage
 from research.prompts import Prompt
-from research.settings import EpisodeLimits
+from research.settings import EpisodeConfig
 
 
 class StopReason(StrEnum):
@@ -157,7 +157,7 @@ class SearchAgent:
     retriever: Retriever
     tokenizer: Tokenizer
     prompt: Prompt
-    limits: EpisodeLimits
+    limits: EpisodeConfig
     context_length: int
 
     async def run(self, question: str, sampling: Sampling) -> Episode:
@@ -180,7 +180,7 @@ class SearchAgent:
         if room <= 0:
             raise ContextFullError(
                 f"the prompt takes {len(prompt_ids)} tokens and leaves no room in a context of "
-                f"{self.context_length}; ask a shorter question or raise model.max_length"
+                f"{self.context_length}; ask a shorter question or raise model.max_model_len"
             )
         episode = Episode(question=question, prompt_ids=prompt_ids)
         ended = None
@@ -231,7 +231,7 @@ class SearchAgent:
         return Passage(passage.id, passage.title, self.tokenizer.decode(ids[:limit]).rstrip("\ufffd"))
 
 
-def _reason_to_end(episode: Episode, turn: Turn, finish: Finish, limits: EpisodeLimits) -> StopReason | None:
+def _reason_to_end(episode: Episode, turn: Turn, finish: Finish, limits: EpisodeConfig) -> StopReason | None:
     """Why the episode ends after this turn, or None if it goes on with a search."""
     if finish is Finish.EOS:
         return StopReason.ANSWERED

@@ -62,7 +62,7 @@ def check_prompt(prompt: Prompt, trained: str | None, model: str, *, allow_misma
     Args:
         trained: as `trained_prompt` has it; None lets any prompt pass.
         model: names the checkpoint in the error.
-        allow_mismatch: somebody wants just that (`episode.any_prompt`).
+        allow_mismatch: somebody wants just that (`episode.allow_prompt_mismatch`).
 
     Raises:
         ConfigurationError: they differ.
@@ -70,7 +70,7 @@ def check_prompt(prompt: Prompt, trained: str | None, model: str, *, allow_misma
     if trained is not None and trained != prompt.sha256 and not allow_mismatch:
         raise ConfigurationError(
             f"episode.prompt: {model} was trained with other rules than {prompt.name!r}; name its {TRAINED_PROMPT} "
-            "(episode.prompt=<checkpoint>/prompt.txt), or say episode.any_prompt=true"
+            "(episode.prompt=<checkpoint>/prompt.txt), or say episode.allow_prompt_mismatch=true"
         )
 
 

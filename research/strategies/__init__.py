@@ -12,7 +12,7 @@ from typing import Protocol
 
 from research.episode.agent import Sampling, SearchAgent, StopReason
 from research.errors import ContextFullError
-from research.settings import EpisodeLimits
+from research.settings import EpisodeConfig
 from research.strategies.baselines import iter_retgen, naive_generation, naive_rag
 from research.strategies.chat import ChatModel, ScoringRetriever, Session
 from research.strategies.ircot import ircot
@@ -68,7 +68,7 @@ class BaselineStrategy:
     max_tokens: int
 
     @classmethod
-    def named(cls, name: str, model: ChatModel, retriever: ScoringRetriever, limits: EpisodeLimits) -> BaselineStrategy:
+    def named(cls, name: str, model: ChatModel, retriever: ScoringRetriever, limits: EpisodeConfig) -> BaselineStrategy:
         """One of `BASELINES` within the limits of an episode; what it writes in one go is short."""
         most = min(limits.max_turn_tokens or limits.max_tokens, MAX_COMPLETION_TOKENS)
         return cls(BASELINES[name], model, retriever, limits.top_k, most)

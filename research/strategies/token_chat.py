@@ -36,7 +36,7 @@ class TokenChat:
         if room <= 0:
             raise ContextFullError(
                 f"the prompt takes {len(ids)} tokens of a context of {self.context_length}; search for fewer passages "
-                "(top_k) or raise model.max_length"
+                "(top_k) or raise model.max_model_len"
             )
         generation = await self.policy.generate(ids, room, replace(sampling, stop=tuple(stop)))
         return Completion(

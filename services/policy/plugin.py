@@ -75,13 +75,13 @@ class ResearchPlugin:
         state.research_updates = updates
         state.research_settings = settings
         state.research_retriever = retriever = RetrieverClient(
-            policy.retriever_url, timeout=limits.search_timeout, retries=limits.retries
+            settings.endpoints.retriever_url, timeout=limits.search_timeout, retries=limits.retries
         )
         tokenizer = AutoTokenizer.from_pretrained(args.model)
         words = HuggingFaceTokenizer(tokenizer)
         engine_policy = EnginePolicy(engine_client, version=lambda: updates.version, end=str(tokenizer.eos_token))
         state.research_adapters = adapters = Adapters(
-            engine_client, state.openai_serving_models, updates.tensors, policy.weights_dir, policy.lora_rank
+            engine_client, state.openai_serving_models, updates.tensors, policy.weights_dir, policy.max_lora_rank
         )
         agent = SearchAgent(
             policy=engine_policy,
@@ -89,7 +89,7 @@ class ResearchPlugin:
             tokenizer=words,
             prompt=load_prompt(limits.prompt),
             limits=limits,
-            context_length=settings.model.max_length,
+            context_length=settings.model.max_model_len,
         )
         state.research_answering = answering = AnswerService(
             agent,
@@ -101,4 +101,4 @@ class ResearchPlugin:
             max_question_chars=policy.max_question_chars,
         )
         state.openai_serving_chat = ChatWithAgent(state.openai_serving_chat, answering)
-        state.openai_serving_models = ModelsWithAgent(state.openai_serving_models, settings.model.max_length)
+        state.openai_serving_models = ModelsWithAgent(state.openai_serving_models, settings.model.max_model_len)

@@ -45,7 +45,10 @@ def become_server(settings: Settings) -> None:
     settings, numbers = resolved(settings, "auto")
     weights = start_weights(settings)
     check_prompt(
-        load_prompt(limits.prompt), trained_prompt(weights.path), str(weights.path), allow_mismatch=limits.any_prompt
+        load_prompt(limits.prompt),
+        trained_prompt(weights.path),
+        str(weights.path),
+        allow_mismatch=limits.allow_prompt_mismatch,
     )
     logger.info(numbers.line)
     if numbers.warning:
@@ -73,10 +76,10 @@ def server_arguments(settings: Settings, model: str) -> list[str]:
         *("--host", policy.host),
         *("--port", str(policy.port)),
         *("--dtype", settings.model.dtype),
-        *("--max-model-len", str(settings.model.max_length)),
-        *("--max-num-seqs", str(policy.max_sequences)),
-        *("--tensor-parallel-size", str(policy.tensor_parallel)),
-        *("--gpu-memory-utilization", str(policy.gpu_memory)),
+        *("--max-model-len", str(settings.model.max_model_len)),
+        *("--max-num-seqs", str(policy.max_num_seqs)),
+        *("--tensor-parallel-size", str(policy.tensor_parallel_size)),
+        *("--gpu-memory-utilization", str(policy.gpu_memory_utilization)),
         *("--seed", str(settings.seed)),
         # Log-probabilities of the distribution that tokens are really drawn from.
         *("--logprobs-mode", "processed_logprobs"),
@@ -87,16 +90,16 @@ def server_arguments(settings: Settings, model: str) -> list[str]:
         "--disable-uvicorn-access-log",
         *("--generation-config", "vllm"),
     ]
-    if policy.lora_rank:
+    if policy.max_lora_rank:
         arguments += [
-            *("--enable-lora", "--max-lora-rank", str(policy.lora_rank)),
+            *("--enable-lora", "--max-lora-rank", str(policy.max_lora_rank)),
             *("--max-loras", str(MAX_AT_ONCE), "--max-cpu-loras", str(2 * MAX_LOADED)),
         ]
     if not torch.cuda.is_available():
         # vLLM 0.32 dies on a CPU when a request with a seed is prefilled in parts: it then takes a random draw back,
         # which CPU generators cannot do ("CPU Generator does not use offset").
         arguments.append("--no-enable-chunked-prefill")
-    if policy.eager:
+    if policy.enforce_eager:
         arguments.append("--enforce-eager")
     return arguments
 
@@ -116,7 +119,7 @@ def server_environment(settings: Settings) -> dict[str, str]:
         environment[BIND_VARIABLE] = cores_to_bind(settings.policy.threads)
     if ONEDNN_CACHE_VARIABLE not in os.environ:
         environment[ONEDNN_CACHE_VARIABLE] = "64"
-    if settings.policy.eager:
+    if settings.policy.enforce_eager:
         # vLLM compiles a few small functions even then, at the first request, and dies where there is no C++ compiler.
         environment["TORCH_COMPILE_DISABLE"] = "1"
     if key := environment_secret(API_KEY_VARIABLE):

@@ -142,8 +142,8 @@ class Retriever:
         self._pipeline = SearchPipeline(
             loaded,
             self.cache,
-            Limits(limits.max_batch, limits.max_batch_tokens, limits.max_queue),
-            merge=limits.merge,
+            Limits(limits.max_batch_queries, limits.max_batch_tokens, limits.max_queue_queries),
+            merge=limits.coalesce,
             observe=self.metrics.observe_batch,
         )
         self._pipeline.start()
@@ -167,7 +167,7 @@ class Retriever:
         )
         # The first run of a graph allocates its memory, or compiles it; no user should wait for that. One row and
         # several are two graphs to a compiler.
-        encoder.encode_queries(["warm up"] * settings.retriever.max_batch)
+        encoder.encode_queries(["warm up"] * settings.retriever.max_batch_queries)
         warm = encoder.encode_queries(["warm up"])
         for index in self.indexes.values():
             index.search(["warm up"], warm, 1)

@@ -18,7 +18,7 @@ from research.questions.sampler import QuestionSampler
 from research.scoring.evaluate import figures_as_dict
 from research.settings import Settings
 from research.weights.run_weights import delete_quality_after, note_quality
-from services.trainer.evaluation.evaluator import AFTER, BEFORE, SAMPLED, WARMUP, Evaluator, interim_name
+from services.trainer.evaluation.evaluator import AFTER, BEFORE, SAMPLED, SFT, Evaluator, interim_name
 from services.trainer.evaluation.report import write_report
 from services.trainer.learner.advantages import compute_advantages
 from services.trainer.learner.learner import Learner
@@ -62,7 +62,7 @@ class TrainingLoop:
         self._train = train
         self._evaluator = Evaluator(settings, agent, rollouts, run_dir, held_out, status)
         self._sampler = QuestionSampler(
-            train, settings.questions.mix, settings.seed, candidates=settings.questions.candidates
+            train, settings.questions.mix, settings.seed, candidates=settings.questions.curriculum_candidates
         )
         self._checkpoints = CheckpointStore(run_dir.checkpoints_dir, settings.checkpoints.keep)
         # The learner gets a thread of its own: torch's thread settings hold by thread, and the loop stays responsive.
@@ -73,7 +73,7 @@ class TrainingLoop:
         self._stop = False
         self._trackers: Trackers | None = None
         self._traces: SftPhase | None = None
-        self._roll_backs = 0
+        self._rollbacks = 0
 
     def pause(self) -> None:
         """Hold before the next step."""
@@ -111,7 +111,7 @@ class TrainingLoop:
                 status.log(
                     f"ending after step {step} of {settings.grpo.steps}: another would take too long (grpo.minutes)"
                 )
-                if step % settings.checkpoints.every:
+                if step % settings.checkpoints.interval:
                     await self._save_checkpoint(step)
                 break
             step += 1
@@ -120,10 +120,10 @@ class TrainingLoop:
             if (back_to := await self._handle_alarms(step)) < step:
                 step = back_to
                 continue
-            every = settings.evaluation.every
+            every = settings.evaluation.interval
             if every and step % every == 0 and step < settings.grpo.steps:
                 await self._evaluate(interim_name(step))
-            if step % settings.checkpoints.every == 0 or step == settings.grpo.steps or self._stop:
+            if step % settings.checkpoints.interval == 0 or step == settings.grpo.steps or self._stop:
                 await self._save_checkpoint(step)
             self._foresee()
         if step < settings.grpo.steps and not out_of_time:
@@ -157,14 +157,14 @@ class TrainingLoop:
             self._rollouts.journal.delete_after(0)
             await self._publish(0)
             await self._evaluate_once(BEFORE)
-            if self._settings.warmup.enabled:
+            if self._settings.sft.enabled:
                 await self._sft()
                 await self._publish(1)
             await self._save_checkpoint(0)
         step = state.step if state is not None else 0
-        if step == 0 and self._settings.warmup.enabled:
-            await self._evaluate_once(WARMUP)
-        if step == 0 and self._settings.evaluation.sampled_per_kind:
+        if step == 0 and self._settings.sft.enabled:
+            await self._evaluate_once(SFT)
+        if step == 0 and self._settings.evaluation.pass_at_k_per_kind:
             await self._evaluate_once(SAMPLED)
         return step
 
@@ -180,23 +180,23 @@ class TrainingLoop:
             self._sampler.cursors = dict(state.question_cursors)
             self._sampler.success = dict(state.curriculum)
             self._seconds = defaultdict(float, state.seconds)
-            self._roll_backs = max(self._roll_backs, state.roll_backs)
+            self._rollbacks = max(self._rollbacks, state.roll_backs)
             self._run_dir.delete_steps_after(state.step)
             delete_quality_after(self._run_dir.directory, state.version)
             self._status.step = state.step
         return state
 
     async def _sft(self) -> None:
-        warmup = self._settings.warmup
-        with self._timed_phase(RunPhase.WARMUP, warmup.steps):
+        sft = self._settings.sft
+        with self._timed_phase(RunPhase.SFT, sft.steps):
             phase = await self._sft_phase()
-            self._status.log(f"warm-up: {warmup.steps} supervised steps on {len(phase.sequences)} traces of the format")
-            optimizer = self._learner.new_optimizer(warmup.learning_rate)
-            for number in range(warmup.steps):
+            self._status.log(f"sft: {sft.steps} supervised steps on {len(phase.sequences)} traces of the format")
+            optimizer = self._learner.new_optimizer(sft.learning_rate)
+            for number in range(sft.steps):
                 loss = await self._in_learner_thread(partial(phase.step, number, self._learner, optimizer))
                 self._status.advance()
                 if number == 0 or (number + 1) % 5 == 0:
-                    self._status.log(f"warm-up step {number + 1}/{warmup.steps}: loss {loss:.3f} a token")
+                    self._status.log(f"sft step {number + 1}/{sft.steps}: loss {loss:.3f} a token")
             self._learner.snapshot_reference()
 
     async def _sft_phase(self) -> SftPhase:
@@ -206,7 +206,7 @@ class TrainingLoop:
 
     async def _step(self, step: int) -> None:
         before = self._seconds.copy()
-        supervised = self._settings.control.kind == "supervised"
+        supervised = self._settings.ablation.kind == "supervised"
         entry = await (self._supervised_step(step) if supervised else self._grpo_step(step))
         entry["seconds"] = {phase: round(total - before[phase], 3) for phase, total in self._seconds.items()}
         self._run_dir.add_metrics(entry)
@@ -245,27 +245,27 @@ class TrainingLoop:
         )
 
     async def _supervised_step(self, step: int) -> dict[str, Any]:
-        """The warm-up goes on, on the same traces, for this step's share of the time that the control has."""
-        warmup, control = self._settings.warmup, self._settings.control
+        """The supervised phase continues, on the same traces, for this step's share of `ablation.seconds`."""
+        sft, ablation = self._settings.sft, self._settings.ablation
         phase = await self._sft_phase()
-        seconds = control.seconds / max(self._settings.grpo.steps, 1)
+        seconds = ablation.seconds / max(self._settings.grpo.steps, 1)
         losses: list[float] = []
         with self._timed_phase(RunPhase.UPDATE):
             started = time.perf_counter()
             while not losses or time.perf_counter() - started < seconds:
-                number = warmup.steps + self._learner.updates
+                number = sft.steps + self._learner.updates
                 losses.append(await self._in_learner_thread(partial(self._supervised, phase, number)))
                 self._learner.updates += 1
         await self._publish(self._publisher.version + 1)
-        return supervised_metrics(step, self._publisher.version, losses, warmup.learning_rate)
+        return supervised_metrics(step, self._publisher.version, losses, sft.learning_rate)
 
     def _supervised(self, phase: SftPhase, number: int) -> float:
-        self._learner.set_learning_rate(self._settings.warmup.learning_rate)
+        self._learner.set_learning_rate(self._settings.sft.learning_rate)
         return phase.step(number, self._learner, self._learner.optimizer)
 
     async def _handle_alarms(self, step: int) -> int:
         """Do what the alarms ask for; returns the number of finished steps, which is less after a roll-back."""
-        if self._settings.control.kind == "supervised":
+        if self._settings.ablation.kind == "supervised":
             return step
         fired = alarms(self._run_dir.metrics(), self._settings.alarms)
         for alarm in fired:
@@ -273,9 +273,9 @@ class TrainingLoop:
         worst = strongest(fired)
         if worst is None or worst.action == "warn":
             return step
-        if worst.action == "stop" or self._roll_backs >= self._settings.alarms.roll_backs:
+        if worst.action == "stop" or self._rollbacks >= self._settings.alarms.max_rollbacks:
             raise TrainingError(f"stopped after step {step}: {worst}")
-        self._roll_backs += 1
+        self._rollbacks += 1
         cursors = dict(self._sampler.cursors)
         state = await self._restore()
         assert state is not None
@@ -317,7 +317,7 @@ class TrainingLoop:
             question_cursors=dict(self._sampler.cursors),
             seconds=dict(self._seconds),
             curriculum=dict(self._sampler.success),
-            roll_backs=self._roll_backs,
+            roll_backs=self._rollbacks,
         )
         with self._timed_phase(RunPhase.CHECKPOINT):
             await self._in_learner_thread(lambda: self._checkpoints.save(self._learner, state))
@@ -330,7 +330,7 @@ class TrainingLoop:
         Args:
             unready: tells what is down, if that is less than all that episodes need.
 
-        Raises ServiceError if the service is there and refuses, or fails more often than `grpo.infra_retries`.
+        Raises ServiceError if the service is there and refuses, or fails more often than `grpo.service_retries`.
         """
         failures = 0
         while True:
@@ -338,7 +338,7 @@ class TrainingLoop:
                 return await work()
             except ServiceError as error:
                 failures += not await self._rollouts.gate.wait_until_ready(unready)
-                if error.status not in _SERVICE_UNAVAILABLE or failures > self._settings.grpo.infra_retries:
+                if error.status not in _SERVICE_UNAVAILABLE or failures > self._settings.grpo.service_retries:
                     raise
 
     def _is_out_of_time(self) -> bool:

@@ -15,7 +15,7 @@ class RunPhase(StrEnum):
 
     IDLE = "idle"
     STARTING = "starting"
-    WARMUP = "warm-up"
+    SFT = "sft"
     ROLLOUT = "rollout"
     UPDATE = "update"
     PUBLISH = "publish"

@@ -63,16 +63,16 @@ async def training_loop(settings: Settings, status: RunStatus) -> AsyncIterator[
     held_out = load_questions(settings.questions.held_out, "held_out", settings.paths.data)
     run_dir.open(settings, digest_of([*train, *held_out]), numbers.as_dict())
     base = local_checkpoint(settings.model.name, settings.paths.data)
-    limits, trainer = settings.episode, settings.trainer
+    limits, trainer, endpoints = settings.episode, settings.trainer, settings.endpoints
     api_key = environment_secret(API_KEY_VARIABLE)
-    retriever = RetrieverClient(trainer.retriever_url, timeout=limits.search_timeout, retries=limits.retries)
+    retriever = RetrieverClient(endpoints.retriever_url, timeout=limits.search_timeout, retries=limits.retries)
     policy = Replicas(
         [
             Replica(
                 PolicyClient(url, timeout=limits.request_timeout, retries=limits.retries, api_key=api_key),
                 admin,
             )
-            for url, admin in zip(trainer.policy_urls, _admins(settings, admin_token), strict=True)
+            for url, admin in zip(endpoints.policy_urls, _admins(settings, admin_token), strict=True)
         ],
         status.log,
     )
@@ -85,7 +85,7 @@ async def training_loop(settings: Settings, status: RunStatus) -> AsyncIterator[
         tokenizer=HuggingFaceTokenizer(AutoTokenizer.from_pretrained(base)),
         prompt=prompt,
         limits=limits,
-        context_length=settings.model.max_length,
+        context_length=settings.model.max_model_len,
     )
 
     async def check_services() -> str | None:
@@ -95,7 +95,7 @@ async def training_loop(settings: Settings, status: RunStatus) -> AsyncIterator[
             return str(error)
         return await publisher.reconcile()
 
-    gate = ServiceGate(check_services, trainer.outage_patience, status)
+    gate = ServiceGate(check_services, trainer.outage_timeout, status)
     try:
         yield TrainingLoop(
             settings,
@@ -105,10 +105,10 @@ async def training_loop(settings: Settings, status: RunStatus) -> AsyncIterator[
                 agent,
                 Sampling(limits.temperature, limits.top_p),
                 gate,
-                settings.grpo.infra_retries,
+                settings.grpo.service_retries,
                 version=lambda: str(publisher.version),
                 journal=EpisodeJournal(run_dir.episodes_dir),
-                seed=settings.seed if settings.grpo.seeded else None,
+                seed=settings.seed if settings.grpo.per_episode_seeds else None,
             ),
             publisher=publisher,
             run_dir=run_dir,
@@ -127,11 +127,11 @@ def foresee(settings: Settings, numbers: NumberFormat, status: RunStatus) -> Non
 
 
 def _admins(settings: Settings, token: str) -> list[PolicyAdmin]:
-    """Who hands weights to each policy server, in the way that `trainer.handover` names."""
-    urls = settings.trainer.policy_urls
-    if settings.trainer.handover == "file":
+    """Who hands weights to each policy server, in the way that `trainer.weight_sync` names."""
+    urls = settings.endpoints.policy_urls
+    if settings.trainer.weight_sync == "file":
         return [PolicyAdmin(url, token=token) for url in urls]
     if settings.trainer.device == "cpu" or not torch.cuda.is_available():
-        raise ConfigurationError("trainer.handover: nccl sends from GPU to GPU, and the trainer has none; use file")
+        raise ConfigurationError("trainer.weight_sync: nccl sends from GPU to GPU, and the trainer has none; use file")
     device, sending = torch.device("cuda", torch.cuda.current_device()), asyncio.Lock()
     return [BroadcastingAdmin(url, token=token, device=device, sending=sending) for url in urls]

@@ -27,10 +27,10 @@ SMALL = [
     f"grpo.steps={STEPS}",
     f"grpo.questions_per_step={GROUPS}",
     f"grpo.group_size={GROUP_SIZE}",
-    "warmup.traces={ one_hop = 24, two_hop = 12 }",
-    "warmup.steps=14",
+    "sft.traces={ one_hop = 24, two_hop = 12 }",
+    "sft.steps=14",
     "evaluation.per_kind={ one_hop = 8, two_hop = 8 }",
-    "checkpoints.every=1",
+    "checkpoints.interval=1",
     "episode.retries=1",
     "episode.search_timeout=5",
 ]
@@ -98,7 +98,7 @@ def line(
         server: Server = launch(
             "policy",
             f"policy.weights_dir={runs}",
-            f"policy.retriever_url={retriever.url}",
+            f"endpoints.retriever_url={retriever.url}",
             *shared,
             timeout=300,
             environment=ENVIRONMENT,
@@ -111,8 +111,8 @@ def line(
     overrides = [
         f"paths.data={data_dir}",
         f"trainer.port={trainer_port}",
-        f"trainer.retriever_url={retriever.url}",
-        f'trainer.policy_urls=["{policy.url}"]',
+        f"endpoints.retriever_url={retriever.url}",
+        f'endpoints.policy_urls=["{policy.url}"]',
         *shared,
     ]
     return Line(
@@ -216,7 +216,7 @@ def _summary_is_whole(line: Line) -> None:
             assert figures["n"] == 8
             assert 0 <= figures["em"] <= figures["f1"] <= 1
     assert summary["eval"]["after"]["one_hop"]["well_formed"] > summary["eval"]["before"]["one_hop"]["well_formed"]
-    assert {"rollout", "evaluation", "publish", "warm-up"} <= summary["seconds"].keys()
+    assert {"rollout", "evaluation", "publish", "sft"} <= summary["seconds"].keys()
     assert (line.run / "training.png").read_bytes()[:8] == b"\x89PNG\r\n\x1a\n"
     assert not list(line.run.rglob("*.partial"))
 
@@ -236,7 +236,7 @@ def _no_episode_was_lost_or_scored_for_an_outage(line: Line) -> None:
 
 
 def _every_token_came_from_the_published_weights(line: Line) -> None:
-    published = 1  # by the warm-up
+    published = 1  # by the supervised phase
     for entry in line.steps():
         with gzip.open(line.run / "episodes" / f"step-{entry['step']:06d}.jsonl.gz", "rt") as lines:
             written = {version for text in lines for version in json.loads(text)["episode"]["versions"] if version}

@@ -27,10 +27,10 @@ SMALL = [
     "run=stopped",
     "grpo.questions_per_step=2",
     "grpo.group_size=4",
-    "warmup.traces={ one_hop = 8 }",
-    "warmup.steps=3",
+    "sft.traces={ one_hop = 8 }",
+    "sft.steps=3",
     "evaluation.per_kind={ one_hop = 2 }",
-    "checkpoints.every=1",
+    "checkpoints.interval=1",
 ]
 
 

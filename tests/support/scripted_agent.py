@@ -11,7 +11,7 @@ from research.episode.tokenizer import Tokenizer
 from research.errors import ServiceError
 from research.passages import Passage, ScoredPassage
 from research.prompts import Prompt
-from research.settings import EpisodeLimits
+from research.settings import EpisodeConfig
 
 TURNS = [
     "<think>Who painted it?</think>\n<search>Starry Night painter</search>",
@@ -62,5 +62,5 @@ class OnePassage:
 
 
 def agent_for(policy: Scripted) -> SearchAgent:
-    limits = EpisodeLimits(prompt="research-small", top_k=1, max_searches=2, max_tokens=2000)
+    limits = EpisodeConfig(prompt="research-small", top_k=1, max_searches=2, max_tokens=2000)
     return SearchAgent(policy, OnePassage(), policy.tokenizer, Prompt("raw", "{question}"), limits, 4000)

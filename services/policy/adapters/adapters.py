@@ -68,7 +68,7 @@ class Adapters:
             AdapterFailedError: vLLM could not load it; the one of the same name serves on.
         """
         if not self._max_rank:
-            raise ConfigurationError("adapters: the server was started without room for any; set policy.lora_rank")
+            raise ConfigurationError("adapters: the server was started without room for any; set policy.max_lora_rank")
         if name == AGENT or self._models.is_base_model(name):
             raise ConfigurationError(f"name: {name} is a model's name already")
         source = resolve_inside(path, self._weights_dir)

@@ -10,8 +10,8 @@ NOTICE_HEADER = "Research-Notice"
 def notice(settings: Settings, *, trained: bool) -> str:
     """One line, empty for weights that have been taught to search.
 
-    A preset with a supervised warm-up says that its model is too small to follow the rules by itself.
+    A preset with a supervised phase says that its model is too small to follow the rules by itself.
     """
     if trained:
         return ""
-    return f"untrained: it {'will not search' if settings.warmup.enabled else 'has not been taught to search'}"
+    return f"untrained: it {'will not search' if settings.sft.enabled else 'has not been taught to search'}"

@@ -45,7 +45,7 @@ async def start_training(request: Request) -> TrainingState:
 async def _ask(settings: Settings, method: str, path: str) -> dict[str, Any]:
     token = environment_secret(ADMIN_TOKEN_VARIABLE)
     headers = {"Authorization": f"Bearer {token}"} if token and method == "POST" else {}
-    async with httpx.AsyncClient(base_url=settings.policy.trainer_url, timeout=_SECONDS, trust_env=False) as client:
+    async with httpx.AsyncClient(base_url=settings.endpoints.trainer_url, timeout=_SECONDS, trust_env=False) as client:
         answer = await client.request(method, path, headers=headers)
         answer.raise_for_status()
         found: dict[str, Any] = answer.json()

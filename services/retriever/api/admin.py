@@ -8,7 +8,7 @@ from fastapi import Depends, FastAPI, Path
 
 from research.errors import ResearchError
 from research.schemas import ErrorBody
-from research.settings import NAME
+from research.settings.base import NAME
 from services.retriever.api.info import IndexInfo, describe_index
 from services.retriever.retriever import Retriever, UnknownIndexError
 from services.web.auth import ADMIN_TOKEN_VARIABLE, environment_secret, require_bearer

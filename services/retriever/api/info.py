@@ -69,6 +69,6 @@ def describe(retriever: Retriever) -> RetrieverInfo:
             top_k=settings.retriever.max_top_k,
             query_chars=settings.retriever.max_query_chars,
             query_tokens=settings.encoder.max_query_tokens,
-            queue=settings.retriever.max_queue,
+            queue=settings.retriever.max_queue_queries,
         ),
     )

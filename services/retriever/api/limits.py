@@ -7,22 +7,20 @@ from collections.abc import Sequence
 import orjson
 from fastapi import Response
 
-from research.settings import RetrieverService
+from research.settings.retriever import RetrieverConfig
 
 
 class InvalidFieldError(ValueError):
     """A field is well-formed but beyond a limit of this server."""
 
 
-def require_within_limits(
-    limits: RetrieverService, *, field: str, texts: Sequence[str], top_k: tuple[str, int]
-) -> None:
+def require_within_limits(limits: RetrieverConfig, *, field: str, texts: Sequence[str], top_k: tuple[str, int]) -> None:
     """Raise InvalidFieldError, naming the field, if a request asks for more than it may."""
     name, wanted = top_k
     if wanted > limits.max_top_k:
         raise InvalidFieldError(f"{name}: {wanted} is above the limit of {limits.max_top_k}")
-    if len(texts) > limits.max_queue:
-        raise InvalidFieldError(f"{field}: {len(texts)} queries are above the limit of {limits.max_queue}")
+    if len(texts) > limits.max_queue_queries:
+        raise InvalidFieldError(f"{field}: {len(texts)} queries are above the limit of {limits.max_queue_queries}")
     if len(texts) * wanted > limits.max_hits:
         raise InvalidFieldError(
             f"{name}: {len(texts)} queries with {wanted} hits each are above the limit of {limits.max_hits} a request"

@@ -87,7 +87,7 @@ def _is_current(settings: Settings, checkpoint: Checkpoint, recipe: Recipe) -> b
 
 
 def _build(settings: Settings, checkpoint: Checkpoint, recipe: Recipe, passages: Path, work: Path) -> None:
-    backend = settings.encoder.index_backend
+    backend = settings.encoder.passage_backend
     index = work / "index"
     plan = {"recipe": recipe.model_dump(), "backend": backend, "shard": SHARD, "milvus": settings.corpus.milvus}
     build_id = _resume_or_begin(work, plan)
@@ -117,9 +117,9 @@ def _write_index(
         milvus = MilvusCollection(corpus.milvus, collection_prefix(corpus.index) + build_id)
         _log(f"writing {len(store)} vectors to {milvus.uri}, collection {milvus.collection}")
         _drop_unserved_collections(settings, milvus)
-        write_milvus(milvus, vectors, checkpoint.dimension, exact=corpus.structure == "flat")
+        write_milvus(milvus, vectors, checkpoint.dimension, exact=corpus.index_type == "flat")
     else:
-        structure = faiss_config_for(corpus.structure, len(store), checkpoint.dimension)
+        structure = faiss_config_for(corpus.index_type, len(store), checkpoint.dimension)
         _log(f"writing {len(store)} vectors as {structure.factory}")
         write_dense(index, vectors, structure, checkpoint.dimension)
     if recipe.lexical:
@@ -131,7 +131,7 @@ def _write_index(
         recipe=recipe,
         count=len(store),
         encoder=checkpoint.name,
-        build_backend=settings.encoder.index_backend,
+        build_backend=settings.encoder.passage_backend,
         created=datetime.now(UTC).isoformat(timespec="seconds"),
         structure=structure,
         milvus=milvus,
@@ -182,10 +182,10 @@ def _check_buildable(settings: Settings, checkpoint: Checkpoint, count: int) -> 
     if count == 0:
         raise AssetError("there is no passage in it: nothing to index")
     if not corpus.milvus:
-        faiss_config_for(corpus.structure, count, checkpoint.dimension)
-    if corpus.lexical and count > MAX_BM25_PASSAGES:
+        faiss_config_for(corpus.index_type, count, checkpoint.dimension)
+    if corpus.hybrid and count > MAX_BM25_PASSAGES:
         raise ConfigurationError(
-            f"corpus.lexical: words are indexed in memory, up to {MAX_BM25_PASSAGES} passages; there are {count}"
+            f"corpus.hybrid: words are indexed in memory, up to {MAX_BM25_PASSAGES} passages; there are {count}"
         )
 
 

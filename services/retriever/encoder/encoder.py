@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from research.errors import ConfigurationError
-from research.settings import Encoder as EncoderSettings
+from research.settings.retriever import EncoderConfig
 from services.retriever.encoder.checkpoint import Checkpoint
 from services.retriever.encoder.onnx_session import Forward, forward_of, open_session
 from services.retriever.encoder.padding import CallCost, group_by_length
@@ -32,7 +32,7 @@ class Encoder:
         cost: of a call of `forward`.
     """
 
-    def __init__(self, checkpoint: Checkpoint, settings: EncoderSettings, forward: Forward, cost: CallCost) -> None:
+    def __init__(self, checkpoint: Checkpoint, settings: EncoderConfig, forward: Forward, cost: CallCost) -> None:
         from tokenizers import Tokenizer
 
         for field in ("max_query_tokens", "max_passage_tokens"):
@@ -84,7 +84,7 @@ class Encoder:
         return ids, mask
 
 
-def load_encoder(checkpoint: Checkpoint, settings: EncoderSettings, backend: str, threads: int, data: Path) -> Encoder:
+def load_encoder(checkpoint: Checkpoint, settings: EncoderConfig, backend: str, threads: int, data: Path) -> Encoder:
     """Load `checkpoint` for one of the backends `torch`, `onnx`, `onnx-int8`.
 
     The torch backend takes the first CUDA device if there is one; else `threads` threads of the CPU do the work.
@@ -97,7 +97,7 @@ def load_encoder(checkpoint: Checkpoint, settings: EncoderSettings, backend: str
 
 
 def load_encoders(
-    checkpoint: Checkpoint, settings: EncoderSettings, backend: str, threads: int, data: Path, most: int | None = None
+    checkpoint: Checkpoint, settings: EncoderConfig, backend: str, threads: int, data: Path, most: int | None = None
 ) -> list[Encoder]:
     """Load `checkpoint` once for each CUDA device, at most `most` times; without such a device once for the CPU.
 

@@ -126,7 +126,7 @@ def _publish(checkpoint: Checkpoint, graph: Path, target: Path) -> None:
     if not cosine >= _MIN_COSINE[target.name]:
         raise AssetError(
             f"the ONNX graph of {checkpoint.name} differs from torch (cosine {cosine:.4f}); "
-            "set encoder.backend and encoder.index_backend to torch"
+            "set encoder.backend and encoder.passage_backend to torch"
         )
     shutil.move(graph, target)
 

@@ -34,7 +34,7 @@ def write_bm25(directory: Path, texts: Iterable[str]) -> None:
     tokenizer = Tokenizer(stopwords="en", stemmer=Stemmer.Stemmer("english"))
     ids = list(tokenizer.streaming_tokenize(texts))
     if not any(any(row) for row in ids):
-        raise AssetError("no passage holds a word that could be searched for; leave corpus.lexical off")
+        raise AssetError("no passage holds a word that could be searched for; leave corpus.hybrid off")
     index = bm25s.BM25(method="lucene")
     index.index((ids, tokenizer.get_vocab_dict()), show_progress=False)
     index.save(directory / BM25_DIRECTORY)

@@ -64,11 +64,11 @@ def faiss_config_for(name: FaissConfigName | Literal["auto"], count: int, dimens
         return FaissConfig(name, "HNSW32_SQ8", ef_search=128)
     if count < _MIN_FOR_LISTS:
         raise ConfigurationError(
-            f"corpus.structure={name}: {count} passages are too few to learn lists from; use flat, which is exact"
+            f"corpus.index_type={name}: {count} passages are too few to learn lists from; use flat, which is exact"
         )
     if name == "ivf-pq" and dimension % 4:
         raise ConfigurationError(
-            f"corpus.structure=ivf-pq: vectors of size {dimension} cannot be cut in fours; use ivf-rabitq"
+            f"corpus.index_type=ivf-pq: vectors of size {dimension} cannot be cut in fours; use ivf-rabitq"
         )
     lists = _lists_for(count)
     probes = max(lists // 32, min(lists, _MIN_PROBES))

@@ -11,8 +11,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from research.atomic_io import write_json
 from research.errors import AssetError, ConfigurationError
-from research.settings import Corpus as CorpusSettings
-from research.settings import Encoder as EncoderSettings
+from research.settings.retriever import CorpusConfig, EncoderConfig
 from services.retriever.encoder.checkpoint import Checkpoint
 from services.retriever.index.faiss_config import FaissConfig
 from services.retriever.index.milvus import MilvusCollection
@@ -69,7 +68,7 @@ class Manifest(_Frozen):
         """Write `manifest.json` atomically."""
         write_json(directory / MANIFEST, self.model_dump())
 
-    def check_encoder(self, checkpoint: Checkpoint, encoder: EncoderSettings, directory: Path) -> None:
+    def check_encoder(self, checkpoint: Checkpoint, encoder: EncoderConfig, directory: Path) -> None:
         """Raise ConfigurationError, naming each difference, if `encoder` cannot query this index."""
         built, wanted = self.recipe.encoding, encoding_of(checkpoint, encoder)
         differences = [
@@ -88,7 +87,7 @@ class Manifest(_Frozen):
             )
 
 
-def encoding_of(checkpoint: Checkpoint, encoder: EncoderSettings) -> Encoding:
+def encoding_of(checkpoint: Checkpoint, encoder: EncoderConfig) -> Encoding:
     """What the vectors of this encoder under these settings mean."""
     return Encoding(
         encoder_digest=checkpoint.digest,
@@ -100,13 +99,13 @@ def encoding_of(checkpoint: Checkpoint, encoder: EncoderSettings) -> Encoding:
     )
 
 
-def recipe_for(checkpoint: Checkpoint, encoder: EncoderSettings, corpus: CorpusSettings, corpus_sha256: str) -> Recipe:
+def recipe_for(checkpoint: Checkpoint, encoder: EncoderConfig, corpus: CorpusConfig, corpus_sha256: str) -> Recipe:
     """The recipe of an index over these passages with this encoder, in the form that `corpus` asks for."""
     return Recipe(
         encoding=encoding_of(checkpoint, encoder),
         corpus_sha256=corpus_sha256,
-        structure=f"milvus-{corpus.structure}" if corpus.milvus else corpus.structure,
-        lexical=corpus.lexical,
+        structure=f"milvus-{corpus.index_type}" if corpus.milvus else corpus.index_type,
+        lexical=corpus.hybrid,
     )
 
 

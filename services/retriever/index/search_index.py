@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from research.errors import AssetError
-from research.settings import Encoder as EncoderSettings
+from research.settings.retriever import EncoderConfig
 from services.retriever.encoder.checkpoint import Checkpoint
 from services.retriever.index.bm25 import Bm25Index
 from services.retriever.index.fusion import fuse
@@ -35,7 +35,7 @@ class SearchIndex:
     """
 
     def __init__(
-        self, name: str, directory: Path, checkpoint: Checkpoint, encoder: EncoderSettings, threads: int
+        self, name: str, directory: Path, checkpoint: Checkpoint, encoder: EncoderConfig, threads: int
     ) -> None:
         self.name = name
         self.manifest = read_manifest(directory)
@@ -46,7 +46,7 @@ class SearchIndex:
         self._check_consistent(directory, checkpoint.dimension)
 
     @staticmethod
-    def open(name: str, directory: Path, checkpoint: Checkpoint, encoder: EncoderSettings, threads: int) -> SearchIndex:
+    def open(name: str, directory: Path, checkpoint: Checkpoint, encoder: EncoderConfig, threads: int) -> SearchIndex:
         """Open an index that may be replaced at this very moment; what is returned is of one revision.
 
         Raises what creating one raises.

@@ -16,7 +16,7 @@ from services.trainer.rollout.rollouts import Rollouts, WrongWeightsError, requi
 from services.trainer.run_dir.run_dir import RunDirectory
 from services.trainer.status import RunStatus
 
-BEFORE, WARMUP, AFTER, SAMPLED = "before", "warmup", "after", "sampled"
+BEFORE, SFT, AFTER, SAMPLED = "before", "sft", "after", "sampled"
 
 
 def interim_name(step: int) -> str:
@@ -46,10 +46,10 @@ class Evaluator:
         """What the evaluation `name` asks; of `sampled`, each question as often as a group is large."""
         sizes, k = self._settings.evaluation, self._settings.grpo.group_size
         if name == SAMPLED:
-            few = first_of_each_kind(self._held_out, sizes.sampled_per_kind)
+            few = first_of_each_kind(self._held_out, sizes.pass_at_k_per_kind)
             return [question for question in few for _ in range(k)]
-        whole = name in (BEFORE, WARMUP, AFTER)
-        count = sizes.per_kind if whole else sizes.per_kind_between
+        whole = name in (BEFORE, SFT, AFTER)
+        count = sizes.per_kind if whole else sizes.interim_per_kind
         return first_of_each_kind(self._held_out, count)
 
     def is_done(self, name: str) -> bool:
@@ -65,14 +65,14 @@ class Evaluator:
                 however often they were tried.
         """
         sampling = replace(self._rollouts.sampling, seed=self._rollouts.seed) if name == SAMPLED else GREEDY
-        for _ in range(1 + self._settings.grpo.infra_retries):
+        for _ in range(1 + self._settings.grpo.service_retries):
             await self._rollouts.gate.wait_until_ready()
             self._status.done = 0
             answered, figures = await evaluate(
                 self._agent,
                 self.questions(name),
                 sampling=sampling,
-                concurrency=self._settings.policy.max_sequences,
+                concurrency=self._settings.policy.max_num_seqs,
                 on_answer=self._status.advance,
             )
             fault: Exception | None = None

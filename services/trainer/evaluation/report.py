@@ -9,7 +9,7 @@ from typing import Any
 from research.atomic_io import atomic_write, write_json
 from services.trainer.run_dir.run_dir import RunDirectory
 
-_STAGES = ("before", "warmup", "after")
+_STAGES = ("before", "sft", "after")
 
 
 def write_report(run_dir: RunDirectory, seconds: dict[str, float], *, minutes: float | None = None) -> Path:
@@ -53,8 +53,8 @@ def _markdown(summary: dict[str, Any]) -> str:
     phases = "\n".join(f"| {phase} | {seconds} |" for phase, seconds in summary["seconds"].items())
     return (
         f"# Run of {summary['steps']} steps\n\n"
-        "Held-out questions, greedy. `before` is the untouched model, `warmup` the model after the supervised "
-        "format warm-up, `after` the model after GRPO.\n\n"
+        "Held-out questions, greedy. `before` is the untouched model, `sft` the model after the supervised "
+        "phase, `after` the model after GRPO.\n\n"
         "| stage | questions | EM | F1 | searches | n |\n|---|---|---|---|---|---|\n"
         f"{rows}\n\n![training curves](training.png)\n\n"
         f"| phase | seconds |\n|---|---|\n{phases}\n"

@@ -26,7 +26,7 @@ def compute_advantages(groups: Sequence[Group], settings: Settings, step: int) -
     With the control `shuffled_rewards`, the rewards of the whole batch are dealt out at random first.
     """
     rewards = [group.rewards for group in groups]
-    if settings.control.kind == "shuffled_rewards":
+    if settings.ablation.kind == "shuffled_rewards":
         rewards = shuffle_rewards(rewards, random.Random(f"{settings.seed}/{step}"))
     scaled = settings.grpo.scale_advantages
     selection = TrainingBatch([], sum(group_advantages(each) is None for each in rewards))
@@ -34,7 +34,7 @@ def compute_advantages(groups: Sequence[Group], settings: Settings, step: int) -
         advantages = group_advantages(own, scaled=scaled)
         if advantages is None:
             continue
-        for index in keep_extremes(own, settings.grpo.keep_per_group or len(own)):
+        for index in keep_extremes(own, settings.grpo.train_per_group or len(own)):
             episode = group.members[index].episode
             if not (settings.grpo.mask_truncated and episode.stop_reason.truncated):
                 selection.sequences.append(sequence_of(episode, advantages[index]))

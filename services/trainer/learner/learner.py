@@ -87,7 +87,7 @@ class Learner:
         )
 
     def snapshot_reference(self) -> None:
-        """Take the present weights as the reference of the KL term (after a warm-up)."""
+        """Take the present weights as the reference of the KL term (after the supervised phase)."""
         if self.reference is not None:
             self.reference.load_state_dict(self.model.state_dict())
 
@@ -110,7 +110,7 @@ class Learner:
         happens in a later one of several optimizer steps, the update ends there and reports the steps before.
         """
         weights = token_weights(
-            [s.sampled_tokens for s in sequences], self._grpo.normalization, self._grpo.constant_length
+            [s.sampled_tokens for s in sequences], self._grpo.loss_aggregation, self._grpo.constant_length
         )
         sampled_tokens = sum(s.sampled_tokens for s in sequences)
         groups = pack_micro_batches(sequences, self._optim.micro_batch_tokens)
@@ -122,12 +122,12 @@ class Learner:
         learning_rate = self._schedule_learning_rate(self.updates + 1 if step is None else step)
         old: list[Tensor] = []
         done: dict[str, float] = {}
-        for step in range(self._grpo.optimizer_steps):
+        for iteration in range(self._grpo.num_iterations):
             sums = dict.fromkeys(("loss", "policy", "kl", "clipped", "entropy"), 0.0)
             for index, batch in enumerate(batches):
                 self._look_up()
                 logprobs, entropy = self._forward(self.model, batch)
-                if step == 0:
+                if iteration == 0:
                     old.append(logprobs.detach())
                 terms = grpo_loss(
                     logprobs,
@@ -182,7 +182,7 @@ class Learner:
             loss.backward()  # type: ignore[no-untyped-call]
             loss_sum += loss.item()
         if self._optimizer_step(loss_sum, optimizer) is None:
-            raise TrainingError("the warm-up loss is not finite; lower warmup.learning_rate")
+            raise TrainingError("the supervised loss is not finite; lower sft.learning_rate")
         return loss_sum
 
     def _optimizer_step(self, loss: float, optimizer: torch.optim.Optimizer | None = None) -> float | None:

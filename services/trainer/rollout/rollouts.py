@@ -58,7 +58,7 @@ class ServiceGate:
                     self._status.log(f"training pauses: {down}; it goes on when the service is back")
                 self._status.waiting_for = down
                 if time.monotonic() - started > self._patience:
-                    raise TrainingError(f"{down}; waited {self._patience:g} s (trainer.outage_patience)")
+                    raise TrainingError(f"{down}; waited {self._patience:g} s (trainer.outage_timeout)")
                 await asyncio.sleep(_POLL_SECONDS)
             was_down, self._status.waiting_for = self._status.waiting_for is not None, None
             if was_down:
@@ -78,7 +78,7 @@ class Rollouts:
     agent: SearchAgent
     sampling: Sampling
     gate: ServiceGate
-    infra_retries: int
+    service_retries: int
     version: Callable[[], str]
     journal: EpisodeJournal
     seed: int | None
@@ -118,7 +118,7 @@ class Rollouts:
 
     async def _sampled(self, question: Question, sampling: Sampling) -> Episode | None:
         failures = 0
-        while failures <= self.infra_retries:
+        while failures <= self.service_retries:
             try:
                 episode = await self.agent.run(question.text, sampling)
                 require_version([episode], self.version())

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from research.atomic_io import atomic_write, write_json
+from research.config import recorded_settings
 from research.errors import ConfigurationError
 from research.scoring.evaluate import Answered, KindFigures, figures_as_dict
 from research.settings import Settings
@@ -24,7 +25,11 @@ CONFIG = "config.json"
 _QUESTIONS, _NUMBERS = "question_files", "number_format"
 # Follow the machine, or may be raised.
 _FREE = frozenset({"grpo.steps", "grpo.minutes", "model.dtype"})
-_CHANGEABLE = frozenset({"paths", "retriever", "policy", "trainer", "checkpoints", "evaluation", "alarms", "study"})
+_CHANGEABLE = frozenset(
+    {"paths", "retriever", "policy", "trainer", "endpoints", "checkpoints", "evaluation", "alarms", "study"}
+)
+# Names of evaluations in runs from before 2026-11.
+_FORMER_EVALUATIONS = {"sft": "warmup"}
 
 
 class RunDirectory:
@@ -56,9 +61,9 @@ class RunDirectory:
 
     def require_same(self, settings: Settings, questions: str = "") -> None:
         """Raise ConfigurationError if the run was begun with other settings or questions; `open` does so, too."""
-        if not self._config.is_file():
+        former = recorded_settings(self.directory)
+        if former is None:
             return
-        former = json.loads(self._config.read_text(encoding="utf-8"))
         current = settings.model_dump(mode="json") | {_QUESTIONS: questions or former.get(_QUESTIONS, "")}
         if differing := _differences(former, current):
             raise ConfigurationError(
@@ -110,7 +115,7 @@ class RunDirectory:
 
     def answers(self, name: str) -> list[dict[str, Any]]:
         """The questions, episodes and scores of an evaluation; none if it was not done or cannot be read."""
-        path = self.directory / "evaluations" / f"{name}.jsonl.gz"
+        path = self._evaluation_file(name, "jsonl.gz")
         try:
             with gzip.open(path, "rt", encoding="utf-8") as lines:
                 return [json.loads(line) for line in lines]
@@ -119,7 +124,7 @@ class RunDirectory:
 
     def evaluation(self, name: str) -> dict[str, Any] | None:
         """The figures of an evaluation that was done before, by kind."""
-        path = self.directory / "evaluations" / f"{name}.json"
+        path = self._evaluation_file(name, "json")
         if not path.is_file():
             return None
         figures: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
@@ -128,7 +133,13 @@ class RunDirectory:
     def evaluations(self) -> dict[str, Any]:
         """All evaluations done so far, oldest first."""
         files = sorted(self.directory.glob("evaluations/*.json"), key=lambda path: path.stat().st_mtime)
-        return {path.stem: json.loads(path.read_text(encoding="utf-8")) for path in files}
+        present = {former: name for name, former in _FORMER_EVALUATIONS.items()}
+        return {present.get(path.stem, path.stem): json.loads(path.read_text(encoding="utf-8")) for path in files}
+
+    def _evaluation_file(self, name: str, suffix: str) -> Path:
+        directory = self.directory / "evaluations"
+        former = directory / f"{_FORMER_EVALUATIONS.get(name, name)}.{suffix}"
+        return former if former.is_file() else directory / f"{name}.{suffix}"
 
     def write_evaluation(self, name: str, answered: Sequence[Answered], figures: dict[str, KindFigures]) -> None:
         directory = self.directory / "evaluations"

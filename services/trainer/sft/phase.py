@@ -1,4 +1,4 @@
-"""The supervised warm-up as a part of a run: its traces, made once, and steps on them for as long as one likes."""
+"""The supervised phase as a part of a run: its traces, made once, and steps on them for as long as one likes."""
 
 from __future__ import annotations
 
@@ -35,11 +35,11 @@ async def prepare_sft(settings: Settings, agent: SearchAgent, questions: Sequenc
 
     Raises ConfigurationError if no training question can be followed.
     """
-    warmup = settings.warmup
-    traces = await make_traces(agent, questions, warmup.traces, warmup.retry_share, settings.seed)
-    if len(traces) < sum(warmup.traces.values()):
+    sft = settings.sft
+    traces = await make_traces(agent, questions, sft.traces, sft.retry_fraction, settings.seed)
+    if len(traces) < sum(sft.traces.values()):
         raise ConfigurationError(
-            f"warmup.traces: {len(traces)} of {sum(warmup.traces.values())} traces could be made; "
+            f"sft.traces: {len(traces)} of {sum(sft.traces.values())} traces could be made; "
             "there are too few training questions of a kind, or the retriever does not find what their hops need"
         )
-    return SftPhase([sequence_of(trace) for trace in traces], warmup.batch_size)
+    return SftPhase([sequence_of(trace) for trace in traces], sft.batch_size)

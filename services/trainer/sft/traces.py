@@ -1,4 +1,4 @@
-"""Traces for the supervised warm-up: real searches, scripted words.
+"""Traces for the supervised phase: real searches, scripted words.
 
 A model that cannot follow the format gets no reward and so learns nothing from GRPO. A handful of traces shows it the
 form. They are made by the very episode code that training uses, with a script in the policy's place, so the passages
@@ -84,7 +84,7 @@ async def make_trace(agent: SearchAgent, question: Question, *, failed_first: bo
 
 
 async def make_traces(
-    agent: SearchAgent, questions: Sequence[Question], counts: dict[str, int], retry_share: float, seed: int
+    agent: SearchAgent, questions: Sequence[Question], counts: dict[str, int], retry_fraction: float, seed: int
 ) -> list[Episode]:
     """Draw questions of each kind until there are as many sound traces as asked for, or no question is left."""
     rng = random.Random(seed)
@@ -96,7 +96,7 @@ async def make_traces(
         for question in pool:
             if made >= wanted:
                 break
-            trace = await make_trace(agent, question, failed_first=rng.random() < retry_share)
+            trace = await make_trace(agent, question, failed_first=rng.random() < retry_fraction)
             if trace is not None:
                 traces.append(trace)
                 made += 1

@@ -6,11 +6,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol
 
-Action = Literal["warn", "stop", "roll_back"]
+Action = Literal["warn", "stop", "rollback"]
 
 WINDOW = 3  # steps whose mean counts where one step tells little
 
-_SEVERITY: dict[Action, int] = {"warn": 0, "roll_back": 1, "stop": 2}
+_SEVERITY: dict[Action, int] = {"warn": 0, "rollback": 1, "stop": 2}
 
 
 class AlarmSettings(Protocol):

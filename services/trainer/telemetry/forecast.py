@@ -46,15 +46,15 @@ class Speeds:
 
 def forecast(settings: Settings, speeds: Speeds) -> float | None:
     """Seconds from the first evaluation to the last; None for other models than the built-in one."""
-    if settings.model.name != BUILTIN_MODEL or not settings.warmup.enabled:
+    if settings.model.name != BUILTIN_MODEL or not settings.sft.enabled:
         return None
     grpo = settings.grpo
     asked = _questions(settings)
     episodes = grpo.questions_per_step * grpo.group_size
-    trained = grpo.questions_per_step * _SIGNAL * min(grpo.keep_per_group or grpo.group_size, grpo.group_size)
+    trained = grpo.questions_per_step * _SIGNAL * min(grpo.train_per_group or grpo.group_size, grpo.group_size)
     sampled = asked * (_UNTOUCHED_TOKENS + 2 * _ANSWER_TOKENS) + grpo.steps * episodes * _EPISODE_TOKENS
-    learnt = settings.warmup.steps * settings.warmup.batch_size * _TRACE_TOKENS + grpo.steps * trained * _TRAINED_TOKENS
-    saves = 1 + grpo.steps // settings.checkpoints.every
+    learnt = settings.sft.steps * settings.sft.batch_size * _TRACE_TOKENS + grpo.steps * trained * _TRAINED_TOKENS
+    saves = 1 + grpo.steps // settings.checkpoints.interval
     return (
         sampled / (speeds.policy * _ROLLOUT_SHARE)
         + learnt / speeds.learner

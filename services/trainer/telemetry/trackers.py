@@ -79,7 +79,7 @@ class Trackers:
     def evaluation(self, name: str, step: int, figures: Mapping[str, Any]) -> None:
         """Tell the figures of an evaluation, by kind, as they stood after `step` (0: before training).
 
-        `before` and `sampled` have curves of their own (`eval_before/…`): they share step 0 with `warmup`, and are
+        `before` and `sampled` have curves of their own (`eval_before/…`): they share step 0 with `sft`, and are
         made by the untouched model, or not greedily.
         """
         self._add(evaluation_scalars(figures, f"eval_{name}" if name in _APART else "eval"), step)

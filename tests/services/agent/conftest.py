@@ -29,8 +29,8 @@ def services(
         trainer_port = free_port()
         policy = launch(
             "policy",
-            f"policy.trainer_url=http://127.0.0.1:{trainer_port}",
-            f"policy.retriever_url={retriever.url}",
+            f"endpoints.trainer_url=http://127.0.0.1:{trainer_port}",
+            f"endpoints.retriever_url={retriever.url}",
             f"episode.prompt={FEW_SHOT}",
             "episode.search_timeout=5",
             "episode.retries=1",

@@ -53,8 +53,8 @@ def test_untrained_weights_are_said_to_be_and_can_be_trained_from_the_page(
     launch(
         "trainer",
         f"paths.runs={tmp_path}",
-        f"trainer.retriever_url={nobody}",
-        f'trainer.policy_urls=["{nobody}"]',
+        f"endpoints.retriever_url={nobody}",
+        f'endpoints.policy_urls=["{nobody}"]',
         environment={"RESEARCH_ADMIN_TOKEN": ADMIN_TOKEN},
         port=services.trainer_port,
     )

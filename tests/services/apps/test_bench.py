@@ -50,11 +50,11 @@ class Bench:
     def overrides(self, *more: str) -> list[str]:
         return [
             f"paths.data={self.data}",
-            f"trainer.retriever_url={self.retriever.url}",
-            f'trainer.policy_urls=["{self.policy.url}"]',
+            f"endpoints.retriever_url={self.retriever.url}",
+            f'endpoints.policy_urls=["{self.policy.url}"]',
             f"episode.prompt={FEW_SHOT}",
             "bench.per_kind={ one_hop = 1, two_hop = 1, comparison = 1 }",
-            "policy.max_sequences=1",
+            "policy.max_num_seqs=1",
             *more,
         ]
 
@@ -77,7 +77,7 @@ def bench(launch: Launch, data_dir: Path, tmp_path_factory: pytest.TempPathFacto
     retriever = launch("retriever")
     policy = launch(
         "policy",
-        f"policy.retriever_url={retriever.url}",
+        f"endpoints.retriever_url={retriever.url}",
         f"policy.weights_dir={weights}",
         f"episode.prompt={FEW_SHOT}",
         "model.dtype=float32",
@@ -233,7 +233,7 @@ def test_a_prompt_that_the_weights_were_not_trained_with_is_refused(bench: Bench
     assert now["weights"] == former["weights"], "these are the same weights by another way"
     with pytest.raises(ConfigurationError, match="trained with other rules"):
         bench.run(tmp_path / "out", strategies=("naive",))
-    bench.run(tmp_path / "out", "episode.any_prompt=true", strategies=("naive",))
+    bench.run(tmp_path / "out", "episode.allow_prompt_mismatch=true", strategies=("naive",))
     served = subprocess.run(
         [sys.executable, "-m", "cli.main", "serve", "policy", f"model.name={trained}"],
         cwd=REPOSITORY,

@@ -87,7 +87,7 @@ async def _faults(settings: Settings, questions: Sequence[Question], url: str) -
             tokenizer=tokenizer,
             prompt=load_prompt(settings.episode.prompt),
             limits=settings.episode,
-            context_length=settings.model.max_length,
+            context_length=settings.model.max_model_len,
         )
         async with places:
             return _faults_of(question, await agent.run(question.text, Sampling()))

@@ -56,8 +56,8 @@ MISTAKES: list[tuple[Sequence[str], str]] = [
     (["run", "start"], "research up"),
     (["train", "questions.train=missing.jsonl"], "missing.jsonl"),
     (["train", "questions.mix={ four_hop = 1.0 }"], "four_hop"),
-    (["ask", "anything?", 'trainer.policy_urls=["http://127.0.0.1:9"]'], "research up"),
-    (["eval", "trainer.retriever_url=http://127.0.0.1:9"], "does not answer"),
+    (["ask", "anything?", 'endpoints.policy_urls=["http://127.0.0.1:9"]'], "research up"),
+    (["eval", "endpoints.retriever_url=http://127.0.0.1:9"], "does not answer"),
 ]
 
 

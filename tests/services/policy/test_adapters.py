@@ -67,8 +67,8 @@ def policy(launch: Any, runs: Path) -> Server:
     server: Server = launch(
         "policy",
         f"policy.weights_dir={runs}",
-        f"policy.retriever_url={retriever.url}",
-        "policy.lora_rank=8",
+        f"endpoints.retriever_url={retriever.url}",
+        "policy.max_lora_rank=8",
         timeout=300,
         environment={"RESEARCH_ADMIN_TOKEN": ADMIN, "OMP_NUM_THREADS": "2"},
     )

@@ -88,7 +88,7 @@ def open_setting(launch: Any, runs: Path, model: Path, *overrides: str) -> Setti
     server = launch(
         "policy",
         f"policy.weights_dir={runs}",
-        "policy.retriever_url=http://127.0.0.1:9",  # nothing listens there
+        "endpoints.retriever_url=http://127.0.0.1:9",  # nothing listens there
         "episode.search_timeout=2",
         "episode.retries=1",
         *overrides,

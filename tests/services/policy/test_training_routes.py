@@ -22,7 +22,7 @@ HEADERS = {"Authorization": f"Bearer {TOKEN}"}
 def page_of(trainer_url: str) -> TestClient:
     """The policy's routes without the policy: they need only its settings."""
     app = FastAPI()
-    app.state.research_settings = load_settings(overrides=[f"policy.trainer_url={trainer_url}"])
+    app.state.research_settings = load_settings(overrides=[f"endpoints.trainer_url={trainer_url}"])
     install_http_error_handler(app)
     app.include_router(training_routes.router)
     app.include_router(training_routes.control, dependencies=[Depends(require_bearer(TOKEN, ADMIN_TOKEN_VARIABLE))])
@@ -34,7 +34,7 @@ def test_it_tells_where_the_run_stands_and_starts_it(
 ) -> None:
     monkeypatch.setenv(ADMIN_TOKEN_VARIABLE, TOKEN)
     nobody = "http://127.0.0.1:9"
-    addresses = [f"trainer.retriever_url={nobody}", f'trainer.policy_urls=["{nobody}"]']
+    addresses = [f"endpoints.retriever_url={nobody}", f'endpoints.policy_urls=["{nobody}"]']
     trainer = launch("trainer", f"paths.runs={tmp_path}", *addresses, environment={ADMIN_TOKEN_VARIABLE: TOKEN})
     page = page_of(trainer.url)
     idle = page.get("/training").json()

@@ -38,7 +38,7 @@ def _services(
     retriever = launch("retriever")
     policy = launch(
         "policy",
-        f"policy.retriever_url={retriever.url}",
+        f"endpoints.retriever_url={retriever.url}",
         f"policy.weights_dir={runs.parent}",
         *SMALL,
         timeout=300,
@@ -46,9 +46,9 @@ def _services(
     )
     overrides = [
         f"paths.data={data_dir}",
-        f"trainer.retriever_url={retriever.url}",
-        f"policy.retriever_url={retriever.url}",
-        f'trainer.policy_urls=["{policy.url}"]',
+        f"endpoints.retriever_url={retriever.url}",
+        f"endpoints.retriever_url={retriever.url}",
+        f'endpoints.policy_urls=["{policy.url}"]',
         *SMALL,
     ]
     log = runs / "log"

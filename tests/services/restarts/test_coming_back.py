@@ -91,7 +91,7 @@ def test_a_run_waits_for_a_policy_that_is_away_when_weights_are_published(
 ) -> None:
     port, policy_port = free_port(), free_port()
     shutil.copytree(services.warmed, tmp_path / "stopped", ignore=shutil.ignore_patterns("weights", "summary.json"))
-    away = f'trainer.policy_urls=["http://127.0.0.1:{policy_port}"]'
+    away = f'endpoints.policy_urls=["http://127.0.0.1:{policy_port}"]'
     arguments = ["train", *services.overrides, away, f"paths.runs={tmp_path}", f"trainer.port={port}", "grpo.steps=1"]
     with command(tmp_path / "log", arguments, WAYS[1], services.environment) as running:
         await_condition("the wait", lambda: answers(port) and bool(status(port)["waiting_for"]), running)
@@ -123,7 +123,7 @@ def test_a_policy_serves_the_newest_good_weights_of_its_run_and_says_how_good(
         await_condition("the policy", lambda: answers(port), running)
         info = httpx.get(f"http://127.0.0.1:{port}/info", timeout=10).json()
         assert (info["weight_version"], info["run"], info["trained"], info["notice"]) == ("1", "stopped", True, "")
-        assert info["quality"]["evaluation"] == "warmup"
+        assert info["quality"]["evaluation"] == "sft"
         assert info["quality"]["n"] == {"one_hop": 2}
         assert info["dtype"] in ("bfloat16", "float32")
         assert info["number_format"].startswith(f"number format: {info['dtype']}")

@@ -34,7 +34,7 @@ from tests.support.command import (
     phase_of,
 )
 
-FRESH = ["starting", "evaluation", "warm-up"]
+FRESH = ["starting", "evaluation", "sft"]
 RESUMED = ["rollout", "update", "publish", "checkpoint"]
 # A policy that is ready is ended by test_coming_back, too, which has to wait for one anyway.
 POLICY = ["importing", "loading", *(["ready"] if os.environ.get(WHOLE) else [])]
@@ -50,7 +50,7 @@ def test_training_ends_in_any_phase_and_goes_on(
         # Supervised steps: a GRPO step of so few episodes may have nothing to learn from.
         kind, seconds = "none" if phase == "rollout" else "supervised", 90.0 if phase == "update" else 3.0
         _resumable(services.warmed, tmp_path / "stopped", {"kind": kind, "seconds": seconds})
-        arguments += [f"control.kind={kind}", f"control.seconds={seconds}"]
+        arguments += [f"ablation.kind={kind}", f"ablation.seconds={seconds}"]
     with command(log, arguments, way, services.environment) as running:
         await_condition(phase, lambda: phase_of(port) == phase, running)
         # Routes that are no coroutines leave threads behind, which wait for more work.
@@ -64,7 +64,7 @@ def test_training_ends_in_any_phase_and_goes_on(
 
 
 def _resumable(warmed: Path, target: Path, control: dict[str, Any]) -> None:
-    """A copy of the run after its warm-up; the weights, which nobody writes to, are linked."""
+    """A copy of the run after its supervised phase; the weights, which nobody writes to, are linked."""
     shutil.copytree(warmed, target, ignore=shutil.ignore_patterns("weights", "checkpoints", "summary.json"))
     shutil.copytree(warmed / "checkpoints", target / "checkpoints", copy_function=os.link)
     file = target / "config.json"
@@ -158,7 +158,7 @@ def test_what_starts_services_ends_them(
     assert not (tmp_path / "admin-token").exists()
 
 
-@pytest.mark.parametrize(("phase", "way"), crossed(["warm-up"], first=1))
+@pytest.mark.parametrize(("phase", "way"), crossed(["sft"], first=1))
 def test_the_demo_ends_with_its_services(
     phase: str,
     way: Way,

@@ -138,7 +138,7 @@ def test_what_other_fields_a_client_sends_does_not_matter(client: httpx.Client) 
 
 
 def test_overload_is_503_which_these_clients_retry(launch: Any) -> None:
-    narrow = launch("retriever", "retriever.max_batch=1", "retriever.max_queue=8")
+    narrow = launch("retriever", "retriever.max_batch_queries=1", "retriever.max_queue_queries=8")
     with narrow.client() as client:
         response = client.post("/retrieve", json={"queries": [f"query {number}" for number in range(8)], "topk": 1})
         assert response.status_code == 200

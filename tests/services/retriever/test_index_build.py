@@ -51,7 +51,7 @@ def slice_of_corpus(data_dir: Path, target: Path, count: int, start: int = 0) ->
 
 
 # Lists, codes, full vectors and words: many files, so that a kill may find one half-written.
-WRITTEN_LONGER = ("corpus.structure=ivf-pq", "corpus.lexical=true")
+WRITTEN_LONGER = ("corpus.index_type=ivf-pq", "corpus.hybrid=true")
 
 
 def overrides(data: Path, index: str, *more: str) -> list[str]:

@@ -29,7 +29,7 @@ def retriever(launch: Any) -> Any:
 @pytest.fixture(scope="module")
 def narrow(launch: Any) -> Any:
     """A retriever that is soon overloaded."""
-    return launch("retriever", "retriever.max_batch=1", "retriever.max_queue=8")
+    return launch("retriever", "retriever.max_batch_queries=1", "retriever.max_queue_queries=8")
 
 
 @pytest.fixture

@@ -176,7 +176,7 @@ def test_what_was_sampled_once_is_what_is_trained_on(tiny: Path, tmp_path: Path)
 
 
 def test_a_roll_back_goes_another_way_and_outlives_the_process(tiny: Path, tmp_path: Path) -> None:
-    alarm = ["alarms.well_formed_floor=1.0", "alarms.on_malformed=roll_back", "alarms.roll_backs=1"]
+    alarm = ["alarms.well_formed_floor=1.0", "alarms.on_malformed=rollback", "alarms.max_rollbacks=1"]
     assert train_unbroken(tiny, tmp_path, overrides=alarm) == 1  # the second alarm, after step 3, stops the run
     checkpoints = tmp_path / "runs" / "demo" / "checkpoints"
     assert sorted(path.name for path in checkpoints.iterdir()) == ["step-000000", "step-000002", "step-000002-01"]

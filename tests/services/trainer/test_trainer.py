@@ -18,9 +18,9 @@ def trainer(launch: Any, tmp_path_factory: pytest.TempPathFactory) -> Any:
     return launch(
         "trainer",
         f"paths.runs={runs}",
-        f"trainer.retriever_url={nobody}",
-        f'trainer.policy_urls=["{nobody}"]',
-        "trainer.outage_patience=3",
+        f"endpoints.retriever_url={nobody}",
+        f'endpoints.policy_urls=["{nobody}"]',
+        "trainer.outage_timeout=3",
         environment={"RESEARCH_ADMIN_TOKEN": TOKEN},
     )
 
@@ -66,7 +66,7 @@ def test_a_run_without_its_services_fails_with_their_names(trainer: Any) -> None
         status = await_phase(client, "failed")
     assert "the policy" in status["error"]
     assert "does not answer" in status["error"]
-    assert "waited 3 s (trainer.outage_patience)" in status["error"]
+    assert "waited 3 s (trainer.outage_timeout)" in status["error"]
 
 
 def await_phase(client: httpx.Client, phase: str, timeout: float = 90) -> dict[str, Any]:

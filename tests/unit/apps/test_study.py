@@ -39,9 +39,9 @@ def test_each_arm_has_its_own_settings(plan: StudyPlan) -> None:
     start, grpo, shuffled, supervised = (
         plan.settings_of(PlannedRun(1, arm)) for arm in ("start", "grpo", "shuffled_rewards", "supervised")
     )
-    assert (start.grpo.steps, grpo.grpo.steps, start.control.kind, grpo.control.kind) == (0, 2, "none", "none")
-    assert shuffled.control.kind == "shuffled_rewards"
-    assert (supervised.control.kind, supervised.control.seconds) == ("supervised", 60.0)
+    assert (start.grpo.steps, grpo.grpo.steps, start.ablation.kind, grpo.ablation.kind) == (0, 2, "none", "none")
+    assert shuffled.ablation.kind == "shuffled_rewards"
+    assert (supervised.ablation.kind, supervised.ablation.seconds) == ("supervised", 60.0)
     assert {s.seed for s in (start, grpo, shuffled, supervised)} == {1}
     assert shuffled.run_dir == plan.directory / "seed-1-shuffled_rewards"
 
@@ -49,9 +49,9 @@ def test_each_arm_has_its_own_settings(plan: StudyPlan) -> None:
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [
-        (["warmup.enabled=false"], "supervised.*warmup.enabled"),
+        (["sft.enabled=false"], "supervised.*sft.enabled"),
         (["study.arms=['supervised']"], "name .grpo. before it"),
-        (["control.kind=supervised"], "control.kind"),
+        (["ablation.kind=supervised"], "ablation.kind"),
         (["study.seeds=[]"], r"study\.seeds"),
     ],
 )
@@ -71,14 +71,14 @@ def test_an_arm_begins_with_the_weights_and_evaluations_of_its_start(plan: Study
     record = plan.record(arm)
     assert (record.checkpoints_dir / "step-000000" / "state.json").read_text() == "{}"
     assert record.answers("before")
-    assert record.answers("warmup")
+    assert record.answers("sft")
     (record.directory / "mark").touch()
     plan.begin(arm)
     assert (record.directory / "mark").exists(), "a run that has begun is left alone"
     plan.begin(PlannedRun(2, "start"))
     other = plan.record(PlannedRun(2, "start"))
     assert other.answers("before")
-    assert not other.answers("warmup"), "only the untouched model is the same for every seed"
+    assert not other.answers("sft"), "only the untouched model is the same for every seed"
 
 
 def test_checkpoints_go_once_nothing_needs_them(plan: StudyPlan) -> None:
@@ -121,7 +121,7 @@ def test_the_report_is_made_from_the_files_alone(plan: StudyPlan) -> None:
     assert [(m["arm"], m["seed"], m["step"]) for m in metrics][:2] == [("grpo", 1, 1), ("grpo", 1, 2)]
     outcomes = [json.loads(line) for line in (path.parent / "outcomes.jsonl").read_text().splitlines()]
     assert outcomes[0]["em"] == {
-        **{f"{stage}/{seed}": 1 for seed in SEEDS for stage in ("untouched", "warm-up", "grpo")},
+        **{f"{stage}/{seed}": 1 for seed in SEEDS for stage in ("untouched", "sft", "grpo")},
         "supervised/1": 1,
     }
 
@@ -136,7 +136,7 @@ def finish(plan: StudyPlan, run: PlannedRun, em: float) -> None:
     """Write what a finished run leaves: eight questions a kind, of which the first `em` are right."""
     record = plan.record(run)
     record.directory.mkdir(parents=True, exist_ok=True)
-    stages = {"before": em, "warmup": em} if run.arm == "start" else {"after": em}
+    stages = {"before": em, "sft": em} if run.arm == "start" else {"after": em}
     for name, share in stages.items():
         answers, figures = [], {}
         for kind in ("one_hop", "two_hop"):

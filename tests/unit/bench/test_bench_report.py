@@ -21,7 +21,7 @@ from research.episode.agent import Sampling
 from research.errors import AssetError, ConfigurationError, ServiceError
 from research.questions import Question
 from research.questions.benchmarks import BENCHMARKS, benchmark_of, set_name
-from research.settings import Price
+from research.settings.measuring import PriceConfig
 from research.strategies import BASELINES
 from research.strategies.baselines import naive_rag
 from research.strategies.chat import Completion, Message, Session
@@ -45,7 +45,7 @@ def run_of(records: list[dict[str, Any]], **more: Any) -> BenchRun:
 def test_figures_are_means_of_all_and_of_each_kind() -> None:
     records = [record("a", 1.0, recall=0.5), record("b", 0.0, stop_reason="token_limit"), record("c", 1.0, kind="ask")]
     records.append(record("d", 0.0, kind="ask", answer=None, recall=1.0))
-    found = figures_by_kind(run_of(records), Price(input=2.0, output=10.0, search=1.0))
+    found = figures_by_kind(run_of(records), PriceConfig(input=2.0, output=10.0, search=1.0))
     assert list(found) == [ALL_KINDS, "ask", "say"]
     assert (found["say"].recall, found["ask"].recall, found[ALL_KINDS].recall) == (0.5, 1.0, 0.75)
     assert (found["say"].em.mean, found["say"].em.n, found[ALL_KINDS].em.mean) == (0.5, 2, 0.5)

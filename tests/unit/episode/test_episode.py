@@ -12,7 +12,7 @@ from research.episode.trace import trace_of
 from research.errors import ProtocolError, ServiceError
 from research.passages import Passage
 from research.prompts import Prompt
-from research.settings import EpisodeLimits
+from research.settings import EpisodeConfig
 from research.strategies.outcome import answer_response, outcome_of
 from tests.support.characters import EOS, CharacterTokenizer, Script, Shelf
 
@@ -29,7 +29,7 @@ def agent(
         retriever=Shelf([PARIS] if passages is None else passages),
         tokenizer=CharacterTokenizer(),
         prompt=Prompt("none", "rules"),
-        limits=EpisodeLimits(**{"max_tokens": 3000, **limits}),  # type: ignore[arg-type]
+        limits=EpisodeConfig(**{"max_tokens": 3000, **limits}),  # type: ignore[arg-type]
         context_length=context,
     )
 

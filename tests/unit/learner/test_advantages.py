@@ -27,7 +27,7 @@ GROUPS = [
 
 
 def test_groups_without_a_difference_are_left_out_and_the_others_get_their_advantages(tmp_path: Path) -> None:
-    selection = compute_advantages(GROUPS, tiny_settings(tmp_path, "grpo.keep_per_group=4"), step=1)
+    selection = compute_advantages(GROUPS, tiny_settings(tmp_path, "grpo.train_per_group=4"), step=1)
     expected = [a for g in (GROUPS[0], GROUPS[2]) for a in group_advantages(g.rewards) or []]
     assert [s.advantage for s in selection.sequences] == pytest.approx(expected)
     assert selection.zero_signal_groups == 1
@@ -36,7 +36,7 @@ def test_groups_without_a_difference_are_left_out_and_the_others_get_their_advan
 
 
 def test_best_and_worst_of_a_group_are_kept_with_the_advantage_of_the_whole(tmp_path: Path) -> None:
-    selection = compute_advantages(GROUPS[:1], tiny_settings(tmp_path, "grpo.keep_per_group=2"), step=1)
+    selection = compute_advantages(GROUPS[:1], tiny_settings(tmp_path, "grpo.train_per_group=2"), step=1)
     whole = group_advantages(GROUPS[0].rewards)
     assert whole is not None
     assert sorted(s.advantage for s in selection.sequences) == pytest.approx([min(whole), max(whole)])
@@ -51,9 +51,9 @@ def test_cut_episodes_can_be_masked(tmp_path: Path) -> None:
 
 def test_shuffled_rewards_say_nothing_about_the_episodes(tmp_path: Path) -> None:
     """Over many steps the advantage of a right episode is 0 on average; with its own rewards it is well above."""
-    arguments = ("grpo.keep_per_group=4", "grpo.group_size=4")
+    arguments = ("grpo.train_per_group=4", "grpo.group_size=4")
     honest = tiny_settings(tmp_path, *arguments)
-    shuffled = tiny_settings(tmp_path, *arguments, "control.kind=shuffled_rewards")
+    shuffled = tiny_settings(tmp_path, *arguments, "ablation.kind=shuffled_rewards")
     groups = [group(f"1.{n}", [RIGHT, WRONG, WRONG, RIGHT]) for n in range(6)]
 
     def advantage_of_right(settings, step: int) -> float:  # type: ignore[no-untyped-def]

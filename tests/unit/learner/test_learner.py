@@ -55,7 +55,7 @@ def test_the_size_of_micro_batches_does_not_change_the_update(tiny: Path, tmp_pa
     after = []
     for budget in (1, 64, 10_000):
         settings = tiny_settings(
-            tmp_path, f"optimizer.micro_batch_tokens={budget}", f"grpo.normalization={normalization}"
+            tmp_path, f"optimizer.micro_batch_tokens={budget}", f"grpo.loss_aggregation={normalization}"
         )
         learner = Learner(settings, tiny)
         before = flat_parameters(learner.model)
@@ -122,7 +122,7 @@ def test_a_loss_that_is_not_finite_changes_nothing(tiny: Path, tmp_path: Path, a
 
 
 def test_several_optimizer_steps_keep_the_first_policy_as_old(tiny: Path, tmp_path: Path) -> None:
-    settings = tiny_settings(tmp_path, "grpo.optimizer_steps=3", "optimizer.learning_rate=3e-2")
+    settings = tiny_settings(tmp_path, "grpo.num_iterations=3", "optimizer.learning_rate=3e-2")
     report = Learner(settings, tiny).grpo_update(random_sequences(6, seed=7))
     assert report is not None
     assert report.clipped_share > 0  # only possible if the ratio moved away from one

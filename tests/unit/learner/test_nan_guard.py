@@ -45,7 +45,7 @@ def with_advantage(sequence: TrainingSequence, value: float) -> TrainingSequence
 def test_a_bad_sequence_among_good_ones_changes_nothing(
     tiny: Path, tmp_path: Path, spoil: Callable[[TrainingSequence, float], TrainingSequence], value: float, steps: int
 ) -> None:
-    overrides = ("optimizer.micro_batch_tokens=64", f"grpo.optimizer_steps={steps}", "grpo.kl_coefficient=0.01")
+    overrides = ("optimizer.micro_batch_tokens=64", f"grpo.num_iterations={steps}", "grpo.kl_coefficient=0.01")
     learner = Learner(tiny_settings(tmp_path, *overrides), tiny)
     good = random_sequences(4, seed=1)
     assert learner.grpo_update(good) is not None  # so that the optimizer has a state
@@ -83,7 +83,7 @@ def test_a_later_optimizer_step_that_fails_leaves_what_the_earlier_ones_did(tiny
     """The first step throws the weights so far that the second is not finite; what is reported is what was done."""
     after, reports = [], []
     for steps in (1, 3):
-        overrides = (f"grpo.optimizer_steps={steps}", "optimizer.learning_rate=1e30", "optimizer.warmup_steps=0")
+        overrides = (f"grpo.num_iterations={steps}", "optimizer.learning_rate=1e30", "optimizer.warmup_steps=0")
         learner = Learner(tiny_settings(tmp_path, *overrides, "optimizer.weight_decay=0"), tiny)
         reports.append(learner.grpo_update(random_sequences(3, seed=3)))
         after.append(bits(learner))

@@ -13,8 +13,7 @@ import pytest
 
 from research.errors import AssetError, ConfigurationError
 from research.passages import Passage
-from research.settings import Corpus as CorpusSettings
-from research.settings import Encoder as EncoderSettings
+from research.settings.retriever import CorpusConfig, EncoderConfig
 from services.retriever.encoder.checkpoint import Checkpoint
 from services.retriever.index.bm25 import write_bm25
 from services.retriever.index.faiss_config import faiss_config_for
@@ -25,8 +24,8 @@ from services.retriever.index.vector_index import write_dense
 from tests.support.many_vectors import InMemory
 
 PASSAGES = [Passage("a", "Alpha", "first — é"), Passage("b", "Beta", "second"), Passage("c", "Gamma", "third")]
-ENCODER = EncoderSettings(name="some/e5")
-CORPUS = CorpusSettings(name="some.jsonl", index="some")
+ENCODER = EncoderConfig(name="some/e5")
+CORPUS = CorpusConfig(name="some.jsonl", index="some")
 AXES = np.eye(4, dtype=np.float32)
 CHECKPOINT = Checkpoint(
     name="some/e5", directory=Path("x"), dimension=4, heads=2, max_tokens=512, pad_id=0, pooling="mean", digest="d" * 64
@@ -36,7 +35,7 @@ CHECKPOINT = Checkpoint(
 def write_index(directory: Path, *, lexical: bool = False) -> Path:
     """A small whole index: passage i lies along axis i."""
     structure = faiss_config_for("flat", 3, 4)
-    recipe = recipe_for(CHECKPOINT, ENCODER, CORPUS.model_copy(update={"lexical": lexical}), "c" * 64)
+    recipe = recipe_for(CHECKPOINT, ENCODER, CORPUS.model_copy(update={"hybrid": lexical}), "c" * 64)
     write_passage_store(directory, PASSAGES)
     write_dense(directory, InMemory(AXES[:3]), structure, 4)
     if lexical:

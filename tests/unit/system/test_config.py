@@ -43,7 +43,7 @@ def test_values_are_toml_or_else_text() -> None:
         (["grpo.steps"], "not of the form"),
         (["run.x=1"], "is a value, not a section"),
         (["retriever.port=70000"], r"retriever\.port"),
-        (["episode.max_tokens=5000"], r"episode\.max_tokens .* must be below model\.max_length"),
+        (["episode.max_tokens=5000"], r"episode\.max_tokens .* must be below model\.max_model_len"),
         (["run=../elsewhere"], "run: "),
     ],
 )
@@ -77,13 +77,13 @@ def test_an_unknown_prompt_lists_the_known() -> None:
 
 def test_addresses_follow_the_ports_unless_given() -> None:
     settings = load_settings(overrides=["retriever.port=9000", "policy.port=9001", "policy.host=0.0.0.0"])
-    assert settings.policy.retriever_url == settings.trainer.retriever_url == "http://127.0.0.1:9000"
-    assert settings.trainer.policy_urls == ["http://127.0.0.1:9001"]
+    assert settings.endpoints.retriever_url == "http://127.0.0.1:9000"
+    assert settings.endpoints.policy_urls == ["http://127.0.0.1:9001"]
     given = load_settings(
-        overrides=["policy.retriever_url=http://far:1", 'trainer.policy_urls=["http://a", "http://b"]']
+        overrides=["endpoints.retriever_url=http://far:1", 'endpoints.policy_urls=["http://a", "http://b"]']
     )
-    assert given.policy.retriever_url == "http://far:1"
-    assert given.trainer.policy_urls == ["http://a", "http://b"]
+    assert given.endpoints.retriever_url == "http://far:1"
+    assert given.endpoints.policy_urls == ["http://a", "http://b"]
 
 
 @pytest.mark.parametrize(

@@ -89,13 +89,13 @@ def test_opposite_infinities_are_no_reason_to_fall_over() -> None:
 
 
 def test_the_action_is_that_of_the_limit_and_the_strongest_decides() -> None:
-    limits = Limits(0.1, "roll_back", 0.5, "warn", 0.05, "stop")
+    limits = Limits(0.1, "rollback", 0.5, "warn", 0.05, "stop")
     fired = alarms([step(0.0, 0.0, 1.0)] * 3, limits)
-    assert [alarm.action for alarm in fired] == ["warn", "roll_back", "stop"]
+    assert [alarm.action for alarm in fired] == ["warn", "rollback", "stop"]
     decided = [strongest(fired), strongest(fired[:2]), strongest(fired[:1]), strongest([])]
     assert [alarm.action if isinstance(alarm, Alarm) else None for alarm in decided] == [
         "stop",
-        "roll_back",
+        "rollback",
         "warn",
         None,
     ]

@@ -13,7 +13,7 @@ from research.errors import ServiceError, TrainingError
 from research.passages import Passage
 from research.prompts import Prompt
 from research.questions import Question
-from research.settings import EpisodeLimits
+from research.settings import EpisodeConfig
 from services.trainer.groups import Group
 from services.trainer.rollout import rollouts as module
 from services.trainer.rollout.journal import EpisodeJournal
@@ -63,7 +63,7 @@ def sample(
     version: str = "1",
 ) -> tuple[list[Group], Rollouts, RunStatus]:
     status = RunStatus("test", 1)
-    limits = EpisodeLimits(max_tokens=3000)
+    limits = EpisodeConfig(max_tokens=3000)
     agent = SearchAgent(EndlessScript(), retriever, CharacterTokenizer(), Prompt("none", "rules"), limits, 4000)
 
     async def run() -> tuple[list[Group], Rollouts]:
@@ -115,7 +115,7 @@ def test_patience_ends(tmp_path: Path) -> None:
 
     with pytest.raises(ExceptionGroup) as caught:
         sample(tmp_path, Flaky(10**6), down, patience=0.01)
-    assert caught.group_contains(TrainingError, match="outage_patience")
+    assert caught.group_contains(TrainingError, match="outage_timeout")
 
 
 def test_episodes_of_other_weights_are_never_scored(tmp_path: Path) -> None:

@@ -55,7 +55,7 @@ def test_the_report_is_made_from_the_files_alone(tmp_path: Path) -> None:
     record = RunDirectory(tmp_path)
     for step in (1, 2, 3):
         record.add_metrics(entry(step))
-    for stage, em in (("before", 0.0), ("warmup", 0.25), ("after", 0.5)):
+    for stage, em in (("before", 0.0), ("sft", 0.25), ("after", 0.5)):
         record.write_evaluation(stage, [], figures(em))
     summary = json.loads(write_report(RunDirectory(tmp_path), {"rollout": 3.0}).read_text())
     assert summary["steps"] == 3

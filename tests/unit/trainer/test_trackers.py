@@ -56,7 +56,7 @@ def test_metrics_become_flat_numbers() -> None:
 def test_tensorboard_reads_what_was_told_even_before_the_run_ends(tmp_path: Path) -> None:
     summary_line = trackers(tmp_path)
     summary_line.evaluation("before", 0, {"two_hop": {"em": 0.0}})
-    summary_line.evaluation("warmup", 0, FIGURES)
+    summary_line.evaluation("sft", 0, FIGURES)
     summary_line.evaluation("sampled", 0, {"two_hop": {"em": 0.125}})
     for step, reward in ((1, 0.5), (2, 0.625), (3, 0.75)):
         summary_line.step(step, entry(step, reward))

@@ -1,0 +1,66 @@
+"""`[encoder]`, `[corpus]` and `[retriever]`: what is searched, and the server that searches it."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field, model_validator
+
+from research.settings.base import NAME, Name, Port, PositiveInt, Section
+
+Backend = Literal["onnx-int8", "onnx", "torch"]
+
+
+class EncoderConfig(Section):
+    """The text encoder of the retriever."""
+
+    name: str = Field(description="`builtin:multilingual-e5-small-enpt`, a hub name, or a checkpoint directory")
+    backend: Backend = Field(
+        "torch", description="runtime for queries; onnx-int8 is the fastest on a CPU, torch serves CUDA"
+    )
+    passage_backend: Backend = Field("torch", description="runtime for passages, while an index is built")
+    query_prefix: str = Field("query: ", description="text before every query; E5 was trained with one")
+    passage_prefix: str = Field("passage: ", description="text before every passage")
+    max_query_tokens: PositiveInt = Field(128, description="a longer query is cut")
+    max_passage_tokens: PositiveInt = Field(256, description="the encoder sees no more of a passage")
+
+
+class CorpusConfig(Section):
+    """The passages that are searched."""
+
+    name: str = Field(description="`builtin:wikipedia-leads`, or a file or directory of passages (docs/own-data.md)")
+    index: str = Field(pattern=NAME, description="name of the index under <paths.data>/indexes")
+    index_type: Literal["auto", "flat", "hnsw", "ivf-sq8", "ivf-pq", "ivf-rabitq"] = Field(
+        "auto", description="how FAISS keeps the vectors; auto: exact up to 200,000 passages, then ever smaller"
+    )
+    hybrid: bool = Field(False, description="index words with BM25, too, and fuse both rankings")
+    milvus: str = Field(
+        "", description="address of a Milvus cluster, or a .db file, that keeps the vectors; empty: FAISS"
+    )
+
+    @model_validator(mode="after")
+    def _milvus_has_index_types_of_its_own(self) -> CorpusConfig:
+        if self.milvus and self.index_type not in ("auto", "flat"):
+            raise ValueError(f"index_type: {self.index_type} belongs to FAISS; with corpus.milvus use flat or auto")
+        return self
+
+
+class RetrieverConfig(Section):
+    """The retrieval server."""
+
+    host: str = Field("127.0.0.1", description="address to listen on; 0.0.0.0: every network")
+    port: Port = Field(8000, description="port to listen on")
+    threads: PositiveInt = Field(1, description="threads of the encoder")
+    indexes: list[Name] = Field(
+        default_factory=list, description="further indexes to serve, of the same encoder; requests name them"
+    )
+    max_batch_queries: PositiveInt = Field(64, description="most queries that are encoded together")
+    max_batch_tokens: PositiveInt = Field(2048, description="most tokens that are encoded together")
+    max_queue_queries: PositiveInt = Field(
+        4096, description="most queries that wait; further ones are refused with 429 (or 503)"
+    )
+    coalesce: bool = Field(True, description="equal queries in flight are encoded and searched once")
+    cache_mib: int = Field(64, ge=0, description="memory for results of former queries; 0: no cache")
+    max_query_chars: PositiveInt = Field(4096, description="longer queries are refused with 422")
+    max_top_k: PositiveInt = Field(100, description="a larger top_k is refused with 422")
+    max_hits: PositiveInt = Field(25_000, description="queries times top_k per request; more are refused with 422")

@@ -1,0 +1,107 @@
+"""`[questions]`, `[trainer]`, `[grpo]`, `[optimizer]`, `[sft]`: what a training run does."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from research.settings.base import Fraction, Port, PositiveInt, Section
+
+
+class QuestionsConfig(Section):
+    """The questions of training and of evaluation."""
+
+    train: str = Field("builtin", description="`builtin`, a JSONL file, or `hub:<dataset>:<config>:<split>`")
+    held_out: str = Field("builtin", description="as `train`; for evaluation only")
+    mix: dict[str, float] = Field(
+        default_factory=dict,
+        description="fraction of each kind of question in a training batch; empty: as they come",
+    )
+    curriculum_candidates: PositiveInt = Field(
+        1,
+        description="questions drawn per question that is asked; the one is asked whose template is answered right "
+        "closest to half of the time",
+    )
+
+
+class TrainerConfig(Section):
+    """The trainer and its control server."""
+
+    host: str = Field("127.0.0.1", description="address to listen on; 0.0.0.0: every network")
+    port: Port = Field(8002, description="port to listen on")
+    weight_sync: Literal["file", "nccl"] = Field(
+        "file",
+        description="how policy servers get new weights: `file` from a disk (or /dev/shm) that they share with the "
+        "trainer, `nccl` from GPU to GPU",
+    )
+    threads: PositiveInt = Field(2, description="torch threads of the learner on a CPU")
+    device: Literal["auto", "cpu", "cuda"] = Field("auto", description="where the learner computes")
+    outage_timeout: float = Field(900.0, gt=0, description="seconds that training waits for an unavailable service")
+
+
+class GrpoConfig(Section):
+    """Group relative policy optimization."""
+
+    steps: int = Field(20, ge=0, description="training steps; 0: only the supervised phase")
+    minutes: float | None = Field(
+        None,
+        gt=0,
+        description="time of the whole run: no step begins that would not end within it, last evaluation included; "
+        "None: no limit",
+    )
+    questions_per_step: PositiveInt = Field(256, description="questions per training step, a group of episodes each")
+    group_size: int = Field(5, ge=2, description="episodes per question")
+    clip_low: float = Field(0.2, gt=0, description="the importance ratio is clipped below 1 - clip_low")
+    clip_high: float = Field(0.2, gt=0, description="the importance ratio is clipped above 1 + clip_high")
+    kl_coefficient: float = Field(
+        0.001, ge=0, description="weight of the KL divergence from the reference; 0: no reference model in memory"
+    )
+    entropy_coefficient: float = Field(0.0, ge=0, description="weight of the entropy bonus")
+    tis_cap: float | None = Field(2.0, gt=0, description="cap of truncated importance sampling; None: off")
+    loss_aggregation: Literal["token", "constant", "sequence"] = Field(
+        "token",
+        description="mean over all tokens (DAPO), sum over a constant length (Dr. GRPO), or mean of sequence means "
+        "(GRPO)",
+    )
+    constant_length: PositiveInt = Field(8192, description="the constant of loss_aggregation = 'constant', in tokens")
+    scale_advantages: bool = Field(
+        True, description="divide by the standard deviation of the group, as GRPO does; false: Dr. GRPO"
+    )
+    num_iterations: PositiveInt = Field(1, description="optimizer steps per batch, each over the whole batch")
+    mask_truncated: bool = Field(False, description="exclude episodes that hit a limit from the loss")
+    train_per_group: PositiveInt | None = Field(
+        None, description="train on this many episodes per group, half best and half worst; None: on all"
+    )
+    per_episode_seeds: bool = Field(
+        True, description="give each episode a seed of its own; on a GPU, vLLM samples slower with seeds"
+    )
+    service_retries: int = Field(3, ge=0, description="times that an episode is sampled again after a service failed")
+
+
+class OptimizerConfig(Section):
+    """AdamW and its schedule."""
+
+    learning_rate: float = Field(1e-6, gt=0, description="of GRPO")
+    warmup_steps: int = Field(0, ge=0, description="steps in which the learning rate rises from 0")
+    schedule: Literal["constant", "linear"] = Field(
+        "constant", description="after warmup_steps; linear would reach 0 with the step after grpo.steps"
+    )
+    betas: tuple[float, float] = Field((0.9, 0.999), description="AdamW's decay rates")
+    weight_decay: float = Field(0.01, ge=0, description="AdamW's weight decay")
+    max_grad_norm: float = Field(1.0, gt=0, description="gradients are clipped to this norm")
+    micro_batch_tokens: PositiveInt = Field(8192, description="most tokens per forward and backward pass")
+    frozen_layers: int = Field(0, ge=0, description="lowest layers (and the embeddings) that are not trained")
+
+
+class SftConfig(Section):
+    """Supervised fine-tuning on the format, before GRPO, for models that are too small to follow it."""
+
+    enabled: bool = Field(False, description="whether the run begins with it")
+    traces: dict[str, Annotated[int, Field(ge=0)]] = Field(
+        {"one_hop": 128, "two_hop": 24}, description="distinct traces per kind of question"
+    )
+    steps: PositiveInt = Field(25, description="optimizer steps")
+    batch_size: PositiveInt = Field(8, description="traces per step")
+    learning_rate: float = Field(2e-4, gt=0, description="of the supervised phase")
+    retry_fraction: Fraction = Field(0.4, description="fraction of traces with a failed first search and a retry")

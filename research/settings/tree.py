@@ -1,0 +1,81 @@
+"""The whole tree of settings."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from pydantic import Field, model_validator
+
+from research.settings.base import NAME, Section
+from research.settings.measuring import (
+    AblationConfig,
+    AlarmsConfig,
+    BenchConfig,
+    CheckpointsConfig,
+    EvaluationConfig,
+    StudyConfig,
+)
+from research.settings.model import ModelConfig, PathsConfig
+from research.settings.policy import EndpointsConfig, EpisodeConfig, PolicyConfig
+from research.settings.retriever import CorpusConfig, EncoderConfig, RetrieverConfig
+from research.settings.training import GrpoConfig, OptimizerConfig, QuestionsConfig, SftConfig, TrainerConfig
+
+
+class Settings(Section):
+    """Every setting of every command, typed; `research config --describe` prints them."""
+
+    run: str = Field("demo", pattern=NAME, description="name of the run directory")
+    seed: int = Field(1, description="seed of questions, sampling and shuffles")
+    paths: PathsConfig = PathsConfig()
+    model: ModelConfig
+    encoder: EncoderConfig
+    corpus: CorpusConfig
+    questions: QuestionsConfig = QuestionsConfig()
+    retriever: RetrieverConfig = RetrieverConfig()
+    policy: PolicyConfig = PolicyConfig()
+    trainer: TrainerConfig = TrainerConfig()
+    endpoints: EndpointsConfig = EndpointsConfig()
+    episode: EpisodeConfig = EpisodeConfig()
+    grpo: GrpoConfig = GrpoConfig()
+    optimizer: OptimizerConfig = OptimizerConfig()
+    sft: SftConfig = SftConfig()
+    evaluation: EvaluationConfig = EvaluationConfig()
+    checkpoints: CheckpointsConfig = CheckpointsConfig()
+    alarms: AlarmsConfig = AlarmsConfig()
+    ablation: AblationConfig = AblationConfig()
+    study: StudyConfig = StudyConfig()
+    bench: BenchConfig = BenchConfig()
+
+    @model_validator(mode="after")
+    def _fill_in_addresses(self) -> Settings:
+        """A service without an address is where its own section puts it; weights come from the runs."""
+        found = {
+            "retriever_url": self.endpoints.retriever_url or _address(self.retriever.host, self.retriever.port),
+            "policy_urls": self.endpoints.policy_urls or [_address(self.policy.host, self.policy.port)],
+            "trainer_url": self.endpoints.trainer_url or _address(self.trainer.host, self.trainer.port),
+        }
+        object.__setattr__(self, "endpoints", self.endpoints.model_copy(update=found))
+        if "weights_dir" not in self.policy.model_fields_set:
+            object.__setattr__(self, "policy", self.policy.model_copy(update={"weights_dir": self.paths.runs}))
+        return self
+
+    @model_validator(mode="after")
+    def _episode_fits_the_context(self) -> Settings:
+        if self.episode.max_tokens >= self.model.max_model_len:
+            raise ValueError(
+                f"episode.max_tokens ({self.episode.max_tokens}) must be below model.max_model_len "
+                f"({self.model.max_model_len}), which also holds the prompt"
+            )
+        return self
+
+    @property
+    def run_dir(self) -> Path:
+        return self.paths.runs / self.run
+
+    @property
+    def index_dir(self) -> Path:
+        return self.paths.data / "indexes" / self.corpus.index
+
+
+def _address(host: str, port: int) -> str:
+    return f"http://{'127.0.0.1' if host == '0.0.0.0' else host}:{port}"
