@@ -124,7 +124,7 @@ def _episode(shown: InspectedEpisode, vocabulary: dict[int, int]) -> dict[str, A
         "training": shown.training_in_words,
         "advantage": training and training.advantage,
         "trained": training and training.skip_reason is None,
-        "rewards": training and training.rewards,
+        "rewards": shown.rewards or None,
         "stop": episode.stop_reason,
         "searches": episode.searches,
         "corrected": shown.corrected,

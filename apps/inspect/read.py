@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import gzip
 import json
-import random
 import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -12,7 +11,6 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any, Literal
 
-from apps.inspect.training import TrainingRules, TrainingUse, training_of_group
 from research.config import recorded_settings
 from research.episode.agent import Episode
 from research.episode.search_analysis import SearchFact, search_facts
@@ -20,7 +18,7 @@ from research.episode.serialization import episode_from_dict
 from research.errors import AssetError, ProtocolError
 from research.questions import Question, question_from_dict
 from research.scoring.reward import Score
-from services.trainer.learner.advantages import shuffle_rewards
+from services.trainer.groups import TrainingUse
 
 OutcomeName = Literal["exact", "partial", "wrong", "format"]
 
@@ -51,6 +49,7 @@ class InspectedEpisode:
     fault: str | None
     facts: list[SearchFact]
     training: TrainingUse | None  # None for evaluations
+    rewards: tuple[float, ...]  # of its group, that the advantages were computed from
 
     @property
     def kind(self) -> str:
@@ -78,12 +77,12 @@ class InspectedEpisode:
 
     @property
     def training_in_words(self) -> str | None:
-        """None for evaluations."""
+        """None for evaluations, and for runs that did not record it."""
         if self.training is None:
             return None
         line = "none" if self.training.advantage is None else f"{self.training.advantage:+.2f}"
-        if (dealt := self.training.rewards[self.position]) != self.score.reward:
-            line += f" (control run: it was dealt the reward {dealt:.2f})"
+        if self.training.reward != self.score.reward:
+            line += f" (ablation: it was given the reward {self.training.reward:.2f})"
         skip_reason = self.training.skip_reason
         return f"{line}, trained on" if skip_reason is None else f"{line}, not trained: {skip_reason}"
 
@@ -99,6 +98,7 @@ class _Record:
 
     group: str | None
     scored: tuple[Question, Score, Episode]
+    training: TrainingUse | None
 
 
 @dataclass(slots=True)
@@ -128,41 +128,15 @@ class RunEpisodes:
         """
         records = self._records(source.path)
         if source.step is None:
-            yield from (_inspected(source, None, index, *record.scored, None) for index, record in enumerate(records))
-            return
-        rules = self._rules(source)
-        before = len(self.problems)
-        dealt = self._dealt_rewards(source)
-        for number, (group, members) in enumerate(groupby(records, key=lambda record: record.group)):
-            scored = [member.scored for member in members]
-            training = training_of_group(
-                dealt[number] if dealt is not None else [score.reward for _, score, _ in scored],
-                [episode for _, _, episode in scored],
-                rules,
-                # The reader is one record ahead: where the file was cut off, it knows so after the last group.
-                complete=len(self.problems) == before,
+            yield from (
+                _inspected(source, None, index, *record.scored, None, ()) for index, record in enumerate(records)
             )
-            for position, (member, fate) in enumerate(zip(scored, training, strict=True)):
-                yield _inspected(source, group, position, *member, fate)
-
-    def _rules(self, source: Source) -> TrainingRules:
-        grpo = self.config.get("grpo", {})
-        updated = source.step not in self._steps_without_update()
-        return TrainingRules(
-            train_per_group=grpo.get("train_per_group"),
-            mask_truncated=grpo.get("mask_truncated", False),
-            scale_advantages=grpo.get("scale_advantages", True),
-            updated=updated,
-        )
-
-    def _dealt_rewards(self, source: Source) -> list[list[float]] | None:
-        """What each group was trained on in the control run that deals rewards out at random; None in any other."""
-        config = self.config
-        if config.get("ablation", {}).get("kind") != "shuffled_rewards":
-            return None
-        groups = groupby(self._records(source.path), key=lambda record: record.group)
-        earned = [[record.scored[1].reward for record in members] for _, members in groups]
-        return shuffle_rewards(earned, random.Random(f"{config['seed']}/{source.step}"))
+            return
+        for group, members in groupby(records, key=lambda record: record.group):
+            own = list(members)
+            rewards = tuple(member.training.reward for member in own if member.training)
+            for position, member in enumerate(own):
+                yield _inspected(source, group, position, *member.scored, member.training, rewards)
 
     def _records(self, path: Path) -> Iterator[_Record]:
         read = 0
@@ -176,20 +150,6 @@ class RunEpisodes:
             self.problems.append(f"{path.name} cannot be read beyond line {read} ({error})")
         except (KeyError, TypeError, ProtocolError) as error:
             raise AssetError(f"{path}:{read + 1}: not an episode of this project ({error!r})") from error
-
-    def _steps_without_update(self) -> set[int]:
-        metrics = self.directory / "metrics.jsonl"
-        if not metrics.is_file():
-            return set()
-        steps = set()
-        for line in metrics.read_text(encoding="utf-8").splitlines():
-            try:
-                entry = json.loads(line)
-            except json.JSONDecodeError:
-                continue  # the line that is being written
-            if entry.get("update", True) is None:
-                steps.add(entry["step"])
-        return steps
 
 
 def find_run(name: str, runs: Path) -> RunEpisodes:
@@ -219,7 +179,9 @@ def _runs_in(directory: Path) -> list[Path]:
 
 def _record(line: dict[str, Any]) -> _Record:
     scored = question_from_dict(line["question"]), Score(**line["score"]), episode_from_dict(line["episode"])
-    return _Record(line.get("group"), scored)
+    # Runs from before 2026-11 do not say what was trained on.
+    training = TrainingUse(**line["training"]) if "training" in line else None
+    return _Record(line.get("group"), scored, training)
 
 
 def _inspected(
@@ -230,9 +192,11 @@ def _inspected(
     score: Score,
     episode: Episode,
     training: TrainingUse | None,
+    rewards: tuple[float, ...],
 ) -> InspectedEpisode:
     facts = search_facts(episode, question)
-    return InspectedEpisode(source, group, position, question, episode, score, episode.format_fault, facts, training)
+    fault = episode.format_fault
+    return InspectedEpisode(source, group, position, question, episode, score, fault, facts, training, rewards)
 
 
 def _stem(path: Path) -> str:

@@ -24,7 +24,7 @@ def show_episode(shown: InspectedEpisode, console: Console) -> None:
     """Where it comes from, the question, the steps with their authors, and what it earned."""
     place = [shown.source.name]
     if shown.group is not None and shown.training is not None:
-        place.append(f"group {shown.group}, {shown.position + 1} of {len(shown.training.rewards)}")
+        place.append(f"group {shown.group}, {shown.position + 1} of {len(shown.rewards)}")
     else:
         place.append(f"question {shown.position + 1}")
     style = _OUTCOME_STYLES[shown.outcome]

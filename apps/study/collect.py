@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any
 
 from apps.study.plan import START, PlannedRun, StudyPlan
 from research.episode.search_analysis import corrected_queries
@@ -12,6 +11,7 @@ from research.episode.serialization import episode_from_dict
 from research.questions.model import question_from_dict
 from research.questions.sampling import first_of_each_kind
 from research.scoring.statistics import Estimate, cluster_bootstrap
+from services.trainer.entry import Entry
 from services.trainer.evaluation.evaluator import AFTER, BEFORE, SAMPLED, SFT
 
 # Stages in the order of the tables; the last three are the arms after training.
@@ -51,7 +51,7 @@ class StudyData:
 
     outcomes: list[StudyRow]
     sampled: list[StudyRow]
-    metrics: dict[tuple[str, int], list[dict[str, Any]]]
+    metrics: dict[tuple[str, int], list[Entry]]
     curves: dict[tuple[str, int], dict[int, list[tuple[str, float]]]]
 
     def of(self, stage: str, group: str) -> list[StudyRow]:
@@ -65,7 +65,7 @@ def collect(plan: StudyPlan) -> StudyData:
     """Read what is there; runs that are not finished give what they have."""
     outcomes: list[StudyRow] = []
     sampled: list[StudyRow] = []
-    metrics: dict[tuple[str, int], list[dict[str, Any]]] = {}
+    metrics: dict[tuple[str, int], list[Entry]] = {}
     curves: dict[tuple[str, int], dict[int, list[tuple[str, float]]]] = {}
     for run in plan.runs:
         if run.arm == START:

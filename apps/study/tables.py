@@ -7,6 +7,7 @@ from statistics import fmean
 
 from apps.study.collect import GROUPS, STAGES, StudyData, StudyRow, em_difference, em_estimate
 from research.scoring.evaluate import pass_at_k
+from services.trainer.entry import grpo_entries, is_grpo
 
 _COMPARED = (
     ("grpo", "sft", "GRPO against its start"),
@@ -69,13 +70,14 @@ def updates_table(data: StudyData) -> str:
     for (arm, seed), entries in data.metrics.items():
         if entries:
             updates = [entry["update"] for entry in entries if entry["update"] is not None]
-            supervised = sum(entry.get("supervised_steps", 0) for entry in entries)
-            silent = fmean(entry["silent_groups"] for entry in entries) if not supervised else None
+            sampled = grpo_entries(entries)
+            supervised = sum(entry["supervised_steps"] for entry in entries if not is_grpo(entry))
+            silent = fmean(entry["silent_groups"] for entry in sampled) if sampled else None
             tokens = sum(update.get("tokens", 0) for update in updates)
             rows.append(
                 [arm, str(seed), str(supervised or len(updates)), str(tokens or ""), f"{silent:.1f}" if silent else ""]
             )
-    return markdown_table(("arm", "seed", "updates", "sampled tokens trained on", "silent groups a step"), rows)
+    return markdown_table(("arm", "seed", "updates", "sampled tokens trained on", "silent groups per step"), rows)
 
 
 def behaviour_table(data: StudyData) -> str:

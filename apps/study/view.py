@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Sequence
-from typing import Any
 
 from rich.console import Console, Group
 from rich.live import Live
@@ -13,6 +12,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 from apps.study.plan import START, PlannedRun, StudyPlan
+from services.trainer.entry import Entry, grpo_entries
 from services.trainer.evaluation.evaluator import SAMPLED
 from services.trainer.status import RunStatus
 from services.trainer.telemetry.console import lines_of
@@ -55,7 +55,7 @@ class StudyView:
     def _row(self, run: PlannedRun, status: RunStatus) -> tuple[str, ...]:
         record = self._plan.record(run)
         metrics, steps = record.metrics(), 0 if run.arm == START else self._plan.settings.grpo.steps
-        rewards = [entry["reward"] for entry in metrics if "reward" in entry]
+        rewards = [entry["reward"] for entry in grpo_entries(metrics)]
         greedy = [figures for name, figures in record.evaluations().items() if name != SAMPLED]
         last = greedy[-1:] or [{}]
         return (
@@ -72,7 +72,7 @@ def sparkline(values: Sequence[float]) -> str:
     return "".join(_BARS[min(int(max(v, 0.0) * len(_BARS)), len(_BARS) - 1)] for v in values[-_SHOWN_REWARDS:])
 
 
-def time_left(metrics: Sequence[dict[str, Any]], steps: int) -> str:
+def time_left(metrics: Sequence[Entry], steps: int) -> str:
     """From the mean duration of the last steps; evaluations are not foreseen."""
     recent = [sum(entry["seconds"].values()) for entry in metrics[-5:]]
     if not recent:

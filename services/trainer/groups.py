@@ -20,6 +20,21 @@ class Member:
 
 
 @dataclass(frozen=True, slots=True)
+class TrainingUse:
+    """What training made of one episode.
+
+    Attributes:
+        reward: what its advantage was computed from; in the ablation `shuffled_rewards` not what it earned.
+        advantage: None if its group has none.
+        skip_reason: why it was not trained on; None if it was.
+    """
+
+    reward: float
+    advantage: float | None
+    skip_reason: str | None
+
+
+@dataclass(frozen=True, slots=True)
 class Group:
     """The episodes of one drawn question; `id` says which draw, never which text."""
 

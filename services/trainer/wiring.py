@@ -24,6 +24,7 @@ from services.trainer.learner.learner import Learner
 from services.trainer.loop import TrainingLoop
 from services.trainer.rollout.journal import EpisodeJournal
 from services.trainer.rollout.rollouts import Rollouts, ServiceGate
+from services.trainer.run import Run
 from services.trainer.run_dir.run_dir import RunDirectory
 from services.trainer.status import RunStatus
 from services.trainer.telemetry.forecast import Speeds, forecast
@@ -97,7 +98,7 @@ async def training_loop(settings: Settings, status: RunStatus) -> AsyncIterator[
 
     gate = ServiceGate(check_services, trainer.outage_timeout, status)
     try:
-        yield TrainingLoop(
+        run = Run(
             settings,
             learner=await asyncio.to_thread(Learner, settings, base),
             agent=agent,
@@ -116,6 +117,7 @@ async def training_loop(settings: Settings, status: RunStatus) -> AsyncIterator[
             train=train,
             held_out=held_out,
         )
+        yield TrainingLoop(run)
     finally:
         await asyncio.gather(retriever.close(), policy.close())
 

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from apps.inspect.read import RunEpisodes
 from research.atomic_io import write_json
+from research.config import load_settings
 from research.episode.agent import Episode, StopReason, Turn
 from research.episode.protocol import result_block
 from research.passages import Passage
@@ -13,6 +14,7 @@ from research.questions import Hop, Question
 from research.scoring.evaluate import Answered
 from research.scoring.reward import score
 from services.trainer.groups import Group, Member
+from services.trainer.learner.advantages import compute_advantages, rewards_of
 from services.trainer.run_dir.run_dir import RunDirectory
 from tests.support.characters import CharacterTokenizer
 
@@ -51,30 +53,31 @@ def group(name: str, question: Question, *episodes: Episode) -> Group:
     return Group(name, question, scored)
 
 
-def write_run(
-    directory: Path, *, keep: int | None = None, mask_truncated: bool = False, control: str = "none"
-) -> RunEpisodes:
+def write_step(run: RunDirectory, step: int, groups: list[Group], *overrides: str, updated: bool = True) -> None:
+    """Write the episodes of a step as the loop does."""
+    settings = load_settings(overrides=["seed=7", "grpo.scale_advantages=true", *overrides])
+    batch = compute_advantages(groups, rewards_of(groups, settings, step), settings.grpo)
+    run.write_episodes(step, groups, batch.uses(updated=updated))
+
+
+def write_run(directory: Path, *overrides: str) -> RunEpisodes:
     """Two steps (the second made no update) of two groups, and the evaluation `after`."""
     record = RunDirectory(directory)
-    record.write_episodes(
-        1,
-        [
-            group(
-                "1.0",
-                PARIS,
-                episode("Paris", HELPFUL),
-                episode("Paris", USELESS, HELPFUL),
-                episode("Lyon", USELESS),
-                episode("", USELESS),
-            ),
-            group("1.1", ROME, episode("Milan"), episode("Turin")),
-        ],
-    )
-    record.write_episodes(2, [group("2.0", ROME, episode("Rome", version="2"), episode("Milan"))])
+    first = [
+        group(
+            "1.0",
+            PARIS,
+            episode("Paris", HELPFUL),
+            episode("Paris", USELESS, HELPFUL),
+            episode("Lyon", USELESS),
+            episode("", USELESS),
+        ),
+        group("1.1", ROME, episode("Milan"), episode("Turin")),
+    ]
+    write_step(record, 1, first, *overrides)
+    second = [group("2.0", ROME, episode("Rome", version="2"), episode("Milan"))]
+    write_step(record, 2, second, *overrides, updated=False)
     answered = [Answered(q, e, score(e.answer, q.answers, None)) for q, e in ((PARIS, episode("Paris", HELPFUL)),)]
     record.write_evaluation("after", answered, {})
-    for step, update in ((1, {"loss": 0.1}), (2, None)):
-        record.add_metrics({"step": step, "update": update})
-    grpo = {"keep_per_group": keep, "mask_truncated": mask_truncated}
-    write_json(directory / "config.json", {"seed": 7, "grpo": grpo, "control": {"kind": control}})
+    write_json(directory / "config.json", {"seed": 7})
     return RunEpisodes(directory)

@@ -29,6 +29,7 @@ from services.trainer.learner.learner import Learner
 from services.trainer.loop import TrainingLoop
 from services.trainer.rollout.journal import EpisodeJournal
 from services.trainer.rollout.rollouts import Rollouts, ServiceGate
+from services.trainer.run import Run
 from services.trainer.run_dir.run_dir import RunDirectory
 from services.trainer.status import RunStatus
 from services.trainer.weights.publisher import Publisher
@@ -211,7 +212,7 @@ async def _train(settings: Settings, model: Path, policy: InProcessPolicy) -> No
         journal=EpisodeJournal(run_dir.episodes_dir),
         seed=settings.seed,
     )
-    await TrainingLoop(
+    run = Run(
         settings,
         learner=Learner(settings, model),
         agent=agent,
@@ -221,4 +222,5 @@ async def _train(settings: Settings, model: Path, policy: InProcessPolicy) -> No
         status=status,
         train=questions(),
         held_out=questions(),
-    ).run()
+    )
+    await TrainingLoop(run).run()

@@ -14,6 +14,7 @@ from prometheus_client import CONTENT_TYPE_LATEST
 from research.settings import Settings
 from services.trainer.api.prometheus import render_metrics
 from services.trainer.controller import RunController
+from services.trainer.entry import Entry
 from services.trainer.run_dir.run_dir import RunDirectory
 from services.web.auth import ADMIN_TOKEN_VARIABLE, environment_secret, require_bearer
 from services.web.problems import HttpError, install_http_error_handler
@@ -68,8 +69,8 @@ def _observation(controller: RunController, record: RunDirectory) -> APIRouter:
         """What the run is doing, and its last lines of log."""
         return controller.status.as_dict()
 
-    @router.get("/steps")
-    def steps() -> list[dict[str, Any]]:
+    @router.get("/steps", response_model=None)
+    def steps() -> list[Entry]:
         """The metrics of every finished step."""
         return record.metrics()
 

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from prometheus_client import CollectorRegistry, Gauge, generate_latest
 
+from services.trainer.entry import Entry, is_grpo
 from services.trainer.status import RunPhase, RunStatus
 
 _OF_LAST_STEP = (
@@ -24,7 +25,7 @@ _OF_LAST_STEP = (
 )
 
 
-def render_metrics(status: RunStatus, steps: Sequence[dict[str, Any]]) -> bytes:
+def render_metrics(status: RunStatus, steps: Sequence[Entry]) -> bytes:
     """All gauges in the text format; the last finished step gives the values."""
     registry = CollectorRegistry()
     Gauge("research_run_step", "Finished or current step.", registry=registry).set(status.step)
@@ -33,9 +34,9 @@ def render_metrics(status: RunStatus, steps: Sequence[dict[str, Any]]) -> bytes:
     for each in RunPhase:
         phase.labels(each).set(each is status.phase)
     if steps:
-        last = steps[-1]
-        for name in _OF_LAST_STEP:
-            if name in last:  # the control `supervised` samples no episode
+        last: Mapping[str, Any] = steps[-1]
+        for name in _OF_LAST_STEP if is_grpo(steps[-1]) else ():
+            if name in last:  # an old run may lack some
                 Gauge(f"research_step_{name}", f"Mean {name} of the last step.", registry=registry).set(last[name])
         seconds = Gauge("research_step_seconds", "Seconds of the last step by phase.", ["phase"], registry=registry)
         for name, value in last["seconds"].items():

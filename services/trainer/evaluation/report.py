@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from research.atomic_io import atomic_write, write_json
+from services.trainer.entry import GrpoEntry, grpo_entries
 from services.trainer.run_dir.run_dir import RunDirectory
 
 _STAGES = ("before", "sft", "after")
@@ -18,7 +19,7 @@ def write_report(run_dir: RunDirectory, seconds: dict[str, float], *, minutes: f
     `minutes`: the `grpo.minutes` that ended the run before it had all steps that were asked for.
     """
     metrics = run_dir.metrics()
-    sampled = [entry for entry in metrics if "reward" in entry]  # the control `supervised` samples none
+    sampled = grpo_entries(metrics)
     evaluations = {name: figures for name in _STAGES if (figures := run_dir.evaluation(name)) is not None}
     summary = {
         "steps": len(metrics),
@@ -61,7 +62,7 @@ def _markdown(summary: dict[str, Any]) -> str:
     )
 
 
-def _plot(metrics: Sequence[dict[str, Any]], evaluations: dict[str, Any], path: Path) -> None:
+def _plot(metrics: Sequence[GrpoEntry], evaluations: dict[str, Any], path: Path) -> None:
     import matplotlib
 
     matplotlib.use("Agg")
@@ -74,7 +75,7 @@ def _plot(metrics: Sequence[dict[str, Any]], evaluations: dict[str, Any], path: 
     reward.set(title="sampled episodes", xlabel="GRPO step", ylim=(0, 1))
     reward.legend()
     searches.plot(steps, [entry["searches"] for entry in metrics], marker="o", color="tab:green")
-    searches.set(title="searches an episode", xlabel="GRPO step", ylim=(0, None))
+    searches.set(title="searches per episode", xlabel="GRPO step", ylim=(0, None))
     kinds = list(next(iter(evaluations.values()), {}))
     for offset, kind in enumerate(kinds):
         places = [index + 0.8 * offset / max(len(kinds), 1) for index in range(len(evaluations))]

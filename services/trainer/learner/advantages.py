@@ -1,44 +1,73 @@
-"""Which episodes of a step are trained on, and with what advantage."""
+"""Rewards to advantages: which episodes of a step are trained on, with what advantage, and why others are not."""
 
 from __future__ import annotations
 
 import random
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from research.settings import Settings
-from services.trainer.groups import Group
+from research.settings.training import GrpoConfig
+from services.trainer.groups import Group, TrainingUse
 from services.trainer.learner.batching import TrainingSequence, sequence_of
 from services.trainer.learner.loss import group_advantages, keep_extremes
 
 
 @dataclass(frozen=True, slots=True)
 class TrainingBatch:
-    """The sequences of one update; `zero_signal_groups` groups had equal rewards and so carry no signal."""
+    """The sequences of one update, and for every group what became of each of its episodes.
+
+    `zero_signal_groups` groups had equal rewards and so carry no signal.
+    """
 
     sequences: list[TrainingSequence]
+    group_uses: list[list[TrainingUse]]
     zero_signal_groups: int
 
+    def uses(self, *, updated: bool) -> list[list[TrainingUse]]:
+        """What became of each episode, given whether the update was made."""
+        if updated:
+            return self.group_uses
+        why = "the step made no update"
+        return [[replace(use, skip_reason=use.skip_reason or why) for use in group] for group in self.group_uses]
 
-def compute_advantages(groups: Sequence[Group], settings: Settings, step: int) -> TrainingBatch:
-    """Advantages within each group, and of each group its best and worst episodes.
 
-    With the control `shuffled_rewards`, the rewards of the whole batch are dealt out at random first.
-    """
+def rewards_of(groups: Sequence[Group], settings: Settings, step: int) -> list[list[float]]:
+    """The reward of each episode of each group; in the ablation `shuffled_rewards`, those of the step shuffled."""
     rewards = [group.rewards for group in groups]
     if settings.ablation.kind == "shuffled_rewards":
-        rewards = shuffle_rewards(rewards, random.Random(f"{settings.seed}/{step}"))
-    scaled = settings.grpo.scale_advantages
-    selection = TrainingBatch([], sum(group_advantages(each) is None for each in rewards))
+        return shuffle_rewards(rewards, random.Random(f"{settings.seed}/{step}"))
+    return rewards
+
+
+def compute_advantages(groups: Sequence[Group], rewards: Sequence[Sequence[float]], grpo: GrpoConfig) -> TrainingBatch:
+    """Advantages within each group, and of each group its best and worst episodes."""
+    batch = TrainingBatch([], [], sum(group_advantages(own) is None for own in rewards))
     for group, own in zip(groups, rewards, strict=True):
-        advantages = group_advantages(own, scaled=scaled)
-        if advantages is None:
-            continue
-        for index in keep_extremes(own, settings.grpo.train_per_group or len(own)):
-            episode = group.members[index].episode
-            if not (settings.grpo.mask_truncated and episode.stop_reason.truncated):
-                selection.sequences.append(sequence_of(episode, advantages[index]))
-    return selection
+        uses = _uses(group, own, grpo)
+        batch.group_uses.append(uses)
+        for member, use in zip(group.members, uses, strict=True):
+            if use.skip_reason is None and use.advantage is not None:
+                batch.sequences.append(sequence_of(member.episode, use.advantage))
+    return batch
+
+
+def _uses(group: Group, rewards: Sequence[float], grpo: GrpoConfig) -> list[TrainingUse]:
+    advantages = group_advantages(rewards, scaled=grpo.scale_advantages)
+    if advantages is None:
+        alone = "a group of one has nothing to be compared with"
+        why = alone if len(rewards) < 2 else f"group without signal, all its rewards are {rewards[0]:.2f}"
+        return [TrainingUse(reward, None, why) for reward in rewards]
+    kept = keep_extremes(rewards, grpo.train_per_group or len(rewards))
+
+    def skip_reason(index: int) -> str | None:
+        if index not in kept:
+            return f"not among the {len(kept)} kept of {len(rewards)}"
+        if grpo.mask_truncated and group.members[index].episode.stop_reason.truncated:
+            return "truncated episodes are masked"
+        return None
+
+    return [TrainingUse(reward, advantages[i], skip_reason(i)) for i, reward in enumerate(rewards)]
 
 
 def shuffle_rewards(rewards: Sequence[Sequence[float]], rng: random.Random) -> list[list[float]]:

@@ -11,7 +11,7 @@ import threading
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -21,6 +21,7 @@ from transformers.utils import logging as transformers_logging
 from research.errors import TrainingError
 from research.settings import Settings
 from services.machine.number_formats import number_format
+from services.trainer.entry import UpdateEntry
 from services.trainer.learner.batching import MicroBatch, TrainingSequence, collate, pack_micro_batches
 from services.trainer.learner.loss import grpo_loss, mismatch, token_weights
 
@@ -41,8 +42,8 @@ class UpdateReport:
     mismatch_max: float
     mismatch_kl: float
 
-    def as_dict(self) -> dict[str, float]:
-        return asdict(self)
+    def as_entry(self) -> UpdateEntry:
+        return cast(UpdateEntry, asdict(self))
 
 
 class Learner:

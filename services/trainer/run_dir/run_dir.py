@@ -18,7 +18,8 @@ from research.config import recorded_settings
 from research.errors import ConfigurationError
 from research.scoring.evaluate import Answered, KindFigures, figures_as_dict
 from research.settings import Settings
-from services.trainer.groups import Group
+from services.trainer.entry import Entry, entry_from_json
+from services.trainer.groups import Group, TrainingUse
 
 # May change between the start and a resumption of a run; every other setting defines what the run is.
 CONFIG = "config.json"
@@ -80,12 +81,14 @@ class RunDirectory:
         allowed = summary.get("minutes")  # of a run that they ended
         return bool(summary["steps"] >= steps or (minutes is not None and allowed is not None and minutes <= allowed))
 
-    def metrics(self) -> list[dict[str, Any]]:
-        """One entry a finished step."""
+    def metrics(self) -> list[Entry]:
+        """One entry per finished step."""
         if not self._metrics.is_file():
             return []
         lines = self._metrics.read_text(encoding="utf-8").splitlines(keepends=True)
-        return [json.loads(line) for line in lines if line.endswith("\n")]  # a kill may leave half a line at the end
+        return [
+            entry_from_json(json.loads(line)) for line in lines if line.endswith("\n")
+        ]  # a kill may leave half a line at the end
 
     def delete_steps_after(self, step: int) -> None:
         """Drop metrics and evaluations of steps that the checkpoint does not know; they will be done again."""
@@ -97,19 +100,19 @@ class RunDirectory:
             if name == "after" or (name.startswith("step-") and int(name.removeprefix("step-")) > step):
                 path.unlink()
 
-    def add_metrics(self, entry: dict[str, Any]) -> None:
+    def add_metrics(self, entry: Entry) -> None:
         with self._metrics.open("a", encoding="utf-8") as out:
             out.write(json.dumps(entry) + "\n")
 
-    def write_episodes(self, step: int, groups: Sequence[Group]) -> None:
-        """All episodes of a step, one JSON object a line, compressed."""
+    def write_episodes(self, step: int, groups: Sequence[Group], uses: Sequence[Sequence[TrainingUse]]) -> None:
+        """All episodes of a step and what training made of each, one JSON object per line, compressed."""
         _write_gzip_lines(
             self.episodes_dir / f"step-{step:06d}.jsonl.gz",
             [
                 {"group": group.id, "member": member.place, "question": asdict(group.question)}
-                | {"score": asdict(member.score), "episode": asdict(member.episode)}
-                for group in groups
-                for member in group.members
+                | {"score": asdict(member.score), "episode": asdict(member.episode), "training": asdict(use)}
+                for group, own in zip(groups, uses, strict=True)
+                for member, use in zip(group.members, own, strict=True)
             ],
         )
 

@@ -1,9 +1,11 @@
-"""The supervised phase as a part of a run: its traces, made once, and steps on them for as long as one likes."""
+"""Supervised fine-tuning on the format: the phase before GRPO, and the ablation that continues it instead of GRPO."""
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 
@@ -11,26 +13,85 @@ from research.episode.agent import SearchAgent
 from research.errors import ConfigurationError
 from research.questions import Question
 from research.settings import Settings
+from services.trainer.entry import SupervisedEntry
 from services.trainer.learner.batching import TrainingSequence, sequence_of
 from services.trainer.learner.learner import Learner
+from services.trainer.run import Run
 from services.trainer.sft.traces import make_traces
+from services.trainer.status import RunPhase
+from services.trainer.telemetry.metrics import supervised_metrics
 
 
 @dataclass(frozen=True, slots=True)
-class SftPhase:
+class TraceBatches:
     """Sequences of the traces, in a fixed order; step i trains on the i-th batch of their endless repetition."""
 
     sequences: list[TrainingSequence]
     batch_size: int
 
-    def step(self, number: int, learner: Learner, optimizer: torch.optim.Optimizer) -> float:
-        """One supervised step; returns the loss a token. Blocks."""
+    def train(self, number: int, learner: Learner, optimizer: torch.optim.Optimizer) -> float:
+        """One supervised step; returns the loss per token. Blocks."""
         start = number * self.batch_size
         batch = [self.sequences[i % len(self.sequences)] for i in range(start, start + self.batch_size)]
         return learner.supervised_update(batch, optimizer)
 
 
-async def prepare_sft(settings: Settings, agent: SearchAgent, questions: Sequence[Question]) -> SftPhase:
+class SftPhase:
+    """The supervised phase of a run. Its traces are made once, when they are first needed."""
+
+    def __init__(self, run: Run) -> None:
+        self._run = run
+        self._traces: TraceBatches | None = None
+
+    async def train(self) -> None:
+        """Take `sft.steps` steps; then the weights are also the reference of the KL term."""
+        run, sft = self._run, self._run.settings.sft
+        with run.clock.phase(RunPhase.SFT, sft.steps):
+            traces = await self.traces()
+            run.status.log(f"sft: {sft.steps} supervised steps on {len(traces.sequences)} traces of the format")
+            optimizer = run.learner.new_optimizer(sft.learning_rate)
+            for number in range(sft.steps):
+                loss = await run.in_learner_thread(partial(traces.train, number, run.learner, optimizer))
+                run.status.advance()
+                if number == 0 or (number + 1) % 5 == 0:
+                    run.status.log(f"sft step {number + 1}/{sft.steps}: loss {loss:.3f} per token")
+            run.learner.snapshot_reference()
+
+    async def traces(self) -> TraceBatches:
+        if self._traces is None:
+            run = self._run
+            self._traces = await run.through_outages(lambda: prepare_sft(run.settings, run.agent, run.train))
+        return self._traces
+
+
+class SupervisedStep:
+    """A step of the ablation `supervised`: the same traces, for its fraction of `ablation.seconds`."""
+
+    def __init__(self, run: Run, sft: SftPhase) -> None:
+        self._run = run
+        self._sft = sft
+
+    async def take(self, step: int) -> SupervisedEntry:
+        run, sft = self._run, self._run.settings.sft
+        traces = await self._sft.traces()
+        seconds = run.settings.ablation.seconds / max(run.settings.grpo.steps, 1)
+        losses: list[float] = []
+        with run.clock.phase(RunPhase.UPDATE):
+            started = time.perf_counter()
+            while not losses or time.perf_counter() - started < seconds:
+                number = sft.steps + run.learner.updates
+                losses.append(await run.in_learner_thread(partial(self._train, traces, number)))
+                run.learner.updates += 1
+        await run.publish(run.publisher.version + 1)
+        return supervised_metrics(step, run.publisher.version, losses, sft.learning_rate)
+
+    def _train(self, traces: TraceBatches, number: int) -> float:
+        learner = self._run.learner
+        learner.set_learning_rate(self._run.settings.sft.learning_rate)
+        return traces.train(number, learner, learner.optimizer)
+
+
+async def prepare_sft(settings: Settings, agent: SearchAgent, questions: Sequence[Question]) -> TraceBatches:
     """Make the traces against the real retriever; the same settings and seed give the same ones.
 
     Raises ConfigurationError if no training question can be followed.
@@ -42,4 +103,4 @@ async def prepare_sft(settings: Settings, agent: SearchAgent, questions: Sequenc
             f"sft.traces: {len(traces)} of {sum(sft.traces.values())} traces could be made; "
             "there are too few training questions of a kind, or the retriever does not find what their hops need"
         )
-    return SftPhase([sequence_of(trace) for trace in traces], sft.batch_size)
+    return TraceBatches([sequence_of(trace) for trace in traces], sft.batch_size)

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, Protocol
+from typing import Literal, Protocol
+
+from services.trainer.entry import GrpoEntry, UpdateEntry
 
 Action = Literal["warn", "stop", "rollback"]
 
@@ -41,7 +43,7 @@ class Alarm:
         return self.message
 
 
-def alarms(metrics: Sequence[dict[str, Any]], settings: AlarmSettings) -> list[Alarm]:
+def alarms(metrics: Sequence[GrpoEntry], settings: AlarmSettings) -> list[Alarm]:
     """The alarms that the last step sets off.
 
     Entropy and the share of well formed episodes are means over the last three steps (of entropy: the last three that
@@ -49,7 +51,7 @@ def alarms(metrics: Sequence[dict[str, Any]], settings: AlarmSettings) -> list[A
     nothing about entropy and mismatch. What is not a number lies beyond every limit.
 
     Args:
-        metrics: the entries of the finished steps, oldest first, as the record keeps them.
+        metrics: the entries of the finished steps that sampled episodes, oldest first.
     """
     if not metrics:
         return []
@@ -65,7 +67,7 @@ def strongest(fired: Sequence[Alarm]) -> Alarm | None:
     return max(fired, key=lambda alarm: _SEVERITY[alarm.action], default=None)
 
 
-def _malformed(metrics: Sequence[dict[str, Any]], settings: AlarmSettings) -> Alarm | None:
+def _malformed(metrics: Sequence[GrpoEntry], settings: AlarmSettings) -> Alarm | None:
     share, floor = _mean_of_last([entry["well_formed"] for entry in metrics]), settings.well_formed_floor
     if floor is None or share is None or share >= floor:
         return None
@@ -76,24 +78,24 @@ def _malformed(metrics: Sequence[dict[str, Any]], settings: AlarmSettings) -> Al
     )
 
 
-def _low_entropy(updates: Sequence[dict[str, float]], settings: AlarmSettings) -> Alarm | None:
+def _low_entropy(updates: Sequence[UpdateEntry], settings: AlarmSettings) -> Alarm | None:
     entropy, floor = _mean_of_last([update["entropy"] for update in updates]), settings.entropy_floor
     if floor is None or entropy is None or entropy >= floor:
         return None
     return Alarm(
-        f"the mean entropy of {WINDOW} steps is {entropy:.4f} nats a token (alarms.entropy_floor = {floor:g}): the "
+        f"the mean entropy of {WINDOW} steps is {entropy:.4f} nats per token (alarms.entropy_floor = {floor:g}): the "
         "model stops trying anything else; raise grpo.entropy_coefficient or grpo.clip_high, or ask harder questions",
         settings.on_low_entropy,
     )
 
 
-def _mismatch(update: dict[str, float], settings: AlarmSettings) -> Alarm | None:
+def _mismatch(update: UpdateEntry, settings: AlarmSettings) -> Alarm | None:
     kl, ceiling = update["mismatch_kl"], settings.mismatch_kl_ceiling
     if ceiling is None or kl <= ceiling:
         return None
     return Alarm(
-        f"sampler and learner are {kl:.4f} nats a token apart (alarms.mismatch_kl_ceiling = {ceiling:g}): they should "
-        "be one policy; see whether weights, model.dtype and episode.temperature are the same on both sides",
+        f"sampler and learner are {kl:.4f} nats per token apart (alarms.mismatch_kl_ceiling = {ceiling:g}): they "
+        "should be one policy; see whether weights, model.dtype and episode.temperature are the same on both sides",
         settings.on_mismatch,
     )
 

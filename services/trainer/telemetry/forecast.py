@@ -6,13 +6,13 @@ models nobody knows how long their episodes are before the first step.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean
-from typing import Any
 
 from research.settings import Settings
 from services.machine.number_formats import NumberFormat
+from services.trainer.entry import Entry
 
 BUILTIN_MODEL = "builtin:smollm2-135m-instruct"
 
@@ -64,7 +64,7 @@ def forecast(settings: Settings, speeds: Speeds) -> float | None:
     )
 
 
-def seconds_left(settings: Settings, metrics: list[dict[str, Any]], seconds: Mapping[str, float]) -> float:
+def seconds_left(settings: Settings, metrics: Sequence[Entry], seconds: Mapping[str, float]) -> float:
     """Of a run under way, by its last steps.
 
     Args:
@@ -75,7 +75,7 @@ def seconds_left(settings: Settings, metrics: list[dict[str, Any]], seconds: Map
     return left * step_seconds(metrics) + seconds.get("evaluation", 0.0) / 2
 
 
-def step_seconds(metrics: list[dict[str, Any]]) -> float:
+def step_seconds(metrics: Sequence[Entry]) -> float:
     """Mean of the last three steps."""
     return fmean(sum(entry["seconds"].values()) for entry in metrics[-3:])
 

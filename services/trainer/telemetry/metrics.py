@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 from statistics import fmean
-from typing import Any
 
 from research.episode.search_analysis import corrected_queries
+from services.trainer.entry import Entry, GrpoEntry, Means, SupervisedEntry, is_grpo
 from services.trainer.groups import Group, Member
 from services.trainer.learner.learner import UpdateReport
 
@@ -22,11 +22,10 @@ def step_metrics(
     silent: int,
     infra_errors: int,
     update: UpdateReport | None,
-) -> dict[str, Any]:
+) -> GrpoEntry:
     """Means over all sampled episodes of a step, over those of each kind of question, and what the update did.
 
-    `sampled_tokens` counts what the model wrote, results left out. `solved_groups` is the share of groups with at
-    least one exact match (pass@k of the policy before the update, on this step's questions).
+    The fields are those of `GrpoEntry`; `seconds` are not known yet.
     """
     rows = [(group, member) for group in groups for member in group.members]
     kinds = dict.fromkeys(group.question.kind for group, _ in rows)
@@ -40,34 +39,37 @@ def step_metrics(
         "silent_groups": silent,
         "infra_errors": infra_errors,
         "infra_share": infra_errors / (len(rows) + infra_errors),
-        "update": update.as_dict() if update is not None else None,
+        "update": update.as_entry() if update is not None else None,
+        "seconds": {},
     }
 
 
-def supervised_metrics(step: int, version: int, losses: Sequence[float], learning_rate: float) -> dict[str, Any]:
-    """The entry of a step of the control `supervised`, which samples no episode."""
+def supervised_metrics(step: int, version: int, losses: Sequence[float], learning_rate: float) -> SupervisedEntry:
+    """The entry of a step of the ablation `supervised`; `seconds` are not known yet."""
     return {
         "step": step,
         "version": version,
         "supervised_steps": len(losses),
         "update": {"loss": fmean(losses), "learning_rate": learning_rate},
+        "seconds": {},
     }
 
 
-def summary_line(entry: dict[str, Any], steps: int) -> str:
+def summary_line(entry: Entry, steps: int) -> str:
     """An entry, with its `seconds`, as one line for people."""
     took = ", ".join(f"{phase} {seconds:.0f} s" for phase, seconds in entry["seconds"].items() if seconds >= 0.5)
-    if "reward" in entry:
+    if is_grpo(entry):
         what = (
             f"reward {entry['reward']:.3f}, EM {entry['em']:.3f}, {entry['searches']:.2f} searches, "
-            f"{entry['sampled_tokens']:.0f} tokens an episode"
+            f"{entry['sampled_tokens']:.0f} tokens per episode"
         )
     else:
-        what = f"{entry['supervised_steps']} supervised steps, loss {entry['update']['loss']:.3f} a token"
+        loss = entry["update"]["loss"] if entry["update"] else float("nan")
+        what = f"{entry['supervised_steps']} supervised steps, loss {loss:.3f} per token"
     return f"step {entry['step']}/{steps}: {what}, version {entry['version']} ({took})"
 
 
-def _means(rows: Sequence[Row]) -> dict[str, float]:
+def _means(rows: Sequence[Row]) -> Means:
     scores = [member.score for _, member in rows]
     episodes = [member.episode for _, member in rows]
     return {

@@ -25,7 +25,7 @@ from apps.inspect.tokens import load_token_texts
 from cli.main import app
 from research.errors import AssetError
 from services.trainer.run_dir.run_dir import RunDirectory
-from tests.support.inspected_run import HELPFUL, PARIS, USELESS, episode, group, write_run
+from tests.support.inspected_run import HELPFUL, PARIS, USELESS, episode, group, write_run, write_step
 
 HOSTILE = "</script><script>alert(1)</script> {{script}} \x1b[31m \u202e <!--"
 
@@ -64,7 +64,7 @@ def test_the_terminal_sets_apart_who_wrote_what(tmp_path: Path) -> None:
 def test_a_result_that_found_no_room_is_told_apart(tmp_path: Path) -> None:
     cut = episode("", USELESS, HELPFUL)
     cut.turns.pop()
-    RunDirectory(tmp_path).write_episodes(1, [group("1.0", PARIS, cut)])
+    write_step(RunDirectory(tmp_path), 1, [group("1.0", PARIS, cut)])
     text = in_terminal(RunEpisodes(tmp_path))
     assert text.count("never saw it") == 1
     assert "→ found Paris; this query corrected the one before; the model never saw it" in text
@@ -72,7 +72,7 @@ def test_a_result_that_found_no_room_is_told_apart(tmp_path: Path) -> None:
 
 def test_hostile_text_cannot_steer_the_terminal(tmp_path: Path) -> None:
     hostile = episode("[red]Paris[/]", (HOSTILE, HOSTILE), thought=HOSTILE)
-    RunDirectory(tmp_path).write_episodes(1, [group(HOSTILE, PARIS, hostile)])
+    write_step(RunDirectory(tmp_path), 1, [group(HOSTILE, PARIS, hostile)])
     text = in_terminal(RunEpisodes(tmp_path))
     assert not set(text) & {"\x1b", "\u202e"}
     assert "[red]Paris[/]" in text
@@ -147,7 +147,7 @@ def test_a_limit_keeps_the_newest(tmp_path: Path) -> None:
 
 def test_hostile_text_stays_text_in_the_page(tmp_path: Path) -> None:
     hostile = episode(HOSTILE, (HOSTILE, HOSTILE), thought=HOSTILE)
-    RunDirectory(tmp_path).write_episodes(1, [group("1.0", PARIS, hostile)])
+    write_step(RunDirectory(tmp_path), 1, [group("1.0", PARIS, hostile)])
     html, data, _ = page(RunEpisodes(tmp_path))
     assert html.lower().count("<script") == html.lower().count("</script") == 2
     assert "<!--" not in html

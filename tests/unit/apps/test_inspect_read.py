@@ -5,7 +5,6 @@ from __future__ import annotations
 import gzip
 import random
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -45,15 +44,21 @@ SILENT = "group without signal, all its rewards are 0.10"
 
 
 @pytest.mark.parametrize(
-    ("settings", "expected"),
+    ("overrides", "expected"),
     [
-        ({}, [None, None, None, None, SILENT, SILENT]),
-        ({"keep": 2}, ["not among the 2 kept of 4", None, "not among the 2 kept of 4", None, SILENT, SILENT]),
-        ({"mask_truncated": True}, [None, None, None, "truncated episodes are masked", SILENT, SILENT]),
+        (["grpo.train_per_group=None"], [None, None, None, None, SILENT, SILENT]),
+        (
+            ["grpo.train_per_group=2"],
+            ["not among the 2 kept of 4", None, "not among the 2 kept of 4", None, SILENT, SILENT],
+        ),
+        (
+            ["grpo.mask_truncated=true", "grpo.train_per_group=None"],
+            [None, None, None, "truncated episodes are masked", SILENT, SILENT],
+        ),
     ],
 )
-def test_it_tells_who_was_trained_on(tmp_path: Path, settings: dict[str, Any], expected: list[str | None]) -> None:
-    assert left_out(write_run(tmp_path, **settings), STEP_1) == expected
+def test_it_tells_who_was_trained_on(tmp_path: Path, overrides: list[str], expected: list[str | None]) -> None:
+    assert left_out(write_run(tmp_path, *overrides), STEP_1) == expected
 
 
 def test_a_step_without_update_trained_on_nobody(tmp_path: Path) -> None:
@@ -61,12 +66,12 @@ def test_a_step_without_update_trained_on_nobody(tmp_path: Path) -> None:
 
 
 def test_the_control_run_is_told_with_the_rewards_that_it_was_dealt(tmp_path: Path) -> None:
-    run = write_run(tmp_path, control="shuffled_rewards")
+    run = write_run(tmp_path, "ablation.kind=shuffled_rewards")
     dealt = shuffle_rewards([[1.0, 1.0, 0.1, 0.0], [0.1, 0.1]], random.Random("7/1"))
     shown = read(run, STEP_1)
-    assert [list(s.training.rewards) for s in (shown[0], shown[4]) if s.training] == dealt
-    other = next(s for s in shown if s.training and s.training.rewards[s.position] != s.score.reward)
-    assert "control run: it was dealt the reward" in (other.training_in_words or "")
+    assert [list(s.rewards) for s in (shown[0], shown[4])] == dealt
+    other = next(s for s in shown if s.training and s.training.reward != s.score.reward)
+    assert "ablation: it was given the reward" in (other.training_in_words or "")
 
 
 def test_evaluations_have_no_training(tmp_path: Path) -> None:
@@ -128,8 +133,8 @@ def test_a_file_that_ends_early_is_read_as_far_as_it_goes(tmp_path: Path) -> Non
     path.write_bytes(gzip.compress(b"".join(lines[:5])) + gzip.compress(lines[5])[:-40])
     assert [(s.group, s.position) for s in read(run, STEP_1)] == [*(("1.0", i) for i in range(4)), ("1.1", 0)]
     assert run.problems[0].startswith("step-000001.jsonl.gz cannot be read beyond line 5")
-    assert left_out(RunEpisodes(tmp_path), STEP_1)[-1] == "unknown: the file was cut off"
-    assert left_out(RunEpisodes(tmp_path), STEP_1)[:4] == [None] * 4
+    assert left_out(RunEpisodes(tmp_path), STEP_1)[-1] == SILENT
+    assert read(run, STEP_1)[-1].rewards == (0.1,)  # the file has no more of the group
 
 
 def test_a_line_that_is_no_episode_is_named(tmp_path: Path) -> None:

@@ -153,6 +153,7 @@ def finish(plan: StudyPlan, run: PlannedRun, em: float) -> None:
             if run.arm == "supervised"
             else step_metrics(step, step + 1, [group("1", ["Paris", "Rome"])], silent=0, infra_errors=0, update=None)
         )
-        record.add_metrics(entry | {"seconds": {"rollout": 20.0, "update": 10.0, "evaluation": 99.0}})
+        entry["seconds"] = {"rollout": 20.0, "update": 10.0, "evaluation": 99.0}
+        record.add_metrics(entry)
     write_json(record.directory / "summary.json", {"steps": steps, "seconds": {"rollout": 20.0}})
     assert steps == 0 or training_seconds(RunDirectory(record.directory)) == 60.0

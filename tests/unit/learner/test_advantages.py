@@ -11,8 +11,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from research.episode.agent import StopReason
+from research.settings import Settings
 from services.trainer.groups import Group
-from services.trainer.learner.advantages import compute_advantages, shuffle_rewards
+from services.trainer.learner.advantages import TrainingBatch, compute_advantages, rewards_of, shuffle_rewards
 from services.trainer.learner.loss import group_advantages
 from services.trainer.telemetry.metrics import step_metrics, summary_line, supervised_metrics
 from tests.support.scored import answered, group, member
@@ -26,8 +27,12 @@ GROUPS = [
 ]
 
 
+def batch_of(groups: list[Group], settings: Settings, step: int) -> TrainingBatch:
+    return compute_advantages(groups, rewards_of(groups, settings, step), settings.grpo)
+
+
 def test_groups_without_a_difference_are_left_out_and_the_others_get_their_advantages(tmp_path: Path) -> None:
-    selection = compute_advantages(GROUPS, tiny_settings(tmp_path, "grpo.train_per_group=4"), step=1)
+    selection = batch_of(GROUPS, tiny_settings(tmp_path, "grpo.train_per_group=4"), 1)
     expected = [a for g in (GROUPS[0], GROUPS[2]) for a in group_advantages(g.rewards) or []]
     assert [s.advantage for s in selection.sequences] == pytest.approx(expected)
     assert selection.zero_signal_groups == 1
@@ -36,17 +41,17 @@ def test_groups_without_a_difference_are_left_out_and_the_others_get_their_advan
 
 
 def test_best_and_worst_of_a_group_are_kept_with_the_advantage_of_the_whole(tmp_path: Path) -> None:
-    selection = compute_advantages(GROUPS[:1], tiny_settings(tmp_path, "grpo.train_per_group=2"), step=1)
+    selection = batch_of(GROUPS[:1], tiny_settings(tmp_path, "grpo.train_per_group=2"), 1)
     whole = group_advantages(GROUPS[0].rewards)
     assert whole is not None
     assert sorted(s.advantage for s in selection.sequences) == pytest.approx([min(whole), max(whole)])
 
 
 def test_cut_episodes_can_be_masked(tmp_path: Path) -> None:
-    pack_micro_batches = member(answered(WRONG, stop_reason=StopReason.TOKEN_LIMIT))
-    groups = [Group("1.0", GROUPS[0].question, [GROUPS[0].members[0], pack_micro_batches])]
-    assert len(compute_advantages(groups, tiny_settings(tmp_path, "grpo.mask_truncated=false"), 1).sequences) == 2
-    assert len(compute_advantages(groups, tiny_settings(tmp_path, "grpo.mask_truncated=true"), 1).sequences) == 1
+    cut = member(answered(WRONG, stop_reason=StopReason.TOKEN_LIMIT))
+    groups = [Group("1.0", GROUPS[0].question, [GROUPS[0].members[0], cut])]
+    assert len(batch_of(groups, tiny_settings(tmp_path, "grpo.mask_truncated=false"), 1).sequences) == 2
+    assert len(batch_of(groups, tiny_settings(tmp_path, "grpo.mask_truncated=true"), 1).sequences) == 1
 
 
 def test_shuffled_rewards_say_nothing_about_the_episodes(tmp_path: Path) -> None:
@@ -57,7 +62,7 @@ def test_shuffled_rewards_say_nothing_about_the_episodes(tmp_path: Path) -> None
     groups = [group(f"1.{n}", [RIGHT, WRONG, WRONG, RIGHT]) for n in range(6)]
 
     def advantage_of_right(settings, step: int) -> float:  # type: ignore[no-untyped-def]
-        selection = compute_advantages(groups, settings, step)
+        selection = batch_of(groups, settings, step)
         # Groups may be silent after the shuffle; those that are left list their four members in order.
         return fmean(s.advantage for number, s in enumerate(selection.sequences) if number % 4 in (0, 3))
 
@@ -65,9 +70,7 @@ def test_shuffled_rewards_say_nothing_about_the_episodes(tmp_path: Path) -> None
     means = [advantage_of_right(shuffled, step) for step in range(200)]
     assert abs(fmean(means)) < 0.06
     assert len(set(means)) > 20
-    assert (
-        compute_advantages(groups, shuffled, 3).sequences == compute_advantages(groups, shuffled, 3).sequences
-    )  # resume deals the same
+    assert batch_of(groups, shuffled, 3).sequences == batch_of(groups, shuffled, 3).sequences  # resume deals the same
 
 
 @given(st.lists(st.lists(st.floats(0, 1), max_size=6), max_size=6), st.integers(0, 99))
@@ -92,9 +95,11 @@ def test_metrics_are_means_over_episodes_and_apart_by_kind() -> None:
 
 
 def test_an_entry_reads_as_one_line() -> None:
-    entry = step_metrics(3, 4, GROUPS, silent=1, infra_errors=0, update=None) | {"seconds": {"rollout": 12.3}}
+    entry = step_metrics(3, 4, GROUPS, silent=1, infra_errors=0, update=None)
+    entry["seconds"] = {"rollout": 12.3}
     assert summary_line(entry, 8).startswith(
-        "step 3/8: reward 0.625, EM 0.583, 1.33 searches, 2 tokens an episode, version 4"
+        "step 3/8: reward 0.625, EM 0.583, 1.33 searches, 2 tokens per episode, version 4"
     )
-    control = supervised_metrics(2, 3, [0.5, 0.25], 1e-4) | {"seconds": {"update": 9.0}}
-    assert summary_line(control, 8) == "step 2/8: 2 supervised steps, loss 0.375 a token, version 3 (update 9 s)"
+    control = supervised_metrics(2, 3, [0.5, 0.25], 1e-4)
+    control["seconds"] = {"update": 9.0}
+    assert summary_line(control, 8) == "step 2/8: 2 supervised steps, loss 0.375 per token, version 3 (update 9 s)"

@@ -47,7 +47,7 @@ def test_a_mean_on_the_limit_is_still_good() -> None:
     [
         ([step(entropy=0.2), step(entropy=0.05), step(entropy=0.02)], "entropy of 3 steps is 0.0900"),
         ([step(well_formed=w) for w in (0.9, 0.3, 0.0)], "only 0.400 of the episodes"),
-        ([step(mismatch_kl=0.06)], "0.0600 nats a token apart (alarms.mismatch_kl_ceiling = 0.05)"),
+        ([step(mismatch_kl=0.06)], "0.0600 nats per token apart (alarms.mismatch_kl_ceiling = 0.05)"),
     ],
 )
 def test_each_limit_by_itself(steps: list[dict[str, Any]], words: str) -> None:

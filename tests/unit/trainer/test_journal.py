@@ -17,7 +17,7 @@ from research.errors import ProtocolError
 from research.passages import Passage
 from research.questions import Question
 from research.scoring.reward import Score
-from services.trainer.groups import Group, Member
+from services.trainer.groups import Group, Member, TrainingUse
 from services.trainer.rollout.journal import EpisodeJournal
 from services.trainer.run_dir.run_dir import RunDirectory
 
@@ -153,6 +153,7 @@ def finished_step(directory: Path) -> list[Episode]:
                 [Member(episode, score, p) for p, episode in zip(PLACES, members, strict=True)],
             ),
         ],
+        [[], [TrainingUse(0.1, None, "no signal")] * 3],
     )
     return members
 

@@ -1,0 +1,88 @@
+"""The entry of a training step in `metrics.jsonl`, as it is written and as every reader gets it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any, NotRequired, TypedDict, final
+
+from typing_extensions import TypeIs
+
+
+class Means(TypedDict):
+    """Means over episodes: of a step, or of one kind of question. `sampled_tokens` counts what the model wrote."""
+
+    episodes: int
+    reward: float
+    em: float
+    f1: float
+    well_formed: float
+    truncated: float
+    searches: float
+    sampled_tokens: float
+    corrected: float
+
+
+class UpdateEntry(TypedDict):
+    """What an update did. A supervised step knows only the first two. KL and entropy are in nats per token."""
+
+    loss: float
+    learning_rate: float
+    policy_loss: NotRequired[float]
+    kl: NotRequired[float]
+    entropy: NotRequired[float]
+    clipped_share: NotRequired[float]
+    grad_norm: NotRequired[float]
+    tokens: NotRequired[int]
+    mismatch_mean: NotRequired[float]
+    mismatch_max: NotRequired[float]
+    mismatch_kl: NotRequired[float]
+
+
+class StepEntry(TypedDict):
+    """What every step has; `update` is None if there was none, `seconds` are by phase."""
+
+    step: int
+    version: int
+    update: UpdateEntry | None
+    seconds: dict[str, float]
+
+
+@final
+class GrpoEntry(StepEntry, Means):
+    """A step that sampled episodes.
+
+    `solved_groups` is the share of groups with at least one exact match (pass@k of the policy before the update, on
+    this step's questions); `silent_groups` counts groups of equal rewards.
+    """
+
+    solved_groups: float
+    by_kind: dict[str, Means]
+    stop_reasons: dict[str, int]
+    silent_groups: int
+    infra_errors: int
+    infra_share: float
+
+
+@final
+class SupervisedEntry(StepEntry):
+    """A step of the ablation `supervised`, which samples no episode."""
+
+    supervised_steps: int
+
+
+Entry = GrpoEntry | SupervisedEntry
+
+
+def is_grpo(entry: Entry) -> TypeIs[GrpoEntry]:
+    """Whether a step sampled episodes."""
+    return "reward" in entry
+
+
+def grpo_entries(entries: Iterable[Entry]) -> list[GrpoEntry]:
+    """The entries of steps that sampled episodes."""
+    return [entry for entry in entries if is_grpo(entry)]
+
+
+def entry_from_json(record: dict[str, Any]) -> Entry:
+    """A line of `metrics.jsonl` as its type says; nothing is checked, since only this project writes the file."""
+    return record  # type: ignore[return-value]

@@ -1,0 +1,153 @@
+"""One run under way: its parts, and what the loop and its steps do with them, each under the name of what it is."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import TypeVar
+
+from research.episode.agent import SearchAgent
+from research.errors import ServiceError
+from research.questions import Question
+from research.questions.sampler import QuestionSampler
+from research.scoring.evaluate import figures_as_dict
+from research.settings import Settings
+from research.weights.run_weights import delete_quality_after, note_quality
+from services.trainer.clock import PhaseClock
+from services.trainer.evaluation.evaluator import SAMPLED, Evaluator
+from services.trainer.learner.learner import Learner
+from services.trainer.rollout.rollouts import Rollouts
+from services.trainer.run_dir.checkpoints import CheckpointStore, RunState
+from services.trainer.run_dir.run_dir import RunDirectory
+from services.trainer.status import RunPhase, RunStatus
+from services.trainer.telemetry.trackers import Trackers
+from services.trainer.weights.publisher import Publisher
+
+Result = TypeVar("Result")
+
+# HTTP statuses of a service that is unavailable (None: no answer at all): no reason to give up.
+_UNAVAILABLE = (None, 502, 503, 504)
+
+
+class Run:
+    """Owns the learner's thread and the trackers; `close` ends both."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        *,
+        learner: Learner,
+        agent: SearchAgent,
+        rollouts: Rollouts,
+        publisher: Publisher,
+        run_dir: RunDirectory,
+        status: RunStatus,
+        train: Sequence[Question],
+        held_out: Sequence[Question],
+    ) -> None:
+        self.settings = settings
+        self.learner, self.agent, self.rollouts = learner, agent, rollouts
+        self.publisher, self.run_dir, self.status = publisher, run_dir, status
+        self.train = train
+        self.clock = PhaseClock(status)
+        self.sampler = QuestionSampler(
+            train, settings.questions.mix, settings.seed, candidates=settings.questions.curriculum_candidates
+        )
+        self.rollbacks = 0
+        self._evaluator = Evaluator(settings, agent, rollouts, run_dir, held_out, status)
+        self._checkpoints = CheckpointStore(run_dir.checkpoints_dir, settings.checkpoints.keep)
+        # The learner gets a thread of its own: torch's thread settings hold by thread, and the loop stays responsive.
+        self._learner_thread = ThreadPoolExecutor(1, thread_name_prefix="learner")
+        self._trackers: Trackers | None = None
+
+    def close(self) -> None:
+        """End the update under way before its next micro-batch, and close the trackers."""
+        self.learner.break_off()
+        self._learner_thread.shutdown(wait=False)
+        if self._trackers is not None:
+            self._trackers.close()
+
+    async def in_learner_thread(self, work: Callable[[], Result]) -> Result:
+        """Do what blocks and computes."""
+        return await asyncio.get_running_loop().run_in_executor(self._learner_thread, work)
+
+    async def publish(self, version: int) -> None:
+        """Write the learner's weights as `version` and have every policy server serve them, through outages."""
+        with self.clock.phase(RunPhase.PUBLISH):
+            weights = self.learner.model.state_dict()
+            await self.through_outages(lambda: self.publisher.publish(weights, version), self.publisher.unready)
+        self.status.version = version
+
+    async def evaluate(self, name: str) -> None:
+        """Ask the held-out questions of an evaluation; record, track and log what came out."""
+        with self.clock.phase(RunPhase.EVALUATION, len(self._evaluator.questions(name))):
+            figures = await self._evaluator.evaluate(name)
+        if name != SAMPLED:
+            note_quality(self.run_dir.directory, self.publisher.version, name, figures_as_dict(figures))
+        if self._trackers is not None:
+            self._trackers.evaluation(name, self.status.step, figures_as_dict(figures))
+        self.status.log(self._evaluator.summary_line(name, figures))
+
+    async def evaluate_once(self, name: str) -> None:
+        """As `evaluate`, unless the record has it from before an interruption (or from the start of a study)."""
+        if await asyncio.to_thread(self._evaluator.is_done, name):
+            self.status.log(f"evaluation {name!r}: taken from the record")
+        else:
+            await self.evaluate(name)
+
+    async def save_checkpoint(self, step: int) -> None:
+        """Keep everything that the run needs to go on after `step` as if it had never stopped."""
+        state = RunState(
+            step=step,
+            version=self.publisher.version,
+            updates=self.learner.updates,
+            question_cursors=dict(self.sampler.cursors),
+            seconds=self.clock.seconds,
+            curriculum=dict(self.sampler.success),
+            roll_backs=self.rollbacks,
+        )
+        with self.clock.phase(RunPhase.CHECKPOINT):
+            await self.in_learner_thread(lambda: self._checkpoints.save(self.learner, state))
+
+    async def restore(self) -> RunState | None:
+        """Take learner, questions and record back to the last checkpoint, if there is one."""
+        state = await self.in_learner_thread(lambda: self._checkpoints.restore_latest(self.learner))
+        if state is not None:
+            self.sampler.cursors = dict(state.question_cursors)
+            self.sampler.success = dict(state.curriculum)
+            self.clock.restore(state.seconds)
+            self.rollbacks = max(self.rollbacks, state.roll_backs)
+            self.run_dir.delete_steps_after(state.step)
+            delete_quality_after(self.run_dir.directory, state.version)
+            self.status.step = state.step
+        return state
+
+    async def open_trackers(self, after_step: int | None) -> None:
+        """Begin the curves, or go on with them after a step."""
+        if self._trackers is not None:
+            self._trackers.close()
+        self._trackers = await asyncio.to_thread(Trackers, self.run_dir.directory, self.settings, after_step)
+
+    @property
+    def trackers(self) -> Trackers | None:
+        return self._trackers
+
+    async def through_outages(
+        self, work: Callable[[], Awaitable[Result]], unready: Callable[[], Awaitable[str | None]] | None = None
+    ) -> Result:
+        """Do what needs a service, and again when a service that was unavailable is back.
+
+        Args:
+            unready: says what is unavailable, if less is needed than all that episodes need.
+
+        Raises ServiceError if the service is there and refuses, or fails more often than `grpo.service_retries`.
+        """
+        failures = 0
+        while True:
+            try:
+                return await work()
+            except ServiceError as error:
+                failures += not await self.rollouts.gate.wait_until_ready(unready)
+                if error.status not in _UNAVAILABLE or failures > self.settings.grpo.service_retries:
+                    raise
