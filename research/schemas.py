@@ -265,6 +265,39 @@ class PolicyInfo(BaseModel):
     retriever: ServiceStatus
 
 
+class RequestLimits(BaseModel):
+    """Beyond these a request is refused; query tokens beyond their limit are cut."""
+
+    top_k: int
+    query_chars: int
+    query_tokens: int
+    queue: int
+
+
+class IndexInfo(BaseModel):
+    """One of the indexes that are served."""
+
+    name: str
+    revision: str
+    passages: int
+    structure: str
+    lexical: bool
+    built_with: str
+    created: str
+
+
+class RetrieverInfo(BaseModel):
+    """Answer of `GET /info`; `index` is what a request gets that names none."""
+
+    encoder: str
+    backend: str
+    dimension: int
+    pooling: str
+    index: str
+    indexes: list[IndexInfo]
+    limits: RequestLimits
+
+
 class ErrorBody(BaseModel):
     """Every error of ours has this body."""
 

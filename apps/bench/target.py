@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from pydantic import ValidationError
 from transformers import AutoTokenizer
 
 from research.clients import HttpService, PolicyClient, RetrieverClient
@@ -18,7 +19,7 @@ from research.episode.tokenizer import HuggingFaceTokenizer
 from research.errors import ConfigurationError, ServiceError
 from research.model_paths import local_checkpoint
 from research.prompts import check_prompt, load_prompt, trained_prompt
-from research.schemas import PolicyInfo
+from research.schemas import PolicyInfo, RetrieverInfo
 from research.settings import Settings
 from research.strategies import BASELINES, MAX_COMPLETION_TOKENS, RESEARCH, BaselineStrategy, ReSearchStrategy, Strategy
 from research.strategies.chat import ChatModel
@@ -154,14 +155,14 @@ def _fingerprint(words: HuggingFaceTokenizer) -> str:
 
 
 async def _index_of(retriever: HttpService) -> dict[str, Any]:
-    found = await retriever.request("GET", "/info")
     try:
-        (index,) = (each for each in found["indexes"] if each["name"] == found["index"])
-        return {
-            "encoder": f"{found['encoder']} ({found['backend']})",
-            "index": index["name"],
-            "index_revision": index["revision"],
-            "index_structure": f"{index['structure']}{' and words' if index['lexical'] else ''}",
-        }
-    except (KeyError, TypeError, ValueError) as error:
-        raise ServiceError(f"the retriever at {retriever.url} tells nothing of its index ({error!r})") from error
+        found = RetrieverInfo.model_validate(await retriever.request("GET", "/info"))
+    except ValidationError as error:
+        raise ServiceError(f"{retriever.url}/info does not describe an index of this project: {error}") from error
+    (index,) = (each for each in found.indexes if each.name == found.index)
+    return {
+        "encoder": f"{found.encoder} ({found.backend})",
+        "index": index.name,
+        "index_revision": index.revision,
+        "index_structure": f"{index.structure}{' and words' if index.lexical else ''}",
+    }

@@ -4,7 +4,7 @@ Run: python -m benchmarks.retriever.soak [--minutes 20] [--overload-minutes 2]; 
 Capacity is measured first, with 64 clients that never pause. Four fifths of it come from 128 clients that pause between
 requests; the overload from 2,000 that do not, against a queue of 256 (their refused requests come again at once, which
 makes more than ten times the capacity). Latencies of admitted requests are the
-server's own (`retriever_request_seconds`).
+server's own (`research_retriever_request_seconds`).
 """
 
 from __future__ import annotations
@@ -120,7 +120,7 @@ def admitted_buckets(port: int) -> dict[float, float]:
         lines = response.read().decode().splitlines()
     found = {}
     for line in lines:
-        if line.startswith("retriever_request_seconds_bucket") and 'route="/search",status="200"' in line:
+        if line.startswith("research_retriever_request_seconds_bucket") and 'route="/search",status="200"' in line:
             found[float(line.split('le="')[1].split('"')[0])] = float(line.rsplit(" ", 1)[1])
     return found
 

@@ -2,42 +2,36 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 
-from fastapi import FastAPI, Request, Response
+from fastapi import APIRouter, FastAPI, Request, Response
 from prometheus_client import CONTENT_TYPE_LATEST
 
-from research.schemas import SearchRequest, SearchResponse, ServiceStatus
-from research.settings import Settings
-from services.retriever.api.admin import attach_admin_routes
-from services.retriever.api.compat import COMPATIBLE_ROUTES, attach_compatible_routes
-from services.retriever.api.errors import ERROR_RESPONSES, install_error_handlers
-from services.retriever.api.info import RetrieverInfo, describe
+from research.schemas import RetrieverInfo, SearchRequest, SearchResponse
+from services.retriever.api.admin import admin_routes
+from services.retriever.api.compat import COMPATIBLE_ROUTES, compatible_routes
+from services.retriever.api.errors import ERROR_RESPONSES, as_http_error
+from services.retriever.api.info import describe
 from services.retriever.api.limits import json_response, require_within_limits
 from services.retriever.api.load_shedding import Shedding
-from services.retriever.api.mcp_tool import attach_mcp
+from services.retriever.api.mcp_tool import mcp_routes
 from services.retriever.api.request_timer import RequestTimer
 from services.retriever.retriever import Retriever
 from services.retriever.types import QueryResult
+from services.web.auth import admin_guard
 from services.web.body_limit import BodyLimit
 from services.web.disconnect import CLIENT_CLOSED_REQUEST, cancel_on_disconnect
+from services.web.errors import install_error_handlers
+from services.web.health import health_routes
 
 # Bounds what is read into memory; a whole queue of queries of ordinary length takes a tenth of it.
 MAX_BODY_BYTES = 4_000_000
 
 
-def create_app(settings: Settings, on_failure: Callable[[], None] = lambda: None) -> FastAPI:
-    """Check indexes and encoder against each other and make the app; the encoder is loaded once the app runs.
-
-    Args:
-        settings: the whole tree; `encoder`, `corpus`, `paths` and `retriever` matter here.
-        on_failure: called if loading fails; the reason is then `app.state.retriever.failure`.
-
-    Raises:
-        AssetError, ConfigurationError: indexes and encoder are missing, broken, or do not fit each other.
-    """
-    retriever = Retriever(settings, on_failure)
+def create_app(retriever: Retriever) -> FastAPI:
+    """The app around a retriever, whose encoder is loaded once the app runs."""
+    mcp, mcp_sessions = mcp_routes(retriever)
 
     @asynccontextmanager
     async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
@@ -52,7 +46,6 @@ def create_app(settings: Settings, on_failure: Callable[[], None] = lambda: None
         summary="Passages nearest in meaning to a query.",
         lifespan=lifespan,
     )
-    app.state.retriever = retriever
     app.add_middleware(BodyLimit, max_bytes=MAX_BODY_BYTES)
     app.add_middleware(
         Shedding,
@@ -62,17 +55,27 @@ def create_app(settings: Settings, on_failure: Callable[[], None] = lambda: None
         count=retriever.metrics.count_rejected,
     )
     app.add_middleware(RequestTimer, observe=retriever.metrics.observe_request)
-    install_error_handlers(app, retriever)
-    _add_search(app, retriever)
-    attach_compatible_routes(app, retriever)
-    attach_admin_routes(app, retriever)
-    _add_operations(app, retriever)
-    mcp_sessions = attach_mcp(app, retriever)
+    install_error_handlers(
+        app,
+        as_http=as_http_error(retriever),
+        # A bug is answered outside of what times the other requests.
+        count_bug=lambda: retriever.metrics.observe_request("unknown", 500, 0.0),
+    )
+    app.include_router(search_routes(retriever))
+    app.include_router(compatible_routes(retriever))
+    if guard := admin_guard():
+        app.include_router(admin_routes(retriever), dependencies=guard)
+    app.include_router(health_routes(retriever.health))
+    app.include_router(observation_routes(retriever))
+    app.router.routes.extend(mcp)
     return app
 
 
-def _add_search(app: FastAPI, retriever: Retriever) -> None:
-    @app.post("/search", response_model=SearchResponse, responses=ERROR_RESPONSES)
+def search_routes(retriever: Retriever) -> APIRouter:
+    """`POST /search`."""
+    router = APIRouter()
+
+    @router.post("/search", response_model=SearchResponse, responses=ERROR_RESPONSES)
     async def search(body: SearchRequest, request: Request) -> Response:
         """Find the passages nearest to one query or to each of several."""
         field, texts = ("queries", body.queries or []) if body.query is None else ("query", [body.query])
@@ -90,28 +93,24 @@ def _add_search(app: FastAPI, retriever: Retriever) -> None:
             }
         )
 
+    return router
 
-def _add_operations(app: FastAPI, retriever: Retriever) -> None:
-    @app.get("/livez")
-    async def livez() -> dict[str, str]:
-        """Whether the process answers at all."""
-        return {"status": "alive"}
 
-    @app.get("/readyz", response_model=ServiceStatus, responses={503: {"model": ServiceStatus}})
-    async def readyz(response: Response) -> ServiceStatus:
-        """Whether searches are answered, or else what is still going on."""
-        response.status_code = 200 if retriever.status.status == "ready" else 503
-        return retriever.status
+def observation_routes(retriever: Retriever) -> APIRouter:
+    """`/info` and `/metrics`."""
+    router = APIRouter()
 
-    @app.get("/info")
+    @router.get("/info")
     async def get_info() -> RetrieverInfo:
         """What is searched, with which encoder, within which limits."""
         return describe(retriever)
 
-    @app.get("/metrics", response_class=Response)
+    @router.get("/metrics", response_class=Response)
     async def metrics() -> Response:
         """Prometheus metrics."""
         return Response(retriever.metrics.render(), media_type=CONTENT_TYPE_LATEST)
+
+    return router
 
 
 def _timings(answers: Sequence[QueryResult]) -> dict[str, float]:

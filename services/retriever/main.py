@@ -8,6 +8,7 @@ from research.errors import ResearchError, ServiceError
 from research.settings import Settings
 from services.process import stopping
 from services.retriever.app import create_app
+from services.retriever.retriever import Retriever
 from services.web.ports import require_free_port
 from services.web.server import new_server, serve_until_stopped
 
@@ -29,11 +30,11 @@ def serve(settings: Settings) -> None:
 
     require_free_port(settings.retriever.host, settings.retriever.port, "retriever.port")
     sys.setswitchinterval(_SWITCH_SECONDS)
-    app = create_app(settings, on_failure=stop)
-    server = new_server(app, settings.retriever.host, settings.retriever.port)
+    retriever = Retriever(settings, on_failure=stop)
+    server = new_server(create_app(retriever), settings.retriever.host, settings.retriever.port)
     with stopping.keeping(lambda: "the retriever keeps nothing but its index, which is as it was"):
         serve_until_stopped(server)
-    failure = app.state.retriever.failure
+    failure = retriever.failure
     if isinstance(failure, ResearchError):
         raise failure
     if failure is not None:

@@ -21,7 +21,7 @@ from services.retriever.index.manifest import read_manifest
 from services.retriever.index.search_index import SearchIndex
 from services.retriever.types import Query, QueryResult
 
-_logger = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 
 
 class NotReadyError(ResearchError):
@@ -57,6 +57,10 @@ class Retriever:
         self._pipeline: SearchPipeline | None = None
         self._loading: asyncio.Task[None] | None = None
         self._reloading = asyncio.Lock()
+
+    async def health(self) -> ServiceStatus:
+        """Whether searches are answered, or else what is still going on."""
+        return self.status
 
     def start(self) -> None:
         """Begin to load; `status` tells how far it is."""
@@ -104,7 +108,7 @@ class Retriever:
         async with self._reloading:
             self.index(name)
             self.indexes[name] = opened = await asyncio.to_thread(self._open, name)
-        _logger.info("index %s is served as of revision %s", name, opened.manifest.revision)
+        logger.info("index %s is served as of revision %s", name, opened.manifest.revision)
         return opened
 
     @property
@@ -149,9 +153,7 @@ class Retriever:
         self._pipeline.start()
         self.status = ServiceStatus(status="ready")
         for index in self.indexes.values():
-            _logger.info(
-                "ready: %s, %d passages, revision %s", index.name, len(index.passages), index.manifest.revision
-            )
+            logger.info("ready: %s, %d passages, revision %s", index.name, len(index.passages), index.manifest.revision)
 
     def _say_loading(self, detail: str) -> None:
         self.status = ServiceStatus(status="loading", detail=detail)

@@ -33,8 +33,8 @@ def serve(settings: Settings) -> None:
     """
     require_free_port(settings.trainer.host, settings.trainer.port, "trainer.port")
     settings = with_written_size(settings)
-    app = create_app(settings, returning=True)
-    controller: RunController = app.state.controller
+    controller = RunController(settings, keeps_orders=True)
+    app = create_app(controller, RunDirectory(settings.run_dir), returning=True)
     controller.status.listeners.append(logger.info)
     server = new_server(app, settings.trainer.host, settings.trainer.port)
     going_on = "it goes on by itself when the trainer is started again"
@@ -69,8 +69,8 @@ def train(settings: Settings, *, fresh: bool, console: Console, view: View = sho
 
 
 async def _train(settings: Settings, console: Console, view: View) -> None:
-    app = create_app(settings)
-    controller: RunController = app.state.controller
+    controller = RunController(settings)
+    app = create_app(controller, RunDirectory(settings.run_dir))
     server = new_server(app, settings.trainer.host, settings.trainer.port, quiet=True)
     viewing = asyncio.create_task(view(controller.status, console))
     await asyncio.sleep(0)

@@ -19,9 +19,11 @@ from research.strategies.chat import ScoringRetriever
 from research.strategies.outcome import Outcome, answer_response, outcome_of
 from research.strategies.token_chat import ChatTokenizer, TokenChat
 
-ANSWERS = Counter("research_answers_total", "Answered questions by stop reason.", ["stop_reason"])
-ANSWER_SECONDS = Histogram("research_answer_seconds", "Seconds of one answer.", buckets=(0.5, 1, 2, 5, 10, 30, 60, 120))
-REFUSED = Counter("research_answers_refused_total", "Questions refused because too many were under way.")
+ANSWERS = Counter("research_policy_answers_total", "Answered questions by stop reason.", ["stop_reason"])
+ANSWER_SECONDS = Histogram(
+    "research_policy_answer_seconds", "Seconds of one answer.", buckets=(0.5, 1, 2, 5, 10, 30, 60, 120)
+)
+REFUSED = Counter("research_policy_answers_refused_total", "Questions refused because too many were under way.")
 
 
 # What a client that was refused should wait: about as long as an answer of a small model takes.

@@ -9,15 +9,14 @@ import os
 import re
 from pathlib import Path
 
-from fastapi import APIRouter, Request
+from fastapi import APIRouter
 from fastapi.responses import HTMLResponse
 
-from research.clients import RetrieverClient
 from research.errors import ServiceError
 from research.schemas import PolicyInfo, ServiceStatus
-from research.settings import Settings
 from services.policy.api.notice import notice
 from services.policy.openai.format import AGENT
+from services.policy.service import PolicyService
 from services.policy.settings_variable import NUMBERS_VARIABLE
 
 _PAGE = Path(__file__).with_name("ask_page.html").read_text(encoding="utf-8")
@@ -33,25 +32,30 @@ def _content_security_policy() -> str:
     )
 
 
-router = APIRouter()
 _HEADERS = {"Content-Security-Policy": _content_security_policy(), "X-Content-Type-Options": "nosniff"}
 
 
-@router.get("/", response_class=HTMLResponse, include_in_schema=False)
-async def page() -> HTMLResponse:
-    """A question goes in, the way to its answer is shown as it happens."""
-    return HTMLResponse(_PAGE, headers=_HEADERS)
+def page_routes(service: PolicyService) -> APIRouter:
+    """The page at `/`, and `/info`, which it and others read."""
+    router = APIRouter()
+
+    @router.get("/", response_class=HTMLResponse, include_in_schema=False)
+    async def page() -> HTMLResponse:
+        """A question goes in, the way to its answer is shown as it happens."""
+        return HTMLResponse(_PAGE, headers=_HEADERS)
+
+    @router.get("/info", tags=["health"])
+    async def info() -> PolicyInfo:
+        """What is served, and whether the retriever answers."""
+        return await _info(service)
+
+    return router
 
 
-@router.get("/info", tags=["health"])
-async def info(request: Request) -> PolicyInfo:
-    """What is served, and whether the retriever answers."""
-    state = request.app.state
-    settings: Settings = state.research_settings
-    updates, agent = state.research_updates, state.research_answering.agent
-    retriever: RetrieverClient = state.research_retriever
+async def _info(service: PolicyService) -> PolicyInfo:
+    settings, updates, agent = service.settings, service.updates, service.answers.agent
     try:
-        await retriever.check_ready()
+        await service.retriever.check_ready()
         status = ServiceStatus(status="ready")
     except ServiceError:
         # Addresses are nobody's business without the key; `/answer` tells the whole reason.

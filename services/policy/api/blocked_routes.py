@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from services.web.problems import error_response
+from services.web.errors import error_response
 
 # vLLM's API key guards /v1, /v2, /inference and /cohere only. These change state, or are inference by another name.
 BLOCKED_PATHS = frozenset({"/scale_elastic_ep", "/is_scaling_elastic_ep", "/generative_scoring", "/invocations"})

@@ -5,41 +5,48 @@ from __future__ import annotations
 from typing import Any
 
 import httpx
-from fastapi import APIRouter, Request
+from fastapi import APIRouter
 
 from research.schemas import ErrorBody, TrainingState
 from research.settings import Settings
 from services.web.auth import ADMIN_TOKEN_VARIABLE, environment_secret
-from services.web.problems import HttpError, ValidationRoute
+from services.web.errors import HttpError, ValidationRoute
 
 _SECONDS = 3.0
 
-router = APIRouter(tags=["training"], route_class=ValidationRoute)
-control = APIRouter(prefix="/admin", tags=["admin"], route_class=ValidationRoute)
+
+def training_routes(settings: Settings) -> APIRouter:
+    """What everybody may know of the run."""
+    router = APIRouter(tags=["training"], route_class=ValidationRoute)
+
+    @router.get("/training")
+    async def training() -> TrainingState:
+        """Where the run stands; `reachable` is false where no trainer answers."""
+        try:
+            return _state(await _ask(settings, "GET", "/status"))
+        except (httpx.HTTPError, ValueError, KeyError, TypeError):
+            return TrainingState(reachable=False)
+
+    return router
 
 
-@router.get("/training")
-async def training(request: Request) -> TrainingState:
-    """Where the run stands; `reachable` is false where no trainer answers."""
-    settings: Settings = request.app.state.research_settings
-    try:
-        return _state(await _ask(settings, "GET", "/status"))
-    except (httpx.HTTPError, ValueError, KeyError, TypeError):
-        return TrainingState(reachable=False)
+def training_control_routes(settings: Settings) -> APIRouter:
+    """The order to train; include it behind the admin token only."""
+    router = APIRouter(prefix="/admin", tags=["admin"], route_class=ValidationRoute)
 
+    @router.post("/training", responses={status: {"model": ErrorBody} for status in (401, 409, 502)})
+    async def start_training() -> TrainingState:
+        """Start the trainer's run, or let it go on; it serves what it learns by itself."""
+        try:
+            return _state(await _ask(settings, "POST", "/run/start"))
+        except httpx.HTTPStatusError as error:
+            if error.response.status_code == 409:
+                raise HttpError(409, "conflict", "the run is going on already") from error
+            raise HttpError(502, "trainer_refused", f"the trainer answered {error.response.status_code}") from error
+        except (httpx.HTTPError, ValueError, KeyError, TypeError) as error:
+            raise HttpError(502, "trainer_away", "the trainer does not answer; start it with `research up`") from error
 
-@control.post("/training", responses={status: {"model": ErrorBody} for status in (401, 409, 502)})
-async def start_training(request: Request) -> TrainingState:
-    """Start the trainer's run, or let it go on; it serves what it learns by itself."""
-    settings: Settings = request.app.state.research_settings
-    try:
-        return _state(await _ask(settings, "POST", "/run/start"))
-    except httpx.HTTPStatusError as error:
-        if error.response.status_code == 409:
-            raise HttpError(409, "conflict", "the run is going on already") from error
-        raise HttpError(502, "trainer_refused", f"the trainer answered {error.response.status_code}") from error
-    except (httpx.HTTPError, ValueError, KeyError, TypeError) as error:
-        raise HttpError(502, "trainer_away", "the trainer does not answer; start it with `research up`") from error
+    return router
 
 
 async def _ask(settings: Settings, method: str, path: str) -> dict[str, Any]:

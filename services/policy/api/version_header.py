@@ -6,6 +6,7 @@ from starlette.datastructures import MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from services.policy.api.notice import NOTICE_HEADER, notice
+from services.policy.service import PolicyService
 
 HEADER = "Research-Weight-Version"
 
@@ -14,18 +15,16 @@ class WeightVersionHeader:
     """ASGI middleware that adds the version served when the answer begins (a long answer may see another one later),
     and the notice, if there is one."""
 
-    def __init__(self, app: ASGIApp) -> None:
+    def __init__(self, app: ASGIApp, service: PolicyService) -> None:
         self._app = app
+        self._service = service
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         async def with_version(message: Message) -> None:
-            state = scope["app"].state if "app" in scope else None
-            updates = getattr(state, "research_updates", None)
-            if message["type"] == "http.response.start" and updates is not None:
-                headers = MutableHeaders(scope=message)
+            if message["type"] == "http.response.start" and self._service.is_open:
+                updates, headers = self._service.updates, MutableHeaders(scope=message)
                 headers[HEADER] = updates.version
-                settings = getattr(state, "research_settings", None)
-                if settings and (text := notice(settings, trained=updates.identity.trained)):
+                if text := notice(self._service.settings, trained=updates.identity.trained):
                     headers[NOTICE_HEADER] = text
             await send(message)
 

@@ -9,7 +9,7 @@ from fastapi.responses import JSONResponse
 
 from research.errors import ResearchError
 from services.policy.answer.service import RETRY_SECONDS, BusyError
-from services.web.problems import status_of
+from services.web.errors import status_of
 
 
 class OpenAIHttpError(ResearchError):
@@ -29,7 +29,7 @@ class OpenAIHttpError(ResearchError):
         return {"error": {"message": str(self), "type": self.kind, "param": None, "code": self.status}}
 
 
-def install_openai_http_error_handler(app: FastAPI) -> None:
+def install_openai_error_handler(app: FastAPI) -> None:
     """Answer them with their status and body."""
 
     async def handle(_: Request, error: Exception) -> JSONResponse:

@@ -29,7 +29,7 @@ from services.policy.openai.format import (
     usage_of,
 )
 
-_logger = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 
 
 class AnswerStream:
@@ -62,7 +62,7 @@ class AnswerStream:
         except ResearchError as error:
             yield f"data: {json.dumps(OpenAIHttpError(error).body)}\n\n"
         except Exception as bug:
-            _logger.exception("a stream broke")
+            logger.exception("a stream broke")
             broken = ServiceError(f"the answer broke off: {bug!r}")
             yield f"data: {json.dumps(OpenAIHttpError(broken).body)}\n\n"
         yield "data: [DONE]\n\n"

@@ -20,14 +20,14 @@ from services.policy.weights.sources import FromDisk, Received, Source
 from services.policy.weights.worker_rpc import WorkerFailedError, call_workers
 from services.transport.nccl import DTYPES
 
-UPDATES = Counter("research_weight_updates_total", "Updates of the weights by outcome.", ["outcome"])
+UPDATES = Counter("research_policy_weight_updates_total", "Updates of the weights by outcome.", ["outcome"])
 PHASE_SECONDS = Histogram(
-    "research_weight_update_seconds",
+    "research_policy_weight_update_seconds",
     "Seconds of each phase of an update; requests are frozen during all of them.",
     ["phase"],
     buckets=(0.01, 0.03, 0.1, 0.3, 1, 3, 10, 30, 100),
 )
-SERVED = Gauge("research_weight_version", "1 for the version that is served.", ["version"])
+SERVED = Gauge("research_policy_weight_version", "1 for the version that is served.", ["version"])
 
 # Less than a trainer waits for its answer (`PolicyAdmin`).
 RECEIVE_SECONDS = 240

@@ -16,7 +16,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Annotated, Any
 
-from fastapi import APIRouter, FastAPI, Request, Response
+from fastapi import APIRouter, Request, Response
 from pydantic import BaseModel, Field
 
 from research.errors import ServiceBusyError
@@ -25,7 +25,7 @@ from services.retriever.api.limits import json_response, require_within_limits
 from services.retriever.retriever import Retriever
 from services.retriever.types import HitDict, HitDicts
 from services.web.disconnect import CLIENT_CLOSED_REQUEST, cancel_on_disconnect
-from services.web.problems import HttpError
+from services.web.errors import HttpError
 
 COMPATIBLE_ROUTES = ("/compat/research/search", "/compat/research/batch_search", "/retrieve", "/queries")
 
@@ -66,8 +66,8 @@ class R1Queries(BaseModel):
     k: Count = 3
 
 
-def attach_compatible_routes(app: FastAPI, retriever: Retriever) -> None:
-    """Add the routes; all search the index of `corpus.index`."""
+def compatible_routes(retriever: Retriever) -> APIRouter:
+    """The routes; all search the index of `corpus.index`."""
     router = APIRouter(tags=["compatible"], responses=_RESPONSES)
     searcher = _Searcher(retriever)
 
@@ -110,7 +110,7 @@ def attach_compatible_routes(app: FastAPI, retriever: Retriever) -> None:
         answers = [[f"{rank}\t{hit['title']} {hit['text']}" for rank, hit in enumerate(hits)] for hits in found]
         return json_response({"queries": [_utf8(query) for query in body.queries], "answers": answers})
 
-    app.include_router(router)
+    return router
 
 
 class _Searcher:

@@ -1,19 +1,14 @@
-"""Every error of the HTTP side as `research.schemas.ErrorBody`."""
+"""Errors of the retriever over HTTP: what each of its own means to a client."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
-from fastapi import FastAPI, Request
-from fastapi.exceptions import RequestValidationError
-from fastapi.responses import JSONResponse
-from starlette.exceptions import HTTPException
-
-from research.errors import ServiceBusyError, ServiceError
+from research.errors import ResearchError, ServiceBusyError, ServiceError
 from research.schemas import ErrorBody
-from services.retriever.api.limits import InvalidFieldError
 from services.retriever.retriever import NotReadyError, Retriever, UnknownIndexError
-from services.web.problems import HttpError, error_response, explain_fault
+from services.web.errors import HttpError
 
 # For the OpenAPI description of a route.
 ERROR_RESPONSES: dict[int | str, dict[str, Any]] = {
@@ -26,53 +21,22 @@ ERROR_RESPONSES: dict[int | str, dict[str, Any]] = {
     }.items()
 }
 
-_KINDS = {400: "bad_request", 404: "not_found", 405: "method_not_allowed", 413: "body_too_large"}
 
+def as_http_error(retriever: Retriever) -> Callable[[ResearchError], HttpError | None]:
+    """Maps the retriever's errors; refusals are counted."""
 
-def install_error_handlers(app: FastAPI, retriever: Retriever) -> None:
-    """Turn exceptions of the routes into responses."""
-
-    async def busy(_request: Request, error: Exception) -> JSONResponse:
-        retriever.metrics.count_rejected()
-        return error_response(429, "busy", str(error), retriever.retry_headers())
-
-    async def not_ready(_request: Request, error: Exception) -> JSONResponse:
-        return error_response(503, "not_ready", str(error), {"Retry-After": "1"})
-
-    async def invalid_field(_request: Request, error: Exception) -> JSONResponse:
-        return error_response(422, "invalid_request", str(error))
-
-    async def unknown_index(_request: Request, error: Exception) -> JSONResponse:
-        return error_response(422, "invalid_request", str(error))
-
-    async def problem(_request: Request, error: Exception) -> JSONResponse:
-        assert isinstance(error, HttpError)
-        if error.error == "busy":
+    def map_error(error: ResearchError) -> HttpError | None:
+        if isinstance(error, ServiceBusyError):
             retriever.metrics.count_rejected()
-        return error_response(error.status, error.error, str(error), error.headers)
+            return HttpError(429, "busy", str(error), retriever.retry_headers())
+        if isinstance(error, NotReadyError):
+            return HttpError(503, "not_ready", str(error), {"Retry-After": "1"})
+        if isinstance(error, UnknownIndexError):
+            return HttpError(422, "invalid_request", str(error))
+        if isinstance(error, ServiceError):
+            return HttpError(500, "search_failed", "the search failed; the log of the retriever says why")
+        if isinstance(error, HttpError) and error.error == "busy":
+            retriever.metrics.count_rejected()
+        return None
 
-    async def invalid_body(_request: Request, error: Exception) -> JSONResponse:
-        assert isinstance(error, RequestValidationError)
-        return error_response(422, "invalid_request", "; ".join(map(explain_fault, error.errors())))
-
-    async def http_error(_request: Request, error: Exception) -> JSONResponse:
-        assert isinstance(error, HTTPException)
-        kind = _KINDS.get(error.status_code, "http_error")
-        return error_response(error.status_code, kind, str(error.detail), error.headers)
-
-    async def failed(_request: Request, _error: Exception) -> JSONResponse:
-        return error_response(500, "search_failed", "the search failed; the log of the retriever says why")
-
-    async def unexpected(_request: Request, _error: Exception) -> JSONResponse:
-        retriever.metrics.observe_request("unknown", 500, 0.0)  # answered outside of what times the others
-        return error_response(500, "internal", "this is a bug; the log of the retriever says where")
-
-    app.add_exception_handler(ServiceBusyError, busy)
-    app.add_exception_handler(ServiceError, failed)
-    app.add_exception_handler(NotReadyError, not_ready)
-    app.add_exception_handler(InvalidFieldError, invalid_field)
-    app.add_exception_handler(UnknownIndexError, unknown_index)
-    app.add_exception_handler(HttpError, problem)
-    app.add_exception_handler(RequestValidationError, invalid_body)
-    app.add_exception_handler(HTTPException, http_error)
-    app.add_exception_handler(Exception, unexpected)
+    return map_error

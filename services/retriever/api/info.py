@@ -2,43 +2,9 @@
 
 from __future__ import annotations
 
-from pydantic import BaseModel
-
+from research.schemas import IndexInfo, RequestLimits, RetrieverInfo
 from services.retriever.index.search_index import SearchIndex
 from services.retriever.retriever import Retriever
-
-
-class RequestLimits(BaseModel):
-    """Beyond these a request is refused; query tokens beyond their limit are cut."""
-
-    top_k: int
-    query_chars: int
-    query_tokens: int
-    queue: int
-
-
-class IndexInfo(BaseModel):
-    """One of the indexes that are served."""
-
-    name: str
-    revision: str
-    passages: int
-    structure: str
-    lexical: bool
-    built_with: str
-    created: str
-
-
-class RetrieverInfo(BaseModel):
-    """Answer of `GET /info`; `index` is what a request gets that names none."""
-
-    encoder: str
-    backend: str
-    dimension: int
-    pooling: str
-    index: str
-    indexes: list[IndexInfo]
-    limits: RequestLimits
 
 
 def describe_index(index: SearchIndex) -> IndexInfo:

@@ -8,10 +8,14 @@ import orjson
 from fastapi import Response
 
 from research.settings.retriever import RetrieverConfig
+from services.web.errors import HttpError
 
 
-class InvalidFieldError(ValueError):
+class InvalidFieldError(HttpError):
     """A field is well-formed but beyond a limit of this server."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(422, "invalid_request", message)
 
 
 def require_within_limits(limits: RetrieverConfig, *, field: str, texts: Sequence[str], top_k: tuple[str, int]) -> None:
@@ -23,7 +27,7 @@ def require_within_limits(limits: RetrieverConfig, *, field: str, texts: Sequenc
         raise InvalidFieldError(f"{field}: {len(texts)} queries are above the limit of {limits.max_queue_queries}")
     if len(texts) * wanted > limits.max_hits:
         raise InvalidFieldError(
-            f"{name}: {len(texts)} queries with {wanted} hits each are above the limit of {limits.max_hits} a request"
+            f"{name}: {len(texts)} queries with {wanted} hits each are above the limit of {limits.max_hits} per request"
         )
     if (longest := max(map(len, texts), default=0)) > limits.max_query_chars:
         raise InvalidFieldError(f"{field}: {longest} characters are above the limit of {limits.max_query_chars}")

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from services.web.problems import error_response
+from services.web.errors import error_response
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,11 +6,12 @@ from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager
 from typing import Annotated
 
-from fastapi import FastAPI, Request
+from fastapi import Request
 from mcp.server.mcpserver import Context, MCPServer
 from mcp.server.mcpserver.exceptions import ToolError
 from mcp.types import ToolAnnotations
 from pydantic import Field
+from starlette.routing import BaseRoute
 
 from research.errors import ResearchError, ServiceBusyError
 from research.schemas import Hit
@@ -21,8 +22,8 @@ from services.web.disconnect import cancel_on_disconnect
 _PATH = "/mcp"
 
 
-def attach_mcp(app: FastAPI, retriever: Retriever) -> Callable[[], AbstractAsyncContextManager[None]]:
-    """Add `/mcp` with one tool, `search`; returns what must be entered while the app runs."""
+def mcp_routes(retriever: Retriever) -> tuple[list[BaseRoute], Callable[[], AbstractAsyncContextManager[None]]]:
+    """`/mcp` with one tool, `search`, and what must be entered while the app runs."""
     server = MCPServer("retriever", instructions="Passages of an encyclopedia or of your documents, by meaning.")
 
     @server.tool(annotations=ToolAnnotations(read_only_hint=True, idempotent_hint=True))
@@ -51,5 +52,4 @@ def attach_mcp(app: FastAPI, retriever: Retriever) -> Callable[[], AbstractAsync
     routes = server.streamable_http_app(
         streamable_http_path=_PATH, stateless_http=True, json_response=True, host=retriever.settings.retriever.host
     ).routes
-    app.router.routes.extend(routes)
-    return server.session_manager.run
+    return list(routes), server.session_manager.run

@@ -12,7 +12,7 @@ from services.retriever.batching.pipeline import BatchReport
 from services.retriever.batching.result_cache import ResultCache
 
 _SUMMARY_SECONDS = 60.0
-_logger = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 
 _SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
 _BATCH_SIZES = (1, 2, 4, 8, 16, 32, 64, 128, 256)
@@ -38,7 +38,7 @@ class Summary:
             self._worst[name] = max(self._worst[name], seconds)
         if (passed := time.monotonic() - self._begun) >= _SUMMARY_SECONDS:
             worst = ", ".join(f"{name} {seconds:.3f} s" for name, seconds in self._worst.items())
-            _logger.info("%d queries in %.0f s; at most %s", self._queries, passed, worst)
+            logger.info("%d queries in %.0f s; at most %s", self._queries, passed, worst)
             self.__init__()  # type: ignore[misc]
 
 
@@ -49,36 +49,42 @@ class Metrics:
         self._registry = registry = CollectorRegistry()
         self._summary = Summary()
         self._requests = Histogram(
-            "retriever_request_seconds",
+            "research_retriever_request_seconds",
             "Seconds until a request was answered, by route and status.",
             ["route", "status"],
             buckets=_SECONDS,
             registry=registry,
         )
-        self._queue = self._seconds("retriever_queue_seconds", "Seconds a query waited for its batch.")
-        self._encode = self._seconds("retriever_encode_seconds", "Seconds to encode a batch.")
-        self._search = self._seconds("retriever_search_seconds", "Seconds to search a batch and read its passages.")
+        self._queue = self._seconds("research_retriever_queue_seconds", "Seconds a query waited for its batch.")
+        self._encode = self._seconds("research_retriever_encode_seconds", "Seconds to encode a batch.")
+        self._search = self._seconds(
+            "research_retriever_search_seconds", "Seconds to search a batch and read its passages."
+        )
         self._batch = Histogram(
-            "retriever_batch_queries",
+            "research_retriever_batch_queries",
             "Different queries in a batch.",
             buckets=_BATCH_SIZES,
             registry=registry,
         )
-        self._merged = Counter("retriever_merged", "Queries answered by an equal one's batch row.", registry=registry)
-        self._dropped = Counter("retriever_dropped", "Queries dropped: the client had gone.", registry=registry)
+        self._merged = Counter(
+            "research_retriever_merged", "Queries answered by an equal one's batch row.", registry=registry
+        )
+        self._dropped = Counter(
+            "research_retriever_dropped", "Queries dropped: the client had gone.", registry=registry
+        )
         self._rejected = Counter(
-            "retriever_rejected",
+            "research_retriever_rejected",
             "Requests refused: the queue was full, or the service was shutting down.",
             registry=registry,
         )
         # Counted in the cache itself: they only grow, but a Counter cannot be read from elsewhere.
         for name, text, read in (
-            ("retriever_cache_found", "Queries answered from the cache.", lambda: cache.found),
-            ("retriever_cache_missed", "Queries that were not in the cache.", lambda: cache.missed),
-            ("retriever_cache_bytes", "Size of the cache.", lambda: cache.size_bytes),
+            ("research_retriever_cache_found", "Queries answered from the cache.", lambda: cache.found),
+            ("research_retriever_cache_missed", "Queries that were not in the cache.", lambda: cache.missed),
+            ("research_retriever_cache_bytes", "Size of the cache.", lambda: cache.size_bytes),
         ):
             Gauge(name, text, registry=registry).set_function(read)
-        Gauge("retriever_queue_depth", "Queries that wait now.", registry=registry).set_function(queue_depth)
+        Gauge("research_retriever_queue_depth", "Queries that wait now.", registry=registry).set_function(queue_depth)
 
     def observe_batch(self, report: BatchReport) -> None:
         """Count one batch."""

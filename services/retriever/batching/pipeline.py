@@ -22,7 +22,7 @@ from services.retriever.batching.result_cache import ResultCache
 from services.retriever.batching.stages import Encoded, Stages
 from services.retriever.types import HitDicts, Query, QueryEncoder, QueryResult
 
-_logger = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -179,7 +179,7 @@ class SearchPipeline:
         try:
             self._observe(report)
         except Exception:
-            _logger.exception("a batch could not be reported")
+            logger.exception("a batch could not be reported")
 
     def _note_pace(self, seconds: float, queries: int) -> None:
         # Summed before they are divided: single queries are dear, and would outweigh a full batch.
@@ -211,7 +211,7 @@ class _LoopThreadsafe:
             try:
                 what()
             except Exception as bug:
-                _logger.exception("what a stage told could not be dealt with; all that is under way fails")
+                logger.exception("what a stage told could not be dealt with; all that is under way fails")
                 self._pipeline.on_crash(bug)
 
         # A forced end closes the loop while the threads still work; then nobody waits any longer.

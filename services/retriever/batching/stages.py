@@ -18,7 +18,7 @@ from services.retriever.batching.batch_queue import BatchQueue
 from services.retriever.batching.in_flight import PendingQuery
 from services.retriever.types import HitDicts, QueryEncoder, Vectors
 
-_logger = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 
 # Until the event loop has cleared the backlog; a bug that the next batch meets, too, does not spin.
 _AFTER_A_BUG_SECONDS = 0.05
@@ -94,7 +94,7 @@ class Stages:
                 goes_on = step()
             # A panic of a library in Rust is no Exception.
             except BaseException as bug:
-                _logger.exception("a stage broke; it goes on with what comes next")
+                logger.exception("a stage broke; it goes on with what comes next")
                 self._callbacks.on_crash(bug if isinstance(bug, Exception) else RuntimeError(repr(bug)))
                 time.sleep(_AFTER_A_BUG_SECONDS)
 
@@ -144,7 +144,7 @@ class Stages:
             self._callbacks.on_abandoned(abandoned)
 
     def _fail(self, batch: list[PendingQuery], cause: Exception) -> None:
-        _logger.exception("a batch of %d queries failed", len(batch))
+        logger.exception("a batch of %d queries failed", len(batch))
         self._callbacks.on_failure(batch, cause)
 
 
@@ -160,7 +160,7 @@ def _search_batch(encoded: Encoded) -> list[HitDicts | Exception]:
         try:
             hits = target.search([query.text for query in queries], encoded.vectors[rows], top_k)
         except Exception as error:
-            _logger.exception("a search in %s failed", target.key)
+            logger.exception("a search in %s failed", target.key)
             found.update(dict.fromkeys(rows, error))
         else:
             found.update(zip(rows, hits, strict=True))

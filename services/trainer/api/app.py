@@ -7,27 +7,27 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
-from fastapi import APIRouter, Depends, FastAPI, Response
+from fastapi import APIRouter, FastAPI, Response
 from fastapi.responses import FileResponse, HTMLResponse
 from prometheus_client import CONTENT_TYPE_LATEST
 
-from research.settings import Settings
+from research.schemas import ServiceStatus
 from services.trainer.api.prometheus import render_metrics
 from services.trainer.controller import RunController
 from services.trainer.entry import Entry
 from services.trainer.run_dir.run_dir import RunDirectory
-from services.web.auth import ADMIN_TOKEN_VARIABLE, environment_secret, require_bearer
-from services.web.problems import HttpError, install_http_error_handler
+from services.web.auth import admin_guard
+from services.web.errors import HttpError, install_error_handlers
+from services.web.health import health_routes
 
 _PAGE = Path(__file__).with_name("status_page.html")
 
 
-def create_app(settings: Settings, *, returning: bool = False) -> FastAPI:
+def create_app(controller: RunController, run_dir: RunDirectory, *, returning: bool = False) -> FastAPI:
     """The app around one run, which starts on request.
 
-    `returning`: orders are kept on the disk, and what they say is done again at the start.
+    `returning`: what the last order said is done again at the start.
     """
-    controller = RunController(settings, keeps_orders=returning)
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
@@ -36,33 +36,25 @@ def create_app(settings: Settings, *, returning: bool = False) -> FastAPI:
         yield
         await controller.cancel()
 
+    async def health() -> ServiceStatus:
+        return ServiceStatus(status="ready", detail=str(controller.status.phase))
+
     app = FastAPI(title="Trainer", summary="Trains a search agent with GRPO.", lifespan=lifespan)
-    app.state.controller = controller
-    install_http_error_handler(app)
-    app.include_router(_observation(controller, RunDirectory(settings.run_dir)))
-    token = environment_secret(ADMIN_TOKEN_VARIABLE)
-    if token is not None:
-        guard = Depends(require_bearer(token, ADMIN_TOKEN_VARIABLE))
-        app.include_router(_control(controller), dependencies=[guard])
+    install_error_handlers(app)
+    app.include_router(health_routes(health))
+    app.include_router(observation_routes(controller, run_dir))
+    if guard := admin_guard():
+        app.include_router(control_routes(controller), dependencies=guard)
     return app
 
 
-def _observation(controller: RunController, record: RunDirectory) -> APIRouter:
+def observation_routes(controller: RunController, run_dir: RunDirectory) -> APIRouter:
+    """What the run is doing and has done; open to everybody who reaches the port."""
     router = APIRouter()
 
     @router.get("/", response_class=HTMLResponse, include_in_schema=False)
     def page() -> str:
         return _PAGE.read_text(encoding="utf-8")
-
-    @router.get("/livez")
-    async def live() -> dict[str, str]:
-        """The process answers."""
-        return {"status": "alive"}
-
-    @router.get("/readyz")
-    async def ready() -> dict[str, str]:
-        """The trainer takes orders."""
-        return {"status": "ready", "detail": str(controller.status.phase)}
 
     @router.get("/status")
     async def status() -> dict[str, Any]:
@@ -72,16 +64,16 @@ def _observation(controller: RunController, record: RunDirectory) -> APIRouter:
     @router.get("/steps", response_model=None)
     def steps() -> list[Entry]:
         """The metrics of every finished step."""
-        return record.metrics()
+        return run_dir.metrics()
 
     @router.get("/evaluations")
     def evaluations() -> dict[str, Any]:
         """Held-out figures of every evaluation so far."""
-        return record.evaluations()
+        return run_dir.evaluations()
 
     @router.get("/training.png", response_class=FileResponse, include_in_schema=False)
     def plot() -> FileResponse:
-        path: Path = record.directory / "training.png"
+        path: Path = run_dir.directory / "training.png"
         if not path.is_file():
             raise HttpError(404, "not_found", "the plot is drawn when the run has finished")
         return FileResponse(path, media_type="image/png")
@@ -89,12 +81,13 @@ def _observation(controller: RunController, record: RunDirectory) -> APIRouter:
     @router.get("/metrics", response_class=Response)
     async def metrics() -> Response:
         """Prometheus metrics."""
-        return Response(render_metrics(controller.status, record.metrics()), media_type=CONTENT_TYPE_LATEST)
+        return Response(render_metrics(controller.status, run_dir.metrics()), media_type=CONTENT_TYPE_LATEST)
 
     return router
 
 
-def _control(controller: RunController) -> APIRouter:
+def control_routes(controller: RunController) -> APIRouter:
+    """Orders to the run."""
     router = APIRouter(prefix="/run", tags=["control"])
 
     def acknowledge(done: bool, otherwise: str) -> dict[str, Any]:

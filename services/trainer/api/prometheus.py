@@ -28,19 +28,23 @@ _OF_LAST_STEP = (
 def render_metrics(status: RunStatus, steps: Sequence[Entry]) -> bytes:
     """All gauges in the text format; the last finished step gives the values."""
     registry = CollectorRegistry()
-    Gauge("research_run_step", "Finished or current step.", registry=registry).set(status.step)
-    Gauge("research_run_version", "Weight version that is served.", registry=registry).set(status.version)
-    phase = Gauge("research_run_phase", "1 for the phase that the run is in.", ["phase"], registry=registry)
+    Gauge("research_trainer_step", "Finished or current step.", registry=registry).set(status.step)
+    Gauge("research_trainer_version", "Weight version that is served.", registry=registry).set(status.version)
+    phase = Gauge("research_trainer_phase", "1 for the phase that the run is in.", ["phase"], registry=registry)
     for each in RunPhase:
         phase.labels(each).set(each is status.phase)
     if steps:
         last: Mapping[str, Any] = steps[-1]
         for name in _OF_LAST_STEP if is_grpo(steps[-1]) else ():
             if name in last:  # an old run may lack some
-                Gauge(f"research_step_{name}", f"Mean {name} of the last step.", registry=registry).set(last[name])
-        seconds = Gauge("research_step_seconds", "Seconds of the last step by phase.", ["phase"], registry=registry)
+                Gauge(f"research_trainer_step_{name}", f"Mean {name} of the last step.", registry=registry).set(
+                    last[name]
+                )
+        seconds = Gauge(
+            "research_trainer_step_seconds", "Seconds of the last step by phase.", ["phase"], registry=registry
+        )
         for name, value in last["seconds"].items():
             seconds.labels(name).set(value)
         for name, value in (last["update"] or {}).items():
-            Gauge(f"research_update_{name}", f"{name} of the last update.", registry=registry).set(value)
+            Gauge(f"research_trainer_update_{name}", f"{name} of the last update.", registry=registry).set(value)
     return generate_latest(registry)

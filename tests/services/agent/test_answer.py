@@ -84,7 +84,7 @@ def test_time_runs_out_as_an_error(services: Services) -> None:
 def test_who_hangs_up_is_not_answered_any_longer(services: Services, path: str, body: dict[str, Any]) -> None:
     # Told to write long, so that it would go on for many seconds.
     long = {"temperature": 2.0, "seed": 1}
-    before = services.metric("research_answers_total")
+    before = services.metric("research_policy_answers_total")
     with (
         services.http() as http,
         contextlib.suppress(httpx.ReadTimeout),
@@ -94,4 +94,4 @@ def test_who_hangs_up_is_not_answered_any_longer(services: Services, path: str, 
     await_condition(
         "the engine goes on although the client has gone", lambda: services.metric("vllm:num_requests_running") == 0, 10
     )
-    assert services.metric("research_answers_total") == before
+    assert services.metric("research_policy_answers_total") == before

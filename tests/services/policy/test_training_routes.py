@@ -11,9 +11,9 @@ from fastapi import Depends, FastAPI
 from fastapi.testclient import TestClient
 
 from research.config import load_settings
-from services.policy.api import training as training_routes
+from services.policy.api.training import training_control_routes, training_routes
 from services.web.auth import ADMIN_TOKEN_VARIABLE, require_bearer
-from services.web.problems import install_http_error_handler
+from services.web.errors import install_error_handlers
 
 TOKEN = "admin-for-tests"
 HEADERS = {"Authorization": f"Bearer {TOKEN}"}
@@ -22,10 +22,11 @@ HEADERS = {"Authorization": f"Bearer {TOKEN}"}
 def page_of(trainer_url: str) -> TestClient:
     """The policy's routes without the policy: they need only its settings."""
     app = FastAPI()
-    app.state.research_settings = load_settings(overrides=[f"endpoints.trainer_url={trainer_url}"])
-    install_http_error_handler(app)
-    app.include_router(training_routes.router)
-    app.include_router(training_routes.control, dependencies=[Depends(require_bearer(TOKEN, ADMIN_TOKEN_VARIABLE))])
+    settings = load_settings(overrides=[f"endpoints.trainer_url={trainer_url}"])
+    install_error_handlers(app)
+    app.include_router(training_routes(settings))
+    guard = Depends(require_bearer(TOKEN, ADMIN_TOKEN_VARIABLE))
+    app.include_router(training_control_routes(settings), dependencies=[guard])
     return TestClient(app)
 
 

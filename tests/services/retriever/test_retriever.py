@@ -126,11 +126,11 @@ def test_a_very_long_query_within_the_limit_is_cut_not_refused(client: httpx.Cli
 def test_probes_and_metrics(client: httpx.Client) -> None:
     assert client.get("/livez").status_code == 200
     assert client.get("/readyz").json() == {"status": "ready", "detail": ""}
-    before = metric(client, "retriever_encode_seconds_count")
+    before = metric(client, "research_retriever_encode_seconds_count")
     client.post("/search", json={"queries": ["a b c", "a b c", "d e f"]})
-    assert metric(client, "retriever_encode_seconds_count") > before
-    assert metric(client, "retriever_merged_total") >= 1
-    assert 'retriever_request_seconds_count{route="/search",status="200"}' in client.get("/metrics").text
+    assert metric(client, "research_retriever_encode_seconds_count") > before
+    assert metric(client, "research_retriever_merged_total") >= 1
+    assert 'research_retriever_request_seconds_count{route="/search",status="200"}' in client.get("/metrics").text
     assert "/nothing" not in client.get("/metrics").text
 
 
@@ -149,12 +149,12 @@ def test_overload_is_429_with_retry_after_and_passes(narrow: Any) -> None:
         assert ErrorBody.model_validate_json(response.content).error == "busy"
     with narrow.client() as client:
         assert client.post("/search", json={"query": "and now?"}).status_code == 200
-        assert metric(client, "retriever_rejected_total") == len(refused)
+        assert metric(client, "research_retriever_rejected_total") == len(refused)
         assert (
-            f'retriever_request_seconds_count{{route="/search",status="429"}} {len(refused)}.0'
+            f'research_retriever_request_seconds_count{{route="/search",status="429"}} {len(refused)}.0'
             in client.get("/metrics").text
         )
-        assert metric(client, "retriever_queue_depth") == 0
+        assert metric(client, "research_retriever_queue_depth") == 0
 
 
 LONG = "river bank " * 60
@@ -178,9 +178,9 @@ def test_what_an_absent_client_asked_is_not_encoded(
 ) -> None:
     host, port = narrow.url.removeprefix("http://").split(":")
     with narrow.client() as client:
-        before = metric(client, "retriever_dropped_total")
+        before = metric(client, "research_retriever_dropped_total")
         deadline = time.monotonic() + 30
-        while metric(client, "retriever_dropped_total") == before:
+        while metric(client, "research_retriever_dropped_total") == before:
             assert time.monotonic() < deadline, "no abandoned query was dropped"
             with ExitStack() as connections:
                 # Hanging up right after asking leaves most of the queries waiting.

@@ -33,7 +33,7 @@ def test_status_page_and_probes(trainer: Any) -> None:
         assert client.get("/steps").json() == []
         assert client.get("/evaluations").json() == {}
         assert "ReSearch trainer" in client.get("/").text
-        assert 'research_run_phase{phase="idle"} 1.0' in client.get("/metrics").text
+        assert 'research_trainer_phase{phase="idle"} 1.0' in client.get("/metrics").text
         assert client.get("/training.png").status_code == 404
 
 

@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 from types import SimpleNamespace
+from typing import cast
 
 import pytest
 from fastapi import FastAPI
 from fastapi.testclient import TestClient
 
-from services.policy.api.admin import attach_admin_routes
-from services.web.problems import install_http_error_handler
+from research.config import load_settings
+from services.policy.api.admin import admin_routes
+from services.policy.service import PolicyService
+from services.policy.weights.updates import WeightUpdates
+from services.web.auth import admin_guard
+from services.web.errors import install_error_handlers
 
 
 @pytest.mark.parametrize(
@@ -25,9 +30,10 @@ def test_half_loaded_weights_cannot_be_resumed_by_hand(
 
     monkeypatch.setenv("RESEARCH_ADMIN_TOKEN", "secret")
     app = FastAPI()
-    install_http_error_handler(app)
-    assert attach_admin_routes(app)
-    app.state.research_updates = SimpleNamespace(fault=fault, busy=busy)
+    install_error_handlers(app)
+    service = PolicyService(load_settings())
+    service.updates = cast(WeightUpdates, SimpleNamespace(fault=fault, busy=busy))
+    app.include_router(admin_routes(service), dependencies=admin_guard())
     app.state.engine_client = SimpleNamespace(resume_generation=resume)
     answer = TestClient(app).post("/resume", headers={"Authorization": "Bearer secret"})
     assert answer.status_code == status, answer.text

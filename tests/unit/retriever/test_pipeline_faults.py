@@ -125,7 +125,7 @@ def test_one_of_two_leaving_while_they_are_encoded_stops_nothing_with_the_real_m
         leaves.cancel()
         assert await stays == ["stays#0"]
         assert await bench.submit("next", "next") == ["next#0", "next#0"]
-        assert b"retriever_merged_total 1.0" in metrics.render()
+        assert b"research_retriever_merged_total 1.0" in metrics.render()
 
     with_bench(scenario)
 

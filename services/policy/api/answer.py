@@ -24,54 +24,58 @@ from services.policy.answer.service import (
     BusyError,
     prefetch_first,
 )
+from services.policy.service import PolicyService
 from services.web.auth import API_KEY_VARIABLE, environment_secret, require_bearer
 from services.web.disconnect import CLIENT_CLOSED_REQUEST, cancel_on_disconnect
-from services.web.problems import HttpError, ValidationRoute, status_of
+from services.web.errors import HttpError, ValidationRoute, status_of
 
-_logger = logging.getLogger(__name__)
-
-router = APIRouter(tags=["research"], route_class=ValidationRoute)
+logger = logging.getLogger(__name__)
 
 
-def _answer_service(request: Request) -> AnswerService:
-    answering: AnswerService = request.app.state.research_answering
-    return answering
+def answer_routes(service: PolicyService) -> APIRouter:
+    """The route; behind the API key where one is set."""
+    router = APIRouter(tags=["research"], route_class=ValidationRoute)
+
+    @router.post(
+        "/answer",
+        dependencies=[Depends(require_bearer(environment_secret(API_KEY_VARIABLE), API_KEY_VARIABLE))],
+        responses=RESPONSES,
+        response_model=AnswerResponse | AnswersResponse,
+    )
+    async def answer(
+        body: Annotated[AnswerRequest, Body(openapi_examples=REQUESTS)], request: Request
+    ) -> Response | AnswerResponse | AnswersResponse:
+        """Answer one question, or several, by thinking and searching."""
+        try:
+            return await _answer(service.answers, body, request)
+        except BusyError as error:
+            raise HttpError(429, "busy", str(error), {"Retry-After": str(RETRY_SECONDS)}) from error
+
+    return router
 
 
-@router.post(
-    "/answer",
-    dependencies=[Depends(require_bearer(environment_secret(API_KEY_VARIABLE), API_KEY_VARIABLE))],
-    responses=RESPONSES,
-    response_model=AnswerResponse | AnswersResponse,
-)
-async def answer(
-    body: Annotated[AnswerRequest, Body(openapi_examples=REQUESTS)],
-    request: Request,
-    answering: Annotated[AnswerService, Depends(_answer_service)],
+async def _answer(
+    answers: AnswerService, body: AnswerRequest, request: Request
 ) -> Response | AnswerResponse | AnswersResponse:
-    """Answer one question, or several, by thinking and searching."""
-    try:
-        asked = [_parse_request(body, question) for question in body.questions or [body.question or ""]]
-        if body.stream:
-            events = await cancel_on_disconnect(request, prefetch_first(answering.stream(asked[0])))
-            if events is None:
-                return Response(status_code=CLIENT_CLOSED_REQUEST)
+    tasks = [_parse_request(body, question) for question in body.questions or [body.question or ""]]
+    if body.stream:
+        events = await cancel_on_disconnect(request, prefetch_first(answers.stream(tasks[0])))
+        if events is not None:
             return StreamingResponse(_server_sent(events), media_type="text/event-stream")
-        if body.questions is None:
-            done: AnswerResponse | list[AnswerResponse] | None
-            done = await cancel_on_disconnect(request, answering.answer(asked[0]))
-        else:
-            done = await cancel_on_disconnect(request, _all(answering, asked))
-    except BusyError as error:
-        raise HttpError(429, "busy", str(error), {"Retry-After": str(RETRY_SECONDS)}) from error
-    if done is None:
-        return Response(status_code=CLIENT_CLOSED_REQUEST)
-    return AnswersResponse(answers=done) if isinstance(done, list) else done
+    elif body.questions is None:
+        answer = await cancel_on_disconnect(request, answers.answer(tasks[0]))
+        if answer is not None:
+            return answer
+    else:
+        together = await cancel_on_disconnect(request, _all(answers, tasks))
+        if together is not None:
+            return AnswersResponse(answers=together)
+    return Response(status_code=CLIENT_CLOSED_REQUEST)
 
 
-async def _all(answering: AnswerService, asked: list[AnswerTask]) -> list[AnswerResponse]:
+async def _all(answers: AnswerService, tasks: list[AnswerTask]) -> list[AnswerResponse]:
     try:
-        return await answering.answer_all(asked)
+        return await answers.answer_all(tasks)
     except ExceptionGroup as group:
         raise group.exceptions[0] from group
 
@@ -90,7 +94,7 @@ async def _server_sent(events: AsyncGenerator[AnswerEvent]) -> AsyncGenerator[by
     except ResearchError as error:
         yield _sse("error", ErrorBody(error=status_of(error)[1], message=str(error)).model_dump())
     except Exception as bug:
-        _logger.exception("a stream broke")
+        logger.exception("a stream broke")
         yield _sse("error", ErrorBody(error="internal_error", message=f"the answer broke off: {bug!r}").model_dump())
 
 

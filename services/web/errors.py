@@ -1,4 +1,4 @@
-"""Errors of our own routes: one body, and a status that tells whose turn it is."""
+"""Errors of every service over HTTP: one body, one table from error to status."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from fastapi.routing import APIRoute
+from starlette.exceptions import HTTPException
 
 from research.errors import (
     AssetError,
@@ -38,6 +39,9 @@ _STATUSES: list[tuple[type[ResearchError], int, str]] = [
 ]
 
 
+_KINDS = {400: "bad_request", 404: "not_found", 405: "method_not_allowed", 413: "body_too_large"}
+
+
 class ValidationRoute(APIRoute):
     """A route that answers a wrong body with 422 and `ErrorBody`, whatever the app around it does with such errors."""
 
@@ -54,15 +58,45 @@ class ValidationRoute(APIRoute):
         return explaining
 
 
-def install_http_error_handler(app: FastAPI) -> None:
-    """Answer every ResearchError with `ErrorBody`; what is not in the table is a 500."""
+def install_error_handlers(
+    app: FastAPI,
+    *,
+    as_http: Callable[[ResearchError], HttpError | None] = lambda _: None,
+    whole_app: bool = True,
+    count_bug: Callable[[], None] = lambda: None,
+) -> None:
+    """Answer every error with `ErrorBody`; what no table knows is a 500.
 
-    async def handle(_: Request, error: Exception) -> JSONResponse:
+    Args:
+        as_http: what a service makes of errors of its own; None leaves one to the common table.
+        whole_app: also answer wrong bodies, unknown routes and bugs. vLLM's app keeps its own forms for those.
+        count_bug: called for each answer to a bug.
+    """
+
+    async def ours(_: Request, error: Exception) -> JSONResponse:
         assert isinstance(error, ResearchError)
-        headers = error.headers if isinstance(error, HttpError) else None
-        return error_response(*status_of(error), str(error), headers)
+        known = as_http(error) or (error if isinstance(error, HttpError) else None)
+        status, kind = status_of(known or error)
+        return error_response(status, kind, str(known or error), known.headers if known else None)
 
-    app.add_exception_handler(ResearchError, handle)
+    async def wrong_body(_: Request, error: Exception) -> JSONResponse:
+        assert isinstance(error, RequestValidationError)
+        return error_response(422, "invalid_request", "; ".join(map(explain_fault, error.errors())))
+
+    async def no_route(_: Request, error: Exception) -> JSONResponse:
+        assert isinstance(error, HTTPException)
+        kind = _KINDS.get(error.status_code, "http_error")
+        return error_response(error.status_code, kind, str(error.detail), error.headers)
+
+    async def bug(_: Request, _error: Exception) -> JSONResponse:
+        count_bug()
+        return error_response(500, "internal_error", "this is a bug; the log of the service says where")
+
+    app.add_exception_handler(ResearchError, ours)
+    if whole_app:
+        app.add_exception_handler(RequestValidationError, wrong_body)
+        app.add_exception_handler(HTTPException, no_route)
+        app.add_exception_handler(Exception, bug)
 
 
 def status_of(error: ResearchError) -> tuple[int, str]:

@@ -1,0 +1,93 @@
+"""What the policy's routes work on; vLLM asks for the routes first and opens the service when its engine is up."""
+
+from __future__ import annotations
+
+from argparse import Namespace
+from pathlib import Path
+from typing import Any
+
+from transformers import AutoTokenizer
+
+from research.clients import RetrieverClient
+from research.episode.agent import SearchAgent
+from research.episode.tokenizer import HuggingFaceTokenizer
+from research.prompts import load_prompt
+from research.schemas import ServiceStatus
+from research.settings import Settings
+from services.policy.adapters.adapters import Adapters
+from services.policy.answer.engine_policy import EnginePolicy
+from services.policy.answer.service import AnswerService
+from services.policy.weights.start_weights import start_version
+from services.policy.weights.updates import WeightUpdates
+
+
+class PolicyService:
+    """The parts of a policy server, between `open` and the end of the process.
+
+    Attributes:
+        settings: known from the start; everything else only once the service is open, before vLLM opens its port.
+        updates: which weights are served.
+        adapters: which LoRA adapters are served.
+        answers: runs the agent.
+        retriever: where the agent searches.
+        workers: processes that hold the model.
+    """
+
+    updates: WeightUpdates
+    adapters: Adapters
+    answers: AnswerService
+    retriever: RetrieverClient
+    workers: int
+
+    def __init__(self, settings: Settings) -> None:
+        self.settings = settings
+        self.is_open = False
+        self._engine: Any = None
+
+    async def open(self, engine: Any, models: Any, args: Namespace, workers: int) -> None:
+        """Begin to serve: `engine` is vLLM's engine client, `models` its list of served models."""
+        settings = self.settings
+        policy, limits = settings.policy, settings.episode
+        self._engine, self.workers = engine, workers
+        self.updates = updates = WeightUpdates(engine, Path(args.model), policy.weights_dir, start_version())
+        await updates.announce_initial_version()
+        self.adapters = adapters = Adapters(engine, models, updates.tensors, policy.weights_dir, policy.max_lora_rank)
+        self.retriever = RetrieverClient(
+            settings.endpoints.retriever_url, timeout=limits.search_timeout, retries=limits.retries
+        )
+        tokenizer = AutoTokenizer.from_pretrained(args.model)
+        words = HuggingFaceTokenizer(tokenizer)
+        engine_policy = EnginePolicy(engine, version=lambda: updates.version, end=str(tokenizer.eos_token))
+        agent = SearchAgent(
+            policy=engine_policy,
+            retriever=self.retriever,
+            tokenizer=words,
+            prompt=load_prompt(limits.prompt),
+            limits=limits,
+            context_length=settings.model.max_model_len,
+        )
+        self.answers = AnswerService(
+            agent,
+            lambda name: engine_policy if name is None else engine_policy.adapted(adapters.named(name)),
+            words,
+            self.retriever,
+            concurrency=policy.answer_concurrency,
+            timeout=policy.answer_timeout,
+            max_question_chars=policy.max_question_chars,
+        )
+        self.is_open = True
+
+    async def health(self) -> ServiceStatus:
+        """Whether the engine is up and its weights are whole."""
+        if fault := self.updates.fault:
+            return ServiceStatus(status="failed", detail=fault)
+        try:
+            await self._engine.check_health()
+        except Exception as error:
+            return ServiceStatus(status="failed", detail=str(error))
+        return ServiceStatus(status="ready", detail=f"weight version {self.updates.version}")
+
+    async def weight_digests(self) -> dict[str, str]:
+        """SHA-256 of each weight as it computes, over all workers."""
+        workers: list[dict[str, str]] = await self._engine.collective_rpc("research_weight_digests")
+        return {name: digest for worker in workers for name, digest in worker.items()}
