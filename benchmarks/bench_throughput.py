@@ -18,14 +18,13 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from apps.bench.run import GREEDY
 from apps.bench.sets import question_sets
 from apps.bench.target import Target, target_of
 from research.bench.records import Records
 from research.bench.run import ask_all
 from research.clients import HttpService, sampling_params
 from research.config import load_settings
-from research.episode.agent import Generation, Policy, Sampling
+from research.episode.agent import GREEDY, Generation, Policy, Sampling
 from research.questions import Question
 from research.schemas import StrategyName
 from research.settings import Settings

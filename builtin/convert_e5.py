@@ -6,14 +6,13 @@ That is a BertModel in safetensors, an XLM-R tokenizer, and the layout that sent
 from __future__ import annotations
 
 import json
-import shutil
-import tempfile
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from builtin.packed_e5 import PackedE5, Pieces, Shape
+from research.atomic_io import atomic_directory
 
 _MASK = "<mask>"
 _WORD_START = "▁"
@@ -38,19 +37,11 @@ def convert_packed_e5(source: Path, target: Path) -> None:
         AssetError: `source` is missing, cut short, or not a packed E5 file.
     """
     packed = PackedE5(source)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    partial = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
-    try:
-        partial.chmod(0o755)
+    with atomic_directory(target) as partial:
         _write_weights(packed, partial / "model.safetensors")
         _write_json(partial / "config.json", _bert_config(packed.shape, packed.pieces))
         _write_tokenizer(packed, partial)
         _write_pooling(packed.shape, partial)
-        if target.exists():
-            shutil.rmtree(target)
-        partial.rename(target)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
 
 
 def _write_weights(packed: PackedE5, path: Path) -> None:

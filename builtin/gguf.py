@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import io
-import shutil
 import sys
 from contextlib import nullcontext, redirect_stderr
 from pathlib import Path
+
+from research.atomic_io import atomic_directory
 
 
 def convert_gguf(source: Path, target: Path) -> None:
@@ -17,8 +18,6 @@ def convert_gguf(source: Path, target: Path) -> None:
 
     logging.set_verbosity_error()
     logging.disable_progress_bar()
-    partial = target.with_name(target.name + ".partial")
-    shutil.rmtree(partial, ignore_errors=True)
     # Its progress bar, which no switch of transformers turns off, would fill a log with one endless line.
     shown = nullcontext() if sys.stderr.isatty() else redirect_stderr(io.StringIO())
     with shown:
@@ -28,6 +27,6 @@ def convert_gguf(source: Path, target: Path) -> None:
             quantization_config=GgufConfig(dequantize=True),
             dtype=torch.bfloat16,
         )
-    model.save_pretrained(partial)
-    AutoTokenizer.from_pretrained(source.parent, gguf_file=source.name).save_pretrained(partial)
-    partial.rename(target)
+    with atomic_directory(target) as partial:
+        model.save_pretrained(partial)
+        AutoTokenizer.from_pretrained(source.parent, gguf_file=source.name).save_pretrained(partial)

@@ -12,10 +12,9 @@ from transformers import AutoTokenizer
 from cli.show import show_evaluations
 from research.atomic_io import atomic_write
 from research.clients import PolicyClient, RetrieverClient
-from research.episode.agent import SearchAgent
+from research.episode.build import build_agent
 from research.episode.tokenizer import HuggingFaceTokenizer
 from research.model_paths import local_checkpoint
-from research.prompts import load_prompt
 from research.questions.sampling import first_of_each_kind
 from research.questions.sources import load_questions
 from research.scoring.evaluate import evaluate, figures_as_dict
@@ -37,14 +36,7 @@ async def evaluate_policy(settings: Settings, output: Path | None, console: Cons
     ):
         await retriever.check_ready()
         await policy.check_ready()
-        agent = SearchAgent(
-            policy=policy,
-            retriever=retriever,
-            tokenizer=HuggingFaceTokenizer(tokenizer),
-            prompt=load_prompt(limits.prompt),
-            limits=limits,
-            context_length=settings.model.max_model_len,
-        )
+        agent = build_agent(settings, policy, retriever, HuggingFaceTokenizer(tokenizer))
         with progress("asking", "questions", total=len(questions)) as advance:
             answered, figures = await evaluate(
                 agent,

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 from research.bench.figures import ALL_KINDS, BenchFigures, answered_by_both, paired_difference
 from research.bench.paper import PAPER
 from research.bench.records import differences
 from research.bench.runs import BenchRun, shared_conditions, what_differs
+from research.markdown import escape_cell, markdown_table
 from research.questions.benchmarks import BENCHMARKS, benchmark_named
 from research.scoring.statistics import Estimate
 from research.strategies import RESEARCH
@@ -17,7 +18,7 @@ from research.strategies import RESEARCH
 def markdown(runs: Sequence[BenchRun], figures: Sequence[Mapping[str, BenchFigures]], command: str) -> str:
     """The whole report; `figures` are those of each run, and `command` made it."""
     sets = list(dict.fromkeys(run.set for run in runs))
-    sampling = ", ".join(sorted({_cell(str(run.conditions.get("sampling", "greedy"))) for run in runs}))
+    sampling = ", ".join(sorted({escape_cell(str(run.conditions.get("sampling", "greedy"))) for run in runs}))
     paragraphs = [
         "# Bench",
         f"Made by `{command}`. Percent, sampled {sampling}; intervals of 95 % by a bootstrap over entities.",
@@ -45,7 +46,7 @@ def _overview(runs: Sequence[BenchRun], figures: Sequence[Mapping[str, BenchFigu
         shown = ("{:.1f} / {:.1f}".format(*theirs[name]) if name in papers else "" for name in sets)
         rows.append(["*the paper*", paper, *shown])
     what = "EM / judge" if judged or papers else "EM"
-    return table(["run", "strategy", *(f"{_title(name)}, {what}" for name in sets)], rows)
+    return markdown_table(["run", "strategy", *(f"{_title(name)}, {what}" for name in sets)], rows)
 
 
 def _by_kind(runs: Sequence[BenchRun], figures: Sequence[Mapping[str, BenchFigures]], name: str) -> Iterator[str]:
@@ -58,7 +59,7 @@ def _by_kind(runs: Sequence[BenchRun], figures: Sequence[Mapping[str, BenchFigur
             for run, found in chosen
         ]
         yield "EM by kind of question:"
-        yield table(["run", "strategy", *map(_kind, kinds)], rows)
+        yield markdown_table(["run", "strategy", *map(_kind, kinds)], rows)
         yield "Every figure:"
 
 
@@ -89,7 +90,7 @@ def _details(runs: Sequence[BenchRun], figures: Sequence[Mapping[str, BenchFigur
         "what each request brings along again counts again. seconds: from asking to the answer, with as many at "
         "once as the policy takes. cut: ended by a limit."
     )
-    return table(list(kept), zip(*kept.values(), strict=True)) + "\n\n" + legend
+    return markdown_table(list(kept), zip(*kept.values(), strict=True)) + "\n\n" + legend
 
 
 def _comparisons(runs: Sequence[BenchRun], sets: Sequence[str]) -> Iterator[str]:
@@ -107,7 +108,7 @@ def _comparisons(runs: Sequence[BenchRun], sets: Sequence[str]) -> Iterator[str]
                 rows.append([_title(run.set), *names, *map(_interval, found), str(found[0].n)])
     if rows:
         yield "## Paired differences"
-        yield table(["set", "this", "minus this", "EM [95 %]", "F1 [95 %]", "questions"], rows)
+        yield markdown_table(["set", "this", "minus this", "EM [95 %]", "F1 [95 %]", "questions"], rows)
 
 
 def _comparable(run: BenchRun, other: BenchRun) -> bool:
@@ -132,7 +133,7 @@ def _what_differs(runs: Sequence[BenchRun]) -> Iterator[str]:
         everywhere = len(dict.fromkeys((run.set, run.strategy) for run in runs))
         yield "**These runs differ:**"
         yield "\n".join(
-            f"- {_cell(fault)}" + ("" if len(where) == everywhere or where == [""] else f" ({', '.join(where)})")
+            f"- {escape_cell(fault)}" + ("" if len(where) == everywhere or where == [""] else f" ({', '.join(where)})")
             for fault, where in told.items()
         )
 
@@ -167,23 +168,12 @@ def _conditions(runs: Sequence[BenchRun]) -> Iterator[str]:
         if own[0].judge:
             told["judge"] = own[0].judge
         yield f"**{label}**"
-        yield table(["condition", "value"], [[name, f"`{json.dumps(value)}`"] for name, value in told.items()])
+        yield markdown_table(["condition", "value"], [[name, f"`{json.dumps(value)}`"] for name, value in told.items()])
         apart = [name for name in names if name not in shared and name not in ("strategy", "set")]
-        yield table(
+        yield markdown_table(
             ["set", "strategy", *apart],
             [[run.set, run.strategy, *(_short(run.conditions.get(name)) for name in apart)] for run in own],
         )
-
-
-def table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """A table of Markdown."""
-    lines = [header, ["---"] * len(header), *rows]
-    return "\n".join("| " + " | ".join(_cell(str(cell)) for cell in line) + " |" for line in lines)
-
-
-def _cell(text: str) -> str:
-    """Names of kinds and models come from files of others: nothing in them may become markup."""
-    return " ".join(text.split()).replace("|", "\\|").replace("<", "&lt;").replace("](", "]\\(")
 
 
 def _title(name: str) -> str:

@@ -28,7 +28,7 @@ from research.bench.judge import Verdicts, judge_all
 from research.bench.records import Records
 from research.bench.run import ask_all
 from research.bench.runs import VERDICTS, read_runs
-from research.episode.agent import Sampling
+from research.episode.agent import GREEDY
 from research.errors import ConditionsChangedError, ResearchError, ServiceError
 from research.schemas import StrategyName
 from research.settings import Settings
@@ -36,7 +36,6 @@ from research.strategies.openai_chat import OpenAIChat
 from services.process.progress import Lines
 from services.web.auth import environment_secret
 
-GREEDY = Sampling(0.0)
 _REASONS = 3  # that are told
 _SPEED_SECONDS = 600  # over which the time left is estimated
 

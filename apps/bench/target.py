@@ -15,6 +15,7 @@ from transformers import AutoTokenizer
 
 from research.clients import HttpService, PolicyClient, RetrieverClient
 from research.episode.agent import SearchAgent
+from research.episode.build import build_agent
 from research.episode.tokenizer import HuggingFaceTokenizer
 from research.errors import ConfigurationError, ServiceError
 from research.model_paths import local_checkpoint
@@ -32,7 +33,7 @@ from services.web.auth import API_KEY_VARIABLE, environment_secret
 ENDPOINT_KEY_VARIABLE = "RESEARCH_ENDPOINT_API_KEY"
 JUDGE_KEY_VARIABLE = "RESEARCH_JUDGE_API_KEY"
 
-GREEDY = "greedy"
+_GREEDY = "greedy"
 _LIMITS = ("top_k", "max_searches", "max_tokens", "max_turn_tokens", "max_passage_tokens")
 
 
@@ -94,8 +95,9 @@ async def _policy_service(
     await policy.check_ready()
     info = PolicyInfo.model_validate(await policy.request("GET", "/info"))
     policy.weight_version = info.weight_version
-    prompt = load_prompt(limits.prompt)
-    check_prompt(prompt, info.trained_prompt, info.model, allow_mismatch=limits.allow_prompt_mismatch)
+    check_prompt(
+        load_prompt(limits.prompt), info.trained_prompt, info.model, allow_mismatch=limits.allow_prompt_mismatch
+    )
     _require_same_model(settings.model.name, info.model, policy.url)
     words = _tokenizer(settings)
     served = {
@@ -104,9 +106,9 @@ async def _policy_service(
         "weights": info.weights,
         "dtype": info.dtype,
         "context": info.context_length,
-        "sampling": GREEDY,
+        "sampling": _GREEDY,
     }
-    agent = SearchAgent(policy, retriever, words, prompt, limits, info.context_length)
+    agent = build_agent(settings, policy, retriever, words, context_length=info.context_length)
     chat = TokenChat(policy, words, info.context_length)
     return Target(settings, agent, chat, retriever, {**served, **index}, info.weight_version)
 
@@ -128,9 +130,9 @@ async def _endpoint(
         "endpoint": bench.endpoint,
         "context": context,
         "tokenizer": f"{settings.model.name} {_fingerprint(words)}",
-        "sampling": GREEDY if chat.takes_temperature else "as the endpoint does, which takes no temperature",
+        "sampling": _GREEDY if chat.takes_temperature else "as the endpoint does, which takes no temperature",
     }
-    agent = SearchAgent(policy, retriever, words, prompt, limits, context)
+    agent = build_agent(settings, policy, retriever, words)
     return Target(settings, agent, chat, retriever, {**served, **index}, None)
 
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from apps.export.model_card import model_card
+from research.atomic_io import atomic_directory
 from research.config import recorded_settings
 from research.errors import AssetError, ConfigurationError, ServiceError
 from research.prompts import TRAINED_PROMPT, load_prompt
@@ -29,17 +30,12 @@ def export_run(run: Path, target: Path) -> Path:
     weights = latest_weights(run, settings)
     if target.exists():
         raise ConfigurationError(f"--out: {target} is there already; name another directory or move it away")
-    partial = target.with_name(f".{target.name}.partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    try:
-        shutil.copytree(weights, partial)
+    with atomic_directory(target) as partial:
+        shutil.copytree(weights, partial, dirs_exist_ok=True)
         for file in partial.iterdir():
             file.chmod(0o644)
         (partial / TRAINED_PROMPT).write_text(load_prompt(settings["episode"]["prompt"]).text + "\n", encoding="utf-8")
         (partial / CARD).write_text(model_card(run, weights, settings, target.name), encoding="utf-8")
-        partial.rename(target)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
     return target
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from research.prompts import TRAINED_PROMPT, load_prompt
 from services.policy.weights.checkpoint_checks import tensor_specs
-from services.trainer.evaluation.report import evaluation_rows
+from services.trainer.evaluation.report import evaluation_table
 
 # What the model must be served with as it was trained.
 _LIMITS = ("prompt", "top_k", "max_searches", "max_tokens", "max_turn_tokens", "max_passage_tokens")
@@ -79,11 +79,9 @@ def _results(run: Path) -> str:
     summary = run / "summary.json"
     if not summary.is_file():
         return "The run has no evaluation at its end yet."
-    rows = "\n".join(f"| {' | '.join(row)} |" for row in evaluation_rows(_read(summary)["eval"]))
     return (
         "Held-out questions, greedy. `before` is the untouched model, `sft` the model after the supervised "
-        "phase, `after` this one.\n\n"
-        f"| stage | questions | EM | F1 | searches | n |\n|---|---|---|---|---|---|\n{rows}"
+        "phase, `after` this one.\n\n" + evaluation_table(_read(summary)["eval"])
     )
 
 

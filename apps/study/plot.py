@@ -12,7 +12,7 @@ from research.atomic_io import atomic_write
 
 Curve = dict[int, float]
 
-_COLOURS = {"grpo": "tab:blue", "shuffled_rewards": "tab:orange", "supervised": "tab:green"}
+_COLORS = {"grpo": "tab:blue", "shuffled_rewards": "tab:orange", "supervised": "tab:green"}
 
 
 def plot_study(data: StudyData, path: Path) -> None:
@@ -39,7 +39,7 @@ def plot_study(data: StudyData, path: Path) -> None:
     rows = -(-len(panels) // 4)
     figure, axes = plt.subplots(rows, 4, figsize=(17, 3.4 * rows), layout="constrained")
     for axis, (title, curve_of) in zip(axes.flat, panels, strict=False):
-        for arm, colour in _COLOURS.items():
+        for arm, colour in _COLORS.items():
             curves = [curve for (name, seed) in data.metrics if name == arm and (curve := curve_of(arm, seed))]
             for curve in curves:
                 axis.plot(list(curve), list(curve.values()), color=colour, alpha=0.3, linewidth=0.9)
@@ -51,7 +51,7 @@ def plot_study(data: StudyData, path: Path) -> None:
         axis.grid(alpha=0.25)
     for axis in axes.flat[len(panels) :]:
         axis.set_visible(False)
-    figure.legend(*axes.flat[0].get_legend_handles_labels(), loc="outside upper center", ncols=len(_COLOURS))
+    figure.legend(*axes.flat[0].get_legend_handles_labels(), loc="outside upper center", ncols=len(_COLORS))
     with atomic_write(path) as out:
         figure.savefig(out, format="png", dpi=110)
     plt.close(figure)

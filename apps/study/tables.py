@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from statistics import fmean
 
 from apps.study.collect import GROUPS, STAGES, StudyData, StudyRow, em_difference, em_estimate
+from research.markdown import markdown_table
 from research.scoring.evaluate import pass_at_k
 from services.trainer.entry import grpo_entries, is_grpo
 
@@ -80,10 +81,10 @@ def updates_table(data: StudyData) -> str:
     return markdown_table(("arm", "seed", "updates", "sampled tokens trained on", "silent groups per step"), rows)
 
 
-def behaviour_table(data: StudyData) -> str:
+def behavior_table(data: StudyData) -> str:
     """How the model works at each stage, on greedy held-out episodes."""
     rows = [
-        [group, stage, *_behaviour(outcomes)]
+        [group, stage, *_behavior(outcomes)]
         for group in GROUPS
         for stage in STAGES
         if (outcomes := data.of(stage, group))
@@ -92,15 +93,10 @@ def behaviour_table(data: StudyData) -> str:
     return markdown_table(head, rows)
 
 
-def _behaviour(outcomes: Sequence[StudyRow]) -> list[str]:
+def _behavior(outcomes: Sequence[StudyRow]) -> list[str]:
     return [
         f"{fmean(o.f1 for o in outcomes):.3f}",
         f"{fmean(o.searches for o in outcomes):.2f}",
         f"{fmean(o.tokens for o in outcomes):.0f}",
         *(f"{fmean(getattr(o, name) for o in outcomes):.3f}" for name in ("well_formed", "truncated", "corrected")),
     ]
-
-
-def markdown_table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    lines = [head, ["---"] * len(head), *rows]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)

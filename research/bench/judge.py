@@ -15,7 +15,7 @@ from types import TracebackType
 from typing import Any, Protocol, Self
 
 from research.bench.jsonl import AppendOnlyJsonl, read_lines
-from research.episode.agent import Sampling
+from research.episode.agent import GREEDY, Sampling
 from research.errors import AssetError, ContextFullError, ResearchError, ServiceError
 from research.strategies.chat import Completion, Message
 
@@ -168,7 +168,7 @@ async def judge_all(
         nonlocal failed, in_a_row
         async with slots:
             try:
-                written = await grader.complete_json(_messages(record), _MAX_TOKENS, Sampling(0.0), VERDICT_SCHEMA)
+                written = await grader.complete_json(_messages(record), _MAX_TOKENS, GREEDY, VERDICT_SCHEMA)
                 in_a_row = 0
                 verdicts.add(record, read_verdict(written.text))
             except ContextFullError:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
@@ -11,8 +10,9 @@ from typing import Any
 from research.bench.metrics import cover_exact_match, retrieval_recall
 from research.bench.records import Records
 from research.episode.agent import Sampling, StopReason
-from research.errors import ConditionsChangedError, ContextFullError, ResearchError, ServiceError
+from research.errors import ConditionsChangedError, ContextFullError
 from research.questions import Question
+from research.scoring.ask import ask_each
 from research.scoring.reward import best, exact_match, token_f1
 from research.strategies import Strategy
 from research.strategies.outcome import Outcome
@@ -44,44 +44,27 @@ async def ask_all(
         ServiceError: 32 questions in a row could not be asked.
         ConditionsChangedError: other weights answered; their answers are not kept.
     """
-    slots = asyncio.Semaphore(concurrency)
-    failed: dict[str, str] = {}
-    in_a_row = 0
+    open_questions = [question for question in questions if question.id not in records.done]
 
-    async def ask(question: Question) -> None:
-        async with slots:
-            nonlocal in_a_row
-            started = time.perf_counter()
-            try:
-                outcome = await strategy.answer(question.text, sampling)
-            except ContextFullError:
-                outcome = Outcome(question.text, stop_reason=StopReason.TOKEN_LIMIT)
-            except ServiceError as error:
-                failed[question.id] = str(error)
-                in_a_row += 1
-                if in_a_row >= _MAX_CONSECUTIVE_FAILURES:
-                    raise ServiceError(
-                        f"{in_a_row} questions in a row could not be asked; the answers so far are kept, run it again "
-                        f"to go on. The last reason: {error}"
-                    ) from error
-                return
-            in_a_row = 0
-            if version is not None and (others := set(outcome.versions) - {version}):
-                raise ConditionsChangedError(
-                    f"weight version {', '.join(sorted(others))} answered where {version} was asked: the policy got "
-                    "new weights meanwhile. The answers before are kept; name another directory for the new weights"
-                )
-            records.add(record_of(question, outcome, time.perf_counter() - started))
-            on_answer()
+    async def ask(question: Question, _: int) -> None:
+        started = time.perf_counter()
+        try:
+            outcome = await strategy.answer(question.text, sampling)
+        except ContextFullError:
+            outcome = Outcome(question.text, stop_reason=StopReason.TOKEN_LIMIT)
+        if version is not None and (others := set(outcome.versions) - {version}):
+            raise ConditionsChangedError(
+                f"weight version {', '.join(sorted(others))} answered where {version} was asked: the policy got "
+                "new weights meanwhile. The answers before are kept; name another directory for the new weights"
+            )
+        records.add(record_of(question, outcome, time.perf_counter() - started))
+        on_answer()
 
-    try:
-        async with asyncio.TaskGroup() as group:
-            for question in questions:
-                if question.id not in records.done:
-                    group.create_task(ask(question))
-    except* ResearchError as errors:
-        raise errors.exceptions[0] from None
-    return failed
+    results = await ask_each(
+        open_questions, ask, concurrency=concurrency, max_failures_in_a_row=_MAX_CONSECUTIVE_FAILURES
+    )
+    asked = zip(open_questions, results, strict=True)
+    return {question.id: str(error) for question, error in asked if error is not None}
 
 
 def record_of(question: Question, outcome: Outcome, seconds: float) -> dict[str, Any]:

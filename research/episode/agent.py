@@ -60,6 +60,9 @@ class Sampling:
     stop: tuple[str, ...] = (SEARCH_END,)
 
 
+GREEDY = Sampling(temperature=0.0)
+
+
 @dataclass(frozen=True, slots=True)
 class Generation:
     """One sampled turn; `logprobs[i]` and `versions[i]` belong to `token_ids[i]`."""

@@ -1,14 +1,16 @@
-"""An episode as people read it: thoughts, searches, results and the answer, one after the other."""
+"""An episode as people read it: thoughts, searches, results and the answer, one after the other.
+
+The trace is the stream read to its end: the same parser cuts both, and counts the same steps.
+"""
 
 from __future__ import annotations
 
-import re
+from itertools import groupby
 
 from research.episode.agent import Episode, Turn
 from research.episode.protocol import RESULT_END, RESULT_START
+from research.episode.tag_parser import StreamingTagParser
 from research.schemas import Step
-
-_PIECE = re.compile(r"<(?P<kind>think|search|answer)>(?P<text>.*?)(?:</(?P=kind)>|$)", re.DOTALL)
 
 
 def trace_of(episode: Episode) -> list[Step]:
@@ -17,19 +19,13 @@ def trace_of(episode: Episode) -> list[Step]:
 
 
 def _steps_of_turn(turn: Turn) -> list[Step]:
-    steps: list[Step] = []
-    position = 0
-    for piece in _PIECE.finditer(turn.text):
-        _add_loose_text(steps, turn.text[position : piece.start()])
-        steps.append(Step(kind=piece["kind"], text=piece["text"].strip()))
-        position = piece.end()
-    _add_loose_text(steps, turn.text[position:])
+    parser = StreamingTagParser()
+    spans = [*parser.feed(turn.text), *parser.close()]
+    steps = [
+        Step(kind=kind, text="".join(span.text for span in own))
+        for (_, kind), own in groupby(spans, key=lambda span: (span.step, span.kind))
+    ]
     if turn.result:
         text = turn.result.strip().removeprefix(RESULT_START).removesuffix(RESULT_END).strip()
         steps.append(Step(kind="result", text=text, passages=[passage.id for passage in turn.passages]))
     return steps
-
-
-def _add_loose_text(steps: list[Step], text: str) -> None:
-    if text.strip():
-        steps.append(Step(kind="text", text=text.strip()))

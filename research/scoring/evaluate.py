@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass, replace
 from statistics import fmean
 from typing import Any
 
-from research.episode.agent import Episode, Sampling, SearchAgent
+from research.episode.agent import GREEDY, Episode, Sampling, SearchAgent
 from research.episode.search_analysis import corrected_queries
 from research.errors import ServiceError
 from research.questions import Question
+from research.scoring.ask import ask_each
 from research.scoring.reward import Score, score
-
-GREEDY = Sampling(temperature=0.0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,21 +56,18 @@ async def evaluate(
     Returns:
         What was answered, in the order of the questions, and the figures of each kind (new templates apart).
     """
-    slots = asyncio.Semaphore(concurrency)
 
-    async def ask(question: Question, place: int) -> Answered | None:
+    async def ask(question: Question, index: int) -> Answered:
         # The same question may be asked several times: each time with a seed of its own.
-        own = sampling if sampling.seed is None else replace(sampling, seed=sampling.seed + place)
-        async with slots:
-            try:
-                episode = await agent.run(question.text, own)
-            except ServiceError:
-                return None
-            finally:
-                on_answer()
+        own = sampling if sampling.seed is None else replace(sampling, seed=sampling.seed + index)
+        try:
+            episode = await agent.run(question.text, own)
+        finally:
+            on_answer()
         return Answered(question, episode, score(episode.answer, question.answers, episode.format_fault))
 
-    results = await asyncio.gather(*(ask(question, place) for place, question in enumerate(questions)))
+    found = await ask_each(questions, ask, concurrency=concurrency)
+    results = [None if isinstance(result, ServiceError) else result for result in found]
     answered = [result for result in results if result is not None]
     failed: dict[str, int] = defaultdict(int)
     for question, result in zip(questions, results, strict=True):

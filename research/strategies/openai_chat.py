@@ -7,7 +7,7 @@ from dataclasses import asdict
 from typing import Any
 
 from research.clients import HttpService
-from research.episode.agent import Sampling
+from research.episode.agent import GREEDY, Sampling
 from research.errors import ContextFullError, ServiceError
 from research.strategies.chat import Completion, Message
 
@@ -84,7 +84,7 @@ class OpenAIChat(HttpService):
 
         Raises ServiceError if it does not answer.
         """
-        await self._ask([Message("user", "Say yes.")], 16, Sampling(0.0), {"stop": ["\n"]})
+        await self._ask([Message("user", "Say yes.")], 16, GREEDY, {"stop": ["\n"]})
 
     async def _request_with_fallbacks(self, body: dict[str, Any]) -> Any:
         """Ask without the fields that the endpoint has said it does not know; each request finds out by itself."""

@@ -7,7 +7,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 
-from research.episode.agent import Sampling
+from research.episode.agent import GREEDY, Sampling
 from research.passages import Passage, ScoredPassage
 from research.strategies import Baseline
 from research.strategies.chat import Completion, Message, Session
@@ -48,6 +48,6 @@ async def prompt_hash(baseline: Baseline) -> str:
     transcripts = []
     for script in _SCRIPTS:
         recorder = _Recorder(script)
-        answer = await baseline(Session(recorder, recorder, 2, 1, Sampling(0.0), Outcome("Who?")), "Who?")
+        answer = await baseline(Session(recorder, recorder, 2, 1, GREEDY, Outcome("Who?")), "Who?")
         transcripts.append([recorder.asked, answer])
     return hashlib.sha256(json.dumps(transcripts).encode()).hexdigest()

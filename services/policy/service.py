@@ -9,9 +9,8 @@ from typing import Any
 from transformers import AutoTokenizer
 
 from research.clients import RetrieverClient
-from research.episode.agent import SearchAgent
+from research.episode.build import build_agent
 from research.episode.tokenizer import HuggingFaceTokenizer
-from research.prompts import load_prompt
 from research.schemas import ServiceStatus
 from research.settings import Settings
 from services.policy.adapters.adapters import Adapters
@@ -58,16 +57,8 @@ class PolicyService:
         tokenizer = AutoTokenizer.from_pretrained(args.model)
         words = HuggingFaceTokenizer(tokenizer)
         engine_policy = EnginePolicy(engine, version=lambda: updates.version, end=str(tokenizer.eos_token))
-        agent = SearchAgent(
-            policy=engine_policy,
-            retriever=self.retriever,
-            tokenizer=words,
-            prompt=load_prompt(limits.prompt),
-            limits=limits,
-            context_length=settings.model.max_model_len,
-        )
         self.answers = AnswerService(
-            agent,
+            build_agent(settings, engine_policy, self.retriever, words),
             lambda name: engine_policy if name is None else engine_policy.adapted(adapters.named(name)),
             words,
             self.retriever,

@@ -10,11 +10,11 @@ import torch
 from transformers import AutoTokenizer
 
 from research.clients import PolicyAdmin, PolicyClient, RetrieverClient
-from research.episode.agent import Sampling, SearchAgent
+from research.episode.agent import Sampling
+from research.episode.build import build_agent
 from research.episode.tokenizer import HuggingFaceTokenizer
 from research.errors import ConfigurationError, ServiceError
 from research.model_paths import local_checkpoint
-from research.prompts import load_prompt
 from research.questions.model import digest_of
 from research.questions.sources import load_questions
 from research.settings import Settings
@@ -77,17 +77,9 @@ async def training_loop(settings: Settings, status: RunStatus) -> AsyncIterator[
         ],
         status.log,
     )
-    prompt = load_prompt(limits.prompt)
+    agent = build_agent(settings, policy, retriever, HuggingFaceTokenizer(AutoTokenizer.from_pretrained(base)))
     origin = Origin(settings.run, str(run_dir.directory.resolve()), settings.model.name, 0, is_trained(base))
-    publisher = Publisher(base, weights_dir(settings), policy, prompt.text, origin)
-    agent = SearchAgent(
-        policy=policy,
-        retriever=retriever,
-        tokenizer=HuggingFaceTokenizer(AutoTokenizer.from_pretrained(base)),
-        prompt=prompt,
-        limits=limits,
-        context_length=settings.model.max_model_len,
-    )
+    publisher = Publisher(base, weights_dir(settings), policy, agent.prompt.text, origin)
 
     async def check_services() -> str | None:
         try:

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field, replace
 
 from prometheus_client import Counter, Histogram
 
-from research.episode.agent import Sampling, SearchAgent
+from research.episode.agent import GREEDY, Sampling, SearchAgent
 from research.episode.streaming import EpisodeDone, SearchDone, StreamingPolicy, TextDelta, stream_episode
 from research.errors import ConfigurationError, ResearchError, ServiceError
 from research.schemas import AgentLimits, AnswerResponse
@@ -42,7 +42,7 @@ class AnswerTask:
     """A question, how it is answered: tokens drawn, limits of the request, strategy, LoRA adapter to write with."""
 
     question: str
-    sampling: Sampling = field(default_factory=lambda: Sampling(0.0))
+    sampling: Sampling = GREEDY
     limits: AgentLimits = field(default_factory=AgentLimits)
     strategy: str = RESEARCH
     adapter: str | None = None

@@ -10,6 +10,7 @@ from pathlib import Path
 from pydantic import BaseModel, TypeAdapter
 
 from research.errors import AssetError, ConfigurationError
+from services.transport.safetensors_files import weight_files
 
 _MAX_HEADER_BYTES = 100 * 1024 * 1024
 
@@ -35,7 +36,7 @@ _TENSORS = TypeAdapter(dict[str, _Tensor])
 
 def safetensors_files(path: Path) -> list[Path]:
     """The weight files of a checkpoint directory, or the file itself; raises AssetError if there are none."""
-    files = sorted(path.glob("*.safetensors")) if path.is_dir() else [path]
+    files = weight_files(path)
     if not files or not all(file.is_file() and file.suffix == ".safetensors" for file in files):
         raise AssetError(f"{path} holds no .safetensors file; only safetensors checkpoints are accepted")
     return files

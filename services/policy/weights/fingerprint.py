@@ -5,6 +5,8 @@ from __future__ import annotations
 import hashlib
 from pathlib import Path
 
+from services.transport.safetensors_files import weight_files
+
 _SAMPLES, _SAMPLE_BYTES = 256, 4096
 
 
@@ -15,7 +17,7 @@ def fingerprint(checkpoint: Path) -> str:
     number that is changed by hand may not.
     """
     digest = hashlib.sha256()
-    for file in sorted(checkpoint.glob("*.safetensors")) if checkpoint.is_dir() else [checkpoint]:
+    for file in weight_files(checkpoint):
         size = file.stat().st_size
         digest.update(f"{file.name} {size} ".encode())
         with file.open("rb") as stream:

@@ -5,10 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError, safe_open
+from safetensors import SafetensorError
 
 from research.errors import AssetError
 from services.policy.weights.checkpoint_checks import safetensors_files
+from services.transport.safetensors_files import tensors_of
 
 
 def require_finite(checkpoint: Path) -> None:
@@ -19,9 +20,8 @@ def require_finite(checkpoint: Path) -> None:
     """
     for file in safetensors_files(checkpoint):
         try:
-            with safe_open(file, framework="pt") as tensors:
-                for name in tensors.keys():  # noqa: SIM118 (not a dict)
-                    if not torch.isfinite(tensors.get_tensor(name)).all():
-                        raise AssetError(f"{name} in {file} holds numbers that are not finite")
+            for name, tensor in tensors_of(file):
+                if not torch.isfinite(tensor).all():
+                    raise AssetError(f"{name} in {file} holds numbers that are not finite")
         except (SafetensorError, OSError) as error:
             raise AssetError(f"cannot read {file}: {error}") from error

@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import safe_open
 from vllm.distributed.weight_transfer.base import (
     WeightTransferEngine,
     WeightTransferInitInfo,
@@ -23,7 +22,7 @@ from vllm.distributed.weight_transfer.base import (
 from vllm.model_executor.layers.vocab_parallel_embedding import ParallelLMHead
 from vllm.model_executor.model_loader.reload import finalize_layerwise_reload, initialize_layerwise_reload
 
-from services.policy.weights.checkpoint_checks import safetensors_files
+from services.transport.safetensors_files import tensors_of
 
 ENGINE_NAME = "file"
 
@@ -69,7 +68,7 @@ class FileWeightTransferEngine(WeightTransferEngine[FileInitInfo, FileUpdateInfo
 
     def _tensors(self, update_info: FileUpdateInfo) -> Iterator[tuple[str, torch.Tensor]]:
         if update_info.received is None:
-            return _tensors_of_files(Path(str(update_info.path)), self.device)
+            return tensors_of(Path(str(update_info.path)), self.device)
         received = self.received[update_info.received]
         return ((name, tensor.to(self.device)) for name, tensor in received.items())
 
@@ -95,10 +94,3 @@ def _pack_tied_heads(model: torch.nn.Module) -> None:
     for module in model.modules():
         if isinstance(module, ParallelLMHead) and hasattr(module, "cpu_linear"):
             module.quant_method.process_weights_after_loading(module)
-
-
-def _tensors_of_files(path: Path, device: torch.device) -> Iterator[tuple[str, torch.Tensor]]:
-    for file in safetensors_files(path):
-        with safe_open(file, framework="pt", device=str(device)) as tensors:
-            for name in tensors.keys():  # noqa: SIM118 (not a dict)
-                yield name, tensors.get_tensor(name)

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
-from research.episode.agent import SearchAgent
+from research.episode.agent import GREEDY, SearchAgent
 from research.errors import TrainingError
 from research.questions import Question
 from research.questions.model import question_from_dict
 from research.questions.sampling import first_of_each_kind
-from research.scoring.evaluate import GREEDY, KindFigures, evaluate, pass_at_k
+from research.scoring.evaluate import KindFigures, evaluate, pass_at_k
 from research.settings import Settings
 from services.trainer.rollout.rollouts import Rollouts, WrongWeightsError, require_version
 from services.trainer.run_dir.run_dir import RunDirectory

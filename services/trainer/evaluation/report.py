@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from research.atomic_io import atomic_write, write_json
+from research.markdown import markdown_table
 from services.trainer.entry import GrpoEntry, grpo_entries
 from services.trainer.run_dir.run_dir import RunDirectory
 
@@ -40,25 +41,24 @@ def write_report(run_dir: RunDirectory, seconds: dict[str, float], *, minutes: f
     return path
 
 
-def evaluation_rows(evaluations: dict[str, Any]) -> list[tuple[str, str, str, str, str, str]]:
-    """(stage, kind, EM, F1, searches, n) for every evaluation, ready to print."""
-    return [
+def evaluation_table(evaluations: dict[str, Any]) -> str:
+    """EM, F1 and searches of every evaluation, by stage and kind of question."""
+    rows = [
         (stage, kind, f"{f['em']:.3f}", f"{f['f1']:.3f}", f"{f['searches']:.2f}", str(f["n"]))
         for stage, kinds in evaluations.items()
         for kind, f in kinds.items()
     ]
+    return markdown_table(("stage", "questions", "EM", "F1", "searches", "n"), rows)
 
 
 def _markdown(summary: dict[str, Any]) -> str:
-    rows = "\n".join(f"| {' | '.join(row)} |" for row in evaluation_rows(summary["eval"]))
-    phases = "\n".join(f"| {phase} | {seconds} |" for phase, seconds in summary["seconds"].items())
+    phases = [(phase, str(seconds)) for phase, seconds in summary["seconds"].items()]
     return (
         f"# Run of {summary['steps']} steps\n\n"
         "Held-out questions, greedy. `before` is the untouched model, `sft` the model after the supervised "
         "phase, `after` the model after GRPO.\n\n"
-        "| stage | questions | EM | F1 | searches | n |\n|---|---|---|---|---|---|\n"
-        f"{rows}\n\n![training curves](training.png)\n\n"
-        f"| phase | seconds |\n|---|---|\n{phases}\n"
+        f"{evaluation_table(summary['eval'])}\n\n![training curves](training.png)\n\n"
+        f"{markdown_table(('phase', 'seconds'), phases)}\n"
     )
 
 

@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
 import torch
-from safetensors import safe_open
 
 from research.clients import PolicyAdmin
 from research.errors import ServiceError
 from research.schemas import BroadcastRequest, TensorOnWire, WeightsRequest, WeightsResponse
 from services.transport.nccl import join_group, new_group_id
+from services.transport.safetensors_files import slices_of, tensors_of
 
 
 class BroadcastingAdmin(PolicyAdmin):
@@ -59,7 +59,7 @@ class BroadcastingAdmin(PolicyAdmin):
     def _send(self, checkpoint: Path, group_id: str, ranks: int) -> None:
         group = join_group(group_id, 0, ranks, self._device)
         try:
-            for _, tensor in _tensors(checkpoint):
+            for _, tensor in tensors_of(checkpoint):
                 group.broadcast(tensor.to(self._device), src=0)
             if self._device.type == "cuda":
                 torch.cuda.synchronize(self._device)
@@ -90,22 +90,5 @@ def _in_thread(work: Callable[[], None]) -> asyncio.Future[None]:
 
 
 def _on_wire(checkpoint: Path) -> dict[str, TensorOnWire]:
-    """Names, dtypes and shapes, in the order of `_tensors`."""
-    found: dict[str, TensorOnWire] = {}
-    for file in _files(checkpoint):
-        with safe_open(file, framework="pt") as tensors:
-            for name in tensors.keys():  # noqa: SIM118 (not a dict)
-                part = tensors.get_slice(name)
-                found[name] = TensorOnWire(dtype=part.get_dtype(), shape=part.get_shape())
-    return found
-
-
-def _tensors(checkpoint: Path) -> Iterator[tuple[str, torch.Tensor]]:
-    for file in _files(checkpoint):
-        with safe_open(file, framework="pt") as tensors:
-            for name in tensors.keys():  # noqa: SIM118 (not a dict)
-                yield name, tensors.get_tensor(name)
-
-
-def _files(checkpoint: Path) -> list[Path]:
-    return sorted(checkpoint.glob("*.safetensors"))
+    """Names, dtypes and shapes, in the order of `tensors_of`."""
+    return {name: TensorOnWire(dtype=part.get_dtype(), shape=part.get_shape()) for name, part in slices_of(checkpoint)}

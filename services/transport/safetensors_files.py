@@ -1,0 +1,31 @@
+"""Reading checkpoints in safetensors, tensor by tensor, for everybody who loads, sends or checks one."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import safe_open
+
+
+def weight_files(checkpoint: Path) -> list[Path]:
+    """The weight files of a directory, by name; or the one file that was named."""
+    return sorted(checkpoint.glob("*.safetensors")) if checkpoint.is_dir() else [checkpoint]
+
+
+def tensors_of(checkpoint: Path, device: torch.device | str = "cpu") -> Iterator[tuple[str, torch.Tensor]]:
+    """Name and tensor of each weight, one at a time, in a fixed order; raises what safetensors raises."""
+    for file in weight_files(checkpoint):
+        with safe_open(file, framework="pt", device=str(device)) as tensors:
+            for name in tensors.keys():  # noqa: SIM118 (not a dict)
+                yield name, tensors.get_tensor(name)
+
+
+def slices_of(checkpoint: Path) -> Iterator[tuple[str, Any]]:
+    """Name and slice of each weight, in the order of `tensors_of`: dtype and shape without the numbers."""
+    for file in weight_files(checkpoint):
+        with safe_open(file, framework="pt") as tensors:
+            for name in tensors.keys():  # noqa: SIM118 (not a dict)
+                yield name, tensors.get_slice(name)
