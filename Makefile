@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help setup prepare demo up test test-unit lint format clean
+.PHONY: help setup prepare demo up test test-unit test-fast lint format clean
 
 help: ## list what can be made
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
@@ -35,10 +35,13 @@ up: setup ## run retriever, policy and trainer side by side; Ctrl-C ends all
 	@$(BIN)/research up $(ARGS)
 
 test: setup prepare ## all tests, with real services and real vLLM
-	@$(BIN)/python -m pytest $(ARGS)
+	@$(BIN)/python -m tests.support.run_all $(ARGS)
 
-test-unit: setup ## the fast tests, no server
+test-unit: setup ## all unit tests, no server
 	@$(BIN)/python -m pytest tests/unit $(ARGS)
+
+test-fast: setup ## for the daily loop, under two minutes: lint, types, unit tests but the slowest
+	@$(BIN)/ruff check . && $(BIN)/mypy && $(BIN)/python -m pytest tests/unit -q -m "not slow" $(ARGS)
 
 lint: setup ## format check, lint and type check
 	@$(BIN)/ruff format --check .

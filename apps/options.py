@@ -1,4 +1,4 @@
-"""What many commands of `research` take, and where they print."""
+"""Options that many commands of `research` share, and their console."""
 
 from __future__ import annotations
 

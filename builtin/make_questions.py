@@ -1,4 +1,4 @@
-"""The built-in questions: made against the retriever as it is served, noted, and made anew when anything changed."""
+"""The built-in questions: made with the retriever as it is served, and made again when anything has changed."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ from services.process.progress import progress
 
 _BATCH = 64
 _TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json", "merges.txt")
-# So many words of a passage may be shown; the search says which of them are.
+# At most this many words of a passage are shown; the search determines how many.
 _SERVED_WORDS = 40
 
 
 def builtin_questions_are_current(settings: Settings) -> bool:
-    """Whether the question files are there and were made by this edition with these settings."""
+    """Whether the question files exist and were made by this edition with these settings."""
     try:
         noted = json.loads(_note(settings.paths.data).read_text(encoding="utf-8"))
     except (OSError, ValueError):
@@ -36,9 +36,9 @@ def builtin_questions_are_current(settings: Settings) -> bool:
 
 
 def make_builtin_questions(settings: Settings, passages: Path) -> None:
-    """Derive the question set, keep what the retriever finds, and write it with a note of what it was made with.
+    """Derive the question set, keep what the retriever finds, and write it with a note of its inputs.
 
-    Raises AssetError or ConfigurationError if the index or the encoder is missing or broken.
+    Raises AssetError or ConfigurationError if the index or the encoder is missing or corrupt.
     """
     data = settings.paths.data
     search = ServedSearch(settings)
@@ -52,7 +52,7 @@ def make_builtin_questions(settings: Settings, passages: Path) -> None:
 
 
 class ServedSearch:
-    """Best passages from the retriever's own encoder and index, cut as an episode cuts them."""
+    """Best passages from the retriever's own encoder and index, truncated as in an episode."""
 
     def __init__(self, settings: Settings) -> None:
         from transformers import AutoTokenizer
@@ -69,7 +69,7 @@ class ServedSearch:
         self._limit = settings.episode.max_passage_tokens
 
     def __call__(self, queries: Sequence[str]) -> list[Found]:
-        """Search for every query; shows how far it is."""
+        """Search for every query; shows progress."""
         found: list[Found] = []
         with progress("searching", "queries", total=len(queries)) as advance:
             for start in range(0, len(queries), _BATCH):
@@ -107,7 +107,7 @@ def _made_with(settings: Settings) -> dict[str, Any]:
 
 
 def _is_same(noted: Any, settings: Settings) -> bool:
-    if isinstance(noted, dict) and "model" in noted:  # notes of before, which had the model's name for its tokenizer
+    if isinstance(noted, dict) and "model" in noted:  # older notes, which held the model's name instead
         try:
             noted["tokenizer"] = _tokenizer_digest(noted.pop("model"), settings.paths.data)
         except AssetError:
@@ -116,7 +116,7 @@ def _is_same(noted: Any, settings: Settings) -> bool:
 
 
 def _tokenizer_digest(model: str, data: Path) -> str:
-    """Of the model, questions depend on how it cuts passages into tokens, and on nothing else."""
+    """The digest of the tokenizer, the only part of the model that the questions depend on."""
     checkpoint = local_checkpoint(model, data)
     files = [path for name in _TOKENIZER_FILES if (path := checkpoint / name).is_file()]
     return hashlib.sha256("".join(sha256_of(path) for path in files).encode()).hexdigest()

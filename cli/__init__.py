@@ -1,1 +1,1 @@
-"""The command line: it alone knows all services."""
+"""The command line, the only part that knows all services."""

@@ -1,4 +1,4 @@
-"""`research demo`: the whole line in one go."""
+"""`research demo`: every stage in one command."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ from services.trainer.run_dir.size import with_written_size
 
 
 def run_demo(settings: Settings, preset: str, arguments: Sequence[str], console: Console) -> None:
-    """Prepare, serve, train, evaluate and answer; raises ResearchError where a part fails.
+    """Prepare, serve, train, evaluate and answer; raises ResearchError if a stage fails.
 
     Args:
-        preset: where the settings come from; what overrides its size is not fitted to the machine.
+        preset: the source of the settings; a size that overrides it is not fitted to the machine.
         arguments: of the command line, for the services.
     """
-    with stopping.keeping(lambda: kept(settings, "the same command goes on with it")):
+    with stopping.keeping(lambda: kept(settings, "the same command continues it")):
         _run(settings, preset, arguments, console)
 
 
@@ -50,12 +50,14 @@ def _run(settings: Settings, preset: str, arguments: Sequence[str], console: Con
         console.print("\nOne answer of the trained model, through POST /answer:", highlight=False)
         show_answer(ask_policy(settings, question), console)
     minutes = (time.monotonic() - started) / 60
-    console.print(f"\n{minutes:.1f} minutes; see {record.directory}/report.md and {record.directory}/training.png")
-    console.print("`make up` serves what it has learnt, and a page to ask from", highlight=False)
+    console.print(
+        f"\nThe demo took {minutes:.1f} minutes; see {record.directory}/report.md and {record.directory}/training.png"
+    )
+    console.print("`make up` serves the trained model, and a page to ask it questions", highlight=False)
 
 
 def _one_to_show(settings: Settings) -> str:
-    """A held-out question, the first after those of the evaluation, whatever the model makes of it."""
+    """The first held-out question (two-hop if possible) that the evaluation did not ask, answered well or not."""
     questions = load_questions(settings.questions.held_out, "held_out", settings.paths.data)
     asked = {question.id for question in first_of_each_kind(questions, settings.evaluation.per_kind)}
     unasked = [question for question in questions if question.id not in asked] or questions

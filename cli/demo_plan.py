@@ -1,4 +1,4 @@
-"""Fits the demo to the machine: how long it will take is measured in its first seconds, and told."""
+"""Fits the demo to the machine: measures its speed in the first seconds, and prints how long the demo will take."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ from services.trainer.telemetry.forecast import Speeds, forecast, minutes
 from services.web.auth import API_KEY_VARIABLE, environment_secret
 
 BUDGET_SECONDS = 20 * 60
-# A forecast may be short by so much.
+# Safety factor: a forecast may be too short by this much.
 _MARGIN = 1.1
-# For the answer at the end, and the end.
+# For the final answer and the shutdown.
 _RESERVE_SECONDS = 20
-# However long it took to prepare everything.
+# The least time for training, however long the preparation took.
 _MIN_SECONDS = 120.0
-# Shares of the preset's questions of an evaluation, steps, and questions a step, from all to the least that shows a
+# Shares of the preset's evaluation questions, steps, and questions per step, from all to the least that still shows a
 # before, an after and an answer.
 _SHAPES = (
     (1.0, 1.0, 1.0),
@@ -47,18 +47,17 @@ _REQUESTS, _NEW_TOKENS = 32, 32
 
 
 def plan(settings: Settings, preset: str, started: float, console: Console) -> None:
-    """Say how long the demo will take on this machine, and note in its run the size that ends in time.
+    """Print how long the demo will take on this machine, and record in its run the size that ends in time.
 
-    The policy must be up. A demo that goes on keeps the size that it began with; one whose size was given is not
-    fitted.
+    The policy must be up. A resumed demo keeps the size that it began with; a size given by the user is not fitted.
 
     Args:
-        preset: where the settings come from.
+        preset: the source of the settings.
         started: when the demo was started, by `time.monotonic`.
     """
     if (settings.run_dir / CONFIG).exists():
         fitted = with_written_size(settings)
-        console.print(f"going on with {settings.run_dir}: {_size(fitted)}", highlight=False, soft_wrap=True)
+        console.print(f"resuming {settings.run_dir}: {_size(fitted)}", highlight=False, soft_wrap=True)
         return
     speeds = Speeds(_learner_speed(settings), stopping.run(_policy_speed(settings)))
     whole = forecast(settings, speeds)
@@ -73,8 +72,8 @@ def plan(settings: Settings, preset: str, started: float, console: Console) -> N
     console.print(f"{rates}; the run will take {minutes(seconds)}", highlight=False, soft_wrap=True)
     if fitted is not settings:
         console.print(
-            f"to end within {BUDGET_SECONDS // 60} minutes it has {_size(fitted)}; whole, with "
-            f"grpo.minutes={whole * _MARGIN / 60:.0f} on the command line, it would take {minutes(whole)}",
+            f"to end within {BUDGET_SECONDS // 60} minutes it runs {_size(fitted)}; the full size, with "
+            f"grpo.minutes={whole * _MARGIN / 60:.0f} on the command line, would take {minutes(whole)}",
             highlight=False,
             soft_wrap=True,
         )
@@ -122,7 +121,7 @@ def _shaped(settings: Settings, asked: float, steps: float, questions: float) ->
 
 
 async def _policy_speed(settings: Settings) -> float:
-    """Tokens a second of a burst, after a first one that warms the server up."""
+    """Tokens per second in a burst, after a first burst that warms the server up."""
     key = environment_secret(API_KEY_VARIABLE)
     async with PolicyClient(settings.endpoints.policy_urls[0], api_key=key) as policy:
 
@@ -141,7 +140,7 @@ async def _policy_speed(settings: Settings) -> float:
 
 
 def _learner_speed(settings: Settings) -> float:
-    """Tokens a second of the second update of a learner that is thrown away; in a thread, as torch's threads are."""
+    """Tokens per second in the second update of a throwaway learner; in a thread, as torch's setting is per thread."""
 
     def measure() -> float:
         learner = Learner(settings, local_checkpoint(settings.model.name, settings.paths.data))
@@ -154,12 +153,12 @@ def _learner_speed(settings: Settings) -> float:
 
     with ThreadPoolExecutor(1, thread_name_prefix="learner") as thread:
         speed = thread.submit(measure).result()
-    gc.collect()  # the learner is in cycles, and the next one needs its memory
+    gc.collect()  # the learner is in reference cycles, and the next one needs its memory
     return speed
 
 
 def _made_up(number: int) -> TrainingSequence:
-    """As long as an episode, and a third of it sampled: the time does not depend on what it says."""
+    """A sequence as long as an episode, a third of it sampled; its content does not affect the time."""
     ids = [1000 + (number * 7919 + position * 31) % 40000 for position in range(245)]
     positions = [position for position in range(75, 245) if position % 5 < 2]
     return TrainingSequence(ids, positions, [-1.0] * len(positions), 1.0)

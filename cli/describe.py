@@ -1,4 +1,4 @@
-"""`research config --describe`: what each setting does, may be and is by default, in the terminal."""
+"""`research config --describe`: each setting's meaning, allowed values and default, in the terminal."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from research.settings.describe import Described, describe, section_description
 
 
 def show_settings(names: Sequence[str], console: Console) -> None:
-    """Explain the named sections or settings, or all; raises ConfigurationError for a name that is neither."""
+    """Explain the named sections or settings, or all; raises ConfigurationError for an unknown name."""
     for section, settings in groupby(describe(names), key=lambda setting: setting.name.rpartition(".")[0]):
         if section:
             console.print(f"\n[bold]\\[{section}][/] {escape(section_description(section))}", highlight=False)

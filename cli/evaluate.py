@@ -1,4 +1,4 @@
-"""`research eval`: the held-out questions against the running policy."""
+"""`research eval`: asks the running policy the held-out questions."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from services.web.auth import API_KEY_VARIABLE, environment_secret
 
 
 async def evaluate_policy(settings: Settings, output: Path | None, console: Console) -> None:
-    """Ask, score and print; with `output`, write every episode as a line of JSON."""
+    """Ask, score and print; with `output`, write one line of JSON per episode."""
     limits = settings.episode
     held_out = load_questions(settings.questions.held_out, "held_out", settings.paths.data)
     questions = first_of_each_kind(held_out, settings.evaluation.per_kind)

@@ -1,4 +1,4 @@
-"""The program `research`: one command for each thing that people do with this project."""
+"""The program `research`: one command per task."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ from services.process import stopping
 
 app = typer.Typer(
     help="Teach a language model to reason with search, by reinforcement learning.\n\n"
-    "Every command takes a preset (a name such as quickstart-cpu, or the path of a TOML file) and settings such as "
-    "grpo.steps=5 that override it. "
-    "Start with: research demo",
+    "Almost every command takes a preset (a name such as quickstart-cpu, or the path of a TOML file) and settings such "
+    "as grpo.steps=5 that override it. `research config --describe` explains every setting.\n\n"
+    "Start with: `research demo`",
     no_args_is_help=True,
     rich_markup_mode="markdown",
     pretty_exceptions_enable=False,
@@ -35,13 +35,16 @@ errors = Console(stderr=True)
 
 @app.command()
 def prepare(overrides: Overrides = None, preset: Preset = DEFAULT_PRESET) -> None:
-    """Make model, encoder, corpus, questions and index on disk (once; later calls find them).
+    """Build everything that the services need on disk: model, encoder, passages, index and questions.
 
-    Example: research prepare
+    Run it once per machine, or after changing a model, the corpus or the index; whatever exists already is kept.
+    `research demo`, `research up` and `research study` call it themselves.
+
+    Example: `research prepare`
     """
     from builtin.prepare import prepare as run
 
-    with stopping.keeping(lambda: "what was prepared is kept; the same command goes on from there"):
+    with stopping.keeping(lambda: "what was prepared is kept; the same command continues from there"):
         run(load_settings(preset, overrides), console)
 
 
@@ -51,16 +54,19 @@ def index(
         Path | None,
         typer.Option(help="file or directory: JSONL, TSV, Parquet (docs/own-data.md); default: corpus.name"),
     ] = None,
-    evaluate: Annotated[bool, typer.Option("--evaluate", help="build nothing, print recall of the index")] = False,
+    evaluate: Annotated[bool, typer.Option("--evaluate", help="build nothing; print the recall of the index")] = False,
     questions: Annotated[
-        Path | None, typer.Option(help="with --evaluate: MuSiQue, HotpotQA or our own, for recall of gold passages")
+        Path | None, typer.Option(help="with --evaluate: MuSiQue, HotpotQA or our own; for recall of gold passages")
     ] = None,
     overrides: Overrides = None,
     preset: Preset = DEFAULT_PRESET,
 ) -> None:
-    """Embed passages and build the index that the retriever serves; can be interrupted and goes on later.
+    """Embed passages and build the index that the retriever serves.
 
-    Example: research index --passages my.jsonl corpus.index=mine
+    Use it to search your own passages (docs/own-data.md), or with `--evaluate` to measure an index. An interrupted
+    build continues when you run the same command again.
+
+    Example: `research index --passages my.jsonl corpus.index=mine`
     """
     from builtin.prepare import passages_path
 
@@ -72,7 +78,7 @@ def index(
         return
     from services.retriever.build.build import build_index
 
-    with stopping.keeping(lambda: "the vectors made so far are kept; the same command goes on from there"):
+    with stopping.keeping(lambda: "the vectors made so far are kept; the same command continues from there"):
         console.print(f"index: {build_index(settings, passages or passages_path(settings))}", highlight=False)
 
 
@@ -82,9 +88,11 @@ def serve(
     overrides: Overrides = None,
     preset: Preset = DEFAULT_PRESET,
 ) -> None:
-    """Run one service in the foreground.
+    """Run one service in the foreground: retriever, policy or trainer.
 
-    Example: research serve retriever retriever.port=9000
+    Use it to spread the services over machines, or to restart one alone; `research up` runs all three on this one.
+
+    Example: `research serve retriever retriever.port=9000`
     """
     from services.process.parent import end_with_parent
 
@@ -101,10 +109,12 @@ def serve(
 
 @app.command()
 def up(overrides: Overrides = None, preset: Preset = DEFAULT_PRESET) -> None:
-    """Run retriever, policy and trainer side by side; Ctrl-C ends all three, and what dies is started again.
+    """Run retriever, policy and trainer side by side until Ctrl-C; a service that dies is restarted.
 
-    The policy serves what the run has learnt so far. Train with: research run start
-    Then ask with: research ask "Who painted The Starry Night?"
+    Use it to train and ask at the same time: the policy serves the weights that the run has published so far, and a
+    page to ask from. Train with `research run start`, then ask with `research ask "Who painted The Starry Night?"`.
+
+    Example: `research up`
     """
     from builtin.prepare import prepare as prepare_all
     from services.system.launcher import Service, require_free_ports, running
@@ -112,24 +122,26 @@ def up(overrides: Overrides = None, preset: Preset = DEFAULT_PRESET) -> None:
     settings = load_settings(preset, overrides)
     everything: tuple[Service, ...] = ("retriever", "policy", "trainer")
     require_free_ports(everything, settings)
-    with stopping.keeping(lambda: "the services have ended; `research up` brings them back, and a run under way"):
+    with stopping.keeping(lambda: "the services have ended; `research up` restarts them and continues an active run"):
         prepare_all(settings, console)
         with running(everything, _passed_on(preset, overrides), settings, console):
             ask = f"http://{settings.policy.host}:{settings.policy.port}/"
-            console.print(f"all three are up; ask at {ask}; Ctrl-C ends them", highlight=False, soft_wrap=True)
+            console.print(f"all three services are up; ask at {ask}; Ctrl-C ends them", highlight=False, soft_wrap=True)
             threading.Event().wait()
 
 
 @app.command()
 def run(
-    order: Annotated[Literal["start", "pause", "stop", "status"], typer.Argument(help="what the run shall do")],
+    order: Annotated[Literal["start", "pause", "stop", "status"], typer.Argument(help="what to tell the trainer")],
     overrides: Overrides = None,
     preset: Preset = DEFAULT_PRESET,
 ) -> None:
-    """Tell the trainer that is served (by `research up` or compose) to start its run, hold it or end it.
+    """Start, pause or stop the run of a running trainer, or print the state of the run.
 
-    Start also lets a paused or stopped run go on. Pause and stop wait for the end of the present step.
-    Example: research run start
+    Use it after `research up` or compose; `research train` needs no trainer service. `start` also continues a paused or
+    stopped run. `pause` and `stop` wait for the end of the current step.
+
+    Example: `research run start`
     """
     from cli.run_commands import give_order
 
@@ -140,12 +152,14 @@ def run(
 def train(
     overrides: Overrides = None,
     preset: Preset = DEFAULT_PRESET,
-    fresh: Annotated[bool, typer.Option("--fresh", help="throw away what the run directory holds")] = False,
+    fresh: Annotated[bool, typer.Option("--fresh", help="delete what the run directory holds, and start over")] = False,
 ) -> None:
-    """Train against running services; goes on from the last checkpoint if the run was begun before.
+    """Train in this terminal, against a running retriever and policy.
 
-    The policy server must have been started with the same RESEARCH_ADMIN_TOKEN.
-    Example: research train run=first grpo.steps=20
+    Use it for a run with your own settings. It continues from the last checkpoint if there is one. The policy server
+    must have been started with the same RESEARCH_ADMIN_TOKEN.
+
+    Example: `research train run=first grpo.steps=20`
     """
     from services.trainer.main import train as run
 
@@ -154,9 +168,12 @@ def train(
 
 @app.command()
 def demo(overrides: Overrides = None, preset: Preset = DEFAULT_PRESET) -> None:
-    """The whole line, once: prepare, serve, train with GRPO, reload weights, evaluate, answer a question.
+    """Run every stage once: prepare, serve, train with GRPO, reload weights, evaluate, answer a question.
 
-    About ten minutes on two CPU cores. An interrupted demo goes on where it was; a finished one starts anew.
+    Start here. It takes about ten minutes on two CPU cores. An interrupted demo continues where it was; a finished one
+    starts over.
+
+    Example: `research demo`
     """
     from cli.demo import run_demo
 
@@ -167,12 +184,14 @@ def demo(overrides: Overrides = None, preset: Preset = DEFAULT_PRESET) -> None:
 def study(
     overrides: Overrides = None,
     preset: Preset = "study-cpu",
-    report: Annotated[bool, typer.Option("--report", help="only write the report of what is there")] = False,
+    report: Annotated[bool, typer.Option("--report", help="only write the report of the runs so far")] = False,
 ) -> None:
-    """Train over several seeds and with controls, and report what was learnt, with intervals.
+    """Train with several seeds and ablations, and report what was learned, with intervals.
 
-    Takes some hours on two CPU cores that have nothing else to do; an interrupted study goes on where it was.
-    Example: research study study.seeds=[1,2]
+    Use it to measure what the outcome reward itself teaches. It takes some hours on two otherwise idle CPU cores; an
+    interrupted study continues where it was.
+
+    Example: `research study study.seeds=[1,2]`
     """
     from apps.study.plan import StudyPlan
     from apps.study.report import write_study_report
@@ -191,12 +210,14 @@ def ask(
     question: Annotated[str, typer.Argument(help="the question, in quotes")],
     overrides: Overrides = None,
     preset: Preset = DEFAULT_PRESET,
-    strategy: Annotated[StrategyName, typer.Option(help="how the answer is found")] = "research",
+    strategy: Annotated[StrategyName, typer.Option(help="how to find the answer")] = "research",
     as_json: Annotated[bool, typer.Option("--json", help="print the whole answer as JSON")] = False,
 ) -> None:
-    """Ask the running policy one question and show how it found the answer.
+    """Ask the running policy one question, and show each step to the answer.
 
-    Example: research ask "When was the painter of The Starry Night born?" --strategy naive-rag
+    Use it to try the model that `research up` serves, or to compare the agent (`research`) with a simpler strategy.
+
+    Example: `research ask "When was the painter of The Starry Night born?" --strategy naive-rag`
     """
     from cli.ask import ask_policy
     from cli.show import show_answer
@@ -211,14 +232,16 @@ def ask(
 @app.command()
 def export(
     run: Annotated[str, typer.Argument(help="the name of a run, or its directory")],
-    out: Annotated[Path, typer.Option(help="a directory that is not there yet")],
+    out: Annotated[Path, typer.Option(help="the directory to create")],
     push: Annotated[str, typer.Option(help="also push to this repository of the model hub (needs HF_TOKEN)")] = "",
     overrides: Overrides = None,
     preset: Preset = DEFAULT_PRESET,
 ) -> None:
-    """Write the trained model as an ordinary checkpoint that transformers and `vllm serve` load, with a model card.
+    """Write a run's newest weights as an ordinary checkpoint, with a model card.
 
-    Example: research export demo --out my-search-agent
+    Use it to share a trained model, or to load it with transformers or `vllm serve`.
+
+    Example: `research export demo --out my-search-agent`
     """
     from apps.export.export import export_run, push_to_hub
 
@@ -237,11 +260,13 @@ def evaluate(
 ) -> None:
     """Ask the running policy the held-out questions, greedily, and print EM and F1.
 
-    Example: research eval evaluation.per_kind=100
+    Use it to measure the weights that are served now; needs a running retriever and policy (`research up`).
+
+    Example: `research eval evaluation.per_kind=100`
     """
     from cli.evaluate import evaluate_policy
 
-    with stopping.keeping(lambda: "an evaluation that did not end keeps nothing"):
+    with stopping.keeping(lambda: "an unfinished evaluation keeps nothing"):
         stopping.run(evaluate_policy(load_settings(preset, overrides), output, console))
 
 
@@ -262,7 +287,7 @@ def inspect(
     stop: Annotated[StopReason | None, typer.Option(help="why the episode ended")] = None,
     kind: Annotated[str | None, typer.Option(help="kind of question, e.g. two_hop")] = None,
     corrected: Annotated[
-        bool, typer.Option("--corrected", help="only with a search that corrected one which did not help")
+        bool, typer.Option("--corrected", help="only episodes in which a query corrected an unhelpful one")
     ] = False,
     min_reward: Annotated[float | None, typer.Option(help="lowest reward")] = None,
     max_reward: Annotated[float | None, typer.Option(help="highest reward")] = None,
@@ -272,11 +297,13 @@ def inspect(
     ] = None,
     limit: Annotated[int | None, typer.Option(min=1, help="most episodes; default: 10, or 2000 with --html")] = None,
     tokens: Annotated[
-        bool, typer.Option("--tokens", help="also each token: mask, log-probability, weight version")
+        bool, typer.Option("--tokens", help="also print each token: mask, log-probability, weight version")
     ] = False,
-    html: Annotated[Path | None, typer.Option(help="write one HTML file to read in a browser instead")] = None,
+    html: Annotated[Path | None, typer.Option(help="write one HTML file for a browser instead")] = None,
 ) -> None:
-    """Read what the episodes of a run really said: who wrote what, what it earned and why. The newest come first.
+    """Read the episodes of a run: what the model and the retriever wrote, the reward and its reason; newest first.
+
+    Use it when a metric changes and you want to see why.
 
     - What went wrong in step 8?
       `research inspect demo --step 8 --max-reward 0.1`
@@ -313,16 +340,14 @@ def config(
     overrides: Overrides = None,
     preset: Preset = DEFAULT_PRESET,
     describe: Annotated[
-        bool, typer.Option("--describe", help="explain settings instead; arguments then name sections, such as grpo")
+        bool, typer.Option("--describe", help="explain settings instead; arguments then name sections or settings")
     ] = False,
 ) -> None:
-    """Print the resolved settings, from preset, environment and command line together; or explain them.
+    """Print the settings as resolved from preset, environment and command line, or explain them.
 
-    Examples:
+    Use it to check what a command will run with, or to look up a setting before you change it.
 
-      `research config grpo.steps=20`
-
-      `research config --describe grpo sft`
+    Examples: `research config grpo.steps=20`, `research config --describe grpo sft`
     """
     if describe:
         from cli.describe import show_settings
@@ -337,7 +362,7 @@ def _passed_on(preset: str, overrides: list[str] | None) -> list[str]:
 
 
 def main() -> None:
-    """Entry point: our own errors are one clear message and exit code 2, Ctrl-C is 130 and SIGTERM 143."""
+    """Entry point: our own errors print one clear message and exit with 2, Ctrl-C exits with 130, SIGTERM with 143."""
     stopping.install()
     try:
         app()

@@ -1,4 +1,4 @@
-"""`research run`: orders to a trainer that is served, and how it stands."""
+"""`research run`: sends orders to the running trainer, and prints the state of its run."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ Order = Literal["start", "pause", "stop", "status"]
 
 
 def give_order(settings: Settings, order: Order, console: Console) -> None:
-    """Send an order and print how the run stands; raises ServiceError if no trainer answers or it refuses."""
+    """Send an order and print the state of the run; raises ServiceError if no trainer answers or it refuses."""
     url = settings.endpoints.trainer_url
     try:
         if order == "status":
@@ -26,7 +26,7 @@ def give_order(settings: Settings, order: Order, console: Console) -> None:
     except httpx.HTTPError as error:
         raise ServiceError(f"no trainer answers at {url} ({error}); start the services with `research up`") from error
     if answer.status_code == 409:
-        raise ServiceError(f"the trainer refuses: {answer.json()['message']}")
+        raise ServiceError(f"the trainer refused: {answer.json()['message']}")
     if answer.status_code != 200:
         raise ServiceError(f"the trainer answered {answer.status_code}: {answer.text[:200]}")
     console.print(_standing(answer.json(), url), highlight=False, soft_wrap=True)
@@ -36,7 +36,7 @@ def _standing(status: dict[str, Any], url: str) -> str:
     left = status.get("seconds_left")
     about = f", about {max(1, round(left / 60))} minutes to go" if left else ""
     part = f", {status['done']} of {status['total']}" if status["total"] else ""
-    # A name that only containers know is no address for a browser.
+    # A browser cannot open a host name that only containers know.
     page = f"; watch it at {url}/" if "127.0.0.1" in url or "localhost" in url else ""
     error = f"; {status['error']}" if status["error"] else page
     return f"run {status['run']}: {status['phase']}{part}, step {status['step']} of {status['steps']}{about}{error}"

@@ -1,4 +1,4 @@
-"""Answers and evaluations as people read them in a terminal."""
+"""Answers and evaluations, printed in the terminal."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _STYLES = {"think": "dim", "search": "cyan", "result": "yellow", "answer": "bold
 
 
 def show_answer(answer: AnswerResponse, console: Console) -> None:
-    """The trace, step by step, and the answer."""
+    """Print the trace, step by step, and the answer."""
     console.print(f"[bold]question[/] {escape(answer.question)}", highlight=False)
     for step in answer.trace:
         style = _STYLES[step.kind]
@@ -28,7 +28,7 @@ def show_answer(answer: AnswerResponse, console: Console) -> None:
 
 
 def show_evaluations(evaluations: dict[str, Any], console: Console) -> None:
-    """A table with one row for each stage and kind of question."""
+    """Print a table with one row per stage and kind of question."""
     table = Table("stage", "questions", title="held-out questions, greedy")
     for column in ("EM", "F1", "searches", "well formed", "n"):
         table.add_column(column, justify="right")

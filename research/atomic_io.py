@@ -1,4 +1,4 @@
-"""Files and digests: nothing half-written is ever seen under its final name."""
+"""Files and digests: no half-written file ever appears under its final name."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from typing import BinaryIO
 
 @contextmanager
 def atomic_write(path: Path) -> Iterator[BinaryIO]:
-    """Write beside `path`, then rename; after an error or a kill the old content (or none) is still there."""
+    """Write next to `path`, then rename; an error or a kill leaves the old content (or none) in place."""
     partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
     try:
         with partial.open("wb") as stream:
@@ -28,9 +28,9 @@ def atomic_write(path: Path) -> Iterator[BinaryIO]:
 
 @contextmanager
 def atomic_directory(target: Path) -> Iterator[Path]:
-    """A directory to fill; it appears as `target`, complete, or not at all, and replaces what is there.
+    """A directory to fill; it appears as `target`, complete or not at all, and replaces an existing one.
 
-    What a kill leaves is hidden beside `target`, and removed by the next attempt.
+    A kill leaves a hidden directory next to `target`; the next attempt removes it.
     """
     target.parent.mkdir(parents=True, exist_ok=True)
     partial = target.with_name(f".{target.name}.partial")

@@ -1,4 +1,4 @@
-"""HTTP clients of the retriever and the policy: time-outs, bounded retries, several replicas."""
+"""HTTP clients of the retriever and the policy, with timeouts and bounded retries."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ INITIAL_VERSION = "0"
 
 _RETRIED_STATUSES = frozenset({429, 500, 502, 503, 504})
 _MAX_BACKOFF_SECONDS = 10.0
-_MAX_QUERY_CHARS = 4096  # what `retriever.max_query_chars` says by itself; encoders read far less
-_READY_TIMEOUT_SECONDS = 5.0  # of what a server tells about itself
-_AS_MANY_AS_NEEDED = httpx.Limits(max_connections=0)  # so says aiohttp; None would be 100
+_MAX_QUERY_CHARS = 4096  # the default of `retriever.max_query_chars`; encoders read far less
+_READY_TIMEOUT_SECONDS = 5.0  # for a server's reports about itself
+_AS_MANY_AS_NEEDED = httpx.Limits(max_connections=0)  # aiohttp reads 0 as unlimited; None would be 100
 
 
 class HttpService:
-    """A JSON service over HTTP; every request has a time-out and every retry a limit."""
+    """A JSON service over HTTP; every request has a timeout, and retries are limited."""
 
     _retries_timeouts = True
 
@@ -39,7 +39,7 @@ class HttpService:
             base_url=self.url,
             timeout=httpx.Timeout(timeout, connect=min(timeout, 5.0)),
             headers=headers,
-            # httpx's own pool takes longer for each request the more are under way (benchmarks/http_client.py).
+            # httpx's own pool gets slower the more requests are in flight (benchmarks/http_client.py).
             transport=AiohttpTransport(limits=_AS_MANY_AS_NEEDED),
         )
 
@@ -55,7 +55,7 @@ class HttpService:
         await self._client.aclose()
 
     async def check_ready(self) -> None:
-        """Raise ServiceError, at once, if the service does not say that it is ready."""
+        """Raise ServiceError at once if the service does not report that it is ready."""
         try:
             answer = await self._client.get("/readyz", timeout=_READY_TIMEOUT_SECONDS)
         except httpx.HTTPError as error:
@@ -66,11 +66,11 @@ class HttpService:
             raise ServiceError(f"{self._name} at {self.url} is not ready: {answer.text[:200]}")
 
     async def request(self, method: str, path: str, *, json: Any = None, limit: float | None = None) -> Any:
-        """Send one request and return the decoded answer, within `limit` seconds (left out: the service's own).
+        """Send one request and return the decoded answer, within `limit` seconds (default: the service's own).
 
         Raises:
-            ServiceBusyError: it still answered 429 after the last retry.
-            ServiceError: it could not be reached or answered with any other error.
+            ServiceBusyError: the service still answered 429 after the last retry.
+            ServiceError: the service could not be reached or answered with any other error.
         """
         try:
             async for attempt in AsyncRetrying(
@@ -101,9 +101,9 @@ class HttpService:
 
 
 class RetrieverClient(HttpService):
-    """Speaks the native dialect of the retriever.
+    """Client for the retriever's native dialect.
 
-    `revision`, if set, is that of the index which must answer.
+    `revision`, if set, is the index revision that must answer.
     """
 
     revision: str | None = None
@@ -115,17 +115,17 @@ class RetrieverClient(HttpService):
         return [found.passage for found in await self.search_scored(query, top_k)]
 
     async def search_scored(self, query: str, top_k: int) -> list[ScoredPassage]:
-        """Search; of a query without an end, as models write them, only the beginning.
+        """Search; a query without end, as models may write it, is cut.
 
         Raises:
             ServiceError: as `request` does.
-            ConditionsChangedError: another revision of the index answered than `revision`.
+            ConditionsChangedError: an index revision other than `revision` answered.
         """
         body = await self.request("POST", "/search", json={"query": query[:_MAX_QUERY_CHARS], "top_k": top_k})
         if self.revision is not None and body["revision"] != self.revision:
             raise ConditionsChangedError(
-                f"revision {body['revision']} of the index {body['index']} answered where {self.revision} was asked: "
-                "the retriever got a new one meanwhile"
+                f"revision {body['revision']} of the index {body['index']} answered instead of {self.revision}: "
+                "the retriever loaded a new one in the meantime"
             )
         return [
             ScoredPassage(Passage(hit["id"], hit["title"], hit["text"]), hit["score"]) for hit in body["results"][0]
@@ -178,13 +178,13 @@ class PolicyAdmin(HttpService):
         return WeightsStatus.model_validate(await self.request("GET", "/admin/weights", limit=_READY_TIMEOUT_SECONDS))
 
     async def digests(self) -> dict[str, str]:
-        """SHA-256 of each weight as it computes."""
+        """SHA-256 of each weight tensor, as the server computes with it."""
         digests: dict[str, str] = await self.request("GET", "/admin/weights/digests")
         return digests
 
 
 def sampling_params(max_tokens: int, sampling: Sampling) -> dict[str, Any]:
-    """vLLM's sampling parameters of one turn: the log-probability of each sampled token, and a stop at given texts."""
+    """vLLM's sampling parameters for one turn, with each sampled token's log-probability and a stop at given texts."""
     return {
         "max_tokens": max_tokens,
         "temperature": sampling.temperature,
@@ -199,7 +199,7 @@ def sampling_params(max_tokens: int, sampling: Sampling) -> dict[str, Any]:
 
 
 def finish_of(finish_reason: str | None, stop_reason: str | int | None) -> Finish:
-    """Translate vLLM's reasons; raises ServiceError where the request did not end properly (aborted, error)."""
+    """Translate vLLM's reasons; raises ServiceError if the request did not end properly (aborted, error)."""
     if finish_reason == "length":
         return Finish.LENGTH
     if finish_reason == "stop":

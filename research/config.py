@@ -2,7 +2,7 @@
 
 A TOML preset gives the values; environment variables override the preset (`RESEARCH_SETTINGS="grpo.steps=5 seed=2"`,
 then `RESEARCH__GRPO__STEPS=5`), and the command line (`grpo.steps=5`) overrides all of them. An unknown key is an error
-everywhere. A former name of a setting is read as today's, with a warning that gives it.
+everywhere. A setting's former name still works, with a warning that gives the present name.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from research.settings.former_names import present_name, with_present_names
 logger = logging.getLogger(__name__)
 
 ENV_PREFIX = "RESEARCH__"
-# Assignments as on the command line, parted by spaces as in a shell.
+# Assignments as on the command line, separated by spaces as in a shell.
 SETTINGS_VARIABLE = "RESEARCH_SETTINGS"
 PRESET_DIR = Path(__file__).resolve().parent / "presets"
 DEFAULT_PRESET = "quickstart-cpu"
@@ -40,11 +40,11 @@ def load_settings(
 
     Args:
         preset: the name of a file in `research/presets/` (without `.toml`) or the path of a TOML file.
-        environment: whether its variables count.
+        environment: whether environment variables count.
         overrides: assignments such as `grpo.steps=5`; the value is read as TOML, or as a string where that fails.
 
     Raises:
-        ConfigurationError: the preset does not exist or a key or value is wrong; the message names each field.
+        ConfigurationError: the preset does not exist, or a key or value is invalid; the message names each field.
     """
     path = _preset_path(preset)
     try:
@@ -97,7 +97,7 @@ def _override(tree: dict[str, Any], assignment: str, where: str) -> None:
 
 def _parse_value(text: str) -> Any:
     if text == "None":
-        return None  # which TOML cannot say
+        return None  # which TOML cannot express
     try:
         return tomllib.loads(f"value = {text}")["value"]
     except tomllib.TOMLDecodeError:
@@ -112,7 +112,7 @@ def _assign(tree: dict[str, Any], name: str, value: Any, where: str) -> None:
         tree.update(given)
         return
     keys = name.split(".")
-    # Of `bench.prices.gpt.input` the setting is `bench.prices`.
+    # In `bench.prices.gpt.input` the setting is `bench.prices`.
     keys[:2] = present_name(".".join(keys[:2])).split(".")
     if (new := ".".join(keys)) != name:
         _warn(name, new, where)
@@ -125,7 +125,7 @@ def _assign(tree: dict[str, Any], name: str, value: Any, where: str) -> None:
 
 
 def _explain(error: ValidationError, path: Path) -> str:
-    lines = [f"settings are wrong (preset {path.name}, environment and command line together):"]
+    lines = [f"settings are invalid (preset {path.name}, environment and command line together):"]
     for problem in error.errors():
         where = ".".join(str(part) for part in problem["loc"]) or "settings"
         what = "there is no such setting" if problem["type"] == "extra_forbidden" else problem["msg"]
@@ -135,7 +135,7 @@ def _explain(error: ValidationError, path: Path) -> str:
 
 
 def _nearest(name: str) -> str:
-    """The known setting that was probably meant: by its key, which may be short for it, rather in the same section."""
+    """The setting that was probably meant: its key is similar, or abbreviated; the same section is preferred."""
     section, _, key = name.rpartition(".")
 
     def likeness(known: str) -> float:
@@ -150,7 +150,7 @@ def _nearest(name: str) -> str:
 
 
 def _warn(old: str, new: str, where: str) -> None:
-    logger.warning("%s: %s is named %s now; the old name will not be read for ever", where, old, new)
+    logger.warning("%s: %s is named %s now; use the new name, because the old one will stop working", where, old, new)
 
 
 def recorded_settings(run_dir: Path) -> dict[str, Any] | None:

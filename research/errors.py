@@ -10,11 +10,11 @@ class ConfigurationError(ResearchError, ValueError):
 
 
 class AssetError(ResearchError, FileNotFoundError):
-    """A model, corpus, index or question set is missing, broken or not the one expected."""
+    """A model, corpus, index or question set is missing, corrupt or not the one expected."""
 
 
 class ProtocolError(ResearchError, ValueError):
-    """Tokens or text break a promise of the episode protocol."""
+    """Tokens or text violate the episode protocol."""
 
 
 class ContextFullError(ProtocolError):
@@ -34,8 +34,8 @@ class ServiceBusyError(ServiceError):
 
 
 class ConditionsChangedError(ResearchError, RuntimeError):
-    """Other weights, or another index, answer than those that were measured so far."""
+    """The weights or the index that answer are not those measured so far."""
 
 
 class TrainingError(ResearchError, RuntimeError):
-    """Training cannot go on soundly."""
+    """Training cannot continue safely."""

@@ -1,4 +1,4 @@
-"""Tables of Markdown, for every report."""
+"""Markdown tables, for every report."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 
 
 def markdown_table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """A table; its cells are text, whatever stands in them."""
+    """A table; its cells are plain text, whatever they contain."""
     lines = [[escape_cell(str(cell)) for cell in line] for line in (head, *rows)]
     lines.insert(1, ["---"] * len(head))
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)

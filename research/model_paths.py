@@ -37,7 +37,7 @@ def local_checkpoint(name: str, data: Path) -> Path:
     """As `resolve_model`, but always a directory on this disk: a hub model is fetched (or found in the hub's cache).
 
     Raises:
-        AssetError: the model is not there and the hub cannot give it.
+        AssetError: the model is not on disk and the hub cannot provide it.
     """
     resolved = resolve_model(name, data)
     if Path(resolved).is_dir():
@@ -51,4 +51,4 @@ def local_checkpoint(name: str, data: Path) -> Path:
         )
     except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
         reason = str(error).strip().splitlines()[0]
-        raise AssetError(f"model {name!r} is neither a directory nor to be had from the hub: {reason}") from error
+        raise AssetError(f"model {name!r} is neither a directory nor available from the hub: {reason}") from error

@@ -1,4 +1,4 @@
-"""Passages, the unit of retrieval, and their JSONL form: `{"id", "title", "text"}` a line."""
+"""Passages, the unit of retrieval, and their JSONL form: one `{"id", "title", "text"}` per line."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ class Passage:
 
 @dataclass(frozen=True, slots=True)
 class ScoredPassage:
-    """A passage that was found, and how well it matched; more is better."""
+    """A passage that was found, and how well it matched; higher is better."""
 
     passage: Passage
     score: float
 
 
 def write_passages(path: Path, passages: Iterable[Passage]) -> None:
-    """Write one JSON object a line, beside the target first, then rename."""
+    """Write one JSON object per line, next to the target first, then rename."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with atomic_write(path) as out:
         for passage in passages:
@@ -37,7 +37,7 @@ def write_passages(path: Path, passages: Iterable[Passage]) -> None:
 
 
 def iter_passages(path: Path) -> Iterator[Passage]:
-    """Stream passages from JSONL; raises AssetError that names the broken line."""
+    """Stream passages from JSONL; raises AssetError naming the invalid line."""
     try:
         stream = path.open(encoding="utf-8")
     except OSError as error:
@@ -50,4 +50,4 @@ def iter_passages(path: Path) -> Iterator[Passage]:
                 record = json.loads(line)
                 yield Passage(id=str(record["id"]), title=record["title"], text=record["text"])
             except (json.JSONDecodeError, KeyError, TypeError) as error:
-                raise AssetError(f"{path}:{number}: not a passage record ({error!r})") from error
+                raise AssetError(f"{path}:{number} is not a passage record ({error!r})") from error

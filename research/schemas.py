@@ -10,7 +10,7 @@ NonBlank = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1)
 
 
 class Request(BaseModel):
-    """Base of request bodies: an unknown field is an error, so that a typing slip never passes in silence."""
+    """Base of request bodies: an unknown field is an error, so that a typo never passes silently."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -22,8 +22,8 @@ class SearchRequest(Request):
     queries: Annotated[list[NonBlank], Field(min_length=1, max_length=512)] | None = Field(
         None, description="several queries, answered in order"
     )
-    top_k: int = Field(5, ge=1, description="passages a query")
-    index: str | None = Field(None, description="name of the index; left out: the server's first")
+    top_k: int = Field(5, ge=1, description="passages per query")
+    index: str | None = Field(None, description="name of the index; default: the server's first")
 
     @model_validator(mode="after")
     def _one_form(self) -> SearchRequest:
@@ -33,7 +33,7 @@ class SearchRequest(Request):
 
 
 class Hit(BaseModel):
-    """One passage; `score` is the inner product of unit vectors (cosine), or that of fused rankings; more is better."""
+    """One passage; `score` is a cosine (of unit vectors), or the score of fused rankings; higher is better."""
 
     id: str
     title: str
@@ -63,9 +63,9 @@ StrategyName = Literal["research", "naive", "naive-rag", "iter-retgen", "ircot"]
 
 
 class AgentLimits(Request):
-    """Limits of one request to the agent; those left out are the preset's."""
+    """Limits of one request to the agent; each defaults to the preset's."""
 
-    top_k: int | None = Field(None, ge=1, le=100, description="passages a search")
+    top_k: int | None = Field(None, ge=1, le=100, description="passages per search")
     max_searches: int | None = Field(None, ge=0, le=100)
     max_tokens: int | None = Field(None, ge=1, description="tokens after the prompt, results included")
     timeout: float | None = Field(None, gt=0, description="seconds; at most the server's policy.answer_timeout")
@@ -81,12 +81,12 @@ class AnswerRequest(AgentLimits):
         None, description="several questions, answered in order"
     )
     strategy: StrategyName = Field(
-        "research", description="how answers are found: the agent, or one of the plans that it is compared with"
+        "research", description="how answers are found: by the agent, or by one of the baselines"
     )
-    adapter: NonBlank | None = Field(None, description="a LoRA adapter that is loaded; left out: the model alone")
+    adapter: NonBlank | None = Field(None, description="name of a loaded LoRA adapter; default: the model alone")
     temperature: float = Field(0.0, ge=0.0, le=2.0, description="0 is greedy")
     seed: int | None = Field(None, ge=0, lt=2**31, description="makes sampling repeatable")
-    stream: bool = Field(False, description="send what happens as server-sent events; one question only")
+    stream: bool = Field(False, description="send each event as it happens, as server-sent events; one question only")
 
     @model_validator(mode="after")
     def _one_form(self) -> AnswerRequest:
@@ -98,7 +98,7 @@ class AnswerRequest(AgentLimits):
 
 
 class Step(BaseModel):
-    """One piece of the trace: a thought, a search with the passages found, the answer, or text outside of any tag."""
+    """One piece of the trace: a thought, a search with the passages found, the answer, or text outside any tag."""
 
     kind: Literal["think", "search", "result", "answer", "text"]
     text: str
@@ -131,7 +131,7 @@ class AnswerSeconds(BaseModel):
 
 
 class AnswerResponse(BaseModel):
-    """Answer of `POST /answer`. `answer` is null if the model gave none in the form asked for."""
+    """Answer of `POST /answer`. `answer` is null if the model gave none in the required form."""
 
     question: str
     strategy: str = "research"
@@ -156,24 +156,24 @@ Version = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9._-]{1,64}$")]
 
 
 class WeightsRequest(Request):
-    """Body of `POST /admin/weights`: a checkpoint directory (or safetensors file) and the version it gets."""
+    """Body of `POST /admin/weights`: a directory of weights (or safetensors file) and its new version."""
 
     path: NonBlank
     version: Version
 
 
 class TensorOnWire(Request):
-    """Dtype (as safetensors names it: F32, BF16 and so on) and shape of a tensor that is broadcast."""
+    """Dtype (as safetensors names it: F32, BF16 and so on) and shape of a broadcast tensor."""
 
     dtype: str
     shape: list[int]
 
 
 class BroadcastRequest(Request):
-    """Body of `POST /admin/weights/broadcast`: the tensors in the order in which the trainer sends them by NCCL."""
+    """Body of `POST /admin/weights/broadcast`: the tensors in the order in which the trainer sends them over NCCL."""
 
     group_id: Annotated[str, StringConstraints(min_length=1, max_length=1024)] = Field(
-        description="base64 of the id of an NCCL group in which the trainer is rank 0 and the workers follow"
+        description="id of an NCCL group, in base64; the trainer is rank 0 and the workers follow"
     )
     tensors: dict[str, TensorOnWire]
     version: Version
@@ -211,14 +211,14 @@ class AdaptersStatus(BaseModel):
 
 
 class ServiceStatus(BaseModel):
-    """Answer of `/readyz`: 200 with `ready`, or 503 with what is still going on."""
+    """Answer of `/readyz`: 200 with `ready`, or 503 with the reason."""
 
     status: Literal["ready", "loading", "failed"]
     detail: str = ""
 
 
 class WeightsQuality(BaseModel):
-    """Exact match of weights on held-out questions, greedily, by kind, and how many questions of each were asked."""
+    """Greedy exact match of weights on held-out questions, by kind, with the number of questions of each."""
 
     evaluation: str
     em: dict[str, float]
@@ -228,8 +228,8 @@ class WeightsQuality(BaseModel):
 class TrainingState(BaseModel):
     """Answer of the policy's `/training`: what the trainer's run is doing.
 
-    `done` of `total` are the parts of the present phase; `seconds_left` is an estimate, and null where there is no
-    ground for one.
+    `done` of `total` counts the parts of the current phase; `seconds_left` is an estimate, and null where none is
+    possible.
     """
 
     reachable: bool
@@ -245,8 +245,8 @@ class TrainingState(BaseModel):
 class PolicyInfo(BaseModel):
     """Answer of the policy's `/info`: the model it serves, the agent's name, the weights, and the retriever's state.
 
-    `weights` is a fingerprint of the checkpoint; `prompt` the SHA-256 of the rules that the agent tells the model, and
-    `trained_prompt` of those that the weights were trained with, if they say so.
+    `weights` is a fingerprint of the weights. `prompt` is the SHA-256 of the agent's prompt, and `trained_prompt` that
+    of the prompt that the weights were trained with, if known.
     """
 
     model: str
@@ -259,14 +259,14 @@ class PolicyInfo(BaseModel):
     prompt: str
     trained_prompt: str | None
     run: str | None = Field(None, description="the run that published the weights")
-    trained: bool = Field(description="whether the weights have been taught to search")
-    quality: WeightsQuality | None = Field(None, description="what the last evaluation of these weights said")
-    notice: str = Field("", description="what somebody who asks should know first")
+    trained: bool = Field(description="whether the weights were trained to search")
+    quality: WeightsQuality | None = Field(None, description="figures of the last evaluation of these weights")
+    notice: str = Field("", description="what a user should know before asking")
     retriever: ServiceStatus
 
 
 class RequestLimits(BaseModel):
-    """Beyond these a request is refused; query tokens beyond their limit are cut."""
+    """A request beyond these limits is refused; query tokens beyond their limit are cut."""
 
     top_k: int
     query_chars: int
@@ -275,7 +275,7 @@ class RequestLimits(BaseModel):
 
 
 class IndexInfo(BaseModel):
-    """One of the indexes that are served."""
+    """One of the served indexes."""
 
     name: str
     revision: str
@@ -287,7 +287,7 @@ class IndexInfo(BaseModel):
 
 
 class RetrieverInfo(BaseModel):
-    """Answer of `GET /info`; `index` is what a request gets that names none."""
+    """Answer of `GET /info`; `index` answers requests that name none."""
 
     encoder: str
     backend: str
@@ -299,7 +299,7 @@ class RetrieverInfo(BaseModel):
 
 
 class ErrorBody(BaseModel):
-    """Every error of ours has this body."""
+    """The body of every error of our services."""
 
     error: str
     message: str

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import random
 import signal
 import socket
 import subprocess
@@ -18,6 +19,7 @@ import hypothesis
 import pytest
 
 from services.machine.number_formats import number_format
+from tests.support.run_all import LANE
 
 # A busy machine is no reason to fail: speed is measured in benchmarks, never asserted.
 hypothesis.settings.register_profile("no-deadline", deadline=None)
@@ -69,13 +71,16 @@ def data_dir() -> Path:
 
 @pytest.fixture(scope="session")
 def free_port() -> Callable[[], int]:
-    """A function that finds a TCP port nobody listens on."""
+    """A function that finds a TCP port nobody listens on; below those that the kernel gives to clients."""
+    lane = int(os.environ.get(LANE, "0"))
+    candidates = iter(random.Random(os.getpid()).sample(range(10_000 + 6_000 * lane, 16_000 + 6_000 * lane), 6_000))
 
     def find() -> int:
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            port: int = probe.getsockname()[1]
-            return port
+        for port in candidates:
+            with socket.socket() as probe, contextlib.suppress(OSError):
+                probe.bind(("127.0.0.1", port))
+                return port
+        raise OSError("no port is free")
 
     return find
 
@@ -100,7 +105,8 @@ def launching(
             port = port or free_port()
             log = tmp_path_factory.mktemp(name) / "log.jsonl"
             # A run that somebody made in this folder is not what is tested.
-            untrained = ["policy.serve=base"] if name == "policy" else []
+            # Several policies may be up at once: each takes little memory.
+            untrained = ["policy.serve=base", "policy.kv_cache_gib=1"] if name == "policy" else []
             settings = [f"paths.data={data_dir}", *untrained, *overrides, f"{name}.port={port}"]
             with log.open("wb") as output:
                 process = subprocess.Popen(
@@ -129,6 +135,18 @@ def launch(
     """As `launching`; what a module has started ends with it."""
     with launching(tmp_path_factory, free_port, data_dir, service_environment) as start:
         yield start
+
+
+@pytest.fixture(scope="session")
+def shared_retriever(
+    tmp_path_factory: pytest.TempPathFactory,
+    free_port: Callable[[], int],
+    data_dir: Path,
+    service_environment: dict[str, str],
+) -> Iterator[Server]:
+    """A retriever with the built-in settings, for every test that neither stops nor overloads it."""
+    with launching(tmp_path_factory, free_port, data_dir, service_environment) as start:
+        yield start("retriever")
 
 
 def _await_ready(server: Server, timeout: float) -> None:

@@ -1,1 +1,1 @@
-"""`research bench` and `research report`: strategies against question sets, and what came of it."""
+"""`research bench` and `research report`: run strategies on question sets, and report the results."""

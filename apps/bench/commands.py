@@ -22,14 +22,15 @@ def corpus(
         list[Path],
         typer.Argument(help="question files with paragraphs (MuSiQue, HotpotQA, 2Wiki), or one dump of Wikipedia"),
     ],
-    out: Annotated[Path, typer.Option(help="the passages, JSONL")],
+    out: Annotated[Path, typer.Option(help="the JSONL file of passages to write")],
 ) -> None:
-    """Write passages to be indexed: the paragraphs of question sets, each once, or a dump, streamed.
+    """Write passages for an index: the paragraphs of question sets, each once, or those of a Wikipedia dump.
 
-    Dumps are read in DPR's form (TSV of id, text, title: 100 words a passage) and in wiki-18's (JSONL of id, contents),
-    also packed (.gz). `research index` reads them without this step, too.
+    Use it before `research index`, to search exactly the passages that a benchmark comes with. Dumps may be in DPR's
+    form (TSV of id, text, title: 100 words per passage) or wiki-18's (JSONL of id, contents), also compressed (.gz);
+    `research index` also reads dumps directly.
 
-    Example: research corpus musique_ans_v1.0_dev.jsonl --out data/corpus/musique.jsonl
+    Example: `research corpus musique_ans_v1.0_dev.jsonl --out data/corpus/musique.jsonl`
     """
     from apps.bench.corpus import write_corpus
 
@@ -48,16 +49,16 @@ def bench(
         list[str] | None,
         typer.Option(help="hotpotqa, 2wikimultihopqa, musique, bamboogle, a file or hub:… (may be repeated)"),
     ] = None,
-    out: Annotated[Path, typer.Option(help="directory of the records; run it again to go on")] = Path("runs/bench"),
+    out: Annotated[Path, typer.Option(help="directory of the records; run again to continue")] = Path("runs/bench"),
 ) -> None:
-    """Ask a model whole question sets by several strategies, greedily, and write the table of the paper.
+    """Ask a model whole question sets with several strategies, greedily, and write the table of the paper.
 
-    Needs a running retriever and policy (or `bench.endpoint` and `bench.model`: any OpenAI API).
-    docs/bench.md has more.
+    Use it to compare the trained agent with baselines. It needs a running retriever and policy (or `bench.endpoint` and
+    `bench.model`: any OpenAI API). docs/bench.md has more.
 
-    - The held-out questions that come with this project, the policy as it is now:
+    - The held-out questions that come with this project, with the current policy:
       `research bench --out runs/bench-now`
-    - A benchmark from a file, by two strategies:
+    - A benchmark from a file, with two strategies:
       `research bench --questions musique_ans_v1.0_dev.jsonl --strategy naive-rag --strategy research`
     - Have the answers judged, too (the key is RESEARCH_JUDGE_API_KEY in the environment):
       `research bench bench.judge_endpoint=https://host/v1 bench.judge_model=name`
@@ -66,23 +67,25 @@ def bench(
 
     known: tuple[StrategyName, ...] = tuple(sorted(get_args(StrategyName), key=STRATEGIES.index))
     if unknown := set(strategy or ()) - set(known):
-        raise ConfigurationError(f"--strategy: {', '.join(sorted(unknown))} is none; there are: {', '.join(known)}")
+        raise ConfigurationError(f"--strategy: {', '.join(sorted(unknown))} is unknown; choose: {', '.join(known)}")
     names = [name for name in known if not strategy or name in strategy]
     settings = load_settings(preset, overrides)
     if questions:
         settings = settings.model_copy(update={"bench": settings.bench.model_copy(update={"questions": questions})})
-    with stopping.keeping(lambda: f"the answers so far are in {out}; the same command goes on from there"):
+    with stopping.keeping(lambda: f"the answers so far are in {out}; the same command continues from there"):
         stopping.run(run_bench(settings, names, out, _command(), console))
 
 
 def report(
-    directories: Annotated[list[Path], typer.Argument(help="of `research bench`; the first is compared with")],
+    directories: Annotated[list[Path], typer.Argument(help="of `research bench`; all are compared with the first")],
     out: Annotated[Path, typer.Option(help="directory of the report")],
     preset: Preset = DEFAULT_PRESET,
 ) -> None:
-    """Put runs of the bench side by side: what differs, the paper's table, paired differences, plots, every episode.
+    """Compare runs of `research bench`: what differs, the paper's table, paired differences, plots, every episode.
 
-    Example: research report runs/bench-before runs/bench-after --out runs/compared
+    Use it to compare weights, models or indexes that you measured into separate directories.
+
+    Example: `research report runs/bench-before runs/bench-after --out runs/compared`
     """
     from apps.bench.report import write_report
     from apps.bench.terminal import show_figures

@@ -14,14 +14,14 @@ from research.questions.paragraphs import paragraphs_of
 from services.process.progress import progress
 from services.retriever.build.passage_readers import read_passages
 
-_EVERY = 1000  # passages between two signs of life
+_EVERY = 1000  # passages between two progress updates
 
 
 def write_corpus(sources: Sequence[Path], out: Path, console: Console) -> int:
     """Write `out`, JSONL; returns how many passages. An interrupted call leaves nothing behind.
 
     Raises:
-        AssetError: a file is missing or broken; the message names place and reason.
+        AssetError: a file is missing or corrupt; the message names place and reason.
         ConfigurationError: question sets and dumps are mixed, or there are several dumps.
     """
     dumps = [path for path in sources if not _has_questions(path)]
@@ -45,7 +45,7 @@ def write_corpus(sources: Sequence[Path], out: Path, console: Console) -> int:
 
 
 def _has_questions(path: Path) -> bool:
-    """Whether the first record is a question; dumps have forms of their own."""
+    """Whether the first record is a question; dumps have their own formats."""
     if path.is_dir() or path.suffix in (".tsv", ".gz"):
         return False
     try:

@@ -1,4 +1,4 @@
-"""The report of the bench in Markdown: the paper's table with ours beside it, every figure, and what differs."""
+"""The report of the bench in Markdown: our results with the paper's, every figure, and what differs."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def markdown(runs: Sequence[BenchRun], figures: Sequence[Mapping[str, BenchFigur
     sampling = ", ".join(sorted({escape_cell(str(run.conditions.get("sampling", "greedy"))) for run in runs}))
     paragraphs = [
         "# Bench",
-        f"Made by `{command}`. Percent, sampled {sampling}; intervals of 95 % by a bootstrap over entities.",
+        f"Made by `{command}`. In percent, sampled {sampling}; 95 % intervals by a bootstrap over entities.",
     ]
     paragraphs += _what_differs(runs)
     paragraphs += _notes(runs, figures)
@@ -34,7 +34,7 @@ def markdown(runs: Sequence[BenchRun], figures: Sequence[Mapping[str, BenchFigur
 
 
 def _overview(runs: Sequence[BenchRun], figures: Sequence[Mapping[str, BenchFigures]], sets: Sequence[str]) -> str:
-    """The paper's shape: a row for each model and strategy, a column for each set; its own rows below."""
+    """The paper's layout: one row per model and strategy, one column per set; the paper's own rows below."""
     judged = any(run.verdicts for run in runs)
     cells: dict[tuple[str, str], dict[str, str]] = {}
     for run, found in zip(runs, figures, strict=True):
@@ -50,7 +50,7 @@ def _overview(runs: Sequence[BenchRun], figures: Sequence[Mapping[str, BenchFigu
 
 
 def _by_kind(runs: Sequence[BenchRun], figures: Sequence[Mapping[str, BenchFigures]], name: str) -> Iterator[str]:
-    """EM of each kind of question, if there are several."""
+    """EM per kind of question, if there are several."""
     chosen = [(run, found) for run, found in zip(runs, figures, strict=True) if run.set == name]
     kinds = sorted({kind for _, found in chosen for kind in found if kind != ALL_KINDS}, key=_plain_kinds_first)
     if kinds:
@@ -86,15 +86,15 @@ def _details(runs: Sequence[BenchRun], figures: Sequence[Mapping[str, BenchFigur
     }
     kept = {column: cells for column, cells in columns.items() if any(cells)}
     legend = (
-        "found: supporting passages (by title) that a search of the question found. read, written: tokens a question; "
-        "what each request brings along again counts again. seconds: from asking to the answer, with as many at "
-        "once as the policy takes. cut: ended by a limit."
+        "found: supporting passages (by title) that a search of the question found. read, written: tokens per "
+        "question; what each request sends again counts again. seconds: from question to answer, with as many at once "
+        "as the policy accepts. cut: ended by a limit."
     )
     return markdown_table(list(kept), zip(*kept.values(), strict=True)) + "\n\n" + legend
 
 
 def _comparisons(runs: Sequence[BenchRun], sets: Sequence[str]) -> Iterator[str]:
-    """Against the first directory, and ReSearch against the other strategies of its own directory."""
+    """Compare with the first directory, and ReSearch with the other strategies of its own directory."""
     rows = []
     for run in runs:
         for other in runs:
@@ -116,7 +116,7 @@ def _comparable(run: BenchRun, other: BenchRun) -> bool:
 
 
 def _what_differs(runs: Sequence[BenchRun]) -> Iterator[str]:
-    """First of all, what the directories do not share besides what they are to be compared in."""
+    """Conditions in which the runs differ, apart from those that are compared."""
     told: dict[str, list[str]] = {}
     for label in dict.fromkeys(run.label for run in runs):
         first, *others = [run for run in runs if run.label == label]
@@ -147,7 +147,7 @@ def _notes(runs: Sequence[BenchRun], figures: Sequence[Mapping[str, BenchFigures
         if run.missing:
             notes.append(
                 f"{run.label}, {run.set}: {run.strategy}: {run.missing} of {run.conditions['asked']} questions are not "
-                "answered yet; they count in no figure"
+                "answered yet; no figure counts them"
             )
     for run, found in zip(runs, figures, strict=True):
         if ALL_KINDS in found and (unjudged := found[ALL_KINDS].unjudged):

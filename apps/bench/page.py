@@ -1,4 +1,4 @@
-"""The episodes of the bench as one HTML page, each question with what every strategy made of it."""
+"""The episodes of the bench as one HTML page: each question with the episode of every strategy."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ from apps.inspect.page import as_json, write_frame
 from research.bench.jsonl import read_lines
 from research.bench.runs import BenchRun
 
-_MOST = 3000  # episodes; a page of more is slow to open
+_MOST = 3000  # episodes; a larger page is slow to open
 
 
 def write_bench_page(runs: Sequence[BenchRun], path: Path) -> None:
-    """Write the page; where there are too many episodes, the first questions of each set that fit."""
+    """Write the page; if there are too many episodes, only the first questions of each set."""
     shared = max(1, _MOST // max(1, len(runs)))
     names = _names(runs)
     episodes = []
     for run, name in zip(runs, names, strict=True):
-        # In the order of the questions' ids, which does not depend on who answered first.
+        # In the order of the questions' ids, which does not depend on which answer came first.
         shown = sorted(str(record["id"]) for record in run.records)[:shared]
         places = {identifier: place for place, identifier in enumerate(shown)}
         whole = (record for _, record in read_lines(run.path) if str(record.get("id")) in places)
@@ -31,14 +31,14 @@ def write_bench_page(runs: Sequence[BenchRun], path: Path) -> None:
         "model": ", ".join(dict.fromkeys(str(run.conditions["model"]) for run in runs)),
         "earned": "F1",
         "logprob_scale": 1,
-        "more": f"The first {shared} questions of each; {left_out} more episodes are in the records." * bool(left_out),
+        "more": f"The first {shared} questions of each; the records hold {left_out} more episodes." * bool(left_out),
         "problems": [],
     }
     write_frame(path, about, None, episodes)
 
 
 def _names(runs: Sequence[BenchRun]) -> list[str]:
-    """As short as they can be: directory and set stand there only where there are several."""
+    """As short as possible: directory and set appear only if there are several."""
     several = [len({getattr(run, part) for run in runs}) > 1 for part in ("label", "set")]
     return [
         " ".join([*(part for part, needed in zip((run.label, run.set), several, strict=True) if needed), run.strategy])
@@ -86,7 +86,7 @@ def _outcome(record: Mapping[str, Any]) -> str:
 
 
 def _in_words(run: BenchRun, record: Mapping[str, Any]) -> str:
-    """The score, the fault in the form if there is one, and what the judge said."""
+    """The score, the format fault if there is one, and the judge's verdict."""
     if not record["answer"]:
         said = "no answer"
     else:
@@ -95,6 +95,6 @@ def _in_words(run: BenchRun, record: Mapping[str, Any]) -> str:
         said += f"; bad format: {fault}"
     if run.judge and record["answer"]:
         verdict = run.verdict(record)
-        judged = f"{'right' if verdict.correct else 'wrong'} ({verdict.reason})" if verdict else "not judged, it failed"
+        judged = f"{'right' if verdict.correct else 'wrong'} ({verdict.reason})" if verdict else "no verdict, it failed"
         said += f"; the judge: {judged}"
     return said

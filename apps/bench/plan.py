@@ -1,4 +1,4 @@
-"""What a bench is going to fill, and whether it may go into the directory that was named."""
+"""The files that a bench will fill, and whether they may go into the named directory."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from research.schemas import StrategyName
 
 @dataclass(frozen=True, slots=True)
 class PlannedMeasurement:
-    """One file of records that is to be filled."""
+    """One file of records to fill."""
 
     strategy: StrategyName
     questions: QuestionSet
@@ -32,7 +32,7 @@ class PlannedMeasurement:
 async def plan(
     asked: Target, sets: Sequence[QuestionSet], strategies: Sequence[StrategyName], out: Path
 ) -> list[PlannedMeasurement]:
-    """Every set by each strategy, with what the answers will depend on."""
+    """Every set with each strategy, and the conditions that the answers depend on."""
     planned = []
     for each in sets:
         about = {
@@ -53,7 +53,7 @@ def _digest_of_supporting(questions: Sequence[Question]) -> str:
 
 
 def check_same_conditions(out: Path, planned: Sequence[PlannedMeasurement]) -> None:
-    """Refuse, before anything is asked, a directory with runs of another model, index or whatever else differs."""
+    """Before asking, refuse a directory with runs under other conditions, such as another model or index."""
     asked = {each.questions.name: each.conditions for each in planned}
     here_now = json.loads(json.dumps(shared_conditions(planned[0].conditions)))
     for path in run_files(out):
@@ -62,7 +62,7 @@ def check_same_conditions(out: Path, planned: Sequence[PlannedMeasurement]) -> N
             continue
         faults = differences(shared_conditions(there), here_now)
         if (here := asked.get(path.parent.name)) and there.get("questions") != here["questions"]:
-            faults.append("questions: they are others")
+            faults.append("questions: they differ")
         if faults:
             raise ConfigurationError(
                 f"{path} was begun under other conditions: {'; '.join(faults)}. A directory is one measurement; name "

@@ -18,9 +18,10 @@ def plot_bench(runs: Sequence[BenchRun], figures: Sequence[Mapping[str, BenchFig
     import matplotlib
 
     matplotlib.use("Agg")
-    matplotlib.rcParams["text.parse_math"] = False  # names of kinds are no formulas
+    matplotlib.rcParams["text.parse_math"] = False  # names of kinds are not formulas
     from matplotlib import pyplot as plt
 
+    # 1. What is shown, and the colors of the strategies.
     found = [(run, f[ALL_KINDS]) for run, f in zip(runs, figures, strict=True) if ALL_KINDS in f]
     sets, strategies = (list(dict.fromkeys(getattr(run, part) for run, _ in found)) for part in ("set", "strategy"))
     labels = list(dict.fromkeys(run.label for run, _ in found))
@@ -28,6 +29,7 @@ def plot_bench(runs: Sequence[BenchRun], figures: Sequence[Mapping[str, BenchFig
     figure, (columns, searches, tokens) = plt.subplots(
         1, 3, figsize=(16, 4.6), layout="constrained", width_ratios=(1.6, 1, 1)
     )
+    # 2. Left: one column per run and strategy, with its interval.
     bars = [(label, strategy) for label in labels for strategy in strategies]
     width = 0.86 / max(1, len(bars))
     columned, groups = _columns(runs, figures)
@@ -44,17 +46,19 @@ def plot_bench(runs: Sequence[BenchRun], figures: Sequence[Mapping[str, BenchFig
             yerr=[[em - 100 * f.em.low], [100 * f.em.high - em]],
             error_kw={"linewidth": 0.9, "ecolor": "0.3"},
         )
+    # 3. Right: EM against searches and tokens, one marker per run, larger for later sets.
     for run, f in found:
         em = 100 * f.em.mean
         marker = _MARKERS[labels.index(run.label) % len(_MARKERS)]
         size = 30 + 40 * sets.index(run.set)
         searches.scatter(f.searches, em, size, color=colours[run.strategy], marker=marker, alpha=0.8)
         tokens.scatter(f.read + f.written, em, size, color=colours[run.strategy], marker=marker, alpha=0.8)
+    # 4. Axes and legend.
     columns.set_xticks(range(len(groups)), groups)
     columns.tick_params(axis="x", labelsize=8)
     columns.set(ylabel="EM, percent", title="EM, with 95 % intervals")
-    searches.set(xlabel="searches a question", ylabel="EM, percent", title="EM against searches")
-    tokens.set(xlabel="tokens read and written a question", title="EM against tokens", xscale="log")
+    searches.set(xlabel="searches per question", ylabel="EM, percent", title="EM against searches")
+    tokens.set(xlabel="tokens read and written per question", title="EM against tokens", xscale="log")
     for axis in (columns, searches, tokens):
         axis.set_ylim(bottom=0)
         axis.grid(alpha=0.25)
@@ -73,7 +77,7 @@ def plot_bench(runs: Sequence[BenchRun], figures: Sequence[Mapping[str, BenchFig
 def _columns(
     runs: Sequence[BenchRun], figures: Sequence[Mapping[str, BenchFigures]]
 ) -> tuple[list[tuple[str, BenchRun, BenchFigures]], list[str]]:
-    """What stands together in the first picture: a set; or, if there is one set only, a kind of question."""
+    """The groups of columns in the first picture: the sets or, if there is only one set, its kinds of question."""
     one_set = len({run.set for run in runs}) == 1
     found = []
     for run, kinds in zip(runs, figures, strict=True):

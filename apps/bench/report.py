@@ -18,7 +18,7 @@ from research.settings import Settings
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """What was read, its figures, and the file that was written of it."""
+    """The runs that were read, their figures, and the report that was written."""
 
     runs: Sequence[BenchRun]
     figures: Sequence[Mapping[str, BenchFigures]]
@@ -30,12 +30,12 @@ def write_report(directories: Sequence[Path], out: Path, settings: Settings, com
 
     Args:
         directories: of `research bench`; with several, the others are compared with the first.
-        settings: its prices are used.
-        command: to be named as what made it.
+        settings: for its prices.
+        command: the command line that the report names as its source.
 
     Raises:
-        AssetError: a directory holds no run, or a file is broken.
-        ConfigurationError: two directories have one name.
+        AssetError: a directory holds no run, or a file is corrupt.
+        ConfigurationError: two directories have the same name.
     """
     runs = read_runs(directories, settings.bench.judge_model)
     figures = [figures_by_kind(run, settings.bench.prices.get(str(run.conditions["model"]))) for run in runs]

@@ -1,4 +1,4 @@
-"""`research bench`: strategies against question sets, on running services, into resumable records."""
+"""`research bench`: runs strategies on question sets, on running services, into resumable records."""
 
 from __future__ import annotations
 
@@ -36,21 +36,21 @@ from research.strategies.openai_chat import OpenAIChat
 from services.process.progress import Lines
 from services.web.auth import environment_secret
 
-_REASONS = 3  # that are told
+_REASONS = 3  # that are shown
 _SPEED_SECONDS = 600  # over which the time left is estimated
 
 
 async def run_bench(
     settings: Settings, strategies: Sequence[StrategyName], out: Path, command: Sequence[str], console: Console
 ) -> None:
-    """Ask every set by each strategy, have the answers judged if a judge is named, and report.
+    """Ask every set with each strategy, have the answers judged if a judge is named, and report.
 
-    What `out` holds already is not asked again. `command` is what the report names as its maker.
+    Questions that `out` has answers to are not asked again. The report names `command` as its source.
 
     Raises:
         ConfigurationError: `out` holds answers under other conditions, or the prompt is not the checkpoint's.
         ServiceError: a service does not answer, or some questions could not be asked (the report is written first).
-        ConditionsChangedError: the policy got new weights meanwhile.
+        ConditionsChangedError: the policy received new weights meanwhile.
     """
     sets = question_sets(settings)
     for each in sets:
@@ -67,24 +67,24 @@ async def run_bench(
                 await _judge(settings, out, console)
         except (ServiceError, ConditionsChangedError) as error:
             stopped = error
-    with console.status("intervals, plots and pages"):
+    with console.status("computing intervals, plots and pages"):
         report = write_report([out], out, settings, command)
     show_figures(report.runs, report.figures, console)
     where = escape(str(report.path))
-    console.print(f"the report is {where}, beside it plots and every episode", highlight=False, soft_wrap=True)
+    console.print(f"the report is {where}; plots and every episode are beside it", highlight=False, soft_wrap=True)
     if stopped:
         raise stopped
     if failed:
         reasons = "\n  ".join(list(dict.fromkeys(failed.values()))[:_REASONS])
         raise ServiceError(
-            f"{len(failed)} questions could not be asked; run it again to ask them. Reasons:\n  {reasons}"
+            f"{len(failed)} questions could not be asked; run the command again to ask them. Reasons:\n  {reasons}"
         )
 
 
 async def _ask(asked: Target, planned: Sequence[PlannedMeasurement], console: Console) -> dict[str, str]:
     """The questions that could not be asked, each with the reason.
 
-    A strategy that an endpoint cannot serve ends; the others go on. Two that end one after the other end everything.
+    A strategy that an endpoint cannot serve is skipped; the others continue. Two such failures in a row end the bench.
     """
     failed: dict[str, str] = {}
     former: ServiceError | None = None
@@ -141,7 +141,7 @@ async def _judge(settings: Settings, out: Path, console: Console) -> None:
             )
     if failed:
         console.print(
-            f"[yellow]{failed} answers could not be judged;[/] they count as wrong and are shown; run it again to ask",
+            f"[yellow]{failed} answers could not be judged;[/] they count as wrong; run it again to judge them",
             highlight=False,
         )
 

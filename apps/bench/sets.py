@@ -15,7 +15,7 @@ from research.settings import Settings
 
 @dataclass(frozen=True, slots=True)
 class QuestionSet:
-    """What is asked under one name; `warning` says why its figures are not the paper's, if they are not."""
+    """The questions under one name; `warning` says why the figures do not compare with the paper's, if so."""
 
     name: str
     questions: list[Question]
@@ -26,8 +26,8 @@ def question_sets(settings: Settings) -> list[QuestionSet]:
     """The sets that the settings name.
 
     Raises:
-        AssetError: one is missing or broken.
-        ConfigurationError: two would go by one name, or no set has a kind that `bench.per_kind` names.
+        AssetError: a set is missing or corrupt.
+        ConfigurationError: two sets would have the same name, or no set has a kind that `bench.per_kind` names.
     """
     sources = settings.bench.questions or [settings.questions.held_out]
     loaded = {source: load_questions(source, "held_out", settings.paths.data) for source in sources}

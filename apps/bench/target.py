@@ -1,4 +1,4 @@
-"""Who is asked: the policy service or any OpenAI endpoint, with a retriever; and what its answers depend on."""
+"""What is asked: the policy service or any OpenAI endpoint, with a retriever; and what its answers depend on."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ _LIMITS = ("top_k", "max_searches", "max_tokens", "max_turn_tokens", "max_passag
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """`served` is what answers depend on, as the services tell it; `version` is that of the weights, if known."""
+    """`served` holds what answers depend on, as the services report it; `version` is the weight version, if known."""
 
     settings: Settings
     agent: SearchAgent
@@ -55,7 +55,7 @@ class Target:
         return BaselineStrategy.named(name, self.chat, self.retriever, self.settings.episode)
 
     async def conditions(self, name: str) -> dict[str, Any]:
-        """What an answer by this strategy depends on, but for the questions."""
+        """What an answer with this strategy depends on, except the questions."""
         prompt = self.agent.prompt.sha256 if name == RESEARCH else await prompt_hash(BASELINES[name])
         limits = {each: getattr(self.settings.episode, each) for each in _LIMITS}
         limits["max_written"] = MAX_COMPLETION_TOKENS
@@ -137,11 +137,11 @@ async def _endpoint(
 
 
 def _require_same_model(named: str, served: str, url: str) -> None:
-    """Refuse to measure another model than the settings name, which a server left over from before would be."""
+    """Refuse to measure a model other than the one in the settings, such as a server that still runs from before."""
     if named != served and Path(named).expanduser().resolve() != Path(served).expanduser().resolve():
         raise ConfigurationError(
-            f"model.name: the policy at {url} serves {served}, and not {named}; say model.name={served}, or serve the "
-            "other one"
+            f"model.name: the policy at {url} serves {served}, and not {named}; set model.name={served}, or serve "
+            f"{named}"
         )
 
 

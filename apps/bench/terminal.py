@@ -1,4 +1,4 @@
-"""Figures of the bench as a terminal has room for them; the report has the rest."""
+"""The figures of the bench that a terminal has room for; the report has the rest."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from research.bench.runs import BenchRun
 
 
 def show_figures(runs: Sequence[BenchRun], figures: Sequence[Mapping[str, BenchFigures]], console: Console) -> None:
-    """A table for each set, with a row for each directory and strategy."""
+    """Print one table per set, with one row per directory and strategy."""
     several = len({run.label for run in runs}) > 1
     for name in dict.fromkeys(run.set for run in runs):
         table = Table(title=f"{name}, percent")

@@ -1,7 +1,7 @@
-"""`research export`: the weights of a run as an ordinary checkpoint, and a card that tells what was trained and how.
+"""`research export`: the weights of a run as an ordinary checkpoint, with a card that describes the training.
 
-What is written loads with plain transformers and plain `vllm serve`: safetensors, tokenizer, chat template,
-configuration of the model and of generation. The rules that the model was trained with stand in `prompt.txt`.
+The export loads with plain transformers and plain `vllm serve`: safetensors, tokenizer, chat template, configuration
+of the model and of generation. `prompt.txt` holds the rules that the model was trained with.
 """
 
 from __future__ import annotations
@@ -20,16 +20,16 @@ CARD = "README.md"
 
 
 def export_run(run: Path, target: Path) -> Path:
-    """Write the last weights of a run to `target`, a directory that is not there yet; returns it.
+    """Write the newest weights of a run to the new directory `target`; returns it.
 
     Raises:
         AssetError: there is no such run, or it has no weights.
-        ConfigurationError: there is something at `target` already.
+        ConfigurationError: `target` exists already.
     """
     settings = run_settings(run)
     weights = latest_weights(run, settings)
     if target.exists():
-        raise ConfigurationError(f"--out: {target} is there already; name another directory or move it away")
+        raise ConfigurationError(f"--out: {target} exists already; name another directory or move it away")
     with atomic_directory(target) as partial:
         shutil.copytree(weights, partial, dirs_exist_ok=True)
         for file in partial.iterdir():
@@ -40,15 +40,15 @@ def export_run(run: Path, target: Path) -> Path:
 
 
 def run_settings(run: Path) -> dict[str, Any]:
-    """What the run was started with; AssetError if there is no run."""
+    """The settings that the run was started with; AssetError if there is no run."""
     settings = recorded_settings(run)
     if settings is None:
-        raise AssetError(f"there is no run at {run}; name one of `runs/`, or its directory")
+        raise AssetError(f"there is no run at {run}; give the name of a run in `runs/`, or its directory")
     return settings
 
 
 def latest_weights(run: Path, settings: dict[str, Any]) -> Path:
-    """The directory of the last published version of a run; AssetError if there is none."""
+    """The directory of the newest published version of a run; AssetError if there is none."""
     published = settings.get("checkpoints", {}).get("publish_dir")
     directory = Path(published) if published else run / "weights"
     versions = sorted(each for each in directory.glob("version-*") if each.name.rpartition("-")[2].isdigit())
@@ -61,7 +61,7 @@ def push_to_hub(directory: Path, repository: str) -> str:
     """Upload an exported model; returns its address.
 
     Raises:
-        ServiceError: the hub refuses, or cannot be reached.
+        ServiceError: the hub refuses, or is unavailable.
     """
     from huggingface_hub import HfApi
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError
@@ -72,5 +72,5 @@ def push_to_hub(directory: Path, repository: str) -> str:
         return str(hub.upload_folder(repo_id=repository, folder_path=directory).repo_url)
     except (HfHubHTTPError, HFValidationError, OSError) as error:
         raise ServiceError(
-            f"--push: {repository} could not be pushed ({error}); is HF_TOKEN set? The export at {directory} is whole"
+            f"--push: {repository} could not be pushed ({error}); is HF_TOKEN set? The export is in {directory}"
         ) from error

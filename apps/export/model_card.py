@@ -1,4 +1,4 @@
-"""The card of an exported model, from the files of its run alone."""
+"""The card of an exported model, written from the files of its run alone."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from research.prompts import TRAINED_PROMPT, load_prompt
 from services.policy.weights.checkpoint_checks import tensor_specs
 from services.trainer.evaluation.report import evaluation_table
 
-# What the model must be served with as it was trained.
+# Limits with which the model must be served, because it was trained with them.
 _LIMITS = ("prompt", "top_k", "max_searches", "max_tokens", "max_turn_tokens", "max_passage_tokens")
 _SHOWN = ("episode", "grpo", "optimizer", "sft")
 
 
 def model_card(run: Path, weights: Path, settings: dict[str, Any], name: str) -> str:
-    """What the model is, what it learnt from, how well it does, and how to use it."""
+    """What the model is, what it learned from, how well it does, and how to use it."""
     episode, grpo, model = settings["episode"], settings["grpo"], settings["model"]
     steps = sum(1 for _ in (run / "metrics.jsonl").open(encoding="utf-8")) if (run / "metrics.jsonl").is_file() else 0
     finished = (run / "summary.json").is_file()
@@ -25,7 +25,7 @@ def model_card(run: Path, weights: Path, settings: dict[str, Any], name: str) ->
         "weights": f"{weights.name}, {', '.join(sorted({spec.dtype for spec in tensor_specs(weights).values()}))}",
         "method": "GRPO on the outcome of multi-turn search episodes (ReSearch, NeurIPS 2025)",
         "steps": f"{steps} of {grpo['steps']}" + ("" if finished else " (the run is not finished)"),
-        "questions a step": f"{grpo['questions_per_step']}, {grpo['group_size']} episodes each",
+        "questions per step": f"{grpo['questions_per_step']}, {grpo['group_size']} episodes each",
         "learning rate": f"{settings['optimizer']['learning_rate']:g}",
         "questions": f"{settings['questions']['train']} (training), {settings['questions']['held_out']} (held out)",
         "passages": settings["corpus"]["name"],
@@ -44,7 +44,7 @@ tags: [search-agent, grpo, research]
 ---
 # {name}
 
-A language model that was taught by reinforcement learning when and what to search.
+A language model that has learned by reinforcement learning when and what to search.
 
 | | |
 |---|---|
@@ -57,11 +57,11 @@ A language model that was taught by reinforcement learning when and what to sear
 ## Use
 
 It writes `<think>…</think>` and `<search>query</search>`, reads `<result>passages</result>`, and ends with
-`<answer>\\boxed{{answer}}</answer>`. Whoever runs it stops at `</search>`, appends what the search found (passages:
-{episode["top_k"]}) and goes on. The rules that it was trained with are {rules} in `{TRAINED_PROMPT}`.
+`<answer>\\boxed{{answer}}</answer>`. The program that runs it stops at `</search>`, appends what the search found
+(passages: {episode["top_k"]}) and continues. The rules that it was trained with are {rules} in `{TRAINED_PROMPT}`.
 
 ```bash
-# With the searching, as /answer and as a model of the OpenAI API:
+# With search, as /answer and as a model of the OpenAI API:
 research serve policy model.name={name} model.max_model_len={model["max_model_len"]} {limits}
 # The bare model; or with transformers: AutoModelForCausalLM.from_pretrained("{name}")
 vllm serve {name}
@@ -78,7 +78,7 @@ How it was trained, from the run's `config.json`:
 def _results(run: Path) -> str:
     summary = run / "summary.json"
     if not summary.is_file():
-        return "The run has no evaluation at its end yet."
+        return "The run has no final evaluation yet."
     return (
         "Held-out questions, greedy. `before` is the untouched model, `sft` the model after the supervised "
         "phase, `after` this one.\n\n" + evaluation_table(_read(summary)["eval"])

@@ -1,4 +1,4 @@
-"""Shows what a run's episodes really said: in the terminal, or as one HTML file."""
+"""Shows the episodes of a run: in the terminal, or as one HTML file."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def inspect_run(
     html: Path | None,
     console: Console,
 ) -> None:
-    """Show the newest episodes that fit, `limit` at most (None: 10 in the terminal, 2,000 in a page).
+    """Show the newest episodes that match, `limit` at most (None: 10 in the terminal, 2,000 in a page).
 
     Raises AssetError or ConfigurationError if there is no such run, step or evaluation; the message says what there is.
     """
@@ -46,15 +46,15 @@ def inspect_run(
     for problem in dict.fromkeys(run.problems):
         console.print(f"[yellow]note:[/] {escape(problem)}", highlight=False, soft_wrap=True)
     if shown == 0:
-        console.print(f"no episode fits; the run has {_what_there_is(run)}", highlight=False, soft_wrap=True)
+        console.print(f"no episode matches; the run has {_what_there_is(run)}", highlight=False, soft_wrap=True)
     elif more:
-        console.print(f"{shown} shown, more fit: narrow the choice, or raise --limit", highlight=False, soft_wrap=True)
+        console.print(f"{shown} shown, more match: add filters, or raise --limit", highlight=False, soft_wrap=True)
 
 
 def _print(
     run: RunEpisodes, filters: Filters, limit: int, data: Path, tokens: bool, console: Console
 ) -> tuple[int, bool]:
-    """How many were shown, and whether more fit."""
+    """Print episodes; returns how many were shown, and whether more match."""
     texts = load_token_texts(run, data) if tokens else None
     fitting = filters.select(run)
     count = 0

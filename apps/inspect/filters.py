@@ -12,7 +12,7 @@ from research.errors import ConfigurationError
 
 @dataclass(frozen=True, slots=True)
 class Filters:
-    """Every condition must hold; None, False and () ask for nothing. `text` is looked for in any case."""
+    """Every condition must hold; None, False and () set no condition. `text` ignores case."""
 
     steps: tuple[int, ...] = ()
     evaluations: tuple[str, ...] = ()
@@ -26,11 +26,11 @@ class Filters:
     questions: tuple[str, ...] = ()
 
     def select(self, run: RunEpisodes) -> Iterator[InspectedEpisode]:
-        """The episodes that fit: the newest step first, evaluations after all steps, the newest first.
+        """The matching episodes: steps first, then evaluations, the newest of each first.
 
-        With `questions` instead question by question, in the order named, the oldest episode first: before and after.
+        With `questions`: question by question, in the given order, the oldest episode first (before, then after).
 
-        Raises ConfigurationError that names the steps and evaluations that the run has, or the question that it lacks.
+        Raises ConfigurationError that names the steps and evaluations of the run, or the question that it lacks.
         """
         if self.questions:
             yield from self._by_question(run)
@@ -48,7 +48,7 @@ class Filters:
                         if _asks(episode, question):
                             found[question].append(episode)
         if missing := [question for question, episodes in found.items() if not episodes]:
-            raise ConfigurationError(f"no episode that fits asks {missing[0]!r}; give a question's id or words of it")
+            raise ConfigurationError(f"no matching episode asks {missing[0]!r}; give a question's id or words from it")
         for episodes in found.values():
             yield from episodes
 

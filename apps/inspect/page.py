@@ -1,7 +1,7 @@
 """Episodes as one HTML file: data and code inside, nothing fetched, readable for as long as there are browsers.
 
-Questions, passages and what the model wrote are hostile text. They enter the file as JSON in which no `<` is left, the
-page puts them on the screen as text nodes only, and its content security policy allows nothing but its own script.
+Questions, passages and what the model wrote are untrusted text. They enter the file as JSON without any `<`. The page
+shows them as text nodes only, and its content security policy allows nothing but its own script.
 """
 
 from __future__ import annotations
@@ -25,14 +25,14 @@ from research.episode.trace import trace_of
 
 _PARTS = Path(__file__).with_name("web")
 _SCRIPTS = ("page.js", "chart.js", "reader.js")
-# The page shows four decimals; whole numbers take half the room.
+# The page shows four decimals; integers take half the space.
 _LOGPROB_SCALE = 10_000
 
 
 def write_page(
     run: RunEpisodes, filters: Filters, limit: int, texts: TokenTexts | None, path: Path
 ) -> tuple[int, bool]:
-    """Write the newest `limit` episodes that fit; returns how many there are, and whether more fit."""
+    """Write the newest `limit` episodes that match; returns how many were written, and whether more match."""
     vocabulary: dict[int, int] = {}
     by_source: dict[Source, list[str]] = {}
     fitting = filters.select(run)
@@ -48,9 +48,9 @@ def write_frame(path: Path, about: dict[str, Any], vocabulary: dict[str, Any] | 
     """Write the page around episodes in JSON.
 
     Args:
-        about: `name`, `model`, what is `earned` ("reward"), `logprob_scale`, `more` (what to say of episodes that are
-            not here) and `problems`.
-        vocabulary: of the tokens; None if the episodes have none.
+        about: `name`, `model`, `earned` (the name of the score, such as "reward"), `logprob_scale`, `more` (a note on
+            omitted episodes) and `problems`.
+        vocabulary: of the tokens; None if the episodes have no tokens.
         episodes: as `as_json` writes them; fields as in `_episode`.
     """
     head, tail = _frame(about["name"], about["earned"])
@@ -93,7 +93,7 @@ def _about(run: RunEpisodes, more: bool) -> dict[str, Any]:
         "name": run.directory.resolve().name,
         "model": config.get("model", {}).get("name"),
         "earned": "reward",
-        "more": "Only the newest episodes are here; older ones were left out (--limit, --step)." if more else "",
+        "more": "Only the newest episodes are here; --limit and --step show older ones." if more else "",
         "logprob_scale": _LOGPROB_SCALE,
         "problems": list(dict.fromkeys(run.problems)),
     }
@@ -138,7 +138,7 @@ def _episode(shown: InspectedEpisode, vocabulary: dict[int, int]) -> dict[str, A
 
 
 def _steps(shown: InspectedEpisode) -> list[dict[str, Any]]:
-    """The trace; a result also says what it newly held, and whether its query corrected the one before."""
+    """The trace; a result also has its newly found answers, and whether its query corrected the one before."""
     facts = iter(shown.facts)
     steps: list[dict[str, Any]] = []
     for step in trace_of(shown.episode):
@@ -152,7 +152,7 @@ def _steps(shown: InspectedEpisode) -> list[dict[str, Any]]:
 
 
 def _tokens(episode: Episode, vocabulary: dict[int, int]) -> dict[str, Any]:
-    """`ids` index the vocabulary; `spans` are [length, weight version], "" where the retriever wrote."""
+    """`ids` index the vocabulary; `spans` are [length, weight version], "" for the retriever's text."""
     authors = [v if s else "" for v, s in zip(episode.versions, episode.sampled, strict=True)]
     return {
         "ids": [vocabulary.setdefault(token, len(vocabulary)) for token in episode.token_ids],
@@ -166,5 +166,5 @@ def _scaled(logprob: float) -> int | None:
 
 
 def as_json(value: object) -> str:
-    """JSON that can stand inside a script element, whatever its strings hold."""
+    """JSON that is safe inside a script element, whatever its strings hold."""
     return json.dumps(value, ensure_ascii=False, separators=(",", ":")).replace("<", "\\u003c")

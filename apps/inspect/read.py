@@ -1,4 +1,4 @@
-"""Reads the episodes of a run, one after the other, with everything that is worth telling about each."""
+"""Reads the episodes of a run one by one, with everything that is worth showing about each."""
 
 from __future__ import annotations
 
@@ -19,6 +19,7 @@ from research.errors import AssetError, ProtocolError
 from research.questions import Question, question_from_dict
 from research.scoring.reward import Score
 from services.trainer.groups import TrainingUse
+from services.trainer.run_dir.run_dir import FORMER_EVALUATIONS
 
 OutcomeName = Literal["exact", "partial", "wrong", "format"]
 
@@ -49,11 +50,11 @@ class InspectedEpisode:
     fault: str | None
     facts: list[SearchFact]
     training: TrainingUse | None  # None for evaluations
-    rewards: tuple[float, ...]  # of its group, that the advantages were computed from
+    rewards: tuple[float, ...]  # of its group; the advantages were computed from them
 
     @property
     def kind(self) -> str:
-        """As evaluations are reported: questions with a template of no training question are a kind of their own."""
+        """As in evaluations: questions with a template that no training question has are a kind of their own."""
         return self.question.stratum
 
     @property
@@ -72,7 +73,7 @@ class InspectedEpisode:
     def reward_in_words(self) -> str:
         words = self.score.reason
         if self.fault is not None and self.score.f1 > 0:
-            words += f" (the answer, F1 {self.score.f1:.2f}, does not count then)"
+            words += f" (so the answer, F1 {self.score.f1:.2f}, does not count)"
         return words
 
     @property
@@ -88,7 +89,7 @@ class InspectedEpisode:
 
     @property
     def last_result_unseen(self) -> bool:
-        """Whether the last result found no room, so that it stands in the record but not among the tokens."""
+        """Whether the last result did not fit the context, so that it is in the record but not among the tokens."""
         return bool(self.episode.turns) and self.episode.turns[-1].query is not None
 
 
@@ -110,21 +111,22 @@ class RunEpisodes:
 
     @property
     def config(self) -> dict[str, Any]:
-        """The settings of the run as they were recorded, of whatever version of this project; {} if there are none."""
+        """The recorded settings of the run, from any version of this project; {} if there are none."""
         return recorded_settings(self.directory) or {}
 
     def sources(self) -> list[Source]:
         """Steps in order, then evaluations in the order in which they were made."""
         steps = sorted(self.directory.glob("episodes/step-*.jsonl.gz"))
         evaluations = sorted(self.directory.glob("evaluations/*.jsonl.gz"), key=lambda path: path.stat().st_mtime)
+        present = {former: name for name, former in FORMER_EVALUATIONS.items()}
         return [Source(path, step=int(_stem(path).removeprefix("step-"))) for path in steps] + [
-            Source(path, evaluation=_stem(path)) for path in evaluations
+            Source(path, evaluation=present.get(_stem(path), _stem(path))) for path in evaluations
         ]
 
     def read(self, source: Source) -> Iterator[InspectedEpisode]:
-        """The episodes of one file; one that was cut off is read as far as it goes and named in `problems`.
+        """The episodes of one file; a truncated file is read as far as possible and named in `problems`.
 
-        Raises AssetError that names the file and line of a record that is no episode.
+        Raises AssetError that names the file and line of a record that is not an episode.
         """
         records = self._records(source.path)
         if source.step is None:
@@ -153,7 +155,7 @@ class RunEpisodes:
 
 
 def find_run(name: str, runs: Path) -> RunEpisodes:
-    """The run called `name` under `runs`, or the run directory of that path.
+    """The run `name` under `runs`, or the run directory with that path.
 
     Raises AssetError that names the runs that exist, or says that the run has no episodes yet.
     """
@@ -172,14 +174,14 @@ def find_run(name: str, runs: Path) -> RunEpisodes:
 
 
 def _runs_in(directory: Path) -> list[Path]:
-    """Runs that have episodes, also those of a study, which has a directory of its own."""
+    """Runs that have episodes, including those in the directory of a study."""
     inside = sorted([*directory.glob("*/"), *directory.glob("*/*/")])
     return [path for path in inside if RunEpisodes(path).sources()]
 
 
 def _record(line: dict[str, Any]) -> _Record:
     scored = question_from_dict(line["question"]), Score(**line["score"]), episode_from_dict(line["episode"])
-    # Runs from before 2026-11 do not say what was trained on.
+    # Runs from before 2026-11 do not record what was trained on.
     training = TrainingUse(**line["training"]) if "training" in line else None
     return _Record(line.get("group"), scored, training)
 

@@ -1,4 +1,4 @@
-"""Episodes as people read them in a terminal."""
+"""Prints episodes in the terminal."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _LABEL_WIDTH = 10
 
 
 def show_episode(shown: InspectedEpisode, console: Console) -> None:
-    """Where it comes from, the question, the steps with their authors, and what it earned."""
+    """Print the source, the question, the steps with their authors, and the reward."""
     place = [shown.source.name]
     if shown.group is not None and shown.training is not None:
         place.append(f"group {shown.group}, {shown.position + 1} of {len(shown.rewards)}")
@@ -44,7 +44,7 @@ def show_episode(shown: InspectedEpisode, console: Console) -> None:
 
 
 def show_tokens(shown: InspectedEpisode, texts: TokenTexts | None, console: Console) -> None:
-    """A table of the tokens after the prompt: text (or id), mask, log-probability and weight version."""
+    """Print a table of the tokens after the prompt: text (or id), mask, log-probability and weight version."""
     table = Table("#", "token", "mask", "log-prob", "version", box=None, padding=(0, 2, 0, 0))
     for column in (0, 2, 3, 4):
         table.columns[column].justify = "right"
@@ -74,12 +74,10 @@ def _steps(shown: InspectedEpisode, console: Console) -> None:
 
 
 def _verdict(fact: SearchFact, unseen: bool) -> str:
-    text = (
-        f"→ found {', '.join(map(escape_control_chars, fact.found))}" if fact.found else "→ nothing new that was sought"
-    )
+    text = f"→ found {', '.join(map(escape_control_chars, fact.found))}" if fact.found else "→ found no new answer"
     if fact.corrects:
         text += "; this query corrected the one before"
-    return text + "; the model never saw it, for want of room" if unseen else text
+    return text + "; the model never saw it, because the context was full" if unseen else text
 
 
 def _facts(shown: InspectedEpisode) -> str:
@@ -96,7 +94,7 @@ def _facts(shown: InspectedEpisode) -> str:
 
 
 def _line(console: Console, label: str, text: Text, bar: str = "") -> None:
-    """A label, and beside it the wrapped text; `bar` stands before each line of what the model did not write."""
+    """Print a label and the wrapped text beside it; `bar` precedes each line that the model did not write."""
     width = max(20, console.width - _LABEL_WIDTH - len(bar))
     for number, line in enumerate(text.wrap(console, width)):
         head = Text(f"{label if number == 0 else '':<{_LABEL_WIDTH}}", style="dim")
@@ -104,7 +102,7 @@ def _line(console: Console, label: str, text: Text, bar: str = "") -> None:
 
 
 def escape_control_chars(text: str) -> str:
-    """Control characters and changes of writing direction would act on the terminal; they show as U+FFFD instead."""
+    """Replace with U+FFFD the control characters and direction changes that would act on the terminal."""
     return "".join("\ufffd" if _acts(character) else character for character in text)
 
 

@@ -1,4 +1,4 @@
-"""Token ids as readable text, where the run's tokenizer is on this disk."""
+"""Token ids as readable text, if the run's tokenizer is on this disk."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ class TokenTexts:
 
     def __init__(self, tokenizer: Any) -> None:
         self._tokenizer = tokenizer
-        # Some decoders drop the space in front of a first token, so every token is decoded behind another one.
+        # Some decoders drop the space in front of a first token, so every token is decoded after another one.
         self._anchor: list[int] = tokenizer.encode("a", add_special_tokens=False)[-1:]
         self._anchor_text = self._decode(self._anchor)
         self._known: dict[int, str] = {}

@@ -1,1 +1,1 @@
-"""`research study`: several seeds and controls, run one after the other and reported from their files."""
+"""`research study`: several seeds and ablations, run one after another and reported from their files."""

@@ -16,7 +16,7 @@ from services.trainer.evaluation.evaluator import AFTER, BEFORE, SAMPLED, SFT
 
 # Stages in the order of the tables; the last three are the arms after training.
 STAGES = ("untouched", "sft", "grpo", "shuffled_rewards", "supervised")
-# What the tables speak of, as strata of questions. A comparison is apart, because a guess is right half of the time.
+# The groups of the tables, as strata of questions. Comparisons are separate: a guess is right half of the time.
 GROUPS = {
     "one-hop": ("one_hop",),
     "multi-hop": ("two_hop", "three_hop"),
@@ -29,7 +29,7 @@ GROUPS = {
 
 @dataclass(frozen=True, slots=True)
 class StudyRow:
-    """One greedy answer (or one of the sampled ones), without its text."""
+    """One greedy answer, or one sampled answer, without its text."""
 
     stage: str
     seed: int
@@ -62,7 +62,7 @@ class StudyData:
 
 
 def collect(plan: StudyPlan) -> StudyData:
-    """Read what is there; runs that are not finished give what they have."""
+    """Read what the runs have written; unfinished runs count with what they have."""
     outcomes: list[StudyRow] = []
     sampled: list[StudyRow] = []
     metrics: dict[tuple[str, int], list[Entry]] = {}
@@ -98,7 +98,7 @@ def em_estimate(outcomes: Iterable[StudyRow]) -> Estimate | None:
 
 
 def em_difference(later: Iterable[StudyRow], former: Iterable[StudyRow]) -> Estimate | None:
-    """How much EM rose on the questions that both were asked, paired; over the seeds that both have."""
+    """The rise in EM, paired over the seeds and questions that both have."""
     first = {(o.seed, o.question): o.em for o in former}
     differences: dict[str, list[float]] = {}
     entities: dict[str, str] = {}
@@ -136,9 +136,9 @@ def _outcomes(plan: StudyPlan, run: PlannedRun, evaluation: str, stage: str) -> 
 
 
 def _curve(plan: StudyPlan, run: PlannedRun) -> dict[int, list[tuple[str, float]]]:
-    """(stratum, EM) of the questions of the small evaluations, by the step they were asked after.
+    """(stratum, EM) of the questions of the interim evaluations, by the step they were asked after.
 
-    The large evaluations before and after count with these questions alone, so that a curve is about one set.
+    Of the full evaluations before and after, only these questions count, so that a curve covers one set.
     """
     record = plan.record(run)
     steps = {SFT: 0, AFTER: plan.settings.grpo.steps}

@@ -1,4 +1,4 @@
-"""Which runs a study is made of, and how each begins where another ended."""
+"""The runs of a study, and how each begins where another ended."""
 
 from __future__ import annotations
 
@@ -25,13 +25,13 @@ _CONTROL_OF: dict[Arm, str] = {
     "shuffled_rewards": "shuffled_rewards",
     "supervised": "supervised",
 }
-# What a step of training takes; evaluations and checkpoints are not part of "equal wall time".
+# The phases of a training step; evaluations and checkpoints are not part of "equal wall time".
 _TRAINING_PHASES = ("rollout", "update", "publish")
 
 
 @dataclass(frozen=True, slots=True)
 class PlannedRun:
-    """One run: `start` is the untouched model and its supervised phase; every other arm goes on from there."""
+    """One run: `start` is the untouched model and its supervised phase; every other arm continues from there."""
 
     seed: int
     arm: Arm
@@ -43,7 +43,7 @@ class PlannedRun:
 
 @dataclass(frozen=True, slots=True)
 class StudyPlan:
-    """The runs of a study, in the order in which they are done, and their settings."""
+    """The runs of a study, in the order in which they run, and their settings."""
 
     preset: str
     overrides: tuple[str, ...]
@@ -51,7 +51,7 @@ class StudyPlan:
 
     @staticmethod
     def load(preset: str, overrides: Sequence[str]) -> StudyPlan:
-        """Raises ConfigurationError if the settings are wrong or the study has nothing to compare."""
+        """Raises ConfigurationError if the settings are invalid or the study has nothing to compare."""
         settings = load_settings(preset, list(overrides))
         if not settings.sft.enabled and "supervised" in settings.study.arms:
             raise ConfigurationError("study.arms: 'supervised' continues the supervised phase; set sft.enabled=true")
@@ -61,9 +61,9 @@ class StudyPlan:
                 "study.arms: 'supervised' gets the wall time that 'grpo' took; name 'grpo' before it"
             )
         if len(set(arms)) < len(arms) or len(set(seeds)) < len(seeds):
-            raise ConfigurationError("study.arms and study.seeds: each may stand there once")
+            raise ConfigurationError("study.arms and study.seeds: each value may appear only once")
         if settings.ablation.kind != "none":
-            raise ConfigurationError("ablation.kind: a study sets it itself, one for each of study.arms")
+            raise ConfigurationError("ablation.kind: remove it; a study sets it for each of study.arms")
         return StudyPlan(preset, tuple(overrides), settings)
 
     @property
@@ -72,7 +72,7 @@ class StudyPlan:
 
     @property
     def runs(self) -> list[PlannedRun]:
-        """By arm, then by seed: a study that is cut short has every seed of the arms that it has."""
+        """By arm, then by seed: an interrupted study has every seed of the arms that it finished."""
         first, *others = self.settings.study.arms
         together = [PlannedRun(seed, arm) for seed in self.settings.study.seeds for arm in (START, first)]
         return together + [PlannedRun(seed, arm) for arm in others for seed in self.settings.study.seeds]
@@ -89,7 +89,7 @@ class StudyPlan:
         if run.arm == "supervised":
             seconds = training_seconds(self.record(PlannedRun(run.seed, "grpo")))
             if seconds <= 0:
-                raise ConfigurationError(f"{run.name}: the time that 'grpo' of its seed took is not known yet")
+                raise ConfigurationError(f"{run.name}: 'grpo' of this seed has no known wall time yet; finish it first")
             changes.append(f"ablation.seconds={seconds:.1f}")
         return load_settings(self.preset, [*self.overrides, *changes])
 
@@ -98,13 +98,13 @@ class StudyPlan:
         return self.record(run).is_finished(0 if run.arm == START else grpo.steps, grpo.minutes)
 
     def check_same_settings(self) -> None:
-        """Raise ConfigurationError if a run was begun with other settings: one study never mixes two."""
+        """Raise ConfigurationError if a run was begun with other settings: a study never mixes settings."""
         for run in self.runs:
             if self.record(run).directory.is_dir() and (run.arm != "supervised" or self.is_finished(run)):
                 self.record(run).require_same(self.settings_of(run))
 
     def begin(self, run: PlannedRun) -> None:
-        """Give a run that has not begun what was done before it: evaluations, and the weights after SFT."""
+        """Give a run that has not begun what precedes it: evaluations, and the weights after SFT."""
         target = self.record(run)
         if target.directory.exists():
             return
@@ -119,7 +119,7 @@ class StudyPlan:
             source = self.record(PlannedRun(run.seed, START))
             if not (source.checkpoints_dir / step_name(0)).is_dir():
                 raise ConfigurationError(
-                    f"{run.name} cannot begin: the weights after SFT were dropped when the study was finished; "
+                    f"{run.name} cannot begin: the weights after SFT were deleted when the study finished; "
                     "give a new study another name with run=…"
                 )
             _link_evaluations(source, partial, [BEFORE, SFT, SAMPLED])
@@ -129,7 +129,7 @@ class StudyPlan:
             partial.rename(target.directory)
 
     def tidy(self) -> None:
-        """Drop checkpoints (a gigabyte each) that nothing will start or go on from any more."""
+        """Delete checkpoints (a gigabyte each) that no run will start or continue from."""
         for run in self.runs:
             arms = [PlannedRun(run.seed, arm) for arm in self.settings.study.arms]
             needed = arms if run.arm == START else [run]

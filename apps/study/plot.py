@@ -22,20 +22,22 @@ def plot_study(data: StudyData, path: Path) -> None:
     matplotlib.use("Agg")
     from matplotlib import pyplot as plt
 
+    # 1. What each panel shows.
     panels: list[tuple[str, Callable[[str, int], Curve]]] = [
         *((f"EM, {group} (greedy, held out)", _held_out(data, group)) for group in ("one-hop", "multi-hop")),
         *((f"EM, {group}", _held_out(data, group)) for group in ("one-hop, new templates", "multi-hop, new templates")),
         ("reward of sampled episodes", _metric(data, "reward")),
         ("groups with a right answer", _metric(data, "solved_groups")),
-        ("searches an episode", _metric(data, "searches")),
-        ("tokens written an episode (results left out)", _metric(data, "sampled_tokens")),
-        ("entropy, nats a token", _metric(data, "update", "entropy")),
-        ("mismatch KL, nats a token", _metric(data, "update", "mismatch_kl")),
+        ("searches per episode", _metric(data, "searches")),
+        ("tokens written per episode (without results)", _metric(data, "sampled_tokens")),
+        ("entropy, nats per token", _metric(data, "update", "entropy")),
+        ("mismatch KL, nats per token", _metric(data, "update", "mismatch_kl")),
         ("badly formed episodes", _metric(data, "well_formed", of=lambda share: 1 - share)),
         ("truncated episodes", _metric(data, "truncated")),
         ("episodes that corrected a query", _metric(data, "corrected")),
-        ("episodes sampled anew (service failed)", _metric(data, "infra_share")),
+        ("episodes sampled again (service failed)", _metric(data, "infra_share")),
     ]
+    # 2. One thin line per seed and one thick mean per arm.
     rows = -(-len(panels) // 4)
     figure, axes = plt.subplots(rows, 4, figsize=(17, 3.4 * rows), layout="constrained")
     for axis, (title, curve_of) in zip(axes.flat, panels, strict=False):
@@ -49,6 +51,7 @@ def plot_study(data: StudyData, path: Path) -> None:
         axis.set(title=title, xlabel="step")
         axis.set_ylim(bottom=0)
         axis.grid(alpha=0.25)
+    # 3. Hide unused panels, add one legend, write the file.
     for axis in axes.flat[len(panels) :]:
         axis.set_visible(False)
     figure.legend(*axes.flat[0].get_legend_handles_labels(), loc="outside upper center", ncols=len(_COLORS))
@@ -83,7 +86,7 @@ def _metric(data: StudyData, *keys: str, of: Callable[[float], float] = float) -
 
 
 def _mean(curves: Sequence[Curve]) -> Curve:
-    """At the steps that every seed has."""
+    """The mean curve, at the steps that every seed has."""
     if not curves:
         return {}
     common = sorted(set.intersection(*(set(curve) for curve in curves)))

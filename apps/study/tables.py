@@ -40,7 +40,7 @@ def em_table(data: StudyData) -> str:
 
 
 def difference_table(data: StudyData) -> str:
-    """Paired differences with intervals; a difference whose interval leaves out 0 is set in bold."""
+    """Paired differences with intervals; a difference whose interval excludes 0 is bold."""
     rows = []
     for group in GROUPS:
         for later, former, what in _COMPARED:

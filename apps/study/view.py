@@ -1,4 +1,4 @@
-"""The terminal's view of a study: where each run stands, how it went, and how long the rest will take."""
+"""The terminal's view of a study: the state of each run, its rewards, and how long the rest will take."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ def sparkline(values: Sequence[float]) -> str:
 
 
 def time_left(metrics: Sequence[Entry], steps: int) -> str:
-    """From the mean duration of the last steps; evaluations are not foreseen."""
+    """Estimated from the mean duration of the last steps; evaluations are not included."""
     recent = [sum(entry["seconds"].values()) for entry in metrics[-5:]]
     if not recent:
         return "…"

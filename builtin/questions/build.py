@@ -17,11 +17,11 @@ from research.passages import Passage
 from research.questions.model import Hop, Question
 
 Reached = Callable[[Sequence[Hop]], Sequence[bool]]
-"""Says of each hop whether its search finds what it is for."""
+"""Returns for each hop whether its search finds its passage and answer."""
 
 # Without a limit, years of life would be two thirds of all one-hop questions.
 _MOST_OF_A_TEMPLATE = 100
-# An answer that comes up all the time could be guessed without a search.
+# A frequent answer could be guessed without a search.
 _MOST_OF_AN_ANSWER = 8
 
 
@@ -29,7 +29,7 @@ _MOST_OF_AN_ANSWER = 8
 class QuestionSplit:
     """Questions to train on, and questions to evaluate with; both in a shuffled, fixed order.
 
-    The held-out ones ask about other entities, and those marked `new_template` in a way that training never saw.
+    The held-out ones ask about other entities, and those marked `new_template` use templates that training never saw.
     """
 
     train: list[Question]
@@ -41,9 +41,9 @@ def build_questions(
 ) -> QuestionSplit:
     """Derive the question set from passages of the built-in corpus.
 
-    `served_words` is how many words of a passage's text a search is sure to show: every answer stands within them.
-    `reached` leaves out questions whose searches do not find what they are for; without it, none is left out for that.
-    The result depends on nothing but the arguments. Takes seconds for 10,000 passages.
+    `served_words` is how many words of a passage's text a search is sure to show: every answer is within them.
+    `reached` excludes questions whose searches miss a passage or answer; without it, none is excluded for that.
+    The result depends only on the arguments. Takes seconds for 10,000 passages.
     """
     by_title = {passage.title: passage for passage in passages}
     questions, facts = chains_and_facts(passages, served_words)
@@ -56,7 +56,7 @@ def build_questions(
 
 
 def chains_and_facts(passages: Sequence[Passage], served_words: int) -> tuple[list[Question], list[Fact]]:
-    """Every sound question of one, two or three hops, before any is left out; and the facts they are made of."""
+    """Every valid question of one, two or three hops, before any is excluded, and the facts they are made of."""
     articles = [read_article(passage, served_words) for passage in passages]
     titles = titles_by_name(articles)
     facts = facts_of(articles, titles)
@@ -66,6 +66,7 @@ def chains_and_facts(passages: Sequence[Passage], served_words: int) -> tuple[li
 
 
 def _split(questions: Sequence[Question], facts: Sequence[Fact], is_sound: Callable[[Question], bool]) -> QuestionSplit:
+    # 1. Group the entities: a group is on one side only.
     known = [question for question in questions if not is_new_template(question.template)]
     in_order = sorted(known, key=lambda question: (len(question.hops), stable_hash(question.id)))
     groups = entity_groups([hop.title for hop in q.hops] for q in in_order if len(q.hops) < 3)
@@ -82,11 +83,13 @@ def _split(questions: Sequence[Question], facts: Sequence[Fact], is_sound: Calla
         named = (replace(q, entity=groups.get(q.hops[0].title, q.hops[0].title)) for q in parts)
         return sorted(named, key=lambda question: stable_hash(question.id))
 
+    # 2. Train on known templates about entities that are not held out.
     train = [
         *_limited(q for q in known if not any(held_out(hop.title) for hop in q.hops)),
         *compare(False, lambda title: not held_out(title)),
     ]
     trained = {hop.title for question in train for hop in question.hops}
+    # 3. Hold out known templates about held-out entities, and new templates about entities that training never names.
     by_entity = [
         *_limited(q for q in known if all(held_out(hop.title) for hop in q.hops)),
         *compare(False, held_out),
@@ -108,14 +111,14 @@ def _own_hop(fact: Fact) -> Hop:
 
 
 def _asked_once(questions: Sequence[Question]) -> list[Question]:
-    """Drop every question whose text or id another question has, too."""
+    """Drop every question that shares its text or id with another question."""
     texts = Counter(question.text for question in questions)
     ids = Counter(question.id for question in questions)
     return [question for question in questions if texts[question.text] == 1 and ids[question.id] == 1]
 
 
 def _limited(questions: Iterable[Question]) -> Iterator[Question]:
-    """Keep so many of each template, and of each answer within a kind; which ones is settled by a hash."""
+    """Keep a limited number per template, and per answer within a kind; a hash decides which ones."""
     by_template: Counter[str] = Counter()
     by_answer: Counter[tuple[str, str]] = Counter()
     for question in sorted(questions, key=lambda question: stable_hash(question.id)):

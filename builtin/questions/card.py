@@ -1,7 +1,7 @@
 """What the built-in question sets hold: `python -m builtin.questions.card [--data DIR] [--sample]`.
 
 Prints how many questions of each kind and template there are; with `--sample`, fifty held-out questions of all kinds,
-always the same ones, each with the passages as an episode shows them, to be read by a person.
+always the same ones, each with the passages as an episode shows them, for a person to read.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ _SHOWN_WORDS = 40
 def main() -> None:
     """Print the card."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--data", type=Path, default=Path("data"), help="the prepared data")
+    parser.add_argument("--data", type=Path, default=Path("data"), help="the directory of the prepared data")
     parser.add_argument("--sample", action="store_true", help="print fifty held-out questions with their passages")
     arguments = parser.parse_args()
     held_out = read_questions(builtin_path(arguments.data, "held_out"))
@@ -69,7 +69,7 @@ def counts(train: Sequence[Question], held_out: Sequence[Question]) -> Iterator[
 
 
 def sample(held_out: Sequence[Question]) -> list[Question]:
-    """Fifty questions: so many of each kind, of known and of new templates."""
+    """Fifty questions: a fixed number of each kind, with known and with new templates."""
     rng = random.Random(_SEED)
     drawn = []
     for (kind, new), number in _SAMPLE.items():

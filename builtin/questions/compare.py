@@ -1,8 +1,8 @@
-"""Comparison questions: two look-ups of the same relation, set side by side.
+"""Comparison questions: two lookups of the same relation, set side by side.
 
-Little is gained by guessing. In "which came first" nearly every subject is the right answer of one pair and the wrong
-one of another, against something of about its own time; in "are both in the same country" each has one yes and one no.
-The right answer stands first exactly as often as second.
+Guessing gains little. In "which came first" nearly every subject is the right answer of one pair and the wrong answer
+of another, against something of about its own time. In "are both in the same country" each subject has one yes and one
+no. The right answer comes first exactly as often as second.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from research.scoring.reward import token_f1
 
 Sound = Callable[[Question], bool]
 
-# What lies in England lies in the United Kingdom, too.
+# A place in England is in the United Kingdom, too.
 _WITHIN_ANOTHER = frozenset({"England", "Scotland", "Wales", "United Kingdom"})
 # These do not exclude each other.
 _VAGUE_NATIONS = frozenset(
@@ -40,7 +40,7 @@ _VAGUE_NATIONS = frozenset(
         "Belgian",
     )
 )
-# Pairs are so far apart in the order that about so many fit behind each other.
+# The two facts of a pair are one part in this many of the sorted order apart.
 _STRIDES = 12
 
 
@@ -120,7 +120,7 @@ COMPARISONS = (
 def comparison_questions(comparison: Comparison, facts: Sequence[Fact], most: int, sound: Sound) -> Iterator[Question]:
     """At most `most` questions of one template, with every answer and place as frequent as its counterpart.
 
-    `sound` refuses questions; it may not depend on which of the two is named first.
+    `sound` refuses questions; it must not depend on which of the two is named first.
     """
     told = [fact for fact in facts if fact.template in comparison.facts and fact.answer not in comparison.unclear]
     if comparison.wins == "alike":
@@ -131,31 +131,31 @@ def comparison_questions(comparison: Comparison, facts: Sequence[Fact], most: in
     number = min(most // 2, *map(len, pools))
     for place, pool in enumerate(pools):
         for rank, (first, second) in enumerate(pool[:number]):
-            # Of the ordered ones, one half names the answer first; of the others, place means nothing.
+            # Of the ordered pairs, one half names the answer first; for yes-or-no pairs, place means nothing.
             swapped = (rank if comparison.wins == "alike" else place) % 2
             yield _question(comparison, *((second, first) if swapped else (first, second)))
 
 
 def _made(comparison: Comparison, pairs: Sequence[tuple[Fact, Fact]], sound: Sound) -> list[tuple[Fact, Fact]]:
-    """The pairs whose question is sound, in an order settled by a hash."""
+    """The pairs whose question is valid, in an order decided by a hash."""
     kept = [pair for pair in pairs if _are_distinct(*pair) and sound(_question(comparison, *pair))]
     return sorted(kept, key=lambda pair: stable_hash(f"{comparison.name}/{pair[0].subject}/{pair[1].subject}"))
 
 
 def _are_distinct(first: Fact, second: Fact) -> bool:
-    """Whether neither name earns a share of the reward that the other is worth."""
+    """Whether neither name earns part of the reward for the other."""
     return first.title != second.title and token_f1(_name(first), _name(second)) == 0
 
 
 def _apart_in_order(facts: Sequence[Fact]) -> list[tuple[Fact, Fact]]:
-    """Pair each fact with one somewhat greater: all but those at the ends come first once and second once."""
+    """Pair each fact with one somewhat greater: all but those at the ends are first once and second once."""
     ordered = sorted(facts, key=lambda fact: (int(fact.answer), stable_hash(fact.subject)))
     stride = max(1, len(ordered) // _STRIDES)
     return [(low, high) for low, high in zip(ordered, ordered[stride:], strict=False) if low.answer != high.answer]
 
 
 def _alike_and_not(facts: Sequence[Fact]) -> tuple[list[tuple[Fact, Fact]], list[tuple[Fact, Fact]]]:
-    """Pairs with the same answer, and the same subjects paired anew so that the answers differ."""
+    """Pairs with the same answer, and the same subjects paired again so that the answers differ."""
     groups: dict[str, list[Fact]] = defaultdict(list)
     for fact in sorted(facts, key=lambda fact: stable_hash(fact.subject)):
         groups[proper_name(fact.answer)].append(fact)
@@ -192,6 +192,6 @@ def _answer(comparison: Comparison, first: Fact, second: Fact) -> str:
 
 
 def _name(fact: Fact) -> str:
-    """The name that the question has, without what tells it from its namesakes."""
+    """The name as the question has it, without its disambiguation."""
     name = re.sub(r" \([^)]*\)$", "", fact.subject)
     return name if name in fact.phrase else name[0].lower() + name[1:]

@@ -37,12 +37,12 @@ _NEXT_RELATIONS = {
     ("taxon", "genus"): ("family", "species_count"),
 }
 _KIND_OF_LENGTH = {1: "one_hop", 2: "two_hop", 3: "three_hop"}
-# Of the leaders of one country, so many end the chains that begin in one place.
+# At most this many leaders of one country end the chains that begin in one place.
 _MOST_LEADERS = 1
 
 
 def one_hop_questions(facts: Iterable[Fact]) -> Iterator[Question]:
-    """One question a fact."""
+    """One question per fact."""
     for fact in facts:
         yield _question([fact])
 
@@ -63,7 +63,7 @@ def chain_questions(facts: Sequence[Fact], titles: Mapping[str, str]) -> Iterato
 
 
 def hop_of(fact: Fact, phrase: str, search: str) -> Hop:
-    """The search for a fact, where the subject is spoken of as `phrase` and searched for as `search`."""
+    """The search for a fact whose subject is referred to as `phrase` and searched for as `search`."""
     wording = wording_of(fact)
     return Hop(
         query=_fill(wording.query, fact, search),
@@ -75,12 +75,12 @@ def hop_of(fact: Fact, phrase: str, search: str) -> Hop:
 
 
 def sentence(text: str) -> str:
-    """The text with a capital in front."""
+    """The text with its first letter capitalized."""
     return text[0].upper() + text[1:]
 
 
 def choose(phrases: Sequence[str], identity: str) -> str:
-    """One of the phrases, settled by a hash of the question's identity."""
+    """One of the phrases, chosen by a hash of the question's identity."""
     return phrases[stable_hash(identity) % len(phrases)]
 
 

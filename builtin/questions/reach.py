@@ -1,4 +1,4 @@
-"""Whether the searches of a question find what they are for, in the retriever as it is served."""
+"""Whether the searches of a question find their passages and answers in the retriever as it is served."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from builtin.questions.extract.article import stands_in
 from research.questions.model import Hop
 
 LEAST_MARGIN = 0.02
-"""Least lead of the best passage over the next, in cosine similarity.
+"""Minimum lead of the best passage over the next, in cosine similarity.
 
 An encoder in int8 scales each batch as a whole, so a score depends on what else is searched at the same time: the
 lead of the best passage moves by 0.0025 on average and moved by 0.015 at most (benchmarks/query_noise.py).
@@ -30,7 +30,7 @@ Search = Callable[[Sequence[str]], Sequence[Found]]
 
 
 def reached(hops: Sequence[Hop], search: Search) -> list[bool]:
-    """For each hop, whether its query brings its passage up, clearly before any other, and the answer is shown."""
+    """For each hop, whether its query ranks its passage first by a clear margin, and the answer is shown."""
     queries = list(dict.fromkeys(hop.query for hop in hops))
     found = dict(zip(queries, search(queries), strict=True))
     return [_leads_there(hop, found[hop.query]) for hop in hops]

@@ -18,10 +18,10 @@ _NEW_TEMPLATES = frozenset(
         *("comparison-older_work", "comparison-began_first"),
     )
 )
-"""Further templates that never come up in training: of every kind some, common ones and rare ones."""
+"""Further templates that never come up in training: some of every kind, common ones and rare ones."""
 
 _HELD_OUT_PERCENT = 52
-# Else the countries, all of which are somebody's neighbour, would pull everything into one group.
+# Otherwise the countries, each of which borders another, would pull everything into one group.
 _MOST_TITLES_OF_A_GROUP = 30
 
 

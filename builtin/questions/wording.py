@@ -1,4 +1,4 @@
-"""How one relation is asked about, searched for and spoken of."""
+"""How one relation is asked about, searched for and referred to."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from dataclasses import dataclass
 class Wording:
     """The phrases of one relation, where `{s}` is the subject and `{role}` the role of the fact.
 
-    `asks` are whole questions, `query` is what to search for, `goal` completes "I need to find …", and `refers` speak
-    of the answer without naming it ("the author of {s}"), for relations that a two-hop question can start from.
+    `asks` are whole questions, `query` is what to search for, `goal` completes "I need to find …", and `refers` mention
+    the answer without naming it ("the author of {s}"), for relations that a two-hop question can start from.
     """
 
     asks: tuple[str, ...]

@@ -17,10 +17,10 @@ Records = Sequence[Mapping[str, Any]]
 
 @dataclass(frozen=True, slots=True)
 class BenchFigures:
-    """Of one strategy on one kind of question; searches, tokens, seconds and cost are means over the questions.
+    """Figures of one strategy on one kind of question; searches, tokens, seconds and cost are means over the questions.
 
-    `judge` is the share that a judge found right, with `unjudged` answers that it failed to judge counted as wrong;
-    None if nobody judged. `recall` is the share of supporting titles that any search found, over the questions where
+    `judge` is the share that a judge found correct, None without a judge; the `unjudged` answers, which it failed to
+    judge, count as wrong. `recall` is the share of supporting titles that any search found, over the questions where
     they are known. `cost` is in USD, None without a price.
     """
 
@@ -42,7 +42,7 @@ class BenchFigures:
 def figures_by_kind(run: BenchRun, price: PriceConfig | None = None) -> dict[str, BenchFigures]:
     """Figures of all answers first, then of each kind of question by name, if there is more than one.
 
-    Questions about one entity are not independent: the intervals draw entities. Empty without answers.
+    Questions about one entity are not independent, so the intervals resample entities. Empty without answers.
     """
     kinds = sorted({record["kind"] for record in run.records})
     parts = {ALL_KINDS: run.records} if run.records else {}
@@ -61,7 +61,7 @@ def paired_difference(these: Records, those: Records, metric: str = "em") -> Est
 
 
 def answered_by_both(these: Records, those: Records) -> list[tuple[Mapping[str, Any], Mapping[str, Any]]]:
-    """Records of the same question: of one id, one text and the same gold answers."""
+    """Pairs of records of the same question: the same id, text and gold answers."""
     other = {_question(record): record for record in those}
     return [(record, other[key]) for record in these if (key := _question(record)) in other]
 

@@ -1,4 +1,4 @@
-"""JSONL files that grow by a line at a time and survive a kill at any moment."""
+"""JSONL files that grow one line at a time and survive a kill at any moment."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _BLOCK = 1 << 16
 
 
 class AppendOnlyJsonl:
-    """A file open for more lines, by one process at a time; a line that a kill has torn is dropped first.
+    """A file open for appending, by one process at a time; a line torn by a kill is dropped first.
 
     Raises ConfigurationError if another process is writing it.
     """
@@ -36,7 +36,7 @@ class AppendOnlyJsonl:
 
     def add(self, record: Mapping[str, Any]) -> None:
         """Write one line, on the disk before this returns."""
-        # A lone surrogate, as a model can write it, becomes the JSON escape of itself.
+        # A lone surrogate, which a model can write, becomes its own JSON escape.
         self._stream.write(json.dumps(record, ensure_ascii=False).encode("utf-8", "backslashreplace") + b"\n")
         self._stream.flush()
         os.fsync(self._stream.fileno())
@@ -46,9 +46,9 @@ class AppendOnlyJsonl:
 
 
 def read_lines(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
-    """The JSON objects of a file with their line numbers; a last line without its end, torn by a kill, is left out.
+    """The JSON objects of a file with their line numbers; a last line without its end, torn by a kill, is skipped.
 
-    Raises AssetError that names the broken line.
+    Raises AssetError naming the invalid line.
     """
     try:
         with path.open("rb") as stream:
@@ -65,9 +65,9 @@ def _object(line: bytes, place: str) -> dict[str, Any]:
     try:
         record = json.loads(line)
     except ValueError as error:
-        raise AssetError(f"{place}: not JSON ({error})") from error
+        raise AssetError(f"{place} is not JSON ({error})") from error
     if not isinstance(record, dict):
-        raise AssetError(f"{place}: not a record of the bench")
+        raise AssetError(f"{place} is not a record of the bench")
     return record
 
 

@@ -1,4 +1,4 @@
-"""Another model decides whether an answer means the same as a gold answer; each verdict is kept and never asked twice.
+"""Another model decides whether an answer means the same as a gold answer; each verdict is kept and asked for once.
 
 The form follows the paper's evaluation (ReSearch, section 4.1: LLM-as-a-judge); the words are ours.
 """
@@ -66,14 +66,14 @@ def read_verdict(text: str) -> Verdict:
         raise ValueError("no JSON object")
     found, _ = json.JSONDecoder().raw_decode(text[start:])
     if not isinstance(found, dict) or not isinstance(found.get("correct"), bool):
-        raise ValueError("`correct` is no boolean")
+        raise ValueError("`correct` is not a boolean")
     return Verdict(found["correct"], str(found.get("reason", "")))
 
 
 class Verdicts:
-    """Verdicts in a JSONL file, by `key_of`; a judge that is asked again after a kill goes on where it was.
+    """Verdicts in a JSONL file, by `key_of`; after a kill, judging continues where it stopped.
 
-    Raises AssetError if the file is broken.
+    Raises AssetError if the file is corrupt.
     """
 
     def __init__(self, path: Path, judge: str) -> None:
@@ -90,10 +90,10 @@ class Verdicts:
                 else:
                     self._known[line["key"]] = Verdict(line["correct"], line["reason"])
             except KeyError as error:
-                raise AssetError(f"{path}:{number}: not a verdict of the bench") from error
+                raise AssetError(f"{path}:{number} is not a verdict of the bench") from error
 
     def __enter__(self) -> Self:
-        """Open for more."""
+        """Open the file for appending."""
         self._lines = AppendOnlyJsonl(self._path)
         return self
 
@@ -104,23 +104,23 @@ class Verdicts:
             self._lines.close()
 
     def begin(self, name: str, strategy: str) -> None:
-        """Note that the answers of a strategy to a set are being judged: those without a verdict now lack one."""
+        """Note that judging a strategy's answers to a set has begun: those without a verdict now count as unjudged."""
         if not self.covers(name, strategy):
             self._begun.add((name, strategy))
             self._add({"judge": self._judge, "begun": [name, strategy]})
 
     def covers(self, name: str, strategy: str) -> bool:
-        """Whether the answers of a strategy to a set are, or were to be, judged."""
+        """Whether judging of a strategy's answers to a set has begun."""
         return (name, strategy) in self._begun
 
     def of(self, record: Mapping[str, Any]) -> Verdict | None:
-        """The verdict on a record's answer, if it was given; no answer at all is wrong without asking."""
+        """The verdict on a record's answer, if there is one; a missing answer is wrong without asking the judge."""
         if not record["answer"]:
             return Verdict(correct=False, reason="no answer")
         return self._known.get(key_of(self._judge, record))
 
     def add(self, record: Mapping[str, Any], verdict: Verdict) -> None:
-        """Keep a verdict, on the disk before this returns."""
+        """Keep a verdict; it is on disk before this returns."""
         key = key_of(self._judge, record)
         self._known[key] = verdict
         kept = {"key": key, "judge": self._judge, "question": record["question"], "gold": record["gold"]}
@@ -129,12 +129,12 @@ class Verdicts:
 
     def _add(self, line: Mapping[str, Any]) -> None:
         if self._lines is None:
-            raise ValueError("the verdicts are not open for more")
+            raise ValueError("the verdicts are not open for appending; enter `Verdicts` first")
         self._lines.add(line)
 
 
 def last_judge(path: Path) -> str | None:
-    """Who gave the last verdict of a file; None if there is none."""
+    """The judge that gave the last verdict of a file; None if there is none."""
     if not path.is_file():
         return None
     lines = list(read_lines(path))
@@ -149,13 +149,13 @@ async def judge_all(
     concurrency: int,
     on_verdict: Callable[[], None] = lambda: None,
 ) -> int:
-    """Have every answer judged that has no verdict yet, the same answer to the same question once.
+    """Judge every answer that has no verdict yet; the same answer to the same question is judged once.
 
     Returns:
-        How many could not be judged: the judge failed, or wrote no verdict. They are asked again the next time.
+        How many could not be judged: the judge failed, or wrote no verdict. The next call tries them again.
 
     Raises:
-        ServiceError: 32 in a row failed because the judge could not be asked.
+        ServiceError: 32 requests in a row failed.
     """
     open_ones: dict[str, Mapping[str, Any]] = {}
     for record in records:
@@ -194,5 +194,5 @@ async def judge_all(
 def _messages(record: Mapping[str, Any]) -> list[Message]:
     payload = {"question": record["question"], "right_answers": record["gold"], "given_answer": record["answer"]}
     text = json.dumps(payload, ensure_ascii=False, indent=1)
-    # A lone surrogate, as a model can write it, cannot be sent.
+    # A lone surrogate, which a model can write, cannot be sent.
     return [Message("system", _RULES), Message("user", text.encode("utf-8", "replace").decode())]

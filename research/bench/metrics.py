@@ -8,7 +8,7 @@ from research.scoring.reward import normalize_answer
 
 
 def cover_exact_match(prediction: str, gold: str) -> float:
-    """1.0 if the normalised gold answer stands in the normalised prediction as whole words (Rosset et al., 2020)."""
+    """1.0 if the normalized gold answer occurs in the normalized prediction as whole words (Rosset et al., 2020)."""
     wanted, words = normalize_answer(gold).split(), normalize_answer(prediction).split()
     if not wanted:
         return 0.0

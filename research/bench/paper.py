@@ -1,11 +1,11 @@
-"""The table that the paper reports (ReSearch, table 2), EM and judge in percent, to stand beside ours.
+"""The table that the paper reports (ReSearch, table 2), EM and judge in percent, to compare with ours.
 
-Its rows are of Qwen2.5 models on Wikipedia of 2018, with E5-base-v2 and five passages a search.
+Its rows are of Qwen2.5 models on Wikipedia of 2018, with E5-base-v2 and five passages per search.
 """
 
 from __future__ import annotations
 
-# Rows in the paper's order: what was asked, and (EM, judge) of each benchmark.
+# Rows in the paper's order: model and strategy, and (EM, judge) of each benchmark.
 PAPER: dict[str, dict[str, tuple[float, float]]] = {
     name: dict(zip(("hotpotqa", "2wikimultihopqa", "musique", "bamboogle"), figures, strict=True))
     for name, figures in {

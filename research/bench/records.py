@@ -1,6 +1,6 @@
-"""One JSONL file a run: a first line that says what was run, then a line for each question that was answered.
+"""One JSONL file per run: the first line holds its conditions, and each further line an answered question.
 
-A run goes on where it was interrupted; under other conditions it does not go on at all.
+An interrupted run continues where it stopped, but only under the same conditions.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ Conditions = Mapping[str, Any]
 
 
 def differences(these: Conditions, those: Conditions) -> list[str]:
-    """What two runs do not have in common, a line each; runs that differ in the model measure the model."""
+    """How two runs differ, one line per condition; runs that differ only in the model compare models."""
     return [
         f"{name}: {these.get(name)!r} and {those.get(name)!r}"
         for name in sorted(these.keys() | those.keys())
@@ -27,16 +27,16 @@ def differences(these: Conditions, those: Conditions) -> list[str]:
 
 
 class Records:
-    """The file of one run, open for more.
+    """The file of one run, open for appending.
 
     Args:
-        path: of the file; it is begun if it is not there.
+        path: the file; a missing one is created.
         conditions: everything that an answer depends on, as JSON: strategy, questions, prompt, model, weights, index,
             limits, sampling.
 
     Raises:
-        ConfigurationError: the file is of a run under other conditions (they are named), or is being written.
-        AssetError: it cannot be read.
+        ConfigurationError: the file is of a run under other conditions (the message names them), or is being written.
+        AssetError: the file cannot be read.
     """
 
     def __init__(self, path: Path, conditions: Conditions) -> None:
@@ -49,8 +49,8 @@ class Records:
             found = _conditions(path, lines)
             if faults := differences(found, conditions):
                 raise ConfigurationError(
-                    f"{path} was begun under other conditions: {'; '.join(faults)}; name another directory, or move it "
-                    "away"
+                    f"{path} was started under other conditions: {'; '.join(faults)}; choose another directory, or "
+                    "move this file away"
                 )
             self.done = {_id_of(path, number, record) for number, record in lines}
         except BaseException:
@@ -66,7 +66,7 @@ class Records:
         self._lines.close()
 
     def add(self, record: Mapping[str, Any]) -> None:
-        """Keep one answer, on the disk before this returns; `record["id"]` names its question.
+        """Keep one answer, on disk before this returns; `record["id"]` names its question.
 
         Raises ValueError if the question has been answered already.
         """
@@ -78,14 +78,14 @@ class Records:
 
 
 def read_conditions(path: Path) -> dict[str, Any] | None:
-    """What was run; None if a kill came before that was written. Raises AssetError if it is no file of the bench."""
+    """The conditions of a run; None if a kill came first. Raises AssetError if it is not a file of the bench."""
     lines = read_lines(path)
     first = next(lines, None)
     return None if first is None else _conditions(path, iter([first]))
 
 
 def read_records(path: Path, left_out: Collection[str] = ()) -> tuple[dict[str, Any], list[dict[str, Any]]]:
-    """Conditions and answers of a run, without some of their fields. Raises AssetError that names the broken line."""
+    """Conditions and answers of a run, without some of their fields. Raises AssetError naming the invalid line."""
     lines = read_lines(path)
     conditions = _conditions(path, lines)
     records = []
@@ -98,12 +98,12 @@ def read_records(path: Path, left_out: Collection[str] = ()) -> tuple[dict[str, 
 def _conditions(path: Path, lines: Iterator[tuple[int, dict[str, Any]]]) -> dict[str, Any]:
     _, first = next(lines, (1, {}))
     if not isinstance(first.get("conditions"), dict):
-        raise AssetError(f"{path} is no file of the bench: its first line has no conditions")
+        raise AssetError(f"{path} is not a file of the bench: its first line has no conditions")
     conditions: dict[str, Any] = first["conditions"]
     return conditions
 
 
 def _id_of(path: Path, number: int, record: Mapping[str, Any]) -> str:
     if "id" not in record:
-        raise AssetError(f"{path}:{number}: not a record of the bench")
+        raise AssetError(f"{path}:{number} is not a record of the bench")
     return str(record["id"])

@@ -1,4 +1,4 @@
-"""Asks a question set by one strategy and records every answer."""
+"""Asks a question set with one strategy and records every answer."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from research.scoring.reward import best, exact_match, token_f1
 from research.strategies import Strategy
 from research.strategies.outcome import Outcome
 
-# So many questions in a row that nobody answers mean that nobody is there.
+# This many unanswered questions in a row mean that the service is unavailable.
 _MAX_CONSECUTIVE_FAILURES = 32
 
 
@@ -31,14 +31,14 @@ async def ask_all(
     version: str | None = None,
     on_answer: Callable[[], None] = lambda: None,
 ) -> dict[str, str]:
-    """Ask what the records do not hold yet, so many at once.
+    """Ask the questions that the records do not hold yet, `concurrency` at a time.
 
     Args:
-        version: of the weights that must answer; None: any.
+        version: the weight version that must answer; None: any.
 
     Returns:
-        Ids of the questions that could not be asked, for want of a service, each with the reason; asking again tries
-        them again.
+        Ids of the questions that could not be asked because a service was unavailable, each with the reason; the next
+        call tries them again.
 
     Raises:
         ServiceError: 32 questions in a row could not be asked.
@@ -54,8 +54,8 @@ async def ask_all(
             outcome = Outcome(question.text, stop_reason=StopReason.TOKEN_LIMIT)
         if version is not None and (others := set(outcome.versions) - {version}):
             raise ConditionsChangedError(
-                f"weight version {', '.join(sorted(others))} answered where {version} was asked: the policy got "
-                "new weights meanwhile. The answers before are kept; name another directory for the new weights"
+                f"weight version {', '.join(sorted(others))} answered instead of {version}: the policy got "
+                "new weights. Earlier answers are kept; choose another directory for the new weights"
             )
         records.add(record_of(question, outcome, time.perf_counter() - started))
         on_answer()
@@ -68,7 +68,7 @@ async def ask_all(
 
 
 def record_of(question: Question, outcome: Outcome, seconds: float) -> dict[str, Any]:
-    """One line of the records: question, gold answers, what was answered and how, what it is worth and what it cost."""
+    """One line of the records: the question, its gold answers, the answer with its trace, the scores and the cost."""
     answer = outcome.answer or ""
     return {
         "id": question.id,

@@ -19,9 +19,9 @@ _OWN_CONDITIONS = ("strategy", "prompt", "set", "questions", "supporting", "aske
 
 @dataclass(frozen=True, slots=True)
 class BenchRun:
-    """One strategy on one question set; `label` is the name of the directory, `judge` who gave the verdicts.
+    """One strategy on one question set; `label` is the name of the directory, `judge` the model that gave the verdicts.
 
-    `records` are without what was written and read; the file at `path` has that.
+    `records` omit traces and passages; the file at `path` has them.
     """
 
     label: str
@@ -35,7 +35,7 @@ class BenchRun:
 
     @property
     def missing(self) -> int:
-        """Questions that were not answered: nobody could be asked, or the run was interrupted."""
+        """Unanswered questions: a service was unavailable, or the run was interrupted."""
         return int(self.conditions.get("asked", len(self.records))) - len(self.records)
 
     def verdict(self, record: Mapping[str, Any]) -> Verdict | None:
@@ -43,20 +43,20 @@ class BenchRun:
 
 
 def read_runs(directories: Iterable[Path], judge: str = "") -> list[BenchRun]:
-    """Every run below some directories of `research bench`, by directory, set and strategy as `STRATEGIES` has them.
+    """Every run in some directories of `research bench`, by directory, set and strategy (in the order of `STRATEGIES`).
 
-    The verdicts are those of `judge`, or of who judged last in each directory.
+    The verdicts are those of `judge`, or of the last judge in each directory.
 
     Raises:
-        AssetError: a directory holds no run, or a file is broken.
-        ConfigurationError: two directories have one name.
+        AssetError: a directory holds no run, or a file is corrupt.
+        ConfigurationError: two directories have the same name.
     """
     runs: list[BenchRun] = []
     labels: set[str] = set()
     for directory in directories:
         label = directory.resolve().name
         if label in labels:
-            raise ConfigurationError(f"two directories are called {label}; rename one, the report goes by their names")
+            raise ConfigurationError(f"two directories are called {label}; rename one, the report needs distinct names")
         labels.add(label)
         files = [path for path in run_files(directory) if read_conditions(path)]
         if not files:
@@ -79,14 +79,14 @@ def run_files(directory: Path) -> list[Path]:
 
 
 def shared_conditions(conditions: Mapping[str, Any]) -> dict[str, Any]:
-    """What all runs of one directory have in common; a directory is one measurement."""
+    """The conditions that all runs of one directory share; a directory is one measurement."""
     return {name: value for name, value in conditions.items() if name not in _OWN_CONDITIONS}
 
 
 def what_differs(runs: Sequence[BenchRun]) -> dict[str, list[str]]:
-    """For runs of one strategy and set: what each later label does not share with the first, by label.
+    """For runs of one strategy and set: how each later label differs from the first, by label.
 
-    Empty if they differ in nothing; a judge that differs counts.
+    Empty if nothing differs; a different judge counts.
     """
     first, *others = runs
     found = {}

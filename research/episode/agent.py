@@ -1,7 +1,7 @@
 """One episode: a question, a policy that thinks and searches, a retriever that answers its searches.
 
 The same function serves training, evaluation and `/answer`. It is token-in/token-out: what was sampled is what is
-trained on; each prompt is the previous prompt, the sampled ids and the ids of the result, never text tokenised again
+trained on; each prompt is the previous prompt, the sampled ids and the ids of the result, never text tokenized again
 (protocol notes, section 1).
 """
 
@@ -154,7 +154,7 @@ class Episode:
 
 @dataclass(frozen=True, slots=True)
 class SearchAgent:
-    """Everything an episode needs but the question; `context_length` is what the policy can hold, prompt included."""
+    """What an episode needs besides the question; `context_length` is what the policy can hold, prompt included."""
 
     policy: Policy
     retriever: Retriever
@@ -169,7 +169,7 @@ class SearchAgent:
         Raises:
             ServiceError: the policy or the retriever failed for good; such an episode must not be scored.
             ContextFullError: the prompt leaves no room.
-            ProtocolError: a promise of the protocol was broken.
+            ProtocolError: tokens or text violate the protocol.
         """
         async with aclosing(self.steps(question, sampling)) as steps:
             async for step in steps:
@@ -177,7 +177,7 @@ class SearchAgent:
         return episode
 
     async def steps(self, question: str, sampling: Sampling) -> AsyncGenerator[Episode]:
-        """As `run`, but hands out the growing episode after each turn and each search."""
+        """Like `run`, but yields the growing episode after each turn and each search."""
         prompt_ids = self.tokenizer.prompt_ids(self.prompt, question)
         room = min(self.limits.max_tokens, self.context_length - len(prompt_ids))
         if room <= 0:
@@ -210,7 +210,7 @@ class SearchAgent:
         return generation
 
     async def _search(self, episode: Episode, turn: Turn, room: int) -> StopReason | None:
-        """Answer the search of a turn; TOKEN_LIMIT if its result does not fit (half of one would mislead)."""
+        """Answer the search of a turn; TOKEN_LIMIT if its result does not fit (half a result would mislead)."""
         query = search_query(turn.text)
         assert query is not None
         started = time.perf_counter()
@@ -235,7 +235,7 @@ class SearchAgent:
 
 
 def _reason_to_end(episode: Episode, turn: Turn, finish: Finish, limits: EpisodeConfig) -> StopReason | None:
-    """Why the episode ends after this turn, or None if it goes on with a search."""
+    """Why the episode ends after this turn, or None if it continues with a search."""
     if finish is Finish.EOS:
         return StopReason.ANSWERED
     if finish is Finish.LENGTH:

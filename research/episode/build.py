@@ -19,7 +19,7 @@ def build_agent(
     """The agent of `[episode]`.
 
     Args:
-        context_length: of the policy, in tokens; None: `model.max_model_len`.
+        context_length: what the policy can hold, in tokens; None: `model.max_model_len`.
 
     Raises:
         ConfigurationError: there is no prompt of that name.

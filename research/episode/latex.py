@@ -1,4 +1,4 @@
-"""An answer as people read it: the LaTeX dress around it left out, in parts as it comes."""
+"""An answer as people read it: without its LaTeX markup, also while it streams."""
 
 from __future__ import annotations
 
@@ -8,21 +8,21 @@ _COMMAND = re.compile(
     r"\\(?:boxed|text|mathrm|mathbf|textbf|textit)\s*(?P<opens>\{)|\\[\[\]()]|\\(?P<escaped>[%$#&_{} ,;!])"
     r"|(?P<brace>[{}])|(?P<space>\s+)"
 )
-# A command, or a run of white space, that may go on in the next part.
+# A command, or a run of white space, that may continue in the next part.
 _UNCERTAIN = re.compile(r"(?:\\[a-z]*\s*|\s+)\Z")
 
 
 class LatexStripper:
-    r"""Takes `\boxed{…}`, `\text{…}` and display brackets off, and runs of white space together."""
+    r"""Removes `\boxed{…}`, `\text{…}` and display brackets, and collapses white space."""
 
     def __init__(self) -> None:
         self._unread = ""
-        self._dropped: list[bool] = []  # for each open brace, whether it belongs to a command that was taken off
+        self._dropped: list[bool] = []  # for each open brace, whether it belongs to a removed command
         self._begun = False
         self._space = False
 
     def feed(self, text: str) -> str:
-        """Read on; returns what is certain by now."""
+        """Read more text; returns what is certain so far."""
         self._unread += text
         uncertain = _UNCERTAIN.search(self._unread)
         certain = uncertain.start() if uncertain else len(self._unread)
@@ -30,7 +30,7 @@ class LatexStripper:
         return self._read(text)
 
     def close(self) -> str:
-        """End the answer; returns what was kept back."""
+        """End the answer; returns what was held back."""
         text, self._unread = self._unread, ""
         return self._read(text)
 
@@ -61,6 +61,6 @@ class LatexStripper:
 
 
 def strip_latex(text: str) -> str:
-    """A whole answer."""
+    """Strip a whole answer."""
     reader = LatexStripper()
     return reader.feed(text) + reader.close()

@@ -1,4 +1,4 @@
-r"""The grammar of an episode: tags, what a turn asks for, how results are written, what is well formed.
+r"""The grammar of an episode: tags, what a turn asks for, how results are written, what is well-formed.
 
 One assistant turn reads `<think>…</think><search>query</search><result>…</result>…<answer>…\boxed{final}…</answer>`
 (ReSearch, section 2.2). Everything here works on what the *model* wrote, turn by turn; retrieved text is kept apart,
@@ -40,7 +40,7 @@ def escape_tags(text: str, special_tokens: Iterable[str]) -> str:
 
 
 def break_special_tokens(text: str, special_tokens: Iterable[str]) -> str:
-    """Put a space behind the first character of each special token, so that it encodes as plain text."""
+    """Put a space after the first character of each special token, so that it encodes as plain text."""
     for token in sorted(special_tokens, key=len, reverse=True):
         if len(token) > 1:
             text = text.replace(token, f"{token[0]} {token[1:]}")
@@ -48,7 +48,7 @@ def break_special_tokens(text: str, special_tokens: Iterable[str]) -> str:
 
 
 def result_block(passages: Sequence[Passage], special_tokens: Iterable[str]) -> str:
-    """The text that stands between a search and the next thought: passages as `"Title"` and text, best first."""
+    """The text between a search and the next thought: passages as `"Title"` and text, best first."""
     special_tokens = tuple(special_tokens)
     shown = (escape_tags(f'"{p.title}"\n{p.text}', special_tokens) for p in passages)
     body = "\n\n".join(shown) or "No passage was found."
@@ -56,7 +56,7 @@ def result_block(passages: Sequence[Passage], special_tokens: Iterable[str]) -> 
 
 
 def extract_answer(turn: str) -> str | None:
-    r"""The final answer of the last turn: last balanced `\boxed{}` of the first answer block, LaTeX dress removed.
+    r"""The final answer of the last turn: last balanced `\boxed{}` of the first answer block, without LaTeX markup.
 
     None if there is no answer block, no balanced box, or nothing in it.
     """
@@ -83,7 +83,7 @@ def _last_boxed(text: str) -> str | None:
 
 
 def format_fault(turns: Sequence[str], *, ended: bool) -> str | None:
-    """Why an episode is badly formed, or None if it is well formed.
+    """Why an episode is malformed, or None if it is well-formed.
 
     Args:
         turns: what the model wrote in each turn; every turn but the last was answered with a result.

@@ -1,4 +1,4 @@
-"""Facts about the searches of an episode: what each of them newly found, and which of them corrected the one before."""
+"""Facts about the searches of an episode: what each newly found, and which corrected the one before."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _CLOSED_ANSWERS = frozenset({"yes", "no", "noanswer"})
 class SearchFact:
     """One search: `turn` indexes `Episode.turns`, `found` are the sought answers that its result is the first to hold.
 
-    `corrects` says that the search before it found nothing new and this one, with a different query, did.
+    `corrects`: the search before it found nothing new, and this one, with a different query, did.
     """
 
     turn: int
@@ -28,30 +28,30 @@ class SearchFact:
 def corrected_queries(episode: Episode, question: Question) -> int:
     """How often the model replaced a search that did not help by a different one that did.
 
-    Counted is each pair of consecutive searches (whatever stands between them) of which
+    It counts each pair of consecutive searches (whatever comes between them) where
 
-    1. the first is *unhelpful*: its result holds no sought answer that no earlier result held,
-    2. the second is *helpful*: its result holds at least one such answer, and
+    1. the first is *unhelpful*: its result holds no new sought answer (one that no earlier result held),
+    2. the second is *helpful*: its result holds at least one new sought answer, and
     3. the queries differ, case-folded and with runs of white space taken as one space.
 
     So a run of several unhelpful searches counts once, at the helpful search that ends it, and a search after
     everything was found never counts.
 
-    Sought are the answers of the question's hops, each for itself; for a question without hops its gold answers, any
-    one of which will do (they are spellings of the same thing). `yes`, `no` and `noanswer` are never sought, because
-    finding the word in a passage means nothing; where nothing is left to seek, the count is 0.
+    The sought answers are those of the question's hops, each on its own. A question without hops has its gold answers,
+    any one of which suffices (they are spellings of the same thing). `yes`, `no` and `noanswer` are never sought,
+    because finding the word in a passage means nothing; where nothing is left to seek, the count is 0.
 
-    A result is the text that the retriever's passages were cut to for the model (`Turn.result`, titles included), also
-    that of a last search which found no room in the context. It holds an answer if the answer stands in it as whole
-    words, case-folded and with runs of white space taken as one space: "25" is in "(25 Mn)" and in "1925–25", not in
-    "1925". This is textual: a passage that holds the words by chance counts as helpful. In scripts that put no
-    space between words an answer is found only where punctuation or an end of line sets it apart.
+    A result is the text of the passages as they were cut for the model (`Turn.result`, titles included), even if the
+    last search's result did not fit into the context. It holds an answer if the answer occurs in it as whole words,
+    case-folded and with runs of white space taken as one space: "25" is in "(25 Mn)" and in "1925–25", not in "1925".
+    This is textual: a passage that holds the words by chance counts as helpful. In scripts that put no space between
+    words, an answer is found only where punctuation or an end of line sets it apart.
     """
     return sum(fact.corrects for fact in search_facts(episode, question))
 
 
 def search_facts(episode: Episode, question: Question) -> list[SearchFact]:
-    """One entry a search, in order; see `corrected_queries` for what counts as found and as corrected."""
+    """One entry per search, in order; see `corrected_queries` for what counts as found and as corrected."""
     sought = _sought(question)
     facts: list[SearchFact] = []
     for number, turn in enumerate(episode.turns):

@@ -1,4 +1,4 @@
-"""An episode as it happens, for those who watch: what is written, what is found, and the end."""
+"""An episode as it happens, as a stream of events: text, search results, and the end."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class SearchDone:
 
 @dataclass(frozen=True, slots=True)
 class EpisodeDone:
-    """The episode is over, after so many seconds."""
+    """The episode is over, after `seconds`."""
 
     episode: Episode
     seconds: float
@@ -41,10 +41,10 @@ EpisodeEvent = TextDelta | SearchDone | EpisodeDone
 
 
 class StreamingPolicy(Policy, Protocol):
-    """A policy that can tell what it writes while it writes."""
+    """A policy that can report its text while it writes."""
 
     def with_callback(self, on_text: Callable[[str], None]) -> Policy:
-        """The same policy, which calls `on_text` with each bit of text."""
+        """The same policy, which calls `on_text` with each piece of text."""
         ...
 
 
@@ -57,17 +57,17 @@ async def stream_episode(
     limit: float | None = None,
     over: Callable[[], None] = lambda: None,
 ) -> AsyncGenerator[EpisodeEvent]:
-    """Run one episode and hand out what happens; closing the generator stops generating and searching.
+    """Run one episode and yield its events; closing the generator stops generating and searching.
 
-    The episode does not wait for who reads the events.
+    The episode does not wait for its events to be read.
 
     Args:
-        agent: as for `SearchAgent.run`; its own policy is left aside.
+        agent: runs the episode; its own policy is not used.
         policy: samples the turns.
-        question: to be answered.
+        question: the question to answer.
         sampling: how tokens are drawn.
         limit: seconds for the episode.
-        over: called when the episode has ended in whatever way, be its events read or not.
+        over: called when the episode has ended in any way, whether or not its events are read.
 
     Raises what `SearchAgent.run` raises, and TimeoutError.
     """

@@ -1,4 +1,4 @@
-"""What a model writes, piece by piece as it comes: thoughts, searches, the answer, text outside of any tag."""
+"""What a model writes, split by tag while it streams: thoughts, searches, the answer, text outside any tag."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _TAGS = ("<think>", "<search>", "<answer>")
 
 @dataclass(frozen=True, slots=True)
 class TagSpan:
-    """Some of the text of one step; pieces with the same `step` belong together, one after the other."""
+    """Some of the text of one step; pieces with the same `step` belong together, in order."""
 
     step: int
     kind: TagSpanKind
@@ -24,7 +24,7 @@ class TagSpan:
 class StreamingTagParser:
     """Reads a turn in parts of any size. The steps are those of `research.episode.trace`, without the empty ones.
 
-    White space at the ends of a step is left out. What may be the beginning of a tag is kept back until it is clear.
+    White space at the ends of a step is dropped. Text that may begin a tag is held back until this is clear.
     """
 
     def __init__(self, first_step: int = 0) -> None:
@@ -35,7 +35,7 @@ class StreamingTagParser:
         self._space = ""
 
     def feed(self, text: str) -> list[TagSpan]:
-        """Read on; returns what is certain by now."""
+        """Read more text; returns what is certain so far."""
         self._unread += text
         pieces: list[TagSpan] = []
         while True:
@@ -52,7 +52,7 @@ class StreamingTagParser:
         return pieces
 
     def close(self) -> list[TagSpan]:
-        """End the turn; returns what was kept back."""
+        """End the turn; returns what was held back."""
         pieces = self._emit(self._unread)
         self._unread = ""
         self._next_step("text")
@@ -74,7 +74,7 @@ class StreamingTagParser:
 
 
 def _uncertain(text: str, tags: tuple[str, ...]) -> int:
-    """Length of the longest end of `text` that one of the tags may begin with."""
+    """Length of the longest suffix of `text` that is the beginning of a tag."""
     return max(
         (size for tag in tags for size in range(1, min(len(tag), len(text) + 1)) if text.endswith(tag[:size])),
         default=0,

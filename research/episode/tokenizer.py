@@ -38,7 +38,7 @@ class HuggingFaceTokenizer:
     def encode(self, text: str) -> list[int]:
         ids: list[int] = self._tokenizer.encode(text, add_special_tokens=False)
         if not self._special_ids.isdisjoint(ids):
-            raise ProtocolError("text to be inserted into an episode encodes to special tokens; neutralise it first")
+            raise ProtocolError("text to be inserted into an episode encodes to special tokens; neutralize it first")
         return ids
 
     def decode(self, ids: Sequence[int]) -> str:
@@ -65,7 +65,7 @@ class HuggingFaceTokenizer:
         return self._of_messages([{"role": "system", "content": prompt.text}, {"role": "user", "content": question}])
 
     def chat_ids(self, messages: Sequence[Mapping[str, str]]) -> list[int]:
-        """Ids of a chat up to where the assistant begins; nobody's text may hold control tokens.
+        """Ids of a chat up to where the assistant begins; no message may smuggle control tokens in.
 
         A model without a chat template reads the messages as plain paragraphs.
         """

@@ -14,13 +14,13 @@ from research.errors import ConfigurationError
 
 _DIRECTORY = Path(__file__).resolve().parent
 _SLOT = "{question}"
-# In a checkpoint: the rules that it was trained with.
+# In a directory of weights: the prompt that they were trained with.
 TRAINED_PROMPT = "prompt.txt"
 
 
 @dataclass(frozen=True, slots=True)
 class Prompt:
-    """The rules that are told to the model before a question."""
+    """The rules that the model reads before a question."""
 
     name: str
     text: str
@@ -41,7 +41,7 @@ class Prompt:
 def load_prompt(name: str) -> Prompt:
     """Load a prompt by the name of a file in this package, or by the path of a text file.
 
-    Raises ConfigurationError that lists the known names.
+    Raises ConfigurationError listing the known names.
     """
     path = Path(name) if name.endswith(".txt") else _DIRECTORY / f"{name}.txt"
     if not path.is_file():
@@ -51,26 +51,26 @@ def load_prompt(name: str) -> Prompt:
 
 
 def trained_prompt(checkpoint: Path) -> str | None:
-    """SHA-256 of the rules that a checkpoint was trained with; None if it does not say."""
+    """SHA-256 of the prompt that a checkpoint was trained with; None if unknown."""
     file = checkpoint / TRAINED_PROMPT
     return _digest(file.read_text(encoding="utf-8").strip()) if file.is_file() else None
 
 
 def check_prompt(prompt: Prompt, trained: str | None, model: str, *, allow_mismatch: bool) -> None:
-    """Refuse rules that a checkpoint was not trained with, unless told: it would do worse than it can, in silence.
+    """Refuse a prompt that the weights were not trained with, unless allowed: they would silently do worse.
 
     Args:
-        trained: as `trained_prompt` has it; None lets any prompt pass.
-        model: names the checkpoint in the error.
-        allow_mismatch: somebody wants just that (`episode.allow_prompt_mismatch`).
+        trained: the result of `trained_prompt`; None lets any prompt pass.
+        model: names the weights in the error.
+        allow_mismatch: the mismatch is intended (`episode.allow_prompt_mismatch`).
 
     Raises:
-        ConfigurationError: they differ.
+        ConfigurationError: the prompts differ.
     """
     if trained is not None and trained != prompt.sha256 and not allow_mismatch:
         raise ConfigurationError(
-            f"episode.prompt: {model} was trained with other rules than {prompt.name!r}; name its {TRAINED_PROMPT} "
-            "(episode.prompt=<checkpoint>/prompt.txt), or say episode.allow_prompt_mismatch=true"
+            f"episode.prompt: {model} was trained with another prompt than {prompt.name!r}; use its {TRAINED_PROMPT} "
+            "(episode.prompt=<checkpoint>/prompt.txt), or set episode.allow_prompt_mismatch=true"
         )
 
 

@@ -20,11 +20,11 @@ class Benchmark:
     size: int
 
     def warning(self, questions: int) -> str | None:
-        """What to say of a set of so many questions; None if it is the paper's."""
+        """The warning for a set of this size; None if it is the paper's."""
         if questions == self.size:
             return None
         return (
-            f"{self.title}: {questions} questions, where the paper asked {self.size}; "
+            f"{self.title} has {questions} questions here, but the paper asked {self.size}; "
             "figures of other questions are not comparable with the paper's"
         )
 
@@ -40,12 +40,12 @@ _WORDS = {"hotpotqa": "hotpot", "2wikimultihopqa": "2wiki", "musique": "musique"
 
 
 def benchmark_named(name: str) -> Benchmark | None:
-    """The one of just this name."""
+    """The benchmark of exactly this name."""
     return next((each for each in BENCHMARKS if each.name == name), None)
 
 
 def benchmark_of(source: str, questions: Sequence[Question]) -> Benchmark | None:
-    """Which benchmark these questions are of: by the name of the file or set, else of its folder, else by kinds."""
+    """The benchmark of these questions: by the name of the file or set, else of its folder, else by kinds."""
     name = source.lower() if source.startswith("hub:") else PurePath(source).stem.lower()
     named = [benchmark for benchmark in BENCHMARKS if _WORDS[benchmark.name] in name]
     if len(named) == 1:
@@ -64,7 +64,7 @@ def benchmark_of(source: str, questions: Sequence[Question]) -> Benchmark | None
 
 
 def set_name(source: str, benchmark: Benchmark | None) -> str:
-    """A name for a set that can be a directory: the benchmark's, or that of the file or hub set."""
+    """A directory name for a set: the benchmark's, or that of the file or hub set."""
     if benchmark is not None:
         return benchmark.name
     last = source.rpartition("/")[2] if source.startswith("hub:") else PurePath(source).stem

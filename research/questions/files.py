@@ -1,4 +1,4 @@
-"""Records of question files in JSON, JSONL, CSV or Parquet, each with the place that it stands at."""
+"""Records of question files in JSON, JSONL, CSV or Parquet, each with its place in the file."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ Placed = tuple[str, Record]
 
 
 def read_question_file(path: Path) -> Iterator[Placed]:
-    """Every record of a file with its place ("line 7", "record 7"), as an error should name it.
+    """Every record of a file with its place ("line 7", "record 7"), for error messages.
 
-    `.json` is an array or an object with one under `data`; `.csv` has a header; `.parquet` needs pyarrow; all else is
-    JSONL.
+    `.json` is an array or an object with one under `data`; `.csv` has a header; `.parquet` needs pyarrow; any other
+    file is JSONL.
 
-    Raises AssetError that names the file, the place and the reason.
+    Raises AssetError naming the file, the place and the reason.
     """
     readers = {".json": _json, ".csv": _csv, ".parquet": _parquet}
     try:
@@ -38,7 +38,7 @@ def _json_lines(path: Path) -> Iterator[Placed]:
             try:
                 record = json.loads(line)
             except ValueError as error:
-                raise AssetError(f"{path}, line {number}: not JSON ({error})") from error
+                raise AssetError(f"{path}, line {number}, is not JSON ({error})") from error
             yield f"line {number}", record
 
 
@@ -46,7 +46,7 @@ def _json(path: Path) -> Iterator[Placed]:
     try:
         records = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
-        raise AssetError(f"{path}: not JSON ({error})") from error
+        raise AssetError(f"{path} is not JSON ({error})") from error
     if isinstance(records, dict):
         records = records.get("data")
     if not isinstance(records, list):
@@ -61,7 +61,7 @@ def _csv(path: Path) -> Iterator[Placed]:
             for row in rows:
                 yield f"line {rows.line_num}", {str(name).strip().lower(): value for name, value in row.items()}
         except csv.Error as error:
-            raise AssetError(f"{path}, line {rows.line_num}: not CSV ({error})") from error
+            raise AssetError(f"{path}, line {rows.line_num}, is not CSV ({error})") from error
 
 
 def _parquet(path: Path) -> Iterator[Placed]:
@@ -76,4 +76,4 @@ def _parquet(path: Path) -> Iterator[Placed]:
                 number += 1
                 yield f"record {number}", record
     except pyarrow.ArrowException as error:
-        raise AssetError(f"{path}: not Parquet ({error})") from error
+        raise AssetError(f"{path} is not Parquet ({error})") from error

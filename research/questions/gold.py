@@ -1,4 +1,4 @@
-"""Questions with the passages that answer them, to measure a retriever by."""
+"""Questions with the passages that answer them, to measure a retriever."""
 
 from __future__ import annotations
 
@@ -22,17 +22,17 @@ class GoldPassage:
 
 @dataclass(frozen=True, slots=True)
 class GoldQuery:
-    """What is searched for, and every passage that it should find."""
+    """A query, and every passage that it should find."""
 
     text: str
     passages: frozenset[GoldPassage]
 
 
 def load_gold(path: Path) -> list[GoldQuery]:
-    """Read MuSiQue (`paragraphs`), HotpotQA or 2Wiki (`context`), or our own, each of whose searches is a query.
+    """Read MuSiQue (`paragraphs`), HotpotQA or 2Wiki (`context`), or our own format, where each hop is a query.
 
     Raises:
-        AssetError: the file is missing, or a record is of none of these formats.
+        AssetError: the file is missing, or a record has none of these formats.
     """
     try:
         text = path.read_text(encoding="utf-8")
@@ -46,7 +46,7 @@ def load_gold(path: Path) -> list[GoldQuery]:
         try:
             queries += _gold(record)
         except (KeyError, TypeError, ValueError) as error:
-            raise AssetError(f"{path}, record {number}: no question with its passages ({error!r})") from error
+            raise AssetError(f"{path}, record {number}, is not a question with its passages ({error!r})") from error
     queries = [query for query in queries if query.passages]
     if not queries:
         raise AssetError(f"{path} holds no question")

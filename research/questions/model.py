@@ -17,9 +17,9 @@ from research.errors import AssetError
 class Hop:
     """One search that a chain needs.
 
-    `query` is a plausible search, `goal` what it is to find out (a phrase that completes "I need to find …"),
-    `title` the passage that settles it and `answer` the string that stands in that passage. `beside` is what must be
-    read, too, to know that this is the answer ("north" beside the name of a neighbour), if anything.
+    `query` is a plausible search, `goal` what it should find out (a phrase that completes "I need to find …"),
+    `title` the passage that settles it, and `answer` the string to find in that passage. `beside` is the further text
+    that confirms the answer ("north" beside the name of a neighbor), if any.
     """
 
     query: str
@@ -34,8 +34,8 @@ class Question:
     """A question with its gold answers (the first is canonical, the others aliases).
 
     `kind` groups questions for evaluation (`one_hop`, `two_hop`, …), `template` names the pattern that made it, and
-    `entity` is what the train / held-out split goes by. `new_template` marks a held-out question whose template never
-    comes up in training. `supporting` are the titles that the data set names, where it has no hops.
+    `entity` decides the train / held-out split. `new_template` marks a held-out question whose template never occurs in
+    training. `supporting` are the titles that the data set names, if it has no hops.
     """
 
     id: str
@@ -46,7 +46,7 @@ class Question:
     entity: str = ""
     hops: tuple[Hop, ...] = field(default=())
     new_template: bool = False
-    supporting: tuple[str, ...] = field(default=(), repr=False)  # digests of question sets go by the rest
+    supporting: tuple[str, ...] = field(default=(), repr=False)  # not part of the digest of a question set
 
     @property
     def supporting_titles(self) -> tuple[str, ...]:
@@ -55,18 +55,18 @@ class Question:
 
     @property
     def stratum(self) -> str:
-        """What figures are given for: the kind, apart for new templates."""
+        """The group that figures are reported for: the kind, with new templates separate."""
         return f"{self.kind}_new_template" if self.new_template else self.kind
 
 
 def question_from_dict(record: dict[str, Any]) -> Question:
     """Build a question from one JSON object.
 
-    Raises KeyError or TypeError when fields are missing, unknown or of no use.
+    Raises KeyError or TypeError if fields are missing, unknown or invalid.
     """
     hops = tuple(Hop(**hop) for hop in record.get("hops", ()))
     if not isinstance(record["text"], str) or not record["text"].strip():
-        raise TypeError("its question is blank, or no text")
+        raise TypeError("its question is blank or not text")
     kind = record.get("kind")
     converted = {
         "id": str(record["id"]),
@@ -77,7 +77,7 @@ def question_from_dict(record: dict[str, Any]) -> Question:
 
 
 def answers_of(value: Any) -> tuple[str, ...]:
-    """Gold answers as text, each once: of a list, or of a single one; numbers are written out.
+    """Gold answers as text, each once, from a list or a single one; numbers become text.
 
     Raises TypeError if there is none, or one that is neither text nor number.
     """
@@ -91,7 +91,7 @@ def answers_of(value: Any) -> tuple[str, ...]:
 
 
 def digest_of(questions: Iterable[Question]) -> str:
-    """A SHA-256 that changes with any field of any question but `supporting`, and with their order."""
+    """A SHA-256 that changes with any field of any question except `supporting`, and with their order."""
     digest = hashlib.sha256()
     for question in questions:
         digest.update(repr(question).encode())
@@ -99,7 +99,7 @@ def digest_of(questions: Iterable[Question]) -> str:
 
 
 def write_questions(path: Path, questions: Iterable[Question]) -> None:
-    """Write one JSON object a line, beside the target first, then rename."""
+    """Write one JSON object per line, next to the target first, then rename."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with atomic_write(path) as out:
         for question in questions:
@@ -109,7 +109,7 @@ def write_questions(path: Path, questions: Iterable[Question]) -> None:
 def read_questions(path: Path) -> list[Question]:
     """Read a JSONL file written by `write_questions` (or by hand in the same format).
 
-    Raises AssetError that names the line of the first record that cannot be read.
+    Raises AssetError naming the line of the first invalid record.
     """
     return list(_parse_lines(path))
 
@@ -125,4 +125,4 @@ def _parse_lines(path: Path) -> Iterator[Question]:
         try:
             yield question_from_dict(json.loads(line))
         except (json.JSONDecodeError, KeyError, TypeError) as error:
-            raise AssetError(f"{path}:{number}: not a question record ({error!r})") from error
+            raise AssetError(f"{path}:{number} is not a question record ({error!r})") from error

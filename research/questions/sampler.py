@@ -1,4 +1,4 @@
-"""The order in which questions are asked: shuffled by epoch, mixed by kind, chosen for what they teach, resumable."""
+"""The order in which questions are asked: shuffled per epoch, mixed by kind, chosen for what they teach, resumable."""
 
 from __future__ import annotations
 
@@ -8,22 +8,22 @@ from collections.abc import Iterable, Mapping, Sequence
 from research.errors import ConfigurationError
 from research.questions.model import Question
 
-# What is assumed of a template that was never asked: worth asking. A new outcome counts as much as all before it.
+# A template that was never asked is assumed worth asking. A new outcome counts as much as all before it.
 _UNKNOWN, _NEWEST = 0.5, 0.5
 
 
 class QuestionSampler:
-    """Draws batches without end. Which questions come next depends on the seed, `cursors` and `success` alone.
+    """Draws batches without end. The next questions depend only on the seed, `cursors` and `success`.
 
-    With several candidates for each question that is asked, the one is taken whose template is answered right nearest
-    to half of the time: a group whose episodes are all right or all wrong teaches nothing (sampling for learnability,
+    Among several candidates per question, it takes the one whose template is answered correctly nearest to half of the
+    time: a group whose episodes are all correct or all wrong teaches nothing (sampling for learnability,
     https://arxiv.org/abs/2408.15099).
     """
 
     def __init__(
         self, questions: Sequence[Question], mix: Mapping[str, float], seed: int, *, candidates: int = 1
     ) -> None:
-        """`mix` gives the share of each kind in a batch; if it is empty, questions come as they are.
+        """`mix` gives the share of each kind in a batch; if it is empty, all questions form one pool.
 
         Raises ConfigurationError if the mix names a kind that no question has.
         """
@@ -36,7 +36,7 @@ class QuestionSampler:
         for kind, pool in self._pools.items():
             if not pool:
                 known = ", ".join(sorted({q.kind for q in questions}))
-                raise ConfigurationError(f"questions.mix: no training question is of kind {kind!r}; there are: {known}")
+                raise ConfigurationError(f"questions.mix: no training question has kind {kind!r}; known: {known}")
         self.cursors = dict.fromkeys(self._shares, 0)
         self.success: dict[str, float] = {}
 
@@ -52,7 +52,7 @@ class QuestionSampler:
         return drawn
 
     def update_curriculum(self, outcomes: Iterable[tuple[Question, float]]) -> None:
-        """Take note of the share of right episodes of each question that was asked."""
+        """Record the share of correct episodes of each question that was asked."""
         for question, share in outcomes:
             former = self.success.get(question.template, _UNKNOWN)
             self.success[question.template] = (1 - _NEWEST) * former + _NEWEST * share

@@ -29,10 +29,10 @@ def load_questions(name: str, split: Split, data: Path) -> list[Question]:
     Args:
         name: `builtin`, one of `BENCHMARKS`, a file (`read_question_file`), or `hub:<data set>:<config>:<split>` (an
             empty config is allowed).
-        split: which part of the built-in set; other names already say what they mean.
+        split: which part of the built-in set; ignored for other names.
 
     Raises:
-        AssetError: the set is missing or holds something else.
+        AssetError: the set is missing or invalid.
     """
     if name == BUILTIN:
         return read_questions(builtin_path(data, split))
@@ -55,11 +55,11 @@ def _questions(records: Iterable[Placed], source: str, aliases: Mapping[str, lis
         try:
             questions.append(_question(record, len(questions) + 1, aliases))
         except (KeyError, TypeError, ValueError, AttributeError) as error:
-            raise AssetError(f"{source}, {place}: not a question of a known format ({error!r})") from error
+            raise AssetError(f"{source}, {place}, is not a question of a known format ({error!r})") from error
     if not questions:
         raise AssetError(f"{source} holds no question")
     if len(names := {question.id for question in questions}) < len(questions):
-        raise AssetError(f"{source}: {len(questions) - len(names)} questions have the id of another one")
+        raise AssetError(f"{source}: {len(questions) - len(names)} questions have the id of another question")
     return questions
 
 
@@ -73,8 +73,8 @@ def hub_records(name: str) -> Iterable[Mapping[str, Any]]:
     dataset, config, split = parts
     try:
         records: Iterable[Mapping[str, Any]] = load_dataset(dataset, config or None, split=split, streaming=True)
-    except Exception as error:  # the library raises many kinds, none of them ours
-        raise AssetError(f"data set {name!r} cannot be loaded ({error}); a file of it does as well") from error
+    except Exception as error:  # the library raises many types, none of them ours
+        raise AssetError(f"data set {name!r} cannot be loaded ({error}); give a file of it instead") from error
     return records
 
 
@@ -82,10 +82,10 @@ def _question(record: Mapping[str, Any], number: int, aliases: Mapping[str, list
     if "text" in record and "answers" in record:
         return question_from_dict(dict(record))
     if record.get("answerable") is False:
-        raise TypeError("its paragraphs do not answer it: this is MuSiQue-Full; take MuSiQue-Ans (musique_ans_…)")
+        raise TypeError("its paragraphs do not answer it: this is MuSiQue-Full; use MuSiQue-Ans (musique_ans_…)")
     text = record["question"]
     if not isinstance(text, str) or not text.strip():
-        raise TypeError("its question is blank, or no text")
+        raise TypeError("its question is blank or not text")
     own = record.get("id", record.get("_id"))
     identifier = str(number if own is None or own == "" else own)
     if "data_source" in record:  # Search-R1 merges sets that each count from 0
@@ -100,13 +100,13 @@ def _question(record: Mapping[str, Any], number: int, aliases: Mapping[str, list
 
 
 def _supporting(record: Mapping[str, Any]) -> tuple[str, ...]:
-    """Titles of the passages that answer it, as MuSiQue, HotpotQA and 2Wiki tell them; none if told in another way."""
+    """Titles of the passages that answer it, in the formats of MuSiQue, HotpotQA and 2Wiki; none for other formats."""
     record = _with_metadata(record)
     try:
         if isinstance(paragraphs := record.get("paragraphs"), list):
             return tuple(str(paragraph["title"]) for paragraph in paragraphs if paragraph["is_supporting"])
         facts = record.get("supporting_facts") or ()
-        if isinstance(facts, Mapping):  # as the hub's data sets have it
+        if isinstance(facts, Mapping):  # the form of the hub's data sets
             return tuple(str(title) for title in facts["title"])
         return tuple(_title(fact) for fact in facts)
     except (KeyError, TypeError, ValueError):
@@ -114,7 +114,7 @@ def _supporting(record: Mapping[str, Any]) -> tuple[str, ...]:
 
 
 def _title(fact: Any) -> str:
-    """Of `[title, sentence]`, or of an object with a title."""
+    """The title of `[title, sentence]`, or of an object with a title."""
     if isinstance(fact, Mapping):
         return str(fact["title"])
     if isinstance(fact, str):
@@ -124,7 +124,7 @@ def _title(fact: Any) -> str:
 
 
 def _with_metadata(record: Mapping[str, Any]) -> Mapping[str, Any]:
-    """FlashRAG keeps aside what its own form has no place for."""
+    """FlashRAG keeps under `metadata` what its own format has no field for."""
     metadata = record.get("metadata")
     return {**metadata, **record} if isinstance(metadata, Mapping) else record
 
@@ -140,7 +140,7 @@ def _answers(record: Mapping[str, Any], aliases: Mapping[str, list[str]]) -> tup
 
 
 def _aliases_beside(path: Path) -> dict[str, list[str]]:
-    """2WikiMultiHopQA's `id_aliases.json`, a JSON object a line, if it lies in the same folder."""
+    """2WikiMultiHopQA's `id_aliases.json`, one JSON object per line, if it is in the same folder."""
     file = path.with_name("id_aliases.json")
     if path.suffix != ".json" or not file.is_file():
         return {}
@@ -156,7 +156,7 @@ def _listed(value: Any) -> list[str]:
 
 
 def _kind(record: Mapping[str, Any], identifier: str) -> str:
-    """HotpotQA and 2Wiki name a type; MuSiQue writes the number of hops in front of its ids (`2hop__…`)."""
+    """HotpotQA and 2Wiki name a type; MuSiQue puts the number of hops in front of its ids (`2hop__…`)."""
     kind = _with_metadata(record).get("type")
     if isinstance(kind, str):
         return kind

@@ -1,4 +1,4 @@
-"""Asks many questions, some at once: what `research eval`, the trainer's evaluations and `research bench` share."""
+"""Asks many questions concurrently, for `research eval`, the trainer's evaluations and `research bench`."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ async def ask_each(
     concurrency: int,
     max_failures_in_a_row: int | None = None,
 ) -> list[Result | ServiceError]:
-    """Call `ask` with each item and its index; returns the results in order, and the error where a service failed.
+    """Call `ask` with each item and its index; returns the results in order, with the error where a service failed.
 
     Raises:
         ServiceError: so many items in a row failed that the service must be unavailable.
-        ResearchError: any other error of ours, at once.
+        ResearchError: any other error of this project, at once.
     """
     slots = asyncio.Semaphore(concurrency)
     in_a_row = 0
@@ -38,7 +38,7 @@ async def ask_each(
                 if max_failures_in_a_row is not None and in_a_row >= max_failures_in_a_row:
                     raise ServiceError(
                         f"{in_a_row} questions in a row could not be asked; the answers so far are kept, run it again "
-                        f"to go on. The last reason: {error}"
+                        f"to continue. The last reason: {error}"
                     ) from error
                 return error
             in_a_row = 0

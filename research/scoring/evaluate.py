@@ -1,4 +1,4 @@
-"""Evaluation: a question set goes through the agent, greedily, and comes out as figures by kind of question."""
+"""Evaluation: the agent answers a question set, greedily, and its answers become figures by kind of question."""
 
 from __future__ import annotations
 
@@ -27,9 +27,9 @@ class Answered:
 
 @dataclass(frozen=True, slots=True)
 class KindFigures:
-    """Means over the `n` answers to one kind of question; `failed` could not be asked and count in no figure.
+    """Means over the `n` answers to one kind of question; `failed` questions could not be asked and count in no figure.
 
-    `corrected` is the share of episodes that replaced an unhelpful search by a helpful one (see `trace_facts`).
+    `corrected` is the share of episodes that replaced an unhelpful search by a helpful one (see `corrected_queries`).
     """
 
     n: int
@@ -51,14 +51,14 @@ async def evaluate(
     concurrency: int,
     on_answer: Callable[[], None] = lambda: None,
 ) -> tuple[list[Answered], dict[str, KindFigures]]:
-    """Ask every question, greedily unless told otherwise.
+    """Ask every question, greedily by default.
 
     Returns:
-        What was answered, in the order of the questions, and the figures of each kind (new templates apart).
+        The answers, in the order of the questions, and the figures of each kind (new templates separate).
     """
 
     async def ask(question: Question, index: int) -> Answered:
-        # The same question may be asked several times: each time with a seed of its own.
+        # The same question may be asked several times: each time with its own seed.
         own = sampling if sampling.seed is None else replace(sampling, seed=sampling.seed + index)
         try:
             episode = await agent.run(question.text, own)
@@ -78,7 +78,7 @@ async def evaluate(
 
 
 def pass_at_k(answered: Iterable[tuple[str, str, float]]) -> dict[str, float]:
-    """From (question id, kind, EM) of k samples each: the share of questions of a kind that one sample got right."""
+    """From (question id, kind, EM) of k samples each: the share of questions of a kind that any sample got right."""
     solved: dict[str, dict[str, bool]] = defaultdict(dict)
     for question, kind, em in answered:
         solved[kind][question] = solved[kind].get(question, False) or em == 1.0
@@ -86,7 +86,7 @@ def pass_at_k(answered: Iterable[tuple[str, str, float]]) -> dict[str, float]:
 
 
 def figures_as_dict(figures: dict[str, KindFigures]) -> dict[str, Any]:
-    """For JSON."""
+    """The figures for JSON."""
     return {kind: asdict(values) for kind, values in figures.items()}
 
 

@@ -26,18 +26,18 @@ class Score:
 
 
 def normalize_answer(text: str) -> str:
-    """SQuAD normalisation: lower case, no ASCII punctuation, no articles, single spaces."""
+    """SQuAD normalization: lower case, no ASCII punctuation, no articles, single spaces."""
     return " ".join(_ARTICLES.sub(" ", text.lower().translate(_WITHOUT_PUNCTUATION)).split())
 
 
 def exact_match(prediction: str, gold: str) -> float:
-    """1.0 if both normalise to the same non-empty text."""
+    """1.0 if both normalize to the same non-empty text."""
     normalized = normalize_answer(gold)
     return float(bool(normalized) and normalize_answer(prediction) == normalized)
 
 
 def token_f1(prediction: str, gold: str) -> float:
-    """F1 over normalised tokens; a yes/no/noanswer that differs from the other side is 0, as in HotpotQA's script."""
+    """F1 over normalized tokens; a yes/no/noanswer that differs from the other side is 0, as in HotpotQA's script."""
     predicted, expected = normalize_answer(prediction), normalize_answer(gold)
     if predicted != expected and {predicted, expected} & _CLOSED_ANSWERS:
         return 0.0
@@ -57,7 +57,7 @@ def best(metric: Callable[[str, str], float], prediction: str, golds: Sequence[s
 def score(answer: str | None, golds: Sequence[str], format_fault: str | None) -> Score:
     """Score a finished episode.
 
-    Format comes first: a badly formed episode earns 0. A well formed one earns its F1, or 0.1 where that is 0.
+    Format comes first: a malformed episode earns 0. A well-formed one earns its F1, or 0.1 where that is 0.
     EM and F1 count whatever answer could be read, so that evaluation does not depend on the format.
     """
     em = best(exact_match, answer, golds) if answer else 0.0

@@ -1,4 +1,4 @@
-"""Intervals for means over questions that are not independent: those about one entity come and go together."""
+"""Intervals for means over questions that are not independent: those about one entity are drawn together."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 _DRAWS = 10_000
-_MAX_NUMBERS = 4_000_000  # held at once
+_MAX_NUMBERS = 4_000_000  # in memory at once
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,17 +25,17 @@ def cluster_bootstrap(values: Sequence[float], clusters: Sequence[str], *, seed:
     """Mean and percentile interval, drawing whole clusters with replacement (Efron & Tibshirani 1993, ch. 8 and 13).
 
     Args:
-        values: one a question; for the difference of two models, the difference on that question (a paired bootstrap).
+        values: one per question; to compare two models, their difference on that question (a paired bootstrap).
         clusters: the entity of each question.
 
     Raises:
-        ValueError: there is no value, or not one cluster for each.
+        ValueError: there are no values, or not one cluster per value.
     """
     return cluster_bootstraps([values], clusters, seed=seed)[0]
 
 
 def cluster_bootstraps(columns: Sequence[Sequence[float]], clusters: Sequence[str], *, seed: int = 0) -> list[Estimate]:
-    """As `cluster_bootstrap`, for several values of each question with the same draws."""
+    """Like `cluster_bootstrap`, for several values per question with the same draws."""
     if not clusters or any(len(values) != len(clusters) for values in columns):
         raise ValueError(f"{', '.join(str(len(values)) for values in columns)} values for {len(clusters)} clusters")
     _, index = np.unique(np.asarray(clusters), return_inverse=True)

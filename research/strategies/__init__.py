@@ -1,4 +1,4 @@
-"""Ways to answer a question, by name: what the paper compares itself with, and ReSearch itself.
+"""Ways to answer a question, by name: the paper's baselines, and ReSearch itself.
 
 A baseline is an async function of `Session` and the question that returns the answer, or None; adding one is one small
 file and one line here.
@@ -21,7 +21,7 @@ from research.strategies.outcome import Outcome, outcome_of
 Baseline = Callable[[Session, str], Awaitable[str | None]]
 
 RESEARCH = "research"
-# Tokens of an answer or a thought of a baseline: ample for "answer only" and for one sentence.
+# Tokens per answer or thought of a baseline: ample for "answer only" and for one sentence.
 MAX_COMPLETION_TOKENS = 512
 BASELINES: dict[str, Baseline] = {
     "naive": naive_generation,
@@ -55,10 +55,10 @@ class BaselineStrategy:
 
     Args:
         baseline: one of `BASELINES`.
-        model: writes.
-        retriever: finds.
-        top_k: passages a search.
-        max_tokens: of one generation.
+        model: writes the text.
+        retriever: finds the passages.
+        top_k: passages per search.
+        max_tokens: tokens per generation.
     """
 
     baseline: Baseline
@@ -69,12 +69,12 @@ class BaselineStrategy:
 
     @classmethod
     def named(cls, name: str, model: ChatModel, retriever: ScoringRetriever, limits: EpisodeConfig) -> BaselineStrategy:
-        """One of `BASELINES` within the limits of an episode; what it writes in one go is short."""
+        """One of `BASELINES` within the limits of an episode; each generation is short."""
         most = min(limits.max_turn_tokens or limits.max_tokens, MAX_COMPLETION_TOKENS)
         return cls(BASELINES[name], model, retriever, limits.top_k, most)
 
     async def answer(self, question: str, sampling: Sampling) -> Outcome:
-        """Carry out the plan; without an answer if what it has read fills the context (stop reason `token_limit`).
+        """Carry out the plan; there is no answer if the context is full (stop reason `token_limit`).
 
         Raises ServiceError if model or retriever failed for good.
         """

@@ -1,4 +1,4 @@
-"""Naive generation, naive RAG and Iter-RetGen, with FlashRAG's prompts, as the paper compares itself with them.
+"""Naive generation, naive RAG and Iter-RetGen with FlashRAG's prompts: baselines of the paper.
 
 https://github.com/RUC-NLPIR/FlashRAG (flashrag/prompt/base_prompt.py, flashrag/pipeline)
 """
@@ -32,9 +32,9 @@ async def naive_rag(work: Session, question: str) -> str:
 
 
 async def iter_retgen(work: Session, question: str) -> str:
-    """Three rounds: the query is the question, then the question with the former answer; the last answer counts.
+    """Three rounds: the query is the question, then the question with the previous answer; the last answer counts.
 
-    Shao et al. 2023 (https://arxiv.org/abs/2305.15294), with short answers, as FlashRAG has it.
+    Shao et al. 2023 (https://arxiv.org/abs/2305.15294), with short answers, as in FlashRAG.
     """
     answer = ""
     for _ in range(ITERATIONS):

@@ -1,4 +1,4 @@
-"""A chat model as strategies ask it, and the record that each of them keeps of its calls."""
+"""A chat model as strategies call it, and the record that each keeps of its calls."""
 
 from __future__ import annotations
 
@@ -41,14 +41,14 @@ class ChatModel(Protocol):
 
 
 class ScoringRetriever(Protocol):
-    """Something that finds passages and says how well they match."""
+    """Something that finds passages and scores how well they match."""
 
     async def search_scored(self, query: str, top_k: int) -> list[ScoredPassage]: ...
 
 
 @dataclass(slots=True)
 class Session:
-    """One question being answered: asks model and retriever, and writes down what came of it."""
+    """One question being answered: calls model and retriever, and records the results."""
 
     model: ChatModel
     retriever: ScoringRetriever
@@ -58,7 +58,7 @@ class Session:
     outcome: Outcome
 
     async def search(self, query: str) -> list[ScoredPassage]:
-        """Passages for a query, best first, noted in the trace."""
+        """Passages for a query, best first, recorded in the trace."""
         started = time.perf_counter()
         scored = await self.retriever.search_scored(query, self.top_k)
         found = [each.passage for each in scored]
@@ -76,7 +76,7 @@ class Session:
     async def write(
         self, messages: Sequence[Message], kind: Literal["think", "answer"], stop: Sequence[str] = ()
     ) -> str:
-        """The model's next message, noted in the trace as a thought or an answer."""
+        """The model's next message, recorded in the trace as a thought or an answer."""
         started = time.perf_counter()
         written = await self.model.complete(messages, self.max_tokens, self.sampling, stop)
         outcome = self.outcome
@@ -92,7 +92,7 @@ class Session:
 
 
 def documents(passages: Sequence[Passage]) -> str:
-    """Passages as a prompt lists them: number, title and text, a line each (FlashRAG's form)."""
+    """Passages as a prompt lists them: number, title and text, one line each (FlashRAG's form)."""
     return "\n".join(
         f"Doc {number}(Title: {passage.title}) {passage.text}" for number, passage in enumerate(passages, 1)
     )

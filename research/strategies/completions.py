@@ -1,4 +1,4 @@
-"""Token-in/token-out over the completions of any vLLM server, for ReSearch on a model that somebody else serves."""
+"""Token-in/token-out over the completions of any vLLM server, for ReSearch on a model served elsewhere."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ class CompletionsPolicy(HttpService):
 
     Args:
         url: of the API, with its version: `http://host:8000/v1`.
-        model: the name that the endpoint knows it by; it goes for the weight version, which nobody tells.
+        model: the endpoint's name for it; it stands for the weight version, which the endpoint does not report.
     """
 
     def __init__(self, url: str, model: str, *, timeout: float, retries: int = 4, api_key: str | None = None) -> None:
@@ -22,7 +22,7 @@ class CompletionsPolicy(HttpService):
         self._model = model
 
     async def generate(self, prompt_ids: Sequence[int], max_tokens: int, sampling: Sampling) -> Generation:
-        """Continue a token sequence; raises ServiceError also where the endpoint tells no token ids."""
+        """Continue a token sequence; also raises ServiceError if the endpoint returns no token ids."""
         body = {
             "model": self._model,
             "prompt": list(prompt_ids),
@@ -41,8 +41,8 @@ class CompletionsPolicy(HttpService):
             choice = answer["choices"][0]
             if (ids := choice.get("token_ids")) is None:
                 raise ServiceError(
-                    f"{self._name} at {self.url} tells no token ids, which ReSearch goes by; vLLM's server does. The "
-                    "other strategies ask any OpenAI API"
+                    f"{self._name} at {self.url} returns no token ids, which ReSearch needs; use vLLM's server, or "
+                    "another strategy, which works with any OpenAI API"
                 )
             return Generation(
                 token_ids=ids,
@@ -51,4 +51,4 @@ class CompletionsPolicy(HttpService):
                 finish=finish_of(choice["finish_reason"], choice.get("stop_reason")),
             )
         except (KeyError, IndexError, TypeError, AttributeError, ProtocolError) as error:
-            raise ServiceError(f"{self._name} at {self.url} answered in no known form ({error!r})") from error
+            raise ServiceError(f"{self._name} at {self.url} answered in an unknown form ({error!r})") from error

@@ -1,7 +1,7 @@
 """IRCoT: a sentence of thought and a search with it, in turns (Trivedi et al. 2023, https://arxiv.org/abs/2212.10509).
 
-As in FlashRAG's pipeline the documents of all searches add up, the best by score last, and it is over when a thought
-says "So the answer is:", or after five rounds: then all thoughts together are the answer. The worked example is ours.
+As in FlashRAG's pipeline, the documents of all searches add up, the best by score last. It ends when a thought says
+"So the answer is:", or after five rounds: then all thoughts together are the answer. The worked example is ours.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ Thought: The Adelaide River is in the Northern Territory of Australia. Lake Bled
 
 
 async def ircot(work: Session, question: str) -> str:
-    """Think a sentence, search with it, and so on, up to an answer."""
+    """Think one sentence, search with it, and repeat, until there is an answer."""
     found = {each.passage.id: each for each in await work.search(question)}
     thoughts: list[str] = []
     for _ in range(ROUNDS):

@@ -17,9 +17,9 @@ class OpenAIChat(HttpService):
 
     Args:
         url: of the API, with its version, as OpenAI's clients take it: `https://host/v1`.
-        model: the name that the endpoint knows it by.
+        model: the endpoint's name for it.
         timeout: seconds for one completion.
-        retries: further tries after an error that may pass.
+        retries: further tries after a transient error.
         api_key: sent as a bearer token.
     """
 
@@ -36,15 +36,15 @@ class OpenAIChat(HttpService):
         """Write the next message.
 
         Raises:
-            ContextFullError: the endpoint says that the messages do not fit.
-            ServiceError: as `request` does, or if the answer is none.
+            ContextFullError: the endpoint reports that the messages do not fit.
+            ServiceError: as `request` does, or if the answer is invalid.
         """
         return await self._ask(messages, max_tokens, sampling, {"stop": list(stop)} if stop else {})
 
     async def complete_json(
         self, messages: Sequence[Message], max_tokens: int, sampling: Sampling, schema: Mapping[str, Any]
     ) -> Completion:
-        """Write a JSON object; an endpoint that knows schemas keeps to it, others are only told."""
+        """Write a JSON object; only an endpoint that supports schemas enforces this one."""
         named = {"name": "verdict", "schema": schema, "strict": True}
         form = {"response_format": {"type": "json_schema", "json_schema": named}}
         return await self._ask(messages, max_tokens, sampling, form)
@@ -72,22 +72,22 @@ class OpenAIChat(HttpService):
                 sampled_tokens=int(usage.get("completion_tokens", 0)),
             )
         except (KeyError, IndexError, TypeError) as error:
-            raise ServiceError(f"{self._name} at {self.url} answered in no known form ({error!r})") from error
+            raise ServiceError(f"{self._name} at {self.url} answered in an unknown form ({error!r})") from error
 
     @property
     def takes_temperature(self) -> bool:
-        """Whether the endpoint samples as it is told, as far as it has said."""
+        """Whether the endpoint accepts a temperature; true until it refuses one."""
         return "temperature" not in self._unknown
 
     async def probe_capabilities(self) -> None:
-        """Ask for a word, so that what the endpoint refuses is known before anything is measured.
+        """Ask for one word, to learn which fields the endpoint refuses before anything is measured.
 
-        Raises ServiceError if it does not answer.
+        Raises ServiceError if the endpoint does not answer.
         """
         await self._ask([Message("user", "Say yes.")], 16, GREEDY, {"stop": ["\n"]})
 
     async def _request_with_fallbacks(self, body: dict[str, Any]) -> Any:
-        """Ask without the fields that the endpoint has said it does not know; each request finds out by itself."""
+        """Ask without the fields that the endpoint has refused; each request finds out on its own."""
         left_out = set(self._unknown)
         while True:
             try:
@@ -97,7 +97,7 @@ class OpenAIChat(HttpService):
                 if "context" in said and ("length" in said or "window" in said):
                     if _LIMIT in left_out:
                         raise ContextFullError(str(error)) from error
-                    left_out.add(_LIMIT)  # for this request: the messages may fit, and then what is written, too
+                    left_out.add(_LIMIT)  # for this request only: without a limit, messages and completion may fit
                     continue
                 unknown = {name for name, words in _OPTIONAL.items() if any(word in said for word in words)}
                 if not unknown - left_out:
@@ -107,8 +107,8 @@ class OpenAIChat(HttpService):
 
 
 _LIMIT = "any limit"
-# What some endpoints refuse, by the words with which they do: reasoning models of OpenAI want `max_completion_tokens`
-# and take no temperature, and many servers know no schemas.
+# Fields that some endpoints refuse, with the words of the refusal: OpenAI's reasoning models want
+# `max_completion_tokens` and take no temperature, and many servers do not support schemas.
 _OPTIONAL = {
     "response_format": ("response_format", "json_schema"),
     "max_tokens": ("max_completion_tokens",),

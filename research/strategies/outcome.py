@@ -1,4 +1,4 @@
-"""What a strategy makes of a question: the answer, the way to it, and what it cost."""
+"""The outcome of a strategy for a question: the answer, the way to it, and its cost."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from research.schemas import AnswerPassage, AnswerResponse, AnswerSeconds, Answe
 class Outcome:
     """One answered question.
 
-    `sampled_tokens` were written. Read were `prompt_tokens` and, if results are inserted between what the model writes,
-    `result_tokens`; `read_tokens` counts what each request brought along again, as an endpoint without a cache would
-    charge it. `versions` are the weight versions that wrote, in order of appearance. `episode` is there if the
-    strategy is ReSearch's own.
+    The model wrote `sampled_tokens`. It read `prompt_tokens` and, if results are inserted between its turns,
+    `result_tokens`; `read_tokens` counts all input of each request, as an endpoint without a cache would charge it.
+    `versions` are the weight versions that wrote, in order of appearance. `episode` is set if the strategy is
+    ReSearch's own.
     """
 
     question: str

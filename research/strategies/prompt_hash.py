@@ -1,4 +1,4 @@
-"""The hash of a strategy's prompts: it changes with any word, or any other form of passages, that a model would see."""
+"""The hash of a strategy's prompts: it changes with any word, or any format of passages, that a model would see."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ from research.strategies.chat import Completion, Message, Session
 from research.strategies.outcome import Outcome
 
 _FIRST, _SECOND = Passage("1", "Title", "Text."), Passage("2", "Other", "More.")
-# What searches find, one after the other: later ones find a passage again, with another score.
+# What successive searches find: later ones find a passage again, with another score.
 _FOUND = ([ScoredPassage(_FIRST, 0.5), ScoredPassage(_SECOND, 0.25)], [ScoredPassage(_SECOND, 0.75)])
-# What the model writes, one time after the other: sentences, and a way to end.
+# What the model writes in successive calls: sentences, and a way to end.
 _SCRIPTS = (("So it is. And more.",) * 9, ("So it is. And more.", "It is so. So the answer is: it."))
 
 
 @dataclass(slots=True)
 class _Recorder:
-    """Stands for model and retriever, and writes down what it is asked."""
+    """Stands in for model and retriever, and records each request."""
 
     script: tuple[str, ...]
     asked: list[object] = field(default_factory=list)
@@ -44,7 +44,7 @@ class _Recorder:
 
 
 async def prompt_hash(baseline: Baseline) -> str:
-    """SHA-256 of all that a baseline asks model and retriever for one question, and answers, given fixed replies."""
+    """SHA-256 of a baseline's requests to model and retriever, and its answer, for one question and fixed replies."""
     transcripts = []
     for script in _SCRIPTS:
         recorder = _Recorder(script)

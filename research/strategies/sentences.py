@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-# After a title or an initial no sentence ends; neither does one after "e.g." and its like.
+# No sentence ends after a title, an initial, or an abbreviation such as "e.g.".
 _NO_END = re.compile(
     r"(?:\b(?:Dr|Mr|Mrs|Ms|St|Jr|Sr|Prof|Gen|Col|Capt|Lt|Sgt|Rev|Hon|Mt|No|vs|etc|e\.g|i\.e|approx|c|ca)|\b[A-Z])\.$"
 )
@@ -12,7 +12,7 @@ _END = re.compile(r"[.!?][\"')\]]*(?=\s)")
 
 
 def first_sentence(text: str) -> str:
-    """Up to the first end of a sentence, or all of it: of "Dr. No was written in 1958. It …" up to "1958."."""
+    """Up to the first end of a sentence, or all of it: for "Dr. No was written in 1958. It …" up to "1958."."""
     text = text.strip()
     for end in _END.finditer(text):
         sentence = text[: end.end()]

@@ -35,8 +35,8 @@ class TokenChat:
         room = min(max_tokens, self.context_length - len(ids))
         if room <= 0:
             raise ContextFullError(
-                f"the prompt takes {len(ids)} tokens of a context of {self.context_length}; search for fewer passages "
-                "(top_k) or raise model.max_model_len"
+                f"the prompt takes {len(ids)} tokens and leaves no room in a context of {self.context_length}; lower "
+                "top_k or raise model.max_model_len"
             )
         generation = await self.policy.generate(ids, room, replace(sampling, stop=tuple(stop)))
         return Completion(

@@ -1,7 +1,7 @@
-"""Directories that are whole or not there, and that can prove it.
+"""Directories that are complete or absent, and that can prove it.
 
-Written beside and renamed, so a kill leaves either all or nothing; a manifest of sizes and SHA-256 sums, written last,
-tells what a disk or a copy has spoilt since.
+They are written under another name and renamed, so a kill leaves all or nothing. A manifest of sizes and SHA-256 sums,
+written last, reveals what a disk or a copy has corrupted since.
 """
 
 from __future__ import annotations
@@ -21,15 +21,15 @@ PARTIAL = ".partial"
 
 @contextmanager
 def atomic_checksummed_dir(target: Path, *, replace: bool = False) -> Iterator[Path]:
-    """Hand out an empty directory beside `target`; when the block ends without an error it is sealed and renamed.
+    """Yield an empty directory next to `target`; if the block ends without an error, it is sealed and renamed.
 
-    `replace`: a `target` that is there is moved away just before; a kill between the two leaves none.
+    `replace`: an existing `target` is moved away just before; a kill between the two leaves none.
 
-    What stands under the final name is on the disk, not only in memory: a power cut is no different from a kill.
-    Raises FileExistsError if there is a `target` already, because replacing a directory cannot be atomic.
+    Everything under the final name is on disk, not only in memory: a power cut is no different from a kill.
+    Raises FileExistsError if `target` exists (without `replace`), because replacing a directory cannot be atomic.
     """
     if target.exists() and not replace:
-        raise FileExistsError(f"{target} is there already")
+        raise FileExistsError(f"{target} already exists")
     partial = target.with_name(target.name + PARTIAL)
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
@@ -44,12 +44,12 @@ def atomic_checksummed_dir(target: Path, *, replace: bool = False) -> Iterator[P
         target.rename(former)
     partial.rename(target)
     _to_disk(target.parent)
-    # Last, for the sake of whoever is reading it.
+    # Last, because it may still be in use.
     shutil.rmtree(former, ignore_errors=True)
 
 
 def corruption_in(directory: Path) -> str | None:
-    """What is wrong with a sealed directory, by the name of the first bad file; None if it is as it was sealed."""
+    """What is wrong with the first corrupt file of a sealed directory; None if it is as it was sealed."""
     try:
         expected = json.loads((directory / MANIFEST).read_text(encoding="utf-8"))
         for name, identity in expected.items():
@@ -59,7 +59,7 @@ def corruption_in(directory: Path) -> str | None:
             if path.stat().st_size != identity["bytes"]:
                 return f"{name} has {path.stat().st_size} bytes instead of {identity['bytes']}"
             if sha256_of(path) != identity["sha256"]:
-                return f"{name} has another checksum than when it was written"
+                return f"{name} has a different checksum than when it was written"
     except OSError as error:
         return str(error)
     except (AttributeError, KeyError, TypeError, ValueError):

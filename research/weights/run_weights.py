@@ -1,6 +1,6 @@
-"""The weights that a run has published: where they lie, which of them are whole, and how good they were.
+"""The weights that a run has published: where they are, which of them are intact, and how good they were.
 
-The trainer writes them and the policy serves them, also after either was started anew; so both read this one module.
+The trainer writes them and the policy serves them, also after a restart of either, so both use this module.
 """
 
 from __future__ import annotations
@@ -23,10 +23,10 @@ _KEPT_FIGURES = 20
 
 @dataclass(frozen=True, slots=True)
 class Origin:
-    """Where published weights come from; it stands beside them.
+    """Where published weights come from; it is stored next to them.
 
-    `base` is the model that the run began with, by its name in the settings; version 0 is that model, untouched.
-    `trained`: it has been taught to search, in this run or before it.
+    `base` is the model that the run started with, by its name in the settings; version 0 is that model, untouched.
+    `trained`: the weights were trained to search, in this run or before it.
     """
 
     run: str
@@ -37,12 +37,12 @@ class Origin:
 
 
 def weights_dir(settings: Settings) -> Path:
-    """Where a run's versions are handed over."""
+    """Where a run publishes its versions."""
     return settings.checkpoints.publish_dir or settings.run_dir / "weights"
 
 
 def version_path(directory: Path, version: int) -> Path:
-    """The checkpoint directory of a version."""
+    """The weights directory of a version."""
     return directory / f"version-{version:06d}"
 
 
@@ -53,34 +53,34 @@ def versions(directory: Path) -> list[tuple[int, Path]]:
 
 
 def newest_good(settings: Settings, warn: Callable[[str], None]) -> tuple[int, Path] | None:
-    """The newest version of the run `settings.run` that is what was written; None if there is none.
+    """The newest intact version of the run `settings.run`; None if there is none.
 
-    Versions of another base model than `settings.model.name` do not count; those that are broken are warned of. Those
-    of runs from before checksums were kept are believed.
+    Versions of a base model other than `settings.model.name` do not count. A corrupt version is skipped with a warning.
+    Versions from before checksums were kept are trusted.
     """
     for number, path in reversed(versions(weights_dir(settings))):
         base = _base_of(path, settings)
         if base is not None and base != settings.model.name:
-            warn(f"{path} is of a run on {base}, not on {settings.model.name}, and is not served")
+            warn(f"{path} belongs to a run on {base}, not on {settings.model.name}, and is not served")
             return None
         if (path / MANIFEST).is_file():
             if fault := corruption_in(path):
-                warn(f"{path} is broken ({fault}); the version before is taken")
+                warn(f"{path} is corrupt ({fault}); the version before it is used")
                 continue
         elif not any(path.glob("*.safetensors")):
-            warn(f"{path} holds no weights; the version before is taken")
+            warn(f"{path} holds no weights; the version before it is used")
             continue
         return number, path
     return None
 
 
 def write_origin(directory: Path, origin: Origin) -> None:
-    """Say beside weights where they come from."""
+    """Record next to weights where they come from."""
     write_json(directory / ORIGIN, asdict(origin))
 
 
 def read_origin(checkpoint: Path) -> Origin | None:
-    """Where a checkpoint comes from, if it is a run's and says so."""
+    """Where weights come from; None if they have no record of it."""
     try:
         return Origin(**json.loads((checkpoint / ORIGIN).read_text(encoding="utf-8")))
     except (OSError, ValueError, TypeError):
@@ -88,13 +88,13 @@ def read_origin(checkpoint: Path) -> Origin | None:
 
 
 def is_trained(checkpoint: Path) -> bool:
-    """Whether a checkpoint has been taught to search: a run's version after 0, or an exported model."""
+    """Whether weights were trained to search: a run's version after 0, or an exported model."""
     origin = read_origin(checkpoint)
     return origin.trained if origin else (checkpoint / TRAINED_PROMPT).is_file()
 
 
 def note_quality(run_dir: Path, version: int, evaluation: str, figures: Mapping[str, Mapping[str, Any]]) -> None:
-    """Keep what an evaluation on held-out questions said of a version, by kind of question."""
+    """Record a version's figures in an evaluation on held-out questions, by kind of question."""
     noted = _quality(run_dir)
     noted.pop(str(version), None)
     noted[str(version)] = {
@@ -106,7 +106,7 @@ def note_quality(run_dir: Path, version: int, evaluation: str, figures: Mapping[
 
 
 def delete_quality_after(run_dir: Path, version: int) -> None:
-    """Drop what was said of later versions: a run that goes back gives their numbers to others."""
+    """Drop the figures of later versions: after a rollback, the run reuses their numbers."""
     noted = _quality(run_dir)
     kept = {number: figures for number, figures in noted.items() if int(number) <= version}
     if kept != noted:
@@ -114,7 +114,7 @@ def delete_quality_after(run_dir: Path, version: int) -> None:
 
 
 def quality_of(checkpoint: Path) -> dict[str, Any] | None:
-    """What the last evaluation said of a run's version: `evaluation`, `em` and `n` by kind; None if there was none."""
+    """The last evaluation of a run's version: `evaluation`, `em` and `n` by kind; None if there was none."""
     origin = read_origin(checkpoint)
     if origin is None:
         return None
@@ -134,7 +134,7 @@ def _quality(run_dir: Path) -> dict[str, Any]:
 def _base_of(checkpoint: Path, settings: Settings) -> str | None:
     if origin := read_origin(checkpoint):
         return origin.base
-    try:  # runs from before there was an origin
+    try:  # a run from before origins were recorded
         return str(json.loads((settings.run_dir / "config.json").read_text(encoding="utf-8"))["model"]["name"])
     except (OSError, ValueError, KeyError, TypeError):
         return None

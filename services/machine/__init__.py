@@ -1,1 +1,1 @@
-"""What the machine is and what it computes well; services ask here instead of guessing."""
+"""What the machine is and what it computes fast; services ask here instead of guessing."""

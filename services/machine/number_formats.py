@@ -1,7 +1,7 @@
 """Which number format this machine computes fast: what `model.dtype = "auto"` stands for here.
 
 Libraries offer bf16 on processors without instructions for it and then compute it in a naive loop, a hundred times
-slower than float32 (AVX2 without AVX-512). So both are asked: what torch says, and a product that is timed.
+slower than float32 (AVX2 without AVX-512). So the choice uses both what torch reports and a product that is timed.
 """
 
 from __future__ import annotations
@@ -23,15 +23,15 @@ _SHAPE = (16, 576, 1536)
 _SECONDS = 0.1
 _CLEARLY = 0.8  # of the seconds of float32
 _OBEYED = "as model.dtype says"
-_SLOW = 1.5  # times the seconds of float32 from which an explicit wish is warned of
+_SLOW = 1.5  # times the seconds of float32, from which on an explicit format causes a warning
 
 
 @dataclass(frozen=True, slots=True)
 class NumberFormat:
-    """A format and why it was taken.
+    """A format and why it was chosen.
 
-    `slowdown` is the time of a product in bf16 (or the format that was wished for) as a multiple of float32's, forward
-    and backward, and `gflops` the speed of that product in the format taken, on one thread; None on a GPU.
+    `slowdown` is the time of a product in bf16 (or in the configured format) as a multiple of float32's, forward and
+    backward, and `gflops` the speed of that product in the chosen format, on one thread; None on a GPU.
     """
 
     name: Name
@@ -42,7 +42,7 @@ class NumberFormat:
 
     @property
     def line(self) -> str:
-        """One line for people."""
+        """One line to print."""
         return f"number format: {self.name} ({self.why})"
 
     def as_dict(self) -> dict[str, Any]:
@@ -50,11 +50,11 @@ class NumberFormat:
 
 
 def number_format(wish: str, device: str = "auto") -> NumberFormat:
-    """What to compute in.
+    """The format to compute in.
 
     Args:
-        wish: `model.dtype`; anything but `auto` is obeyed, with a warning where this machine is slow at it.
-        device: `cpu`, `cuda`, or `auto` for CUDA where there is one.
+        wish: `model.dtype`; any format but `auto` is obeyed, with a warning if this machine is slow at it.
+        device: `cpu`, `cuda`, or `auto` for CUDA if available.
     """
     if not torch.cuda.is_available():
         device = "cpu"
@@ -89,9 +89,9 @@ class ProductSpeeds:
 
 
 def decided(says_bf16: bool, speeds: ProductSpeeds, capability: str) -> NumberFormat:
-    """`auto` on a CPU: bf16 only where torch says that it has kernels for it, and they are clearly faster.
+    """`auto` on a CPU: bf16 only if torch reports kernels for it and they are clearly faster.
 
-    Where both are alike, the wider one is better, and two services that decide by themselves must not part.
+    If both are equally fast, the wider one is better, and two services that decide separately must agree.
     """
     slowdown = speeds.slowdown
     compared = f"{1 / slowdown:.1f} x as fast as" if slowdown <= 1 else f"{slowdown:.0f} x slower than"
@@ -104,20 +104,20 @@ def decided(says_bf16: bool, speeds: ProductSpeeds, capability: str) -> NumberFo
 
 
 def obeyed(wish: Name, speeds: ProductSpeeds, capability: str) -> NumberFormat:
-    """What was asked for, with a warning where it is slow."""
+    """The configured format, with a warning if it is slow."""
     if wish == "float32":
         return NumberFormat(wish, _OBEYED, speeds.slowdown, speeds.float32)
     warning = ""
     if speeds.slowdown >= _SLOW:
         warning = (
             f"model.dtype={wish}: this CPU ({capability}) computes it {speeds.slowdown:.0f} x slower than float32; "
-            "model.dtype=auto takes what is fast"
+            "model.dtype=auto chooses the fast one"
         )
     return NumberFormat(wish, _OBEYED, speeds.slowdown, speeds.half, warning)
 
 
 def resolved(settings: Settings, device: str) -> tuple[Settings, NumberFormat]:
-    """The settings with `model.dtype` as it is on this machine, and why."""
+    """The settings with `model.dtype` resolved for this machine, and the format with its reason."""
     found = number_format(settings.model.dtype, device)
     model = settings.model.model_copy(update={"dtype": found.name})
     return settings.model_copy(update={"model": model}), found
@@ -136,7 +136,7 @@ def _torch_says_bf16() -> bool:
 
 
 def _speeds(dtype: torch.dtype) -> ProductSpeeds:
-    """Of the best of some rounds.
+    """Speeds of the best of several rounds.
 
     On one thread: with more, the wait for a core that another process uses would be measured instead.
     """
@@ -146,7 +146,7 @@ def _speeds(dtype: torch.dtype) -> ProductSpeeds:
         product, reference = _product(dtype), _product(torch.float32)
         times: list[tuple[float, float]] = []
         started = time.perf_counter()
-        # Two rounds at least: in the first, oneDNN makes its code.
+        # At least two rounds: in the first, oneDNN generates its code.
         while len(times) < 2 or time.perf_counter() - started < _SECONDS:
             times.append((_timed(product), _timed(reference)))
     finally:

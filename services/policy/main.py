@@ -1,4 +1,4 @@
-"""Run the policy: vLLM's server is a child of this process, which passes signals on and makes sure that all ends."""
+"""Runs the policy: vLLM's server is a child of this process, which forwards signals and ends all descendants."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from services.policy.settings_variable import SETTINGS_VARIABLE
 from services.process import stopping
 from services.process.parent import adopt_orphans, child_environment
 
-# vLLM gives up what is under way and ends; this is how long that may take.
+# The time that vLLM gets to abort its requests in flight and end.
 _STOP_SECONDS = 7.0
 
 
 def serve(settings: Settings) -> None:
-    """Serve until SIGINT or SIGTERM; then raises Stopped. Exits with vLLM's code if it ends by itself."""
+    """Serve until SIGINT or SIGTERM, then raise Stopped; exit with vLLM's code if vLLM ends by itself."""
     adopt_orphans()
-    # Ctrl-C reaches the whole terminal; the child is told by us alone, and not in the middle of its imports.
+    # Ctrl-C reaches every process of the terminal. Only we signal the child, and not in the middle of its imports.
     former = signal.signal(signal.SIGINT, signal.SIG_IGN)
     try:
         process = subprocess.Popen(
@@ -31,7 +31,7 @@ def serve(settings: Settings) -> None:
         )
     finally:
         signal.signal(signal.SIGINT, former)
-    note = "the policy keeps nothing; what a run has published it serves again"
+    note = "the policy keeps no state; at its next start it serves the run's published weights again"
     with stopping.keeping(lambda: note), stopping.killing(_kill_family):
         try:
             code = process.wait()
@@ -44,7 +44,7 @@ def serve(settings: Settings) -> None:
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:
-    """Ask vLLM to end, then make it and whatever it has started."""
+    """Ask vLLM to end, then kill it and its descendants."""
     deadline = time.monotonic() + _STOP_SECONDS
     family = _family()
     process.terminate()
@@ -56,7 +56,7 @@ def _end(process: subprocess.Popen[bytes]) -> None:
 
 
 def _family() -> list[psutil.Process]:
-    """What we have started, and what that has."""
+    """All descendants of this process."""
     return list(psutil.Process().children(recursive=True))
 
 

@@ -1,4 +1,4 @@
-"""What vLLM loads of ours: the file engine for weights in every process, and our routes in the API server."""
+"""Our vLLM plugins: the file engine for weights in every process, and our routes in the API server."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ if TYPE_CHECKING:
     from fastapi import FastAPI
     from starlette.datastructures import State
 
-# A whole context of token ids or a picture fits; what would fill the memory does not.
+# Large enough for a whole context of token ids or a picture, too small to fill the memory.
 MAX_BODY_BYTES = 16_000_000
 PLUGIN_NAMES = "research_weights,research_routes"
 

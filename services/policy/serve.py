@@ -29,17 +29,17 @@ from services.web.logs import LOGGING
 logger = logging.getLogger(__name__)
 
 SERVED_NAME = "policy"
-# On a CPU, oneDNN keeps the code of 1,024 matrix products; each number of tokens in a batch makes others, about 1 MiB
-# each. With 64 the server is as fast and grows no more (docs/results/policy.md).
+# On a CPU, oneDNN caches the code of 1,024 matrix products. Each number of tokens in a batch adds more, about 1 MiB
+# each. With 64 the server is as fast and stops growing (docs/results/policy.md).
 ONEDNN_CACHE_VARIABLE = "ONEDNN_PRIMITIVE_CACHE_CAPACITY"
 
 
 def become_server(settings: Settings) -> None:
-    """Replace this process by the policy server.
+    """Replace this process with the policy server.
 
     Raises:
-        AssetError: the model is not there.
-        ConfigurationError: it was trained with another prompt.
+        AssetError: the model is missing.
+        ConfigurationError: the model was trained with another prompt.
     """
     limits = settings.episode
     settings, numbers = resolved(settings, "auto")
@@ -81,11 +81,11 @@ def server_arguments(settings: Settings, model: str) -> list[str]:
         *("--tensor-parallel-size", str(policy.tensor_parallel_size)),
         *("--gpu-memory-utilization", str(policy.gpu_memory_utilization)),
         *("--seed", str(settings.seed)),
-        # Log-probabilities of the distribution that tokens are really drawn from.
+        # Log-probabilities of the distribution that tokens are really sampled from.
         *("--logprobs-mode", "processed_logprobs"),
         *("--weight-transfer-config", json.dumps({"backend": "file"})),
         *("--worker-extension-cls", "services.policy.weights.worker_extension.ResearchWorker"),
-        # Opens the token-in/token-out route; it is guarded by the API key.
+        # Opens the token-in/token-out route; the API key guards it.
         "--enable-scale-out",
         "--disable-uvicorn-access-log",
         *("--generation-config", "vllm"),
@@ -96,8 +96,8 @@ def server_arguments(settings: Settings, model: str) -> list[str]:
             *("--max-loras", str(MAX_AT_ONCE), "--max-cpu-loras", str(2 * MAX_LOADED)),
         ]
     if not torch.cuda.is_available():
-        # vLLM 0.32 dies on a CPU when a request with a seed is prefilled in parts: it then takes a random draw back,
-        # which CPU generators cannot do ("CPU Generator does not use offset").
+        # On a CPU, vLLM 0.32 crashes when a request with a seed is prefilled in parts: it then takes back a random
+        # draw, which CPU generators cannot do ("CPU Generator does not use offset").
         arguments.append("--no-enable-chunked-prefill")
     if policy.enforce_eager:
         arguments.append("--enforce-eager")
@@ -105,7 +105,7 @@ def server_arguments(settings: Settings, model: str) -> list[str]:
 
 
 def server_environment(settings: Settings) -> dict[str, str]:
-    """Environment of vLLM's server; what would open unguarded routes is forced off."""
+    """Environment of vLLM's server; variables that would open unguarded routes are forced off."""
     environment = {
         SETTINGS_VARIABLE: settings.model_dump_json(),
         "VLLM_PLUGINS": PLUGIN_NAMES,
@@ -120,7 +120,7 @@ def server_environment(settings: Settings) -> dict[str, str]:
     if ONEDNN_CACHE_VARIABLE not in os.environ:
         environment[ONEDNN_CACHE_VARIABLE] = "64"
     if settings.policy.enforce_eager:
-        # vLLM compiles a few small functions even then, at the first request, and dies where there is no C++ compiler.
+        # vLLM compiles a few small functions even then, at the first request, and crashes without a C++ compiler.
         environment["TORCH_COMPILE_DISABLE"] = "1"
     if key := environment_secret(API_KEY_VARIABLE):
         environment["VLLM_API_KEY"] = key

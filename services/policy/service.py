@@ -1,4 +1,4 @@
-"""What the policy's routes work on; vLLM asks for the routes first and opens the service when its engine is up."""
+"""The state behind the policy's routes. vLLM asks for the routes first, and opens the service once its engine is up."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class PolicyService:
     """The parts of a policy server, between `open` and the end of the process.
 
     Attributes:
-        settings: known from the start; everything else only once the service is open, before vLLM opens its port.
+        settings: set from the start; everything else once the service is open, before vLLM opens its port.
         updates: which weights are served.
         adapters: which LoRA adapters are served.
         answers: runs the agent.
@@ -69,7 +69,7 @@ class PolicyService:
         self.is_open = True
 
     async def health(self) -> ServiceStatus:
-        """Whether the engine is up and its weights are whole."""
+        """Whether the engine is up and its weights are complete."""
         if fault := self.updates.fault:
             return ServiceStatus(status="failed", detail=fault)
         try:
@@ -79,6 +79,6 @@ class PolicyService:
         return ServiceStatus(status="ready", detail=f"weight version {self.updates.version}")
 
     async def weight_digests(self) -> dict[str, str]:
-        """SHA-256 of each weight as it computes, over all workers."""
+        """SHA-256 of each weight in the form used for computing, over all workers."""
         workers: list[dict[str, str]] = await self._engine.collective_rpc("research_weight_digests")
         return {name: digest for worker in workers for name, digest in worker.items()}

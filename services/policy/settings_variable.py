@@ -7,10 +7,10 @@ import os
 from research.settings import Settings
 
 SETTINGS_VARIABLE = "RESEARCH_POLICY_SETTINGS"
-# The number format that was chosen, and why, in one line.
+# The chosen number format and the reason, in one line.
 NUMBERS_VARIABLE = "RESEARCH_POLICY_NUMBER_FORMAT"
 
 
 def settings_from_environment() -> Settings:
-    """What this server was started with."""
+    """The settings that this server was started with."""
     return Settings.model_validate_json(os.environ[SETTINGS_VARIABLE])

@@ -1,1 +1,1 @@
-"""How our processes end: by signals, within seconds, and together with who started them."""
+"""How our processes end: by signals, within seconds, and together with their parent."""

@@ -1,4 +1,4 @@
-"""Children end with the one that started them, also when that is killed and cannot say so. Linux only."""
+"""Children end with their parent, even if it is killed and cannot signal them. Linux only."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ def child_environment() -> dict[str, str]:
 
 
 def end_with_parent() -> None:
-    """Have the kernel send SIGTERM when the parent ends, if it asked for that; it holds over `exec`.
+    """Have the kernel send SIGTERM when the parent ends, if the parent asked for that; this survives `exec`.
 
-    The kernel watches the thread that started this process, so a parent starts children from a thread that stays.
+    The kernel watches the thread that started this process, so a parent must start children from a thread that stays.
     """
     parent = os.environ.pop(_VARIABLE, None)
     if parent is None or not sys.platform.startswith("linux"):
@@ -30,7 +30,7 @@ def end_with_parent() -> None:
 
 
 def adopt_orphans() -> None:
-    """Become the parent of what our children leave behind when they are killed, so that we can end it."""
+    """Become the parent of the processes that killed children leave behind, so that this process can end them."""
     if sys.platform.startswith("linux"):
         _prctl(_PR_SET_CHILD_SUBREAPER, 1)
 

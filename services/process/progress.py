@@ -1,4 +1,4 @@
-"""How far long work is: a bar in a terminal; elsewhere, as in a log file, a line every ten seconds."""
+"""The progress of long work: a bar in a terminal; elsewhere, as in a log file, one line every ten seconds."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ Advance = Callable[[int], None]
 
 @contextmanager
 def progress(what: str, unit: str, *, total: int | None = None, done: int = 0) -> Iterator[Advance]:
-    """Show work on standard error while the block runs; call what is yielded with the count of each part done.
+    """Show progress on standard error while the block runs; call the yielded function with the count of each part done.
 
     Args:
-        total: of units in all; None if nobody knows.
-        done: units that were there before.
+        total: number of units; None if unknown.
+        done: units that were done before.
     """
     if not sys.stderr.isatty():
         yield Lines(what, unit, total=total, done=done).advance
@@ -48,10 +48,10 @@ def progress(what: str, unit: str, *, total: int | None = None, done: int = 0) -
 
 
 class Lines:
-    """Says in a line, at most every ten seconds, how far something is.
+    """Prints progress as a line, at most every ten seconds.
 
     Args:
-        say: is given each line; left out, it goes to standard error.
+        say: receives each line; by default prints it to standard error.
         clock: monotonic seconds.
     """
 
@@ -71,7 +71,7 @@ class Lines:
         self._started = self._last = clock()
 
     def advance(self, count: int = 1) -> None:
-        """Count what was done, and say so if it is time."""
+        """Count the units done, and print a line if it is time."""
         self._done += count
         now = self._clock()
         if now - self._last < LINE_SECONDS:

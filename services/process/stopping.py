@@ -1,7 +1,7 @@
-"""Ends a command on SIGINT, SIGTERM or SIGHUP: in order if that takes seconds, at once if it takes longer or if asked
-twice, and always with one line that says what was kept.
+"""Ends a command on SIGINT, SIGTERM or SIGHUP: in order if that takes seconds, at once if it takes longer or if a
+second signal comes, and always with one line that says what was kept.
 
-A thread of its own sees each signal, since Python runs signal handlers in the main thread only, which may be in the
+A separate thread sees each signal, because Python runs signal handlers only in the main thread, which may be in the
 middle of a long computation.
 """
 
@@ -24,15 +24,15 @@ from research.errors import ResearchError
 
 Result = TypeVar("Result")
 
-# From the first signal until the process ends whatever it is doing. Users are promised ten.
+# From the first signal until the process ends, whatever it is doing. The documentation promises ten.
 GRACE_SECONDS = 9.0
-# `timeout` and others signal a process and then its group: that is one wish, not two.
+# `timeout` and others signal a process and then its group: that is one request, not two.
 _SAME_WISH_SECONDS = 0.5
 _NOTE_SECONDS = 0.5
 
 
 class Stopped(BaseException):
-    """The process was told to end. No `Exception`, so that nobody who handles errors swallows it."""
+    """A signal asked the process to end. Not an `Exception`, so that no error handler swallows it."""
 
     def __init__(self, number: int) -> None:
         super().__init__(signal.Signals(number).name)
@@ -55,9 +55,9 @@ _state = _State()
 
 
 def install() -> None:
-    """Take over the signals, in the main thread; also SIGINT where the parent ignored it, as a shell does for `&`.
+    """Handle the signals, in the main thread; also SIGINT if the parent ignored it, as a shell does for `&`.
 
-    SIGHUP stays ignored where the parent ignored it: that is what `nohup` is for.
+    SIGHUP stays ignored if the parent ignored it: that is what `nohup` is for.
     """
     reading, writing = socket.socketpair()
     writing.setblocking(False)
@@ -71,7 +71,7 @@ def install() -> None:
 
 
 def run(work: Coroutine[Any, Any, Result]) -> Result:
-    """As `asyncio.run`, but a signal cancels the work, which ends in order; raises Stopped then."""
+    """Like `asyncio.run`, but a signal cancels the work, which ends in order; then raises Stopped."""
 
     async def main() -> Result:
         loop, task = asyncio.get_running_loop(), asyncio.current_task()
@@ -99,10 +99,10 @@ def interrupting(interrupt: Callable[[], object]) -> Iterator[None]:
 
 @contextmanager
 def keeping(note: Callable[[], str]) -> Iterator[None]:
-    """While the block runs, the last line before the end is `note()`: what was kept, and how to go on."""
+    """While the block runs, the last line before the end is `note()`: what was kept, and how to continue."""
     _state.notes.append(note)
     yield
-    # Not in a `finally`: after a signal the note is asked for when the block has been left.
+    # Not in a `finally`: after a signal, the note is read once the block has been left.
     _state.notes.remove(note)
 
 
@@ -117,13 +117,13 @@ def killing(kill: Callable[[], object]) -> Iterator[None]:
 
 
 def raise_if_stopping() -> None:
-    """Raises Stopped if the process has been told to end."""
+    """Raise Stopped if a signal has asked the process to end."""
     if _state.number is not None:
         raise Stopped(_state.number)
 
 
 def give_up(error: ResearchError) -> None:
-    """End the process as a signal would, from any thread, because of an error, which is told instead of a note."""
+    """End the process as a signal would, from any thread; the error is printed instead of a note."""
     _state.error = error
     signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGTERM)
 
@@ -134,7 +134,7 @@ def reason() -> ResearchError | None:
 
 
 def last_words() -> str:
-    """What was kept and how to go on, by the innermost note that has something to say."""
+    """What was kept and how to continue, from the innermost note that is not empty."""
     for note in reversed(_state.notes):
         with suppress(Exception):
             if text := note():
@@ -143,7 +143,7 @@ def last_words() -> str:
 
 
 def leave(code: int) -> NoReturn:
-    """End the process now, without waiting for threads that are still at work; what they write is never believed."""
+    """End the process now, without waiting for running threads; what they leave unfinished is never used."""
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(code)
@@ -173,7 +173,7 @@ def _watch(reading: socket.socket) -> None:
         left = None if first is None else max(0.0, since + GRACE_SECONDS - time.monotonic())
         if not select.select([reading], [], [], left)[0]:
             assert first is not None
-            _end_now(first, "not everything ended in time, and was killed")
+            _end_now(first, "what did not end in time was killed")
         for number in reading.recv(64):
             if number not in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
                 continue
@@ -181,11 +181,11 @@ def _watch(reading: socket.socket) -> None:
             if first is None:
                 first, since = number, time.monotonic()
             elif time.monotonic() - since > _SAME_WISH_SECONDS:
-                _end_now(first, "at once, as asked for twice")
+                _end_now(first, "at once, because of a second signal")
 
 
 def _end_now(number: int, how: str) -> NoReturn:
-    """Kill the children and end, whatever hangs."""
+    """Kill the children and exit, whatever hangs."""
     for kill in _state.kills:
         with suppress(Exception):
             kill()

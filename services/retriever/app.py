@@ -1,4 +1,4 @@
-"""The retriever as a web application: its own search route and how it is operated."""
+"""The retriever as a web application: its own search route and the routes to operate it."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def create_app(retriever: Retriever) -> FastAPI:
     install_error_handlers(
         app,
         as_http=as_http_error(retriever),
-        # A bug is answered outside of what times the other requests.
+        # The response to a bug is sent outside the middleware that times the other requests.
         count_bug=lambda: retriever.metrics.observe_request("unknown", 500, 0.0),
     )
     app.include_router(search_routes(retriever))
@@ -102,7 +102,7 @@ def observation_routes(retriever: Retriever) -> APIRouter:
 
     @router.get("/info")
     async def get_info() -> RetrieverInfo:
-        """What is searched, with which encoder, within which limits."""
+        """The served indexes, their encoder and the limits of a request."""
         return describe(retriever)
 
     @router.get("/metrics", response_class=Response)

@@ -1,4 +1,4 @@
-"""Run the retriever until it is told to stop."""
+"""Run the retriever until a signal stops it."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ from services.retriever.retriever import Retriever
 from services.web.ports import require_free_port
 from services.web.server import new_server, serve_until_stopped
 
-# The encoder's thread asks for the GIL after every call, some hundred times a second; with Python's 5 ms it would stand
-# still that long whenever requests come in.
+# The encoder's thread requests the GIL after every call, some hundred times per second. With Python's default of 5 ms
+# it would wait that long whenever requests come in.
 _SWITCH_SECONDS = 1e-4
 
 
 def serve(settings: Settings) -> None:
-    """Serve until SIGINT or SIGTERM; requests under way are answered first.
+    """Serve until SIGINT or SIGTERM; requests in flight are answered first.
 
     Raises:
-        AssetError, ConfigurationError: index and encoder do not fit each other, or the port is taken.
+        AssetError, ConfigurationError: index and encoder do not match, or the port is taken.
         ServiceError: the encoder could not be loaded; the server has been shut down.
     """
 
@@ -32,7 +32,7 @@ def serve(settings: Settings) -> None:
     sys.setswitchinterval(_SWITCH_SECONDS)
     retriever = Retriever(settings, on_failure=stop)
     server = new_server(create_app(retriever), settings.retriever.host, settings.retriever.port)
-    with stopping.keeping(lambda: "the retriever keeps nothing but its index, which is as it was"):
+    with stopping.keeping(lambda: "the retriever keeps nothing but its index, which is unchanged"):
         serve_until_stopped(server)
     failure = retriever.failure
     if isinstance(failure, ResearchError):

@@ -1,4 +1,4 @@
-"""The life of the retriever: checked before the port opens, loaded behind it, drained at the end."""
+"""The life cycle of the retriever: checked before the port opens, loaded once it is open, drained at the end."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ class Retriever:
     size; `start` then opens them and loads the encoder without blocking.
 
     Raises:
-        AssetError, ConfigurationError: an index or the encoder is missing, or they do not fit each other.
+        AssetError, ConfigurationError: an index or the encoder is missing, or they do not match.
     """
 
     def __init__(self, settings: Settings, on_failure: Callable[[], None]) -> None:
@@ -59,15 +59,15 @@ class Retriever:
         self._reloading = asyncio.Lock()
 
     async def health(self) -> ServiceStatus:
-        """Whether searches are answered, or else what is still going on."""
+        """Whether the retriever answers searches, and if not, what it is doing."""
         return self.status
 
     def start(self) -> None:
-        """Begin to load; `status` tells how far it is."""
+        """Begin loading; `status` reports the progress."""
         self._loading = asyncio.create_task(self._load(), name="load")
 
     async def close(self) -> None:
-        """Answer what waits, then stop."""
+        """Answer the queries that wait, then stop."""
         if self._loading is not None:
             await self._loading
         if self._pipeline is not None:
@@ -78,11 +78,11 @@ class Retriever:
 
         Raises:
             UnknownIndexError: it is not served.
-            NotReadyError: it is not opened yet.
+            NotReadyError: it is not open yet.
         """
         name = name or self.settings.corpus.index
         if name not in self.names:
-            raise UnknownIndexError(f"index: {name!r} is not served; there are {', '.join(self.names)}")
+            raise UnknownIndexError(f"index: {name!r} is not served; the retriever serves {', '.join(self.names)}")
         if self._pipeline is None:
             raise NotReadyError(f"the retriever is {self.status.status}: {self.status.detail}")
         return self.indexes[name]
@@ -91,33 +91,33 @@ class Retriever:
         """Answer the queries of one request, in order.
 
         Raises:
-            ServiceBusyError: too many queries wait already.
+            ServiceBusyError: too many queries are waiting.
         """
-        assert self._pipeline is not None, "whoever has an index has a pipeline"
+        assert self._pipeline is not None, "an index exists only with a pipeline"
         # A lone surrogate, which JSON can carry and UTF-8 cannot, would fail the whole batch.
         sound = [text.encode("utf-8", "replace").decode("utf-8") for text in texts]
         return await self._pipeline.submit([Query(text, top_k, index) for text in sound])
 
     async def reload(self, name: str) -> SearchIndex:
-        """Serve what is published under this name now; searches under way end with what they began with.
+        """Serve the revision now published under this name; searches in flight finish with the old one.
 
         Raises:
             UnknownIndexError: it is not served.
-            AssetError, ConfigurationError: what is published cannot be served; the old index stays.
+            AssetError, ConfigurationError: the published index cannot be served; the old one stays.
         """
         async with self._reloading:
             self.index(name)
             self.indexes[name] = opened = await asyncio.to_thread(self._open, name)
-        logger.info("index %s is served as of revision %s", name, opened.manifest.revision)
+        logger.info("index %s now serves revision %s", name, opened.manifest.revision)
         return opened
 
     @property
     def is_full(self) -> bool:
-        """Whether the queue has no room; searches are refused then without a look at them, even cached ones."""
+        """Whether the queue is full; searches are then refused unread, even cached ones."""
         return self._pipeline is not None and self._pipeline.is_full
 
     def retry_headers(self) -> dict[str, str]:
-        """When a request that was refused may come again: after what waits now, by the pace of the latest batches."""
+        """When to retry a refused request: once the queries waiting now are done, at the pace of the latest batches."""
         wait = self._pipeline.expected_wait if self._pipeline else 0.0
         return {"Retry-After": str(max(1, math.ceil(wait)))}
 
@@ -167,8 +167,8 @@ class Retriever:
             settings.retriever.threads,
             settings.paths.data,
         )
-        # The first run of a graph allocates its memory, or compiles it; no user should wait for that. One row and
-        # several are two graphs to a compiler.
+        # The first run of a graph allocates its memory or compiles it; no user should wait for that. To a compiler,
+        # one row and several rows are two graphs.
         encoder.encode_queries(["warm up"] * settings.retriever.max_batch_queries)
         warm = encoder.encode_queries(["warm up"])
         for index in self.indexes.values():

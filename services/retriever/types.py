@@ -1,4 +1,4 @@
-"""What a search is: a query, the index that it goes to, and the hits that come back."""
+"""The parts of a search: a query, the index to search, and the hits."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class QueryEncoder(Protocol):
     """Texts to vectors in two steps, which may run in two threads."""
 
     def tokenize(self, queries: Sequence[str]) -> list[TokenIds]:
-        """Cut queries into token ids, prefix and special tokens included."""
+        """Tokenize queries, prefix and special tokens included."""
         ...
 
     def encode(self, rows: Sequence[TokenIds]) -> Vectors:
@@ -42,7 +42,7 @@ class QueryEncoder(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Query:
-    """A text to search for, how many passages are wanted, and where."""
+    """A text to search for, the number of passages wanted, and the index to search."""
 
     text: str
     top_k: int
@@ -56,7 +56,7 @@ class Query:
 
 @dataclass(frozen=True, slots=True)
 class QueryResult:
-    """The hits of one query, best first, and the seconds that it waited, was encoded and searched with its batch.
+    """The hits of one query, best first, and the seconds of waiting, of encoding its batch and of searching for it.
 
     All seconds are 0 if the hits come from the cache.
     """

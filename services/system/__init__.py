@@ -1,1 +1,1 @@
-"""The three services as one system: launcher, supervisor, administrator's token."""
+"""The three services as one system: launcher, supervisor, admin token."""

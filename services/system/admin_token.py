@@ -14,13 +14,13 @@ from services.web.auth import ADMIN_TOKEN_VARIABLE, environment_secret
 
 
 def token_file(settings: Settings) -> Path:
-    """Where a token that was made up is kept while the services run; only its owner can read it."""
+    """Where a generated token is kept while the services run; only its owner can read it."""
     return settings.paths.runs / "admin-token"
 
 
 @contextmanager
 def shared_admin_token(settings: Settings) -> Iterator[None]:
-    """While the block runs, the environment has an admin token; one that is made up also stands in a file."""
+    """While the block runs, the environment has an admin token; a generated one is also in a file."""
     if environment_secret(ADMIN_TOKEN_VARIABLE):
         yield
         return
@@ -34,13 +34,13 @@ def shared_admin_token(settings: Settings) -> Iterator[None]:
         yield
     finally:
         del os.environ[ADMIN_TOKEN_VARIABLE]
-        with suppress(OSError):  # not that of another `up` on the same runs
+        with suppress(OSError):  # not the token of another `up` on the same runs
             if file.read_text(encoding="utf-8").strip() == token:
                 file.unlink()
 
 
 def admin_token(settings: Settings) -> str:
-    """The token of the environment, or of the services that run here.
+    """The token from the environment, or from the services that run here.
 
     Raises ConfigurationError if there is neither.
     """
@@ -50,5 +50,5 @@ def admin_token(settings: Settings) -> str:
         return token_file(settings).read_text(encoding="utf-8").strip()
     except OSError as error:
         raise ConfigurationError(
-            f"{ADMIN_TOKEN_VARIABLE} is not set, and no `research up` runs here that made one ({token_file(settings)})"
+            f"{ADMIN_TOKEN_VARIABLE} is not set and {token_file(settings)} is missing; set it, or start `research up`"
         ) from error

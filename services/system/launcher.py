@@ -1,4 +1,4 @@
-"""Runs the services side by side as child processes: what dies is started again, and in the end all end."""
+"""Runs the services side by side as child processes: restarts those that die, and stops all at the end."""
 
 from __future__ import annotations
 
@@ -45,17 +45,17 @@ class RunningService:
 def running(
     services: Sequence[Service], arguments: Sequence[str], settings: Settings, console: Console
 ) -> Iterator[None]:
-    """Start services, wait until each is ready, start again what dies meanwhile, and stop them all at the end.
+    """Start services, wait until each is ready, restart those that die meanwhile, and stop them all at the end.
 
-    They share an admin token (`shared_admin_token`). A service that dies five times in a row ends this process, with
-    the end of its log.
+    They share an admin token (`shared_admin_token`). A service that dies five times in a row ends this process; the
+    error shows the end of its log.
 
     Args:
-        arguments: what the command line was given about settings, handed on to each service.
+        arguments: the command line's settings, passed on to each service.
 
     Raises:
         ConfigurationError: a port is taken.
-        ServiceError: a service ended or did not get ready; the message shows the end of its log.
+        ServiceError: a service ended or did not become ready; the message shows the end of its log.
     """
     require_free_ports(services, settings)
     started: dict[str, RunningService] = {}
@@ -72,7 +72,7 @@ def running(
                 _await_ready(service, console)
 
             def start_again(name: Service) -> RunningService:
-                _signal(started[name], signal.SIGKILL)  # what it has left behind would hold its port
+                _signal(started[name], signal.SIGKILL)  # a process that it left behind would hold its port
                 return _start(name, arguments, settings, again=True)
 
             supervisor = Supervisor(
@@ -91,7 +91,7 @@ def running(
 
 
 def require_free_ports(services: Sequence[Service], settings: Settings) -> None:
-    """Raise ConfigurationError, before anything slow begins, if a service could not listen."""
+    """Raise ConfigurationError, before anything slow begins, if a service could not listen on its port."""
     for name in services:
         require_free_port(getattr(settings, name).host, getattr(settings, name).port, f"{name}.port")
 
@@ -99,9 +99,9 @@ def require_free_ports(services: Sequence[Service], settings: Settings) -> None:
 def _start(name: Service, arguments: Sequence[str], settings: Settings, *, again: bool = False) -> RunningService:
     log = settings.paths.runs / "logs" / f"{name}.log"
     log.parent.mkdir(parents=True, exist_ok=True)
-    # What a service said before it died stays.
+    # Keeps what a service logged before it died.
     with log.open("ab" if again else "wb") as out:
-        # A session of its own: Ctrl-C reaches us alone, and we end the children in order.
+        # A separate session: Ctrl-C reaches only this process, which ends the children in order.
         process = subprocess.Popen(
             [sys.executable, "-m", "cli.main", "serve", name, *arguments],
             env=child_environment(),
@@ -140,7 +140,7 @@ def _is_ready(url: str) -> bool:
 
 
 def _stop(services: Sequence[RunningService]) -> None:
-    """Ask each process group to end, then make it."""
+    """Ask each process group to end, then kill it."""
     for service in services:
         _signal(service, signal.SIGTERM)
     deadline = time.monotonic() + _STOP_SECONDS

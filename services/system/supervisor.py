@@ -1,4 +1,4 @@
-"""Starts again what dies, with back-off, and gives up on what dies again and again."""
+"""Restarts children that die, with back-off, and gives up on one that dies again and again."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from services.process import stopping
 
 _POLL_SECONDS = 0.5
 _DEATHS = 5
-# A service that has answered for so long was well; what kills it later is another matter.
+# A service that was ready for this long was healthy; a later death has another cause.
 _WELL_SECONDS = 60.0
 _MAX_BACK_OFF_SECONDS = 30.0
 
@@ -40,7 +40,7 @@ Child = TypeVar("Child", bound=Supervised)
 @dataclass(slots=True)
 class _Health:
     deaths: int = 0
-    due: float | None = None  # when it is started again
+    due: float | None = None  # when it is restarted
     ready_since: float | None = 0.0
 
 
@@ -48,11 +48,11 @@ class Supervisor(threading.Thread, Generic[Child]):
     """Watches children in a thread until `end`.
 
     Args:
-        children: by name; a child that is started again takes the place of the dead one.
+        children: by name; a restarted child takes the place of the dead one.
         start: starts one, by name.
         is_ready: whether a child answers.
-        log: is told what happens, a line each.
-        give_up: is called with an error when a child has died five times in a row; it ends the process.
+        log: receives one line per event.
+        give_up: called with an error when a child has died five times in a row; it ends the process.
     """
 
     def __init__(
@@ -75,17 +75,17 @@ class Supervisor(threading.Thread, Generic[Child]):
         while not self._ending.wait(_POLL_SECONDS):
             for name in list(self._children):
                 if not self._look_after(name, self._health[name]):
-                    # The kernel ends what this thread has started when it ends, so it stays.
+                    # The kernel ends this thread's children when the thread ends, so it stays.
                     self._ending.wait()
                     return
 
     def end(self) -> None:
-        """Look after nobody from now on; returns when the thread has ended."""
+        """Stop watching; returns when the thread has ended."""
         self._ending.set()
         self.join()
 
     def _look_after(self, name: str, health: _Health) -> bool:
-        """One look at one child; False if it was given up."""
+        """Check one child once; False if it was given up."""
         child, now = self._children[name], time.monotonic()
         if health.due is not None:
             if now < health.due:
@@ -115,11 +115,11 @@ class Supervisor(threading.Thread, Generic[Child]):
             self._give_up(
                 ServiceError(
                     f"the {name} {how}, the {_DEATHS}th time in a row; the end of {log}:\n{tail(log)}\n"
-                    "everything has been ended; mend what the log says and start again"
+                    "all services were stopped; fix the cause and start again"
                 )
             )
             return False
         wait = min(self._back_off * 2 ** (health.deaths - 1), _MAX_BACK_OFF_SECONDS)
         health.due = time.monotonic() + wait
-        self._say(f"the {name} {how}; it is started again in {wait:.0f} s (log: {log})")
+        self._say(f"the {name} {how}; it is restarted in {wait:.0f} s (log: {log})")
         return True

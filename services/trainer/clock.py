@@ -11,7 +11,7 @@ from services.trainer.status import RunPhase, RunStatus
 
 
 class PhaseClock:
-    """Seconds by phase, over all processes that the run has had."""
+    """Seconds per phase, summed over all processes of the run."""
 
     def __init__(self, status: RunStatus) -> None:
         self._status = status
@@ -19,7 +19,7 @@ class PhaseClock:
 
     @contextmanager
     def phase(self, phase: RunPhase, total: int = 0) -> Iterator[None]:
-        """Be in a phase, of `total` pieces of work (0: unknown)."""
+        """Enter a phase of `total` work items (0: unknown) and time it."""
         self._status.enter(phase, total)
         started = time.perf_counter()
         try:
@@ -32,9 +32,9 @@ class PhaseClock:
         return dict(self._seconds)
 
     def restore(self, seconds: Mapping[str, float]) -> None:
-        """Go on from what a checkpoint says."""
+        """Continue from the seconds in a checkpoint."""
         self._seconds = defaultdict(float, seconds)
 
     def since(self, before: Mapping[str, float]) -> dict[str, float]:
-        """Seconds by phase that were added to `before`, to the millisecond; phases of the run that took none, too."""
+        """Seconds per phase since `before`, to the millisecond; includes phases of the run that took none."""
         return {phase: round(total - before.get(phase, 0.0), 3) for phase, total in self._seconds.items()}

@@ -19,10 +19,10 @@ logger = logging.getLogger(__name__)
 
 
 class RunController:
-    """At most one run at a time; `status` always tells where it stands."""
+    """At most one run at a time; `status` always shows where it stands."""
 
     def __init__(self, settings: Settings, *, keeps_orders: bool = False) -> None:
-        """`keeps_orders`: start, pause and stop are written to the run's directory, for `come_back`."""
+        """`keeps_orders`: write start, pause and stop to the run directory, for `come_back`."""
         self._settings = settings
         self._keeps_orders = keeps_orders
         self._task: asyncio.Task[None] | None = None
@@ -39,29 +39,29 @@ class RunController:
 
     @property
     def is_wanted(self) -> bool:
-        """Whether a run goes on when the trainer is started again."""
+        """Whether a run continues when the trainer is restarted."""
         return read_wanted(self._settings.run_dir) is Wanted.RUNNING
 
     def come_back(self) -> None:
-        """Do what the last order said: go on with the run that was under way, or tell why not."""
+        """Follow the last order: continue the run that was under way, or log why not."""
         wish, status = read_wanted(self._settings.run_dir), self.status
         run_dir, grpo = RunDirectory(self._settings.run_dir), self._settings.grpo
         if run_dir.is_finished(grpo.steps, grpo.minutes):
             status.step = len(run_dir.metrics())
             status.enter(RunPhase.FINISHED)
         elif wish is Wanted.RUNNING:
-            status.log(f"{run_dir.directory} was under way when this trainer ended; going on")
+            status.log(f"{run_dir.directory} was under way when this trainer ended; it continues")
             self.start()
         elif wish is not None:
             status.enter(RunPhase.PAUSED if wish is Wanted.PAUSED else RunPhase.STOPPED)
-            status.log(f"{run_dir.directory} was {wish} on purpose; POST /run/start goes on with it")
+            status.log(f"{run_dir.directory} was {wish} on purpose; POST /run/start continues it")
         if wish is None and status.phase is RunPhase.IDLE:
             settings, numbers = resolved(self._settings, self._settings.trainer.device)
             status.number_format = numbers.line
             foresee(settings, numbers, status)
 
     def start(self) -> bool:
-        """Start the run, or let a paused one go on; False if there was nothing to do."""
+        """Start the run, or resume a paused one; False if there was nothing to do."""
         if self.is_running:
             if self._loop is None or self.status.phase is not RunPhase.PAUSED:
                 return False
@@ -75,7 +75,7 @@ class RunController:
         return True
 
     def pause(self) -> bool:
-        """Hold the run before its next step; False if none is running."""
+        """Pause the run before its next step; False if none is running."""
         if self._loop is None or not self.is_running:
             return False
         self._keep(Wanted.PAUSED)
@@ -83,7 +83,7 @@ class RunController:
         return True
 
     def stop(self) -> bool:
-        """End the run after its present step, with a checkpoint; False if none is running."""
+        """End the run after its current step, with a checkpoint; False if none is running."""
         if self._loop is None or not self.is_running:
             return False
         self._keep(Wanted.STOPPED)
@@ -91,7 +91,7 @@ class RunController:
         return True
 
     async def wait(self) -> None:
-        """Return when the run has ended; raises what made it fail."""
+        """Wait for the run to end; raises the error that made it fail."""
         if self._task is not None:
             await self._task
 
@@ -121,7 +121,7 @@ class RunController:
             self.status.enter(RunPhase.STOPPED)
             raise
         except Exception as error:
-            # What failed waits for a new order, also after a restart: an alarm that stopped a run was meant.
+            # A failed run waits for a new order, also after a restart: an alarm that stopped it did so on purpose.
             self._delete_wanted()
             error = _first_of(error)
             self.status.enter(RunPhase.FAILED)
@@ -133,7 +133,7 @@ class RunController:
 
 
 def _first_of(error: Exception) -> Exception:
-    """The cause inside the groups that task groups raise."""
+    """The first error inside the exception groups that task groups raise."""
     while isinstance(error, ExceptionGroup):
         error = error.exceptions[0]
     return error

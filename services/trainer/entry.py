@@ -1,4 +1,4 @@
-"""The entry of a training step in `metrics.jsonl`, as it is written and as every reader gets it."""
+"""The entry of a training step in `metrics.jsonl`, as it is written and as every reader receives it."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class Means(TypedDict):
 
 
 class UpdateEntry(TypedDict):
-    """What an update did. A supervised step knows only the first two. KL and entropy are in nats per token."""
+    """What an update did. A supervised step has only the first two. KL and entropy are in nats per token."""
 
     loss: float
     learning_rate: float
@@ -39,7 +39,7 @@ class UpdateEntry(TypedDict):
 
 
 class StepEntry(TypedDict):
-    """What every step has; `update` is None if there was none, `seconds` are by phase."""
+    """What every step has; `update` is None if there was none, `seconds` are per phase."""
 
     step: int
     version: int
@@ -84,5 +84,5 @@ def grpo_entries(entries: Iterable[Entry]) -> list[GrpoEntry]:
 
 
 def entry_from_json(record: dict[str, Any]) -> Entry:
-    """A line of `metrics.jsonl` as its type says; nothing is checked, since only this project writes the file."""
+    """A line of `metrics.jsonl`, typed but not validated, since only this project writes the file."""
     return record  # type: ignore[return-value]

@@ -12,7 +12,7 @@ from research.scoring.reward import Score
 
 @dataclass(frozen=True, slots=True)
 class Member:
-    """One scored episode of a group; `place` counts the samples of its question, failed ones too."""
+    """One scored episode of a group; `place` is its number among the samples of its question, failed ones included."""
 
     episode: Episode
     score: Score
@@ -21,10 +21,10 @@ class Member:
 
 @dataclass(frozen=True, slots=True)
 class TrainingUse:
-    """What training made of one episode.
+    """How training used one episode.
 
     Attributes:
-        reward: what its advantage was computed from; in the ablation `shuffled_rewards` not what it earned.
+        reward: the basis of its advantage; in the ablation `shuffled_rewards` not the reward that it earned.
         advantage: None if its group has none.
         skip_reason: why it was not trained on; None if it was.
     """
@@ -36,7 +36,7 @@ class TrainingUse:
 
 @dataclass(frozen=True, slots=True)
 class Group:
-    """The episodes of one drawn question; `id` says which draw, never which text."""
+    """The episodes of one drawn question; `id` identifies the draw, not the text."""
 
     id: str
     question: Question
@@ -48,5 +48,5 @@ class Group:
 
     @property
     def success(self) -> float:
-        """Share of the episodes that are exactly right."""
+        """Share of the episodes with an exact match."""
         return fmean(member.score.em for member in self.members)

@@ -29,7 +29,7 @@ class TrainingStep(Protocol):
     """One kind of training step: `GrpoStep`, or `SupervisedStep` in the ablation that never samples."""
 
     async def take(self, step: int) -> Entry:
-        """Train, publish the new weights, and return the entry for `metrics.jsonl` (its `seconds` are filled in)."""
+        """Train, publish the new weights, and return the entry for `metrics.jsonl` (the loop adds its `seconds`)."""
         ...
 
 
@@ -65,7 +65,7 @@ class GrpoStep:
         with run.clock.phase(RunPhase.ROLLOUT, len(questions) * size):
             groups = await run.rollouts.groups(step, questions, size, run.status.advance)
         if not any(group.members for group in groups):
-            raise TrainingError(f"step {step}: not one episode could be sampled; see the log of the policy")
+            raise TrainingError(f"step {step}: no episode could be sampled; see the policy server's log")
         run.sampler.update_curriculum((group.question, group.success) for group in groups if group.members)
         return groups
 
@@ -75,8 +75,8 @@ class GrpoStep:
             with run.clock.phase(RunPhase.UPDATE):
                 report = await run.in_learner_thread(partial(run.learner.grpo_update, sequences, step))
         if report is None:
-            why = "the loss or its gradient was not finite" if sequences else "no group carried a signal"
-            run.status.log(f"step {step}: no update, {why}")
+            why = "a number in it was not finite" if sequences else "no episode is left to train on"
+            run.status.log(f"step {step}: the update was skipped because {why}")
         return report
 
 
@@ -94,14 +94,14 @@ class TrainingLoop:
         self._stop = False
 
     def pause(self) -> None:
-        """Hold before the next step."""
+        """Pause before the next step."""
         self._may_go_on.clear()
 
     def resume(self) -> None:
         self._may_go_on.set()
 
     def stop(self) -> None:
-        """End after the present step, with a checkpoint."""
+        """End after the current step, with a checkpoint."""
         self._stop = True
         self._may_go_on.set()
 
@@ -109,7 +109,7 @@ class TrainingLoop:
         """Train to the end, or until stopped.
 
         Raises:
-            TrainingError, ServiceError: why the run cannot go on; the last checkpoint is whole.
+            TrainingError, ServiceError: the run cannot continue; the last checkpoint is intact.
         """
         try:
             await self._train()
@@ -124,7 +124,7 @@ class TrainingLoop:
         self._forecast()
         while step < steps and not await self._wait_while_paused():
             if out_of_time := self._is_out_of_time():
-                run.status.log(f"ending after step {step} of {steps}: another would take too long (grpo.minutes)")
+                run.status.log(f"the run ends after step {step} of {steps}: another step would exceed grpo.minutes")
                 if step % saves:
                     await run.save_checkpoint(step)
                 break
@@ -140,14 +140,14 @@ class TrainingLoop:
             self._forecast()
         if step < steps and not out_of_time:
             run.status.enter(RunPhase.STOPPED)
-            run.status.log(f"stopped after step {step}; start again to go on from there")
+            run.status.log(f"the run stopped after step {step}; start it again to continue")
             return
         if step:
             await run.evaluate(AFTER)
         minutes = run.settings.grpo.minutes if out_of_time else None
         await asyncio.to_thread(write_report, run.run_dir, run.clock.seconds, minutes=minutes)
         run.status.enter(RunPhase.FINISHED)
-        run.status.log(f"finished; report, plot and summary are in {run.run_dir.directory}")
+        run.status.log(f"the run is finished; report, plot and summary are in {run.run_dir.directory}")
 
     async def _start(self) -> int:
         """Bring learner and policy to where the run stands; returns the number of finished steps."""
@@ -158,11 +158,11 @@ class TrainingLoop:
         state = await run.restore()
         await run.open_trackers(state.step if state is not None else None)
         if state is not None:
-            run.status.log(f"going on after step {state.step}, from the last checkpoint")
+            run.status.log(f"the run continues after step {state.step}, from the last checkpoint")
             await run.publish(state.version)
         elif run.run_dir.metrics():
             raise TrainingError(
-                f"{run.run_dir.directory} has steps but no checkpoint to go on from; start over with --fresh, "
+                f"{run.run_dir.directory} has steps but no checkpoint to continue from; start over with --fresh, "
                 "or give another name with run=…"
             )
         else:
@@ -191,7 +191,7 @@ class TrainingLoop:
         run.status.log(summary_line(entry, run.settings.grpo.steps))
 
     async def _handle_alarms(self, step: int) -> int:
-        """Do what the alarms ask for; returns the number of finished steps, which is less after a rollback."""
+        """Act on the alarms; returns the number of finished steps, which is less after a rollback."""
         run = self._run
         fired = alarms(grpo_entries(run.run_dir.metrics()), run.settings.alarms)
         for alarm in fired:
@@ -200,27 +200,27 @@ class TrainingLoop:
         if worst is None or worst.action == "warn":
             return step
         if worst.action == "stop" or run.rollbacks >= run.settings.alarms.max_rollbacks:
-            raise TrainingError(f"stopped after step {step}: {worst}")
+            raise TrainingError(f"an alarm stopped the run after step {step}: {worst}")
         return await self._roll_back()
 
     async def _roll_back(self) -> int:
-        """Return to the last checkpoint, with other questions than before; returns its step."""
+        """Return to the last checkpoint, but continue with other questions; returns its step."""
         run = self._run
         run.rollbacks += 1
         cursors = dict(run.sampler.cursors)
         state = await run.restore()
         if state is None:
             raise TrainingError("there is no checkpoint to roll back to")
-        run.sampler.cursors = cursors  # with the same questions it would go the same way again
+        run.sampler.cursors = cursors  # the same questions would lead to the same alarm
         run.rollouts.journal.delete_after(state.step)
         await run.open_trackers(state.step)
-        run.status.log(f"rolled back to step {state.step}; going on with other questions")
+        run.status.log(f"the run was rolled back to step {state.step} and continues with other questions")
         await run.publish(run.publisher.version + 1)
         await run.save_checkpoint(state.step)
         return state.step
 
     def _is_out_of_time(self) -> bool:
-        """Whether another step and the last evaluation exceed `grpo.minutes`; the first step is always taken."""
+        """Whether another step and the last evaluation would exceed `grpo.minutes`; the first step is always taken."""
         entries, minutes = self._run.run_dir.metrics(), self._run.settings.grpo.minutes
         if minutes is None or not entries:
             return False
@@ -229,12 +229,12 @@ class TrainingLoop:
         return sum(seconds.values()) + step_seconds(entries) + last_evaluation > minutes * 60
 
     def _forecast(self) -> None:
-        """Tell the status how long the rest will take, as soon as there are steps to go by."""
+        """Forecast how long the rest will take, as soon as one step is finished."""
         if entries := self._run.run_dir.metrics():
             self._run.status.forecast(seconds_left(self._run.settings, entries, self._run.clock.seconds))
 
     async def _wait_while_paused(self) -> bool:
-        """Return once the run may go on; True if it is to stop."""
+        """Wait while the run is paused; True if it is to stop."""
         if not self._may_go_on.is_set():
             self._run.status.enter(RunPhase.PAUSED)
             await self._may_go_on.wait()

@@ -1,4 +1,4 @@
-"""Run the trainer: as a server that waits for orders, or as a command that trains and ends."""
+"""Run the trainer as a server that waits for orders, or as a command that trains and exits."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ logger = logging.getLogger(__name__)
 def serve(settings: Settings) -> None:
     """Serve status and control until SIGINT or SIGTERM; a run starts on `POST /run/start`.
 
-    A run that was under way when the server ended, however it ended, goes on by itself.
+    A run that was under way when the server ended, however it ended, continues automatically.
     """
     require_free_port(settings.trainer.host, settings.trainer.port, "trainer.port")
     settings = with_written_size(settings)
@@ -37,7 +37,7 @@ def serve(settings: Settings) -> None:
     app = create_app(controller, RunDirectory(settings.run_dir), returning=True)
     controller.status.listeners.append(logger.info)
     server = new_server(app, settings.trainer.host, settings.trainer.port)
-    going_on = "it goes on by itself when the trainer is started again"
+    going_on = "it continues when the trainer is restarted"
     with stopping.keeping(lambda: kept(settings, going_on) if controller.is_wanted else "no run was under way"):
         serve_until_stopped(server)
 
@@ -49,11 +49,11 @@ def train(settings: Settings, *, fresh: bool, console: Console, view: View = sho
     """Start or resume the run and follow it to its end; the status page is served meanwhile.
 
     Args:
-        fresh: throw away what the run directory holds.
-        view: shows the run in the terminal, until it is cancelled.
+        fresh: delete the run directory first.
+        view: shows the run in the terminal until it is cancelled.
 
     Raises:
-        ResearchError: the run cannot start or cannot go on.
+        ResearchError: the run cannot start or continue.
         Stopped: a signal ended it; it resumes from its last checkpoint.
     """
     record = RunDirectory(settings.run_dir)
@@ -64,7 +64,7 @@ def train(settings: Settings, *, fresh: bool, console: Console, view: View = sho
         console.print(f"{record.directory} is finished; use --fresh to start over, or another name with run=…")
         return
     require_free_port(settings.trainer.host, settings.trainer.port, "trainer.port")
-    with stopping.keeping(lambda: kept(settings, "the same command goes on with it")):
+    with stopping.keeping(lambda: kept(settings, "the same command continues it")):
         stopping.run(_train(settings, console, view))
 
 
@@ -89,12 +89,12 @@ async def _train(settings: Settings, console: Console, view: View) -> None:
 
 
 def kept(settings: Settings, going_on: str) -> str:
-    """What an unfinished run has on the disk, in one sentence."""
+    """What a run has on the disk, in one sentence."""
     record, settings = RunDirectory(settings.run_dir), with_written_size(settings)
     if record.is_finished(settings.grpo.steps, settings.grpo.minutes):
-        return f"the run is finished, and {record.directory} is whole"
+        return f"the run is finished, and {record.directory} is complete"
     checkpoints = CheckpointStore(record.checkpoints_dir, settings.checkpoints.keep).all()
     if not checkpoints:
-        return f"{record.directory} has no checkpoint yet and begins anew; {going_on}"
+        return f"{record.directory} has no checkpoint yet, so the run will start over; {going_on}"
     step = int(checkpoints[-1].name.split("-")[1])
     return f"{record.directory} keeps the checkpoint after step {step} and every episode since; {going_on}"

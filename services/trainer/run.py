@@ -1,4 +1,4 @@
-"""One run under way: its parts, and what the loop and its steps do with them, each under the name of what it is."""
+"""One run under way: its parts, and the operations that the loop and its steps perform on them."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from services.trainer.weights.publisher import Publisher
 
 Result = TypeVar("Result")
 
-# HTTP statuses of a service that is unavailable (None: no answer at all): no reason to give up.
+# HTTP statuses of an unavailable service (None: no answer at all); the run waits for it instead of giving up.
 _UNAVAILABLE = (None, 502, 503, 504)
 
 
@@ -57,7 +57,7 @@ class Run:
         self.rollbacks = 0
         self._evaluator = Evaluator(settings, agent, rollouts, run_dir, held_out, status)
         self._checkpoints = CheckpointStore(run_dir.checkpoints_dir, settings.checkpoints.keep)
-        # The learner gets a thread of its own: torch's thread settings hold by thread, and the loop stays responsive.
+        # The learner gets a thread of its own: torch's thread settings apply per thread, and the loop stays responsive.
         self._learner_thread = ThreadPoolExecutor(1, thread_name_prefix="learner")
         self._trackers: Trackers | None = None
 
@@ -69,18 +69,18 @@ class Run:
             self._trackers.close()
 
     async def in_learner_thread(self, work: Callable[[], Result]) -> Result:
-        """Do what blocks and computes."""
+        """Run blocking work in the learner's thread."""
         return await asyncio.get_running_loop().run_in_executor(self._learner_thread, work)
 
     async def publish(self, version: int) -> None:
-        """Write the learner's weights as `version` and have every policy server serve them, through outages."""
+        """Write the learner's weights as `version` and make every policy server serve them, through outages."""
         with self.clock.phase(RunPhase.PUBLISH):
             weights = self.learner.model.state_dict()
             await self.through_outages(lambda: self.publisher.publish(weights, version), self.publisher.unready)
         self.status.version = version
 
     async def evaluate(self, name: str) -> None:
-        """Ask the held-out questions of an evaluation; record, track and log what came out."""
+        """Ask the held-out questions of an evaluation; record, track and log the results."""
         with self.clock.phase(RunPhase.EVALUATION, len(self._evaluator.questions(name))):
             figures = await self._evaluator.evaluate(name)
         if name != SAMPLED:
@@ -90,14 +90,14 @@ class Run:
         self.status.log(self._evaluator.summary_line(name, figures))
 
     async def evaluate_once(self, name: str) -> None:
-        """As `evaluate`, unless the record has it from before an interruption (or from the start of a study)."""
+        """Like `evaluate`, unless the record has it from before an interruption (or from the start of a study)."""
         if await asyncio.to_thread(self._evaluator.is_done, name):
-            self.status.log(f"evaluation {name!r}: taken from the record")
+            self.status.log(f"evaluation {name!r} was taken from the record")
         else:
             await self.evaluate(name)
 
     async def save_checkpoint(self, step: int) -> None:
-        """Keep everything that the run needs to go on after `step` as if it had never stopped."""
+        """Save everything that the run needs to continue after `step` as if it had never stopped."""
         state = RunState(
             step=step,
             version=self.publisher.version,
@@ -111,7 +111,7 @@ class Run:
             await self.in_learner_thread(lambda: self._checkpoints.save(self.learner, state))
 
     async def restore(self) -> RunState | None:
-        """Take learner, questions and record back to the last checkpoint, if there is one."""
+        """Restore learner, questions and record to the last checkpoint, if there is one."""
         state = await self.in_learner_thread(lambda: self._checkpoints.restore_latest(self.learner))
         if state is not None:
             self.sampler.cursors = dict(state.question_cursors)
@@ -124,7 +124,7 @@ class Run:
         return state
 
     async def open_trackers(self, after_step: int | None) -> None:
-        """Begin the curves, or go on with them after a step."""
+        """Begin the curves, or continue them after a step."""
         if self._trackers is not None:
             self._trackers.close()
         self._trackers = await asyncio.to_thread(Trackers, self.run_dir.directory, self.settings, after_step)
@@ -136,12 +136,12 @@ class Run:
     async def through_outages(
         self, work: Callable[[], Awaitable[Result]], unready: Callable[[], Awaitable[str | None]] | None = None
     ) -> Result:
-        """Do what needs a service, and again when a service that was unavailable is back.
+        """Do work that needs services, and repeat it when an unavailable service is back.
 
         Args:
-            unready: says what is unavailable, if less is needed than all that episodes need.
+            unready: returns what is unavailable, if the work needs fewer services than episodes do.
 
-        Raises ServiceError if the service is there and refuses, or fails more often than `grpo.service_retries`.
+        Raises ServiceError if an available service refuses, or fails more often than `grpo.service_retries`.
         """
         failures = 0
         while True:

@@ -32,7 +32,7 @@ _STANDING = frozenset({RunPhase.IDLE, RunPhase.PAUSED, RunPhase.STOPPED, RunPhas
 
 @dataclass(slots=True)
 class RunStatus:
-    """Updated by the loop, read by everybody else; `listeners` hear each line that is worth telling."""
+    """The loop updates it, all other code reads it; `listeners` receive each log line."""
 
     run: str
     steps: int
@@ -51,12 +51,12 @@ class RunStatus:
     listeners: list[Callable[[str], None]] = field(default_factory=list)
 
     def forecast(self, seconds: float | None) -> None:
-        """Note how long the run will take from now on, or from when it begins."""
+        """Set how long the run will take from now on, or from its start."""
         self.forecast_seconds, self.forecast_at = seconds, time.monotonic()
 
     @property
     def seconds_left(self) -> float | None:
-        """How long the run will still take, as far as anybody knows."""
+        """How long the run will still take; None if unknown or finished."""
         if self.forecast_seconds is None or self.phase is RunPhase.FINISHED:
             return None
         passed = 0.0 if self.phase in _STANDING else time.monotonic() - self.forecast_at

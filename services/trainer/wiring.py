@@ -1,4 +1,4 @@
-"""Puts a training run together from settings: clients, learner, question sets and the loop."""
+"""Assembles a training run from settings: clients, learner, question sets and the loop."""
 
 from __future__ import annotations
 
@@ -39,31 +39,34 @@ async def training_loop(settings: Settings, status: RunStatus) -> AsyncIterator[
     """Open everything that a run needs, check that it fits together, and close it again.
 
     Raises:
-        ConfigurationError, AssetError: settings or files are wrong; nothing has been started.
+        ConfigurationError, AssetError: settings or files are invalid; nothing has been started.
     """
+    # 1. Check the settings.
     admin_token = environment_secret(ADMIN_TOKEN_VARIABLE)
     if admin_token is None:
         raise ConfigurationError(
-            f"{ADMIN_TOKEN_VARIABLE} is not set; the trainer needs the policy server's admin token to hand over weights"
+            f"{ADMIN_TOKEN_VARIABLE} is not set; set it to the policy server's admin token, which sending weights needs"
         )
     if settings.episode.temperature == 0:
-        raise ConfigurationError("episode.temperature: 0 is greedy; every episode of a group would be the same")
+        raise ConfigurationError("episode.temperature: 0 makes all episodes of a group the same; set it above 0")
     settings, numbers = await asyncio.to_thread(resolved, settings, settings.trainer.device)
     if settings.model.dtype == "float16":
         raise ConfigurationError(
             "model.dtype: float16 would round most of the gradient to zero, since the loss is not scaled; "
-            "train in bfloat16 or float32 (auto takes what is fast here)"
+            "train in bfloat16 or float32 (auto chooses what is fast here)"
         )
     status.number_format = numbers.line
     status.log(numbers.line)
     if numbers.warning:
         status.log(f"WARNING: {numbers.warning}")
     foresee(settings, numbers, status)
+    # 2. Read the questions and open the run directory.
     run_dir = RunDirectory(settings.run_dir)
     train = load_questions(settings.questions.train, "train", settings.paths.data)
     held_out = load_questions(settings.questions.held_out, "held_out", settings.paths.data)
     run_dir.open(settings, digest_of([*train, *held_out]), numbers.as_dict())
     base = local_checkpoint(settings.model.name, settings.paths.data)
+    # 3. Create the clients of the retriever and the policy servers.
     limits, trainer, endpoints = settings.episode, settings.trainer, settings.endpoints
     api_key = environment_secret(API_KEY_VARIABLE)
     retriever = RetrieverClient(endpoints.retriever_url, timeout=limits.search_timeout, retries=limits.retries)
@@ -77,6 +80,7 @@ async def training_loop(settings: Settings, status: RunStatus) -> AsyncIterator[
         ],
         status.log,
     )
+    # 4. Assemble the agent, the publisher and the service gate.
     agent = build_agent(settings, policy, retriever, HuggingFaceTokenizer(AutoTokenizer.from_pretrained(base)))
     origin = Origin(settings.run, str(run_dir.directory.resolve()), settings.model.name, 0, is_trained(base))
     publisher = Publisher(base, weights_dir(settings), policy, agent.prompt.text, origin)
@@ -89,6 +93,7 @@ async def training_loop(settings: Settings, status: RunStatus) -> AsyncIterator[
         return await publisher.reconcile()
 
     gate = ServiceGate(check_services, trainer.outage_timeout, status)
+    # 5. Load the learner and hand out the loop.
     try:
         run = Run(
             settings,
@@ -115,17 +120,17 @@ async def training_loop(settings: Settings, status: RunStatus) -> AsyncIterator[
 
 
 def foresee(settings: Settings, numbers: NumberFormat, status: RunStatus) -> None:
-    """Tell the status how long a run will take that has not begun, where there is a ground for it."""
+    """Forecast how long a run that has not begun will take, if the speed of this machine is known."""
     if speeds := Speeds.guessed(numbers):
         status.forecast(forecast(settings, speeds))
 
 
 def _admins(settings: Settings, token: str) -> list[PolicyAdmin]:
-    """Who hands weights to each policy server, in the way that `trainer.weight_sync` names."""
+    """One client per policy server, which sends weights in the way that `trainer.weight_sync` names."""
     urls = settings.endpoints.policy_urls
     if settings.trainer.weight_sync == "file":
         return [PolicyAdmin(url, token=token) for url in urls]
     if settings.trainer.device == "cpu" or not torch.cuda.is_available():
-        raise ConfigurationError("trainer.weight_sync: nccl sends from GPU to GPU, and the trainer has none; use file")
+        raise ConfigurationError("trainer.weight_sync: nccl sends from GPU to GPU, but this trainer has none; use file")
     device, sending = torch.device("cuda", torch.cuda.current_device()), asyncio.Lock()
     return [BroadcastingAdmin(url, token=token, device=device, sending=sending) for url in urls]

@@ -1,1 +1,1 @@
-"""How weights go from the trainer's GPU to the policy's, where both ends must agree."""
+"""How weights get from the trainer's GPU to the policy's: the part on which both ends must agree."""

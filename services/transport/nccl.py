@@ -1,7 +1,7 @@
-"""A group of the trainer (rank 0) and the workers of one policy server, for one hand-over of weights by NCCL.
+"""A group of the trainer (rank 0) and the workers of one policy server, for one transfer of weights over NCCL.
 
-The group's id travels in the authenticated request, so nobody listens on a port of its own, and nothing is unpickled.
-vLLM's communicator is used on both sides; it needs CUDA, and a GPU of its own for each rank.
+The group's id travels in the authenticated request, so no extra port is opened and nothing is unpickled.
+Both sides use vLLM's communicator, which needs CUDA and one GPU per rank.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ DTYPES = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF1
 
 
 class Group(Protocol):
-    """What we use of vLLM's `PyNcclCommunicator`."""
+    """The methods of vLLM's `PyNcclCommunicator` that both sides use."""
 
     def broadcast(self, tensor: torch.Tensor, src: int) -> Any:
         """Send `tensor` from rank `src`, or receive into it."""
@@ -28,7 +28,7 @@ class Group(Protocol):
 
 
 def new_group_id() -> str:
-    """An id for a group that nobody has joined yet. Raises OSError where there is no NCCL library."""
+    """An id for a new group. Raises OSError if there is no NCCL library."""
     from vllm.distributed.device_communicators.pynccl_wrapper import NCCLLibrary
 
     return base64.b64encode(bytes(NCCLLibrary().ncclGetUniqueId().internal)).decode()

@@ -1,4 +1,4 @@
-"""Reading checkpoints in safetensors, tensor by tensor, for everybody who loads, sends or checks one."""
+"""Reads checkpoints in safetensors tensor by tensor, for all code that loads, sends or checks one."""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""What the HTTP sides of all services share: tokens, errors, bounds. It imports none of them."""
+"""What the HTTP interfaces of all services share: tokens, errors, limits. It imports no service."""

@@ -1,4 +1,4 @@
-"""Who may do what: bearer tokens from the environment, compared in constant time."""
+"""Access control: bearer tokens from the environment, compared in constant time."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ def environment_secret(variable: str) -> str | None:
 
 
 def admin_guard() -> list[Any]:
-    """The dependencies of routes that change state: the admin token; none, if none is set and such routes stay out."""
+    """The dependencies of routes that change state: the admin token; empty if it is unset, and such routes stay off."""
     token = environment_secret(ADMIN_TOKEN_VARIABLE)
     return [Depends(require_bearer(token, ADMIN_TOKEN_VARIABLE))] if token is not None else []
 
 
 def require_bearer(secret: str | None, variable: str) -> Callable[[Request], Awaitable[None]]:
-    """A FastAPI dependency that lets a request pass if it carries the secret; with no secret set, all pass."""
+    """A FastAPI dependency that admits a request if it carries the secret; without a secret it admits all."""
 
     async def check(request: Request) -> None:
         if secret is None:

@@ -1,4 +1,4 @@
-"""A bound on the size of request bodies."""
+"""A limit on the size of request bodies."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 
 class BodyLimit:
-    """Refuse a body beyond `max_bytes` with 413 while it comes in, before it fills memory."""
+    """Refuses a body above `max_bytes` with 413 while it arrives, before it fills memory."""
 
     def __init__(self, app: ASGIApp, max_bytes: int) -> None:
         self._app = app

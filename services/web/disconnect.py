@@ -1,4 +1,4 @@
-"""A client that hangs up: what it asked for is not worked on any longer."""
+"""Cancels the work for a client that disconnects."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ CLIENT_CLOSED_REQUEST = 499
 
 
 async def cancel_on_disconnect(request: Request, work: Coroutine[Any, Any, T]) -> T | None:
-    """The result of `work`, or None after cancelling it because the client hung up."""
+    """The result of `work`, or None after canceling it because the client disconnected."""
     working = asyncio.ensure_future(work)
     watching = asyncio.ensure_future(_disconnected(request))
     try:

@@ -23,7 +23,7 @@ from research.schemas import ErrorBody
 
 
 class HttpError(ResearchError):
-    """An error with the HTTP status that it shall have."""
+    """An error with its HTTP status."""
 
     def __init__(self, status: int, error: str, message: str, headers: dict[str, str] | None = None) -> None:
         super().__init__(message)
@@ -43,7 +43,7 @@ _KINDS = {400: "bad_request", 404: "not_found", 405: "method_not_allowed", 413: 
 
 
 class ValidationRoute(APIRoute):
-    """A route that answers a wrong body with 422 and `ErrorBody`, whatever the app around it does with such errors."""
+    """A route that answers an invalid body with 422 and `ErrorBody`, whatever its app does with such errors."""
 
     def get_route_handler(self) -> Callable[[Request], Awaitable[Response]]:  # type: ignore[override]
         handle = super().get_route_handler()
@@ -65,12 +65,12 @@ def install_error_handlers(
     whole_app: bool = True,
     count_bug: Callable[[], None] = lambda: None,
 ) -> None:
-    """Answer every error with `ErrorBody`; what no table knows is a 500.
+    """Answer every error with `ErrorBody`; an unknown error is a 500.
 
     Args:
-        as_http: what a service makes of errors of its own; None leaves one to the common table.
-        whole_app: also answer wrong bodies, unknown routes and bugs. vLLM's app keeps its own forms for those.
-        count_bug: called for each answer to a bug.
+        as_http: maps a service's own errors; None leaves an error to the common table.
+        whole_app: also answer invalid bodies, unknown routes and bugs. vLLM's app keeps its own formats for those.
+        count_bug: called for each response to a bug.
     """
 
     async def ours(_: Request, error: Exception) -> JSONResponse:
@@ -90,7 +90,7 @@ def install_error_handlers(
 
     async def bug(_: Request, _error: Exception) -> JSONResponse:
         count_bug()
-        return error_response(500, "internal_error", "this is a bug; the log of the service says where")
+        return error_response(500, "internal_error", "this is a bug; see the service's log")
 
     app.add_exception_handler(ResearchError, ours)
     if whole_app:

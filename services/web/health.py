@@ -10,17 +10,17 @@ from research.schemas import ServiceStatus
 
 
 def health_routes(status: Callable[[], Awaitable[ServiceStatus]]) -> APIRouter:
-    """The two routes; `status` says whether the service does its work, and else why not."""
+    """The two routes; `status` returns whether the service is ready, and if not, why."""
     router = APIRouter(tags=["health"])
 
     @router.get("/livez")
     async def live() -> dict[str, str]:
-        """The process answers."""
+        """Whether the process is alive."""
         return {"status": "alive"}
 
     @router.get("/readyz", responses={503: {"model": ServiceStatus}})
     async def ready(response: Response) -> ServiceStatus:
-        """Whether the service does its work; 503, with the reason, if not."""
+        """Whether the service is ready; if not, 503 with the reason."""
         found = await status()
         response.status_code = 200 if found.status == "ready" else 503
         return found

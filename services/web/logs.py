@@ -1,4 +1,4 @@
-"""Logs as one JSON object a line."""
+"""Logs as one JSON object per line."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ LOGGING: dict[str, Any] = {
     "disable_existing_loggers": False,
     "formatters": {"json": {"()": JsonLine}},
     "handlers": {"stderr": {"class": "logging.StreamHandler", "formatter": "json"}},
-    # A line for each request of an episode would hide everything else.
+    # One line per request of an episode would hide everything else.
     "loggers": {"httpx": {"level": "WARNING"}, "mcp": {"level": "WARNING"}},
     "root": {"level": "INFO", "handlers": ["stderr"]},
 }

@@ -1,4 +1,4 @@
-"""Ports, checked before anything slow begins."""
+"""Checks ports before anything slow begins."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from research.errors import ConfigurationError
 
 
 def require_free_port(host: str, port: int, setting: str) -> None:
-    """Raise ConfigurationError that names the setting if nothing can listen there."""
+    """Raise ConfigurationError, naming the setting, if the port cannot be listened on."""
     with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET, socket.SOCK_STREAM) as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:

@@ -1,4 +1,4 @@
-"""Runs an app under uvicorn until the process is told to stop; signals are `services.process.stopping`'s business."""
+"""Runs an app under uvicorn until the process is stopped; `services.process.stopping` handles the signals."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from fastapi import FastAPI
 from services.process import stopping
 from services.web.logs import LOGGING
 
-# Requests under way are answered first, for so long; then the app closes what it has opened.
+# How long requests in flight may take after a signal; then the app closes what it has opened.
 DRAIN_SECONDS = 5
 
 
 class Server(uvicorn.Server):
-    """As uvicorn's, without its signal handlers: those would answer a SIGINT that the parent ignored with code 0."""
+    """uvicorn's server without its signal handlers: those would answer a SIGINT that the parent ignored with code 0."""
 
     @contextmanager
     def capture_signals(self) -> Iterator[None]:
@@ -24,16 +24,16 @@ class Server(uvicorn.Server):
 
 
 def new_server(app: FastAPI, host: str, port: int, *, quiet: bool = False) -> Server:
-    """A server that writes one JSON line for each event; `quiet`: only warnings, as uvicorn formats them."""
+    """A server that logs one JSON line per event; with `quiet`, only warnings, in uvicorn's format."""
     logs = {"log_level": "warning"} if quiet else {"log_config": LOGGING}
-    # No line for each request: /metrics counts them, and a line would cost more than some searches.
+    # No line per request: /metrics counts them, and a line would cost more than some searches.
     return Server(
         uvicorn.Config(app, host=host, port=port, access_log=False, timeout_graceful_shutdown=DRAIN_SECONDS, **logs)
     )
 
 
 def serve_until_stopped(server: Server) -> None:
-    """Serve until the app ends it; raises Stopped once everything is closed after a signal."""
+    """Serve until the app ends it; after a signal, raise Stopped once everything is closed."""
 
     def stop() -> None:
         server.should_exit = True

@@ -28,7 +28,7 @@ SMALL = [
     f"grpo.questions_per_step={GROUPS}",
     f"grpo.group_size={GROUP_SIZE}",
     "sft.traces={ one_hop = 24, two_hop = 12 }",
-    "sft.steps=14",
+    "sft.steps=8",
     "evaluation.per_kind={ one_hop = 8, two_hop = 8 }",
     "checkpoints.interval=1",
     "episode.retries=1",
@@ -161,7 +161,7 @@ def test_a_run_survives_a_kill_and_outages_of_both_services_finishes_and_answers
         first.wait()
 
     with ended(line.start_trainer()) as second:
-        await_condition("the resumption", lambda: "going on after step 1" in line.log(), line, second)
+        await_condition("the resumption", lambda: "continues after step 1" in line.log(), line, second)
         await_condition("its rollout", lambda: line.status().get("phase") == "rollout", line, second)
         server_end(line.retriever.process)
         await_condition("the pause", lambda: bool(line.status().get("waiting_for")), line, second)
@@ -182,7 +182,7 @@ def test_a_run_survives_a_kill_and_outages_of_both_services_finishes_and_answers
         assert second.returncode == 0, line.log()
     log = line.log()
     assert "training pauses: the retriever" in log
-    assert "training goes on" in log
+    assert "training continues" in log
 
     _summary_is_whole(line)
     _no_episode_was_lost_or_scored_for_an_outage(line)

@@ -1,4 +1,4 @@
-// The overview: one column a training step, one an evaluation.
+// The overview: one column per training step, and one per evaluation.
 
 const SVG = "http://www.w3.org/2000/svg";
 
@@ -18,7 +18,7 @@ function drawChart(episodes) {
   const bySource = Map.groupBy ? Map.groupBy(episodes, e => e.source) : group(episodes, e => e.source);
   const steps = SOURCES.filter(source => source.startsWith("step "));
   const evaluations = SOURCES.filter(source => !source.startsWith("step "));
-  // Evaluations have names to be read, so their columns are wider, up to a third of the chart.
+  // Evaluations have names to be read, so their columns are wider, up to 42 % of the chart.
   const between = steps.length && evaluations.length ? gap : 0;
   const room = width - left - between;
   const right = steps.length ? Math.min(room * 0.42, evaluations.length * 64) : room;
@@ -58,7 +58,7 @@ function drawPanel(svg, panel, bySource, y, top, bottom, height) {
     }
     if (here.length) points.push([x + band / 2, y(mean(here.map(e => e.reward)))]);
     const told = Object.entries(OUTCOMES).filter(([o]) => sums.get(o)).map(([o, name]) => `${sums.get(o)} ${name}`).join(", ");
-    const average = here.length ? `mean ${DATA.run.earned} ${mean(here.map(e => e.reward)).toFixed(3)}; ${told}` : "no episode fits";
+    const average = here.length ? `mean ${DATA.run.earned} ${mean(here.map(e => e.reward)).toFixed(3)}; ${told}` : "no episode matches";
     column.append(
       s("rect", { class: "hit", x: x + 0.5, y: top - 2, width: Math.max(1, band - 1), height: bottom - top + 4, rx: 3 }),
       s("title", {}, `${source}: ${average}`));

@@ -38,7 +38,7 @@ EPISODES.forEach((episode, index) => {
 });
 const SOURCES = [...new Set(EPISODES.map(episode => episode.source))];
 
-/** Everything that is said in an episode, in lower case; made when it is first searched. */
+/** All text of an episode in lower case; made when it is first searched. */
 function everything(episode) {
   episode.words ??= [episode.question, ...episode.gold, episode.answer ?? "", ...episode.steps.map(s => s.text)]
     .join("\n").toLowerCase();
@@ -61,7 +61,7 @@ const TESTS = {
   stops: e => among(filters.stops, e.stop),
 };
 
-/** The episodes that pass every test but those named: what a control would leave if it chose something else. */
+/** The episodes that pass every test except those named: what a filter could still choose from. */
 function passing(...except) {
   const tests = Object.entries(TESTS).filter(([name]) => !except.includes(name)).map(([, test]) => test);
   return EPISODES.filter(episode => tests.every(test => test(episode)));
@@ -148,7 +148,7 @@ function row(episode) {
   h("span", { className: `earned ink-${episode.outcome}` }, episode.reward.toFixed(2)));
 }
 
-/** Read an episode; one that the filters leave out can be looked at too, and the place in the list is kept. */
+/** Show an episode, even one that the filters exclude; the place in the list is then kept. */
 function show(episode) {
   document.querySelector(".one[aria-current]")?.removeAttribute("aria-current");
   current = episode;
@@ -249,7 +249,7 @@ function start() {
   ].filter(Boolean).join(" · ");
   get("notes").textContent = [
     DATA.run.more,
-    !DATA.vocabulary || DATA.vocabulary.texts ? "" : "The tokenizer was not at hand: tokens show as numbers.",
+    !DATA.vocabulary || DATA.vocabulary.texts ? "" : "The tokenizer was unavailable, so tokens show as ids.",
     ...DATA.run.problems,
   ].filter(Boolean).join(" ");
   for (const name of ["text", "min", "max"]) {

@@ -1,4 +1,4 @@
-// One episode, to be read.
+// Shows one episode.
 
 const AUTHORS = { think: "thinks", search: "searches", answer: "answers", text: "writes outside of any tag" };
 const HEAT = [[-0.05, "95 %"], [-0.3, "74 %"], [-0.7, "50 %"], [-1.6, "20 %"], [-3, "5 %"]]; // log-probability, share
@@ -7,7 +7,7 @@ let tokensOpen = false;
 function drawReader(episode) {
   const reader = get("reader");
   if (!episode) {
-    reader.replaceChildren(h("p", { className: "empty" }, "No episode fits these filters."));
+    reader.replaceChildren(h("p", { className: "empty" }, "No episode matches these filters."));
     return;
   }
   reader.replaceChildren(
@@ -47,7 +47,7 @@ function verdict(episode) {
     h("div", { className: "fate" }, ...(episode.training === null ? elsewhere(episode) : fate(episode))));
 }
 
-/** What training made of it, and how the others of its group did: a bar each, as tall as the reward. */
+/** Its advantage, and the rewards of its group: one bar per episode, as tall as the reward. */
 function fate(episode) {
   const members = new Map(EPISODES.filter(e => e.asked === episode.asked).map(e => [e.position, e]));
   const highest = Math.max(1, ...episode.rewards);
@@ -67,7 +67,7 @@ function fate(episode) {
   ];
 }
 
-/** The same question in the other evaluations: how the run learnt it. */
+/** The same question in the other evaluations: how the run learned it. */
 function elsewhere(episode) {
   const others = EPISODES.filter(e => e.id === episode.id && e.evaluation !== null);
   return [h("div", { className: "elsewhere" }, "This question in", others.map(other => h("button", {
@@ -83,9 +83,9 @@ function step(told) {
   if (given && told.found) {
     const found = told.found.length
       ? `✓ holds ${told.found.join(", ")}${told.corrects ? ": this query corrected the one before" : ""}`
-      : "✗ holds nothing new that was sought";
+      : "✗ holds no new answer";
     block.append(h("p", { className: told.found.length ? "helped" : "useless" }, found));
-    if (told.unseen) block.append(h("p", { className: "useless" }, "The model never saw this result: it found no room in the context."));
+    if (told.unseen) block.append(h("p", { className: "useless" }, "The model never saw this result, because the context was full."));
   }
   return block;
 }
@@ -111,7 +111,7 @@ function tokens(episode) {
   return details;
 }
 
-/** Open or close them, for this episode and those read after it. */
+/** Open or close the tokens, for this episode and those read after it. */
 function toggleTokens() {
   if (!current?.tokens) return;
   tokensOpen = !tokensOpen;
@@ -137,7 +137,7 @@ function stream(episode) {
       told.push(sentence(at, numbers[ids[at]], texts ? text : null, version, logprob));
     }
   }
-  const readout = h("div", { id: "readout", "aria-live": "polite" }, "Point at a token, or walk with the arrow keys.");
+  const readout = h("div", { id: "readout", "aria-live": "polite" }, "Point at a token, or move with the arrow keys.");
   const cells = [...box.querySelectorAll("i")];
   let chosen = -1;
   const point = index => {
@@ -163,7 +163,7 @@ const heat = logprob => {
   return level < 0 ? HEAT.length : level;
 };
 
-/** White space and broken characters as something that can be seen and pointed at. */
+/** White space and incomplete characters as visible ones that can be pointed at. */
 const visible = text => (text || "∅").replaceAll("\n", "⏎\n").replaceAll("\t", "⇥\t").replaceAll("\ufffd", "▯");
 
 function sentence(at, number, text, version, logprob) {

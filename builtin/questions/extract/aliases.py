@@ -9,7 +9,7 @@ from builtin.questions.extract.article import without_accents
 
 _MONTH = "January|February|March|April|May|June|July|August|September|October|November|December"
 DATE = rf"\d{{1,2}} (?:{_MONTH}) \d{{3,4}}|(?:{_MONTH}) \d{{1,2}}, \d{{3,4}}"
-"""A day as articles write it; no group in it."""
+"""A date as articles write it; the pattern has no groups."""
 
 _DAY_FIRST = re.compile(rf"(?P<day>\d{{1,2}}) (?P<month>{_MONTH}) (?P<year>\d{{3,4}})")
 _MONTH_FIRST = re.compile(rf"(?P<month>{_MONTH}) (?P<day>\d{{1,2}}), (?P<year>\d{{3,4}})")
@@ -22,7 +22,7 @@ _SMALL_NUMBERS = (
 
 
 def with_aliases(answers: Iterable[str]) -> tuple[str, ...]:
-    """The answers in their order, then every other way to write one of them; nothing twice."""
+    """The answers in their order, then every other way to write one of them, without repeats."""
     given = tuple(answers)
     others = [other for answer in given for other in _other_spellings(answer)]
     return tuple(dict.fromkeys((*given, *others)))

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from research.passages import Passage
 
-# A full stop after a lone capital belongs to initials ("F. Scott Fitzgerald"), except in "U.S."; after "c", to a year.
+# A period after a lone capital belongs to initials ("F. Scott Fitzgerald"), except in "U.S."; after "c", to a year.
 _END_OF_SENTENCE = re.compile(r"(?<!\b[A-Zcrd])(?<!\bfl)\. |(?<=\bU\.S)\. ")
 _WORD_AFTER_A_NAME = r"(?:is|was|are|were|has|had|and|or|in|of|by|at|on|from|to|began|ended|took|lies|lasted)\b"
 _DISAMBIGUATION = re.compile(r" \([^)]*\)$")
@@ -18,8 +18,8 @@ _DISAMBIGUATION = re.compile(r" \([^)]*\)$")
 class Article:
     """One passage, split once for all extractors.
 
-    `name` is the title without its disambiguation, `description` the first sentence of the text without its full
-    stop, `lead` what follows it, `served` what a search shows and `full` the uncut title and text.
+    `name` is the title without its disambiguation, `description` the first sentence of the text without its
+    period, `lead` what follows it, `served` what a search shows and `full` the uncut title and text.
     """
 
     title: str
@@ -36,7 +36,7 @@ def served_text(passage: Passage, words: int) -> str:
 
 
 def read_article(passage: Passage, served_words: int) -> Article:
-    """Split a passage into the parts that the extractors look at; `lead` is cut like `served`."""
+    """Split a passage into the parts that the extractors look at; `lead` is truncated like `served`."""
     seen = " ".join(passage.text.split()[:served_words])
     description, *rest = _END_OF_SENTENCE.split(seen, maxsplit=1)
     return Article(
@@ -50,7 +50,7 @@ def read_article(passage: Passage, served_words: int) -> Article:
 
 
 def spoken_name(article: Article) -> str:
-    """The name as it stands within a sentence: "the Tang dynasty", "psychoanalysis", "the footballer Marta"."""
+    """The name as it appears within a sentence: "the Tang dynasty", "psychoanalysis", "the footballer Marta"."""
     what = _disambiguation(article)
     if what:
         return f"the {what} {article.name}"
@@ -62,7 +62,7 @@ def spoken_name(article: Article) -> str:
 
 
 def search_name(article: Article) -> str:
-    """The name as a search would have it: "Marta footballer"."""
+    """The name as a query uses it: "Marta footballer"."""
     what = _disambiguation(article)
     return f"{article.name} {what}" if what else article.name
 
@@ -78,7 +78,7 @@ def lower_first(name: str) -> str:
 
 
 def stands_in(phrase: str, text: str) -> bool:
-    """Whether `phrase` stands in `text` as whole words, case-sensitively."""
+    """Whether `phrase` occurs in `text` as whole words, case-sensitively."""
     return re.search(rf"(?<!\w){re.escape(phrase)}(?!\w)", text) is not None
 
 

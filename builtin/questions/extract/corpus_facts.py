@@ -18,7 +18,7 @@ from builtin.questions.extract.works import idea_facts, work_facts
 
 
 def facts_of(articles: Sequence[Article], titles: Mapping[str, str]) -> list[Fact]:
-    """All facts that have one answer each; other names that a lead gives the answer are among its aliases.
+    """All facts with exactly one answer; other names that a lead gives the answer are among its aliases.
 
     `titles` maps names, as answers write them, to the title of the article about them.
     """

@@ -1,4 +1,4 @@
-"""Facts about countries: official name, region, neighbours; and, out of other articles, capital and leaders."""
+"""Facts about countries: official name, region, neighbors; and, from other articles, capital and leaders."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def proper_name(country: str) -> str:
 
 
 def other_names(country: str) -> tuple[str, ...]:
-    """Other common names of a country, the proper one first where `country` is not that."""
+    """Other common names of a country, the proper one first if `country` is another."""
     proper = proper_name(country)
     return tuple(name for name in (proper, *_ALIASES.get(proper, ())) if name != country)
 
@@ -78,7 +78,7 @@ def country_facts(article: Article, countries: Collection[str]) -> Iterator[Fact
             aliases=_regions(region["region"]),
         )
     official = _OFFICIAL_NAME.search(article.served)
-    # Anybody would guess "Republic of Malawi" without a search.
+    # "Republic of Malawi" can be guessed without a search.
     if official and not re.fullmatch(rf"Republic of (?:the )?{re.escape(article.name)}", official["name"]):
         yield Fact("country", "official_name", article.title, phrase, article.name, official["name"])
     for match in _border_pattern(frozenset(countries)).finditer(article.served):
@@ -92,7 +92,7 @@ def country_facts(article: Article, countries: Collection[str]) -> Iterator[Fact
 
 
 def facts_told_elsewhere(facts: Collection[Fact], countries: Mapping[str, Article]) -> Iterator[Fact]:
-    """Turn "Oslo is the capital of Norway" and "Moon was President of South Korea" round: facts about the country.
+    """Turn "Oslo is the capital of Norway" and "Moon was President of South Korea" into facts about the country.
 
     `countries` maps names to the article of the country.
     """

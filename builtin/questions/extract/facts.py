@@ -1,4 +1,4 @@
-"""Facts: what the extractors read out of single articles, before any question is asked."""
+"""Facts: what the extractors read from single articles, before any question is asked."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections import defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-# A country has one neighbour in each direction, and one leader at a time; the roles of others only choose words.
+# A country has one neighbor in each direction, and one leader at a time; the roles of others only choose words.
 DIRECTED = frozenset({"neighbour", "sea", "leader"})
 
 
@@ -15,10 +15,10 @@ class Fact:
     """One relation of one article.
 
     `kind` and `relation` name the template ("work", "creator"); `role` picks or fills its wording ("author", "north").
-    `subject` is the title of the article it is about, `phrase` how a question speaks of it ("the novel Dune") and
-    `search` how a query does ("Dune novel"). `answer` stands in the served text; `aliases` are as good. `read_in` is
-    the title of the article that tells it, where that is another than the subject ("Oslo" tells Norway's capital),
-    and `leads_to` the name that a chain goes on with, where that is not the answer ("France" after "French").
+    `subject` is the title of the article it is about, `phrase` how a question refers to it ("the novel Dune") and
+    `search` how a query does ("Dune novel"). `answer` occurs in the served text; `aliases` are as good. `read_in` is
+    the title of the article that states it, if that is not the subject ("Oslo" states Norway's capital), and
+    `leads_to` the name that a chain continues with, if that is not the answer ("France" after "French").
     """
 
     kind: str
@@ -34,7 +34,7 @@ class Fact:
 
     @property
     def title(self) -> str:
-        """The title of the passage that settles the fact."""
+        """The title of the passage that states the fact."""
         return self.read_in or self.subject
 
     @property

@@ -19,7 +19,7 @@ _LONGEST_NAME = 6
 
 
 def known_name_after(text: str, start: int, known: Container[str]) -> str | None:
-    """The known name that `text` goes on with at `start`, epithets skipped; None if it goes on otherwise.
+    """The known name with which `text` continues at `start`, epithets skipped; None if it continues otherwise.
 
     "the Swedish chemist Alfred Nobel in Geesthacht" gives "Alfred Nobel". A name that is the first of several
     ("Marie Curie and Pierre Curie") does not count.

@@ -33,7 +33,7 @@ _ONLY_A_PLACE = re.compile(
 
 
 def nature_facts(article: Article) -> Iterator[Fact]:
-    """Everything that one article tells about an element, a living thing, a star or a language."""
+    """Every fact in one article about an element, a living thing, a star or a language."""
     element = _ELEMENT.match(article.description)
     if element:
         name = article.name.lower()

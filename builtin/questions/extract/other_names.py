@@ -28,7 +28,7 @@ def other_name_facts(article: Article) -> Iterator[Fact]:
 
 
 def _only_its_name(article: Article, before: str) -> bool:
-    """Whether nothing but the subject stands before, so that nothing else can be what is "also known as" that."""
+    """Whether only the subject comes before, so that nothing else can be "also known as" that name."""
     words = [word for word in re.findall(r"[^\W_]+", before) if word[0].isupper()]
     last = article.name.split()[-1]
     return last in words and len(before.split()) <= len(article.name.split()) + 3

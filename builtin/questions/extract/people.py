@@ -108,12 +108,12 @@ _RELATIVES = {
     "commander": re.compile(r"\bgeneral (?:under|of) "),
 }
 
-# "Vasilyevna" stands in the middle, and nobody calls it a middle name.
+# "Vasilyevna" is in the middle but is not a middle name.
 _PATRONYMIC = re.compile(r"(?:vich|vna|ich)$")
 
 
 def is_person(article: Article) -> bool:
-    """Whether the description gives years of life, or of an office, of somebody."""
+    """Whether the description gives a person's years of life or of office."""
     description = article.description
     if _OFFICE.match(description):
         return True
@@ -202,7 +202,7 @@ def _offices(article: Article) -> Iterator[Fact]:
 
 
 def _homeland(article: Article, demonym: str) -> str:
-    """The country of today that a nationality means, for somebody who was born when it already meant that."""
+    """Today's country that a nationality means, for a person born when it already meant that."""
     life = _LIFE.search(article.description)
     born = (life["born"] or life["born_alone"]) if life and not life["era"] else None
     return _HOMELANDS.get(demonym, "") if born and int(born) >= _NATIONS_OF_TODAY_SINCE else ""

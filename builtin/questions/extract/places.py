@@ -40,7 +40,7 @@ _POPULATION = re.compile(
 def place_facts(article: Article, countries: Collection[str], cities: Collection[str]) -> Iterator[Fact]:
     """The country of a capital, city or landmark, the province of a capital, the city of a landmark.
 
-    `countries` and `cities` are the names that are known as such.
+    `countries` and `cities` are the known names.
     """
     if is_country(article):
         return

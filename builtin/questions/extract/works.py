@@ -66,7 +66,7 @@ def work_facts(article: Article) -> Iterator[Fact]:
         return
     kind = match["kind"].lower()
     role = _ROLE_OF_KIND[kind]
-    # Nobody says "who painted the painting …", and a "Cycle of four operas" is not the opera.
+    # One does not say "who painted the painting …", and a "Cycle of four operas" is not the opera.
     spoken = kind in _SPOKEN_KINDS and role != "painter" and " of " not in match["before"]
     phrase = f"the {kind} {article.name}" if spoken else spoken_name(article)
     search = f"{article.name} {kind}" if spoken else article.name

@@ -1,8 +1,8 @@
-"""LoRA adapters that are loaded while the server serves: each is one more model, and the agent can answer with it.
+"""LoRA adapters, loaded while the server serves: each is one more model, and the agent can answer with it.
 
 vLLM reads an adapter again whenever it has dropped it (after new full weights, or for a request that outlives its
-adapter), and dies if it cannot. So what it reads are copies of our own, which were checked and stay; the way to them is
-a link that is the same for all requests of a name, and so is the adapter's number.
+adapter), and crashes if it cannot. So it reads our own copies, which were checked and stay. All requests for a name use
+the same link to the copy, and the same adapter number.
 """
 
 from __future__ import annotations
@@ -29,18 +29,18 @@ logger = init_logger("vllm.research.adapters")
 
 
 class AdapterFailedError(ResearchError, RuntimeError):
-    """An adapter could not be loaded; those that were loaded before serve on."""
+    """An adapter could not be loaded; those that were loaded before are still served."""
 
 
 class Adapters:
-    """Those that are loaded, by name.
+    """The loaded adapters, by name.
 
     Args:
         engine: vLLM's engine client.
-        models: vLLM's `OpenAIServingModels`, by which its own routes find adapters.
+        models: vLLM's `OpenAIServingModels`, where its own routes find adapters.
         base: the tensors of the served model.
         weights_dir: where adapters are accepted from.
-        max_rank: the largest rank; 0: none can be loaded.
+        max_rank: the largest rank; 0: no adapter can be loaded.
     """
 
     def __init__(self, engine: Any, models: Any, base: dict[str, TensorSpec], weights_dir: Path, max_rank: int) -> None:
@@ -64,13 +64,13 @@ class Adapters:
         """Serve an adapter; one of the same name is replaced.
 
         Raises:
-            ConfigurationError, AssetError: it is refused before anything is touched.
-            AdapterFailedError: vLLM could not load it; the one of the same name serves on.
+            ConfigurationError, AssetError: the adapter is refused before anything is changed.
+            AdapterFailedError: vLLM could not load it; the former one of that name is still served.
         """
         if not self._max_rank:
-            raise ConfigurationError("adapters: the server was started without room for any; set policy.max_lora_rank")
+            raise ConfigurationError("adapters: LoRA is disabled; restart the server with policy.max_lora_rank set")
         if name == AGENT or self._models.is_base_model(name):
-            raise ConfigurationError(f"name: {name} is a model's name already")
+            raise ConfigurationError(f"name: {name} is already the name of a model; choose another")
         source = resolve_inside(path, self._weights_dir)
         async with self._lock:
             if name not in self._served and len(self._served) >= MAX_LOADED:
@@ -84,7 +84,7 @@ class Adapters:
         logger.info("Serving the adapter %s from %s", name, source)
 
     async def unload(self, name: str) -> None:
-        """Serve an adapter no longer; who is being answered with it keeps it to the end.
+        """Stop serving an adapter; requests in flight keep it to their end.
 
         Raises ConfigurationError if none of this name is loaded.
         """
@@ -107,13 +107,13 @@ class Adapters:
         _point(link, copy)
         try:
             await call_workers(self._engine, "research_add_adapter", name, number, str(link))
-            # As after new weights: who is being answered with it goes on with the new one alone, and no prompt meets
-            # a prefix that the former one computed.
+            # As after new weights: requests in flight continue with the new adapter alone, and no prompt hits a prefix
+            # that the former one computed.
             await self._engine.reset_prefix_cache(reset_running_requests=True)
         except Exception as error:
             if former is not None:
                 _point(link, former)
-            # Whatever of it was loaded goes; the former one is read again with the next request.
+            # Drop whatever was loaded of it; vLLM reads the former one again with the next request.
             with suppress(WorkerFailedError):
                 await call_workers(self._engine, "remove_lora", number)
             raise AdapterFailedError(f"the adapter {name} could not be loaded ({error})") from error
@@ -147,7 +147,7 @@ class Adapters:
 
 
 def _point(link: Path, target: Path) -> None:
-    """Make `link` point to `target`, at no time to nothing."""
+    """Make `link` point to `target`, atomically."""
     fresh = link.with_name(f"{link.name}~")
     fresh.symlink_to(target)
     os.replace(fresh, link)

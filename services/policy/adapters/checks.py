@@ -1,4 +1,4 @@
-"""Checks on a LoRA adapter before its first byte is loaded: what it is for, how large it is, and that it fits."""
+"""Checks on a LoRA adapter before its first byte is loaded: its type, its rank, and that it fits the model."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from research.errors import AssetError
 from services.policy.weights.checkpoint_checks import TensorSpec, tensor_specs
 
 MAX_LOADED = 8
-# Those that answer together; requests for further ones wait.
+# Adapters that compute together; requests for further ones wait.
 MAX_AT_ONCE = 2
 WEIGHTS_FILE = "adapter_model.safetensors"
 CONFIG_FILE = "adapter_config.json"
@@ -37,13 +37,13 @@ def require_adapter(path: Path, base: Mapping[str, TensorSpec], max_rank: int) -
         max_rank: the largest rank that the server was started for.
 
     Raises:
-        AssetError: it is no LoRA adapter in safetensors, or does not fit; the message names the first fault.
+        AssetError: it is not a LoRA adapter in safetensors, or does not fit; the message names the first faults.
     """
     config = _config(path)
     if config.peft_type.upper() != "LORA":
-        raise AssetError(f"{path} is an adapter of the type {config.peft_type}; only LORA can be loaded")
+        raise AssetError(f"{path} is an adapter of type {config.peft_type}; only LORA can be loaded")
     if config.r > max_rank:
-        raise AssetError(f"{path} has rank {config.r}; the server was started for ranks up to {max_rank}")
+        raise AssetError(f"{path} has rank {config.r}, more than policy.max_lora_rank ({max_rank})")
     if not (path / WEIGHTS_FILE).is_file():
         raise AssetError(f"{path} holds no {WEIGHTS_FILE}; only safetensors adapters are accepted")
     specs = tensor_specs(path / WEIGHTS_FILE)
@@ -56,7 +56,7 @@ def _config(path: Path) -> _Config:
     try:
         return _Config.model_validate(json.loads((path / CONFIG_FILE).read_text(encoding="utf-8")))
     except (OSError, ValueError, ValidationError) as error:
-        raise AssetError(f"{path} has no sound {CONFIG_FILE}: {error}") from error
+        raise AssetError(f"{path} has no valid {CONFIG_FILE}: {error}") from error
 
 
 def _fault(
@@ -65,7 +65,7 @@ def _fault(
     """What is wrong with a tensor: A is [rank, in], B is [out, rank], of a matrix [out, in] of the model."""
     found = _NAME.fullmatch(name)
     if found is None:
-        return f"{name} is no half of a LoRA matrix"
+        return f"{name} is not half of a LoRA matrix"
     matrix = base.get(f"{found['module']}.weight")
     if matrix is None or len(matrix.shape) != 2:
         return f"{name}: the model has no matrix {found['module']}"
@@ -77,5 +77,5 @@ def _fault(
     rows, columns = matrix.shape
     rank = spec.shape[0] if spec.shape else 0
     if spec.shape != (rank, columns) or other.shape != (rows, rank) or not 0 < rank <= max_rank:
-        return f"{name} is {list(spec.shape)} and its other half {list(other.shape)}; the matrix is {[rows, columns]}"
+        return f"{name} is {list(spec.shape)}, its other half is {list(other.shape)}; the matrix is {[rows, columns]}"
     return None

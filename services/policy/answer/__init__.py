@@ -1,1 +1,1 @@
-"""`POST /answer`: a question to an answer, with its trace."""
+"""`POST /answer`: from a question to an answer, with its trace."""

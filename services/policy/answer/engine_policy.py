@@ -22,11 +22,11 @@ class EnginePolicy:
     """Samples turns from vLLM's engine client.
 
     Args:
-        engine: vLLM's.
-        version: tells the weight version, which salts the prefix cache.
-        end: the text of the token that ends a turn, which nobody is told.
-        on_text: called with each bit of text as it is written; None: nobody watches, which costs less.
-        adapter: the LoRA adapter to write with; None: the model alone.
+        engine: vLLM's engine client.
+        version: returns the weight version, which salts the prefix cache.
+        end: the text of the token that ends a turn, which `on_text` never receives.
+        on_text: called with each piece of text as it is sampled; None: no streaming, which costs less.
+        adapter: the LoRA adapter to sample with; None: the model alone.
     """
 
     engine: Any
@@ -36,7 +36,7 @@ class EnginePolicy:
     adapter: LoRARequest | None = None
 
     def with_callback(self, on_text: Callable[[str], None]) -> EnginePolicy:
-        """The same policy, which calls `on_text` with each bit of text."""
+        """The same policy, which calls `on_text` with each piece of text."""
         return replace(self, on_text=on_text)
 
     def adapted(self, adapter: LoRARequest) -> EnginePolicy:

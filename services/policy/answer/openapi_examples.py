@@ -1,4 +1,4 @@
-"""Examples of `/answer` for its OpenAPI description: a real exchange with the model of the demo, and every error."""
+"""Examples of `/answer` for its OpenAPI description: a real exchange with the demo's model, and every error."""
 
 from __future__ import annotations
 
@@ -67,23 +67,23 @@ _STREAM = (
 
 _ERRORS: dict[int, tuple[str, str, str]] = {
     401: (
-        "the key is missing or wrong",
+        "the key is missing or invalid",
         "unauthorized",
         "send `Authorization: Bearer <the value of RESEARCH_API_KEY>`",
     ),
     413: ("the body is too large", "too_large", "the body is larger than 16000000 bytes"),
     422: (
-        "a field is missing, wrong or beyond its limit",
+        "a field is missing, invalid or beyond its limit",
         "invalid_request",
         "top_k: Input should be greater than or equal to 1",
     ),
     429: ("too many questions at once", "busy", "too many questions at once; try again soon"),
-    503: ("the retriever is away, or time ran out", "service_unavailable", "no answer within 30 s"),
+    503: ("the retriever is unavailable, or time ran out", "service_unavailable", "no answer within 30 s"),
 }
 
 RESPONSES: dict[int | str, dict[str, Any]] = {
     200: {
-        "description": "the answer and the way to it",
+        "description": "the answer with its trace",
         "content": {"application/json": {"example": ANSWER}, "text/event-stream": {"example": _STREAM}},
     },
     **{

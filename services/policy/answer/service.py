@@ -1,4 +1,4 @@
-"""Episodes for whoever asks: a bounded number at once, each within its limits and its time."""
+"""Runs episodes for clients: a bounded number at once, each within its limits and its time."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ ANSWERS = Counter("research_policy_answers_total", "Answered questions by stop r
 ANSWER_SECONDS = Histogram(
     "research_policy_answer_seconds", "Seconds of one answer.", buckets=(0.5, 1, 2, 5, 10, 30, 60, 120)
 )
-REFUSED = Counter("research_policy_answers_refused_total", "Questions refused because too many were under way.")
+REFUSED = Counter("research_policy_answers_refused_total", "Questions refused because too many were in flight.")
 
 
-# What a client that was refused should wait: about as long as an answer of a small model takes.
+# How long a refused client should wait: about as long as a small model takes to answer.
 RETRY_SECONDS = 2
 
 
@@ -34,12 +34,12 @@ AnswerEvent = TextDelta | SearchDone | AnswerResponse
 
 
 class BusyError(ResearchError):
-    """Too many questions are under way."""
+    """Too many questions are in flight."""
 
 
 @dataclass(frozen=True, slots=True)
 class AnswerTask:
-    """A question, how it is answered: tokens drawn, limits of the request, strategy, LoRA adapter to write with."""
+    """A question and how to answer it: sampling, limits of the request, strategy, LoRA adapter."""
 
     question: str
     sampling: Sampling = GREEDY
@@ -53,12 +53,12 @@ class AnswerService:
 
     Args:
         agent: with the preset's limits.
-        policy_with: the policy that writes with the adapter of a name, or with none; it can tell what it writes.
+        policy_with: returns the policy that samples with the named adapter, or with none; it can stream its text.
             Raises ConfigurationError if there is no such adapter.
-        tokenizer, retriever: of the other strategies.
-        concurrency: questions under way at once; more are refused.
-        timeout: seconds for one question.
-        max_question_chars: of a question.
+        tokenizer, retriever: for the other strategies.
+        concurrency: questions in flight at once; more are refused.
+        timeout: seconds per question.
+        max_question_chars: the most characters of a question.
     """
 
     def __init__(
@@ -82,21 +82,21 @@ class AnswerService:
         self._max_question_chars = max_question_chars
 
     def validate(self, asked: AnswerTask) -> None:
-        """Raise ConfigurationError that names the field, if a request asks for more than it may."""
+        """Raise ConfigurationError that names the field if a request exceeds a limit."""
         if (length := len(asked.question)) > self._max_question_chars:
             raise ConfigurationError(
                 f"question: {length} characters are more than policy.max_question_chars ({self._max_question_chars})"
             )
         self._policy_with(asked.adapter)
         if asked.strategy != RESEARCH and asked.limits.max_searches is not None:
-            raise ConfigurationError(f"max_searches: the strategy {asked.strategy} has a number of its own")
+            raise ConfigurationError(f"max_searches: the strategy {asked.strategy} has its own limit; omit it")
         if asked.limits.timeout is not None and asked.limits.timeout > self._timeout:
             raise ConfigurationError(
                 f"timeout: {asked.limits.timeout:g} s are more than policy.answer_timeout ({self._timeout:g} s)"
             )
 
     def check_capacity(self) -> None:
-        """Raise BusyError if no further question can be taken now."""
+        """Raise BusyError if no further question can be accepted now."""
         if self._slots.locked():
             REFUSED.inc()
             raise BusyError("too many questions at once; try again soon")
@@ -105,9 +105,9 @@ class AnswerService:
         """Answer one question, at once or not at all.
 
         Raises:
-            ConfigurationError: the request asks for more than it may.
-            BusyError: too many questions are under way.
-            ServiceError: policy or retriever failed, or time ran out.
+            ConfigurationError: the request exceeds a limit.
+            BusyError: too many questions are in flight.
+            ServiceError: policy or retriever failed, or the time limit was reached.
             ProtocolError: the question leaves no room for an answer.
         """
         self.validate(asked)
@@ -119,7 +119,7 @@ class AnswerService:
         for one in asked:
             self.validate(one)
         self.check_capacity()
-        # A long list leaves half of the places to others.
+        # A long list leaves half of the slots to other requests.
         share = asyncio.Semaphore(max(1, self._concurrency // 2))
 
         async def in_turn(one: AnswerTask) -> AnswerResponse:
@@ -131,7 +131,7 @@ class AnswerService:
         return [task.result() for task in tasks]
 
     async def stream(self, asked: AnswerTask) -> AsyncGenerator[AnswerEvent]:
-        """Answer one question and tell what happens; the last is the answer. Raises what `answer` raises."""
+        """Answer one question as events, the last of them the answer. Raises what `answer` raises."""
         self.validate(asked)
         self.check_capacity()
         if asked.strategy != RESEARCH:
@@ -194,7 +194,7 @@ def _answered(asked: AnswerTask, outcome: Outcome, seconds: float) -> AnswerResp
 
 
 async def prefetch_first(events: AsyncGenerator[AnswerEvent]) -> AsyncGenerator[AnswerEvent]:
-    """Wait for the first event, so that what fails before it is an ordinary error and not the end of a stream.
+    """Wait for the first event, so that an earlier failure is an ordinary error and not the end of a stream.
 
     Raises what the first event raises.
     """

@@ -1,1 +1,1 @@
-"""Routes of the policy beside `/answer` and OpenAI's: health, administration, the ask page."""
+"""Routes of the policy besides OpenAI's: `/answer`, administration, training, the ask page."""

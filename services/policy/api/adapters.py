@@ -11,7 +11,7 @@ from services.policy.adapters.adapters import AdapterFailedError, Adapters
 from services.policy.service import PolicyService
 from services.web.errors import HttpError, ValidationRoute
 
-Name = Annotated[str, Path(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$", description="the model's name from then on")]
+Name = Annotated[str, Path(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$", description="name to serve it under")]
 
 
 def adapter_routes(service: PolicyService) -> APIRouter:
@@ -25,7 +25,7 @@ def adapter_routes(service: PolicyService) -> APIRouter:
 
     @router.put("/{name}")
     async def load_adapter(name: Name, body: AdapterRequest) -> AdaptersStatus:
-        """Serve a LoRA adapter as the model `name`, and the agent with it as `research:name`; nobody has to wait."""
+        """Serve a LoRA adapter as the model `name`, and the agent with it as `research:name`; no request waits."""
         try:
             await service.adapters.load(name, body.path)
         except AdapterFailedError as error:
@@ -34,13 +34,13 @@ def adapter_routes(service: PolicyService) -> APIRouter:
 
     @router.delete("/{name}")
     async def unload_adapter(name: Name) -> AdaptersStatus:
-        """Serve an adapter no longer."""
+        """Stop serving an adapter; requests in flight keep it to their end."""
         await service.adapters.unload(name)
         return _status(service.adapters)
 
     @router.get("")
     async def loaded_adapters() -> AdaptersStatus:
-        """Which adapters are served, by name, and from where."""
+        """List the served adapters by name, with their directories."""
         return _status(service.adapters)
 
     return router

@@ -1,4 +1,4 @@
-"""Routes that change or inspect weights. They exist only where an admin token is set, and each asks for it."""
+"""Routes that change or inspect weights. They exist only if an admin token is set, and each requires it."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ _ERRORS: dict[int | str, dict[str, Any]] = {status: {"model": ErrorBody} for sta
 def admin_routes(service: PolicyService) -> APIRouter:
     """Our weight routes and some of vLLM's RL routes; include them behind the admin token only.
 
-    vLLM's own update routes stay out: with the file engine they would load any path that the server can read.
-    `/admin/weights` does their work within the configured folder, and as one transaction.
+    vLLM's own update routes are excluded: with the file engine they would load any path that the server can read.
+    `/admin/weights` does their work within the configured folder, in one transaction.
     """
     router = APIRouter(tags=["admin"])
     router.include_router(_weight_routes(service))
@@ -39,9 +39,9 @@ def _of_vllm(paths: Collection[str]) -> APIRouter:
 
 
 def _require_complete_weights(service: PolicyService) -> None:
-    """Half-loaded weights must not answer, whoever resumes (or pauses in another way)."""
+    """Refuse to resume (or to pause in another mode), because half-loaded weights must not answer."""
     if service.updates.busy:
-        raise HttpError(409, "updating", "weights are being exchanged; try again when that is done")
+        raise HttpError(409, "updating", "a weight update is in progress; try again when it is done")
     if service.updates.fault:
         raise HttpError(409, "weights_broken", service.updates.fault)
 
@@ -51,7 +51,7 @@ def _weight_routes(service: PolicyService) -> APIRouter:
 
     @router.post("/weights", responses=_ERRORS)
     async def update_weights(body: WeightsRequest) -> WeightsResponse:
-        """Serve the weights of a checkpoint from now on; requests in flight are frozen meanwhile and none is lost."""
+        """Serve the weights of a checkpoint from now on; requests in flight freeze during the update, none is lost."""
         try:
             seconds = await service.updates.apply(body.path, body.version)
         except UpdateFailedError as error:
@@ -60,7 +60,7 @@ def _weight_routes(service: PolicyService) -> APIRouter:
 
     @router.post("/weights/broadcast", responses=_ERRORS)
     async def receive_weights(body: BroadcastRequest) -> WeightsResponse:
-        """Serve the weights that the trainer broadcasts to this server's GPUs by NCCL while this request waits."""
+        """Serve weights that the trainer broadcasts to this server's GPUs by NCCL while this request waits."""
         tensors = {name: TensorSpec(tensor.dtype, tuple(tensor.shape)) for name, tensor in body.tensors.items()}
         try:
             seconds = await service.updates.receive(body.group_id, tensors, body.version)
@@ -76,7 +76,7 @@ def _weight_routes(service: PolicyService) -> APIRouter:
 
     @router.get("/weights/digests")
     async def weight_digests() -> dict[str, str]:
-        """SHA-256 of each weight as it computes; equal digests mean equal weights."""
+        """SHA-256 of each weight in the form used for computing; equal digests mean equal weights."""
         return await service.weight_digests()
 
     return router

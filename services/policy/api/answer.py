@@ -1,4 +1,4 @@
-"""`POST /answer`: a question goes in, the answer and the way to it come out; several at once, or as it happens."""
+"""`POST /answer`: takes one question or several, and returns each answer with its trace, whole or as a stream."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ logger = logging.getLogger(__name__)
 
 
 def answer_routes(service: PolicyService) -> APIRouter:
-    """The route; behind the API key where one is set."""
+    """The route; it requires the API key if one is set."""
     router = APIRouter(tags=["research"], route_class=ValidationRoute)
 
     @router.post(
@@ -86,7 +86,7 @@ def _parse_request(body: AnswerRequest, question: str) -> AnswerTask:
 
 
 async def _server_sent(events: AsyncGenerator[AnswerEvent]) -> AsyncGenerator[bytes]:
-    """`think`, `search`, `answer` and `text` with what is written, `result` with passages; `done`, or `error`."""
+    """Events `think`, `search`, `answer`, `text` with text, `result` with passages; then `done`, or `error`."""
     try:
         async with aclosing(events):
             async for event in events:
@@ -94,8 +94,8 @@ async def _server_sent(events: AsyncGenerator[AnswerEvent]) -> AsyncGenerator[by
     except ResearchError as error:
         yield _sse("error", ErrorBody(error=status_of(error)[1], message=str(error)).model_dump())
     except Exception as bug:
-        logger.exception("a stream broke")
-        yield _sse("error", ErrorBody(error="internal_error", message=f"the answer broke off: {bug!r}").model_dump())
+        logger.exception("a stream failed")
+        yield _sse("error", ErrorBody(error="internal_error", message=f"the answer failed: {bug!r}").model_dump())
 
 
 def _message(event: AnswerEvent) -> bytes:

@@ -1,4 +1,4 @@
-"""The page to ask from, at the policy's root, and what it shows of the state."""
+"""The ask page at the policy's root, and the state that it shows."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _PAGE = Path(__file__).with_name("ask_page.html").read_text(encoding="utf-8")
 
 
 def _content_security_policy() -> str:
-    """Nothing but this page's own script, by its hash, and requests to the server that it came from."""
+    """Allow only this page's own script, by its hash, and requests to the server that it came from."""
     script = re.findall(r"<script>(.*?)</script>", _PAGE, re.DOTALL)[0]
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
     return (
@@ -36,12 +36,12 @@ _HEADERS = {"Content-Security-Policy": _content_security_policy(), "X-Content-Ty
 
 
 def page_routes(service: PolicyService) -> APIRouter:
-    """The page at `/`, and `/info`, which it and others read."""
+    """The page at `/`, and `/info`, which the page and other clients read."""
     router = APIRouter()
 
     @router.get("/", response_class=HTMLResponse, include_in_schema=False)
     async def page() -> HTMLResponse:
-        """A question goes in, the way to its answer is shown as it happens."""
+        """The page to ask from; it shows each step of the answer as it happens."""
         return HTMLResponse(_PAGE, headers=_HEADERS)
 
     @router.get("/info", tags=["health"])
@@ -58,7 +58,7 @@ async def _info(service: PolicyService) -> PolicyInfo:
         await service.retriever.check_ready()
         status = ServiceStatus(status="ready")
     except ServiceError:
-        # Addresses are nobody's business without the key; `/answer` tells the whole reason.
+        # `/info` needs no key, so it gives no addresses; `/answer` gives the whole reason.
         status = ServiceStatus(status="failed", detail="the retriever is not ready")
     return PolicyInfo(
         model=settings.model.name,

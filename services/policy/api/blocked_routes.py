@@ -1,4 +1,4 @@
-"""Routes of vLLM that we keep shut, because neither the API key nor the admin token would guard them."""
+"""Routes of vLLM that we block, because neither the API key nor the admin token would guard them."""
 
 from __future__ import annotations
 
@@ -18,6 +18,6 @@ class BlockedRoutes:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http" and scope["path"].rstrip("/") in BLOCKED_PATHS:
-            await error_response(404, "not_found", "this route is closed")(scope, receive, send)
+            await error_response(404, "not_found", "this route is disabled")(scope, receive, send)
             return
         await self._app(scope, receive, send)

@@ -1,4 +1,4 @@
-"""What somebody who asks should know of the weights that answer."""
+"""What a client should know about the weights that answer."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ NOTICE_HEADER = "Research-Notice"
 
 
 def notice(settings: Settings, *, trained: bool) -> str:
-    """One line, empty for weights that have been taught to search.
+    """One line; empty for weights that have been taught to search.
 
-    A preset with a supervised phase says that its model is too small to follow the rules by itself.
+    A supervised phase in the preset means that its model is too small to follow the rules untrained.
     """
     if trained:
         return ""

@@ -1,4 +1,4 @@
-"""What the trainer is doing, for the page to ask from, and the order to begin, for who has the admin token."""
+"""The trainer's progress, for the ask page, and the order to start training, behind the admin token."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ _SECONDS = 3.0
 
 
 def training_routes(settings: Settings) -> APIRouter:
-    """What everybody may know of the run."""
+    """The public part: the progress of the run."""
     router = APIRouter(tags=["training"], route_class=ValidationRoute)
 
     @router.get("/training")
     async def training() -> TrainingState:
-        """Where the run stands; `reachable` is false where no trainer answers."""
+        """Progress of the run; `reachable` is false if no trainer answers."""
         try:
             return _state(await _ask(settings, "GET", "/status"))
         except (httpx.HTTPError, ValueError, KeyError, TypeError):
@@ -31,17 +31,17 @@ def training_routes(settings: Settings) -> APIRouter:
 
 
 def training_control_routes(settings: Settings) -> APIRouter:
-    """The order to train; include it behind the admin token only."""
+    """The route that starts training; include it behind the admin token only."""
     router = APIRouter(prefix="/admin", tags=["admin"], route_class=ValidationRoute)
 
     @router.post("/training", responses={status: {"model": ErrorBody} for status in (401, 409, 502)})
     async def start_training() -> TrainingState:
-        """Start the trainer's run, or let it go on; it serves what it learns by itself."""
+        """Start or continue the trainer's run; the trainer publishes its weights to this server by itself."""
         try:
             return _state(await _ask(settings, "POST", "/run/start"))
         except httpx.HTTPStatusError as error:
             if error.response.status_code == 409:
-                raise HttpError(409, "conflict", "the run is going on already") from error
+                raise HttpError(409, "conflict", "the run is already in progress") from error
             raise HttpError(502, "trainer_refused", f"the trainer answered {error.response.status_code}") from error
         except (httpx.HTTPError, ValueError, KeyError, TypeError) as error:
             raise HttpError(502, "trainer_away", "the trainer does not answer; start it with `research up`") from error
@@ -60,6 +60,6 @@ async def _ask(settings: Settings, method: str, path: str) -> dict[str, Any]:
 
 
 def _state(status: dict[str, Any]) -> TrainingState:
-    """Of the trainer's status, what is no secret: no log, no address."""
+    """The public part of the trainer's status: no log, no address."""
     names = ("run", "phase", "step", "steps", "done", "total", "seconds_left")
     return TrainingState(reachable=True, **{name: status[name] for name in names})

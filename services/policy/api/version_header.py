@@ -1,4 +1,4 @@
-"""Every answer says which weights are served, and those of untrained ones say so."""
+"""Every response names the served weights, and says so if they are untrained."""
 
 from __future__ import annotations
 
@@ -12,8 +12,10 @@ HEADER = "Research-Weight-Version"
 
 
 class WeightVersionHeader:
-    """ASGI middleware that adds the version served when the answer begins (a long answer may see another one later),
-    and the notice, if there is one."""
+    """ASGI middleware that adds the notice, if any, and the version served when the response begins.
+
+    A long response may see a later version.
+    """
 
     def __init__(self, app: ASGIApp, service: PolicyService) -> None:
         self._app = app

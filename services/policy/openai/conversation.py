@@ -1,4 +1,4 @@
-"""A chat as one question: the last message asks, what came before is told."""
+"""Turns a chat into one question: the last message asks, earlier messages come before it as text."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ _ROLES = {"system": "Instructions", "developer": "Instructions", "user": "User",
 def question_of(messages: Sequence[Mapping[str, Any]]) -> str:
     """The question to answer.
 
-    A single message is asked as it stands, which is what the agent is trained on. Earlier ones are put before it.
+    A single message is asked as it is, which is what the agent is trained on. Earlier messages are put before it.
 
     Raises:
-        ConfigurationError: the last message is not a user's, or one is blank or holds something other than text.
+        ConfigurationError: the last message is not the user's or is blank, or a message holds more than text.
     """
     if not messages or messages[-1].get("role") != "user":
-        raise ConfigurationError("messages: the last one must be of the role `user`; it is the question")
+        raise ConfigurationError("messages: the last message must have the role `user`, because it is the question")
     texts = [_text(message, place) for place, message in enumerate(messages)]
     if not texts[-1]:
         raise ConfigurationError(f"messages.{len(messages) - 1}.content: it is blank")

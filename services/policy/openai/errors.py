@@ -13,14 +13,14 @@ from services.web.errors import status_of
 
 
 class OpenAIHttpError(ResearchError):
-    """`cause`, as OpenAI's clients read errors."""
+    """`cause` in the form that OpenAI's clients read."""
 
     def __init__(self, cause: ResearchError) -> None:
         super().__init__(str(cause))
         busy = isinstance(cause, BusyError)
         self.status, self.kind = (429, "busy") if busy else status_of(cause)
         if self.status == 422:
-            self.status = 400  # so does OpenAI answer requests that it does not understand
+            self.status = 400  # OpenAI's status for requests that it does not understand
         self.headers = {"Retry-After": str(RETRY_SECONDS)} if busy else {}
 
     @property
@@ -30,7 +30,7 @@ class OpenAIHttpError(ResearchError):
 
 
 def install_openai_error_handler(app: FastAPI) -> None:
-    """Answer them with their status and body."""
+    """Answer each `OpenAIHttpError` with its status and body."""
 
     async def handle(_: Request, error: Exception) -> JSONResponse:
         assert isinstance(error, OpenAIHttpError)

@@ -1,4 +1,4 @@
-"""An answer of the agent in the shapes of OpenAI's chat completions, as vLLM and its clients have them.
+"""An answer of the agent in the form of OpenAI's chat completions, as vLLM and its clients use it.
 
 The final answer is `content`; thoughts, searches and what was found are `reasoning` (vLLM's field); passages are URL
 citations; `research` holds the whole trace.
@@ -26,12 +26,12 @@ AGENT = "research"
 
 
 def agent_named(adapter: str | None) -> str:
-    """The agent's name among the models, with the LoRA adapter that it writes with."""
+    """The agent's name as a model, with its LoRA adapter if it has one."""
     return AGENT if adapter is None else f"{AGENT}:{adapter}"
 
 
 def adapter_of(model: str) -> str | None:
-    """The LoRA adapter in a name of the agent's."""
+    """The LoRA adapter in the agent's name as a model; None if it has none."""
     return model.partition(":")[2] or None
 
 
@@ -42,19 +42,19 @@ class AgentMessage(ChatMessage):  # type: ignore[misc]
 
 
 class AgentDelta(DeltaMessage):  # type: ignore[misc]
-    """vLLM's part of a message, with citations."""
+    """vLLM's message delta, with citations."""
 
     annotations: list[dict[str, Any]] | None = None
 
 
 class AgentResponse(ChatCompletionResponse):  # type: ignore[misc]
-    """vLLM's response, and the whole trace."""
+    """vLLM's response, with the whole trace."""
 
     research: AnswerResponse
 
 
 class AgentChunk(ChatCompletionStreamResponse):  # type: ignore[misc]
-    """vLLM's chunk; the last with a choice has the whole trace."""
+    """vLLM's chunk; the last one with a choice holds the whole trace."""
 
     research: AnswerResponse | None = None
 
@@ -73,7 +73,7 @@ def response_of(answer: AnswerResponse) -> AgentResponse:
 
 
 def content_of(answer: AnswerResponse) -> str:
-    """The answer as people read it; without one, what the model wrote last outside of any tag."""
+    """The answer as plain text; without one, what the model wrote last outside of any tag."""
     for kind in ("answer", "text"):
         written = [step.text for step in answer.trace if step.kind == kind and step.text]
         if written:
@@ -82,7 +82,7 @@ def content_of(answer: AnswerResponse) -> str:
 
 
 def reasoning_of(answer: AnswerResponse) -> str:
-    """Thoughts, searches and what they found, a paragraph each."""
+    """Thoughts, searches and what they found, one paragraph each."""
     titles = {passage.id: passage.title for passage in answer.passages}
     paragraphs = []
     for step in answer.trace:
@@ -94,7 +94,7 @@ def reasoning_of(answer: AnswerResponse) -> str:
 
 
 def heading(kind: str) -> str:
-    """What stands before a step."""
+    """The prefix of a step."""
     return "Search: " if kind == "search" else ""
 
 
@@ -104,7 +104,7 @@ def found_line(titles: Sequence[str]) -> str:
 
 
 def citations_of(passages: list[AnswerPassage], content: str) -> list[dict[str, Any]]:
-    """Every passage that was read stands behind the whole answer: the model does not say what comes from where."""
+    """Cite every passage that was read for the whole answer: the model does not say which part comes from which."""
     return [
         {
             "type": "url_citation",
@@ -120,11 +120,11 @@ def citations_of(passages: list[AnswerPassage], content: str) -> list[dict[str, 
 
 
 def finish_reason_of(answer: AnswerResponse) -> str:
-    """OpenAI's word for why it ended."""
+    """OpenAI's term for why the episode ended."""
     return "length" if StopReason(answer.stop_reason).truncated else "stop"
 
 
 def usage_of(answer: AnswerResponse) -> UsageInfo:
-    """What was read counts as prompt: the question, and what the searches found."""
+    """Everything that was read counts as prompt: the question, and what the searches found."""
     read, written = answer.usage.prompt_tokens + answer.usage.result_tokens, answer.usage.sampled_tokens
     return UsageInfo(prompt_tokens=read, completion_tokens=written, total_tokens=read + written)

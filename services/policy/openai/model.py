@@ -1,7 +1,7 @@
 """The search agent as one more model of vLLM's OpenAI server: `POST /v1/chat/completions` with its name.
 
-vLLM's own route stays in place, with its checks, its cancelling and its server-sent events; only what serves chats is
-wrapped.
+vLLM's own route stays in place, with its checks, its cancellation and its server-sent events; only the object that
+serves chats is wrapped.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from services.policy.openai.stream import AnswerStream
 
 
 class ModelsWithAgent:
-    """vLLM's list of models, and the agent, alone and with each adapter."""
+    """vLLM's list of models, plus the agent, alone and with each adapter."""
 
     def __init__(self, inner: Any, context_length: int) -> None:
         self._inner = inner
@@ -43,7 +43,7 @@ class ModelsWithAgent:
 
 
 class ChatWithAgent:
-    """vLLM's chat completions; those that name the agent are its."""
+    """vLLM's chat completions; requests that name the agent go to the agent."""
 
     def __init__(self, inner: Any, answering: AnswerService) -> None:
         self._inner = inner
@@ -53,10 +53,10 @@ class ChatWithAgent:
         return getattr(self._inner, name)
 
     async def create_chat_completion(self, request: ChatCompletionRequest, raw_request: Any = None) -> Any:
-        """As vLLM's.
+        """As vLLM's method.
 
         Raises:
-            OpenAIHttpError: the agent cannot answer this.
+            OpenAIHttpError: the agent cannot answer this request.
         """
         if not self._is_agent(request.model):
             return await self._inner.create_chat_completion(request, raw_request)
@@ -71,12 +71,12 @@ class ChatWithAgent:
             raise OpenAIHttpError(error) from error
 
     def _is_agent(self, model: str | None) -> bool:
-        """Whether a name is the agent's; with an adapter that is not loaded it is nobody's, which vLLM tells."""
+        """Whether a name is the agent's; vLLM refuses the name of an adapter that is not loaded as unknown."""
         return model in {agent_named(adapter) for adapter in (None, *self._inner.models.lora_requests)}
 
 
 def _parse_chat_request(request: ChatCompletionRequest) -> AnswerTask:
-    """What an OpenAI request asks of the agent; ConfigurationError names what the agent cannot do."""
+    """Parse an OpenAI request to the agent; ConfigurationError names a field that the agent does not support."""
     for field, wanted in (
         ("n", request.n not in (None, 1)),
         ("logprobs", bool(request.logprobs)),
@@ -85,17 +85,17 @@ def _parse_chat_request(request: ChatCompletionRequest) -> AnswerTask:
         ("response_format", request.response_format is not None and request.response_format.type != "text"),
     ):
         if wanted:
-            raise ConfigurationError(f"{field}: the agent {AGENT!r} does not take it; the raw model does")
+            raise ConfigurationError(f"{field}: the agent {AGENT!r} does not support it; ask the raw model instead")
     if not 0 <= (request.temperature or 0.0) <= 2:
         raise ConfigurationError(f"temperature: {request.temperature:g} is not between 0 and 2")
     if request.top_p is not None and not 0 < request.top_p <= 1:
-        raise ConfigurationError(f"top_p: {request.top_p:g} is not above 0 and at most 1")
+        raise ConfigurationError(f"top_p: {request.top_p:g} must be above 0 and at most 1")
     sampling = Sampling(request.temperature or 0.0, 1.0 if request.top_p is None else request.top_p, request.seed)
     return AnswerTask(question_of(request.messages), sampling, _limits(request), adapter=adapter_of(request.model))
 
 
 def _limits(request: ChatCompletionRequest) -> AgentLimits:
-    """OpenAI's limit of tokens, and those of the extra field `research`."""
+    """OpenAI's token limit, and the limits in the extra field `research`."""
     given = (request.model_extra or {}).get("research", {})
     most = request.max_tokens if request.max_completion_tokens is None else request.max_completion_tokens
     try:

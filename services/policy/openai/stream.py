@@ -1,4 +1,4 @@
-"""A streamed answer of the agent: what happens, as chunks of OpenAI's chat completions."""
+"""A streamed answer of the agent, as chunks of OpenAI's chat completions."""
 
 from __future__ import annotations
 
@@ -33,11 +33,11 @@ logger = logging.getLogger(__name__)
 
 
 class AnswerStream:
-    """The chunks of one answer; all of them together say what `agent_wire.response_of` says.
+    """The chunks of one answer; together they hold what `format.response_of` returns.
 
     Args:
-        model: the agent's name, as it was asked for.
-        with_usage: whether a last chunk tells the tokens.
+        model: the agent's name, as in the request.
+        with_usage: whether a last chunk reports the token counts.
     """
 
     def __init__(self, model: str, *, with_usage: bool) -> None:
@@ -52,7 +52,7 @@ class AnswerStream:
         self._reasoning_begun = False
 
     async def chunks(self, events: AsyncGenerator[AnswerEvent]) -> AsyncGenerator[str]:
-        """Server-sent events, the last of them `[DONE]`; what fails in between is an event with `error`."""
+        """Server-sent events, the last of them `[DONE]`; a failure is an event with `error`."""
         yield self._chunk(AgentDelta(role="assistant", content=""))
         try:
             async with aclosing(events):
@@ -62,8 +62,8 @@ class AnswerStream:
         except ResearchError as error:
             yield f"data: {json.dumps(OpenAIHttpError(error).body)}\n\n"
         except Exception as bug:
-            logger.exception("a stream broke")
-            broken = ServiceError(f"the answer broke off: {bug!r}")
+            logger.exception("a stream failed")
+            broken = ServiceError(f"the answer failed: {bug!r}")
             yield f"data: {json.dumps(OpenAIHttpError(broken).body)}\n\n"
         yield "data: [DONE]\n\n"
 

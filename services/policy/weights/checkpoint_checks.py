@@ -1,4 +1,4 @@
-"""Checks on a checkpoint before its first byte is loaded: where it lies, and what its headers promise."""
+"""Checks on a checkpoint before its first byte is loaded: its location, and what its headers promise."""
 
 from __future__ import annotations
 
@@ -43,15 +43,15 @@ def safetensors_files(path: Path) -> list[Path]:
 
 
 def resolve_inside(path: str, root: Path) -> Path:
-    """The resolved path, if it and the weights in it lie below `root` (links followed).
+    """The resolved path, if it and the weights in it are below `root` (links followed).
 
-    Raises ConfigurationError if they do not, AssetError if there is nothing.
+    Raises ConfigurationError if they are not, AssetError if the path does not exist.
     """
     resolved, allowed = Path(path).resolve(), root.resolve()
     files = [file.resolve() for file in resolved.glob("*.safetensors")] if resolved.is_relative_to(allowed) else []
     if not all(each.is_relative_to(allowed) for each in (resolved, *files)):
         raise ConfigurationError(
-            f"path: {path} is not below policy.weights_dir, the only place that weights are accepted from"
+            f"path: {path} is not below policy.weights_dir, the only directory that weights are accepted from"
         )
     if not resolved.exists():
         raise AssetError(f"path: {path} does not exist on the policy server; is the disk shared with the trainer?")
@@ -73,7 +73,7 @@ def tensor_specs(path: Path) -> dict[str, TensorSpec]:
 
 
 def require_same_tensors(found: dict[str, TensorSpec], expected: dict[str, TensorSpec]) -> None:
-    """Raise AssetError that names the first differences, if a checkpoint does not fit the served model."""
+    """Raise AssetError that names the first differences if a checkpoint does not fit the served model."""
     faults = [f"{name} is missing" for name in sorted(expected.keys() - found.keys())]
     faults += [f"{name} is not part of the model" for name in sorted(found.keys() - expected.keys())]
     faults += [
@@ -102,7 +102,7 @@ def _file_specs(file: Path) -> dict[str, TensorSpec]:
     except OSError as error:
         raise AssetError(f"cannot read {file}: {error}") from error
     except ValueError as error:
-        raise AssetError(f"{file} has a broken safetensors header") from error
+        raise AssetError(f"{file} has an invalid safetensors header") from error
     end = max((tensor.data_offsets[1] for tensor in tensors.values()), default=0)
     if 8 + length + end != size:
         raise AssetError(f"{file} is cut off: it should have {8 + length + end} bytes and has {size}")

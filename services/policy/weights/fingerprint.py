@@ -13,8 +13,8 @@ _SAMPLES, _SAMPLE_BYTES = 256, 4096
 def fingerprint(checkpoint: Path) -> str:
     """16 hex digits over 256 evenly spread pieces of 4 KiB of each safetensors file (or of the one file), and its size.
 
-    A step of training changes nearly every number of the layers that it trains, so it changes the fingerprint; one
-    number that is changed by hand may not.
+    A training step changes nearly every number of the layers that it trains, and so the fingerprint. A single number
+    changed by hand may not change it.
     """
     digest = hashlib.sha256()
     for file in weight_files(checkpoint):

@@ -1,4 +1,4 @@
-"""Numbers that are none would make every answer nonsense: a checkpoint that holds some is refused."""
+"""NaN or infinity in the weights would make every answer nonsense: such a checkpoint is refused."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Where weights come from: they are loaded from there, and again if the next ones cannot be."""
+"""Where weights come from: they are loaded from there, and reloaded if the next weights cannot be loaded."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from services.policy.weights.fingerprint import fingerprint
 
 @dataclass(frozen=True, slots=True)
 class WeightsId:
-    """A fingerprint of weights, the SHA-256 of the rules that they were trained with, if they say so, and their run."""
+    """A fingerprint of weights, the SHA-256 of the prompt that they were trained with (if recorded), and their run."""
 
     fingerprint: str
     trained_prompt: str | None
@@ -24,12 +24,12 @@ class WeightsId:
 
 @dataclass(frozen=True, slots=True)
 class FromDisk:
-    """Weights that lie in a checkpoint directory or file."""
+    """Weights in a checkpoint directory or file."""
 
     path: Path
 
     def update_info(self) -> dict[str, str]:
-        """What the weight engine is told."""
+        """The arguments that the weight engine receives."""
         return {"path": str(self.path)}
 
     def identity(self) -> WeightsId:
@@ -42,7 +42,7 @@ class FromDisk:
         )
 
     def quality(self) -> WeightsQuality | None:
-        """What the last evaluation of these weights said; it may come after they are served."""
+        """The last evaluation of these weights; it may come after they are served."""
         found = quality_of(self._directory)
         return WeightsQuality.model_validate(found) if found else None
 
@@ -61,15 +61,15 @@ class Received:
     group_id: str
 
     def update_info(self) -> dict[str, str]:
-        """What the weight engine is told."""
+        """The arguments that the weight engine receives."""
         return {"received": self.group_id}
 
     def identity(self) -> WeightsId:
-        """Of the transfer, since nobody reads the weights; nor is the prompt sent."""
+        """The identity of the transfer: the weights are not read, and the prompt is not sent."""
         return WeightsId(hashlib.sha256(self.group_id.encode()).hexdigest()[:16], None, trained=True, run=None)
 
     def quality(self) -> None:
-        """Nobody tells: the weights come without the run's files."""
+        """Unknown: the weights come without the run's files."""
 
     def __str__(self) -> str:
         return RECEIVED

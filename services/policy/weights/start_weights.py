@@ -28,7 +28,7 @@ class StartWeights:
 
 
 def start_weights(settings: Settings) -> StartWeights:
-    """What `policy.serve` stands for: the base model, the newest good weights of the run, or a path.
+    """Resolve `policy.serve`: the base model, the newest good weights of the run, or a path.
 
     Raises AssetError if there is no such model or path.
     """
@@ -47,5 +47,5 @@ def start_weights(settings: Settings) -> StartWeights:
 
 
 def start_version() -> str:
-    """The version of the weights that this server was started with, in vLLM's processes."""
+    """The version of the weights that this server was started with; for vLLM's processes."""
     return os.environ.get(VERSION_VARIABLE, INITIAL_VERSION)

@@ -1,4 +1,4 @@
-"""One weight update as a transaction: the server either serves the new version or goes on with the old one."""
+"""One weight update as a transaction: the server either serves the new version or continues with the old one."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ PHASE_SECONDS = Histogram(
 )
 SERVED = Gauge("research_policy_weight_version", "1 for the version that is served.", ["version"])
 
-# Less than a trainer waits for its answer (`PolicyAdmin`).
+# Shorter than the trainer waits for the response (`PolicyAdmin`).
 RECEIVE_SECONDS = 240
 
 logger = init_logger("vllm.research.updates")
@@ -40,7 +40,7 @@ class UpdateFailedError(ResearchError, RuntimeError):
 
 
 class WeightUpdates:
-    """Owns which weights are served. `engine` is vLLM's engine client."""
+    """Owns the choice of the served weights. `engine` is vLLM's engine client."""
 
     def __init__(self, engine: Any, base: Path, weights_dir: Path, version: str = INITIAL_VERSION) -> None:
         """`base` is the checkpoint that the engine was started with, as `version`."""
@@ -62,17 +62,17 @@ class WeightUpdates:
         self._tell_version()
 
     async def apply(self, path: str, version: str) -> dict[str, float]:
-        """Load a checkpoint while requests are frozen, then let them go on under the new weights.
+        """Load a checkpoint while requests are frozen, then resume them under the new weights.
 
-        The work is shielded: a caller that hangs up does not leave it half done. Updates are made in the order in
-        which they come.
+        The work is shielded: it continues to its end even if the caller disconnects. Updates run in the order in
+        which they arrive.
 
         Returns:
             Seconds of each phase.
 
         Raises:
-            ConfigurationError, AssetError: the checkpoint is refused before anything is touched.
-            UpdateFailedError: loading failed; the former weights have been loaded again.
+            ConfigurationError, AssetError: the checkpoint is refused before anything is changed.
+            UpdateFailedError: loading failed; the former weights have been reloaded, or the message says why not.
         """
 
         async def update() -> dict[str, float]:
@@ -89,7 +89,9 @@ class WeightUpdates:
         async def update() -> dict[str, float]:
             require_same_tensors(tensors, self.tensors)
             if strange := {spec.dtype for spec in tensors.values()} - DTYPES.keys():
-                raise ConfigurationError(f"tensors: {', '.join(strange)} cannot be broadcast; hand over by file")
+                raise ConfigurationError(
+                    f"tensors: {', '.join(strange)} cannot be broadcast; set trainer.weight_sync=file"
+                )
             seconds: dict[str, float] = {}
             await self._receive(group_id, tensors, version, seconds)
             return await self._swap(Received(group_id), version, seconds)
@@ -98,7 +100,7 @@ class WeightUpdates:
 
     @property
     def busy(self) -> bool:
-        """Whether an update is under way."""
+        """Whether an update is in progress."""
         return self._lock.locked()
 
     async def _exclusively(self, update: Callable[[], Awaitable[dict[str, float]]]) -> dict[str, float]:
@@ -112,7 +114,7 @@ class WeightUpdates:
                     await self._discard_received()
 
         running = asyncio.create_task(locked())
-        # The loop itself holds tasks only weakly.
+        # The event loop itself holds tasks only weakly.
         self._running.add(running)
         running.add_done_callback(self._running.discard)
         return await asyncio.shield(running)
@@ -128,17 +130,17 @@ class WeightUpdates:
         except Exception as error:
             UPDATES.labels("failed").inc()
             if isinstance(error, TimeoutError):
-                # NCCL waits for ever for a rank that does not come, and so do vLLM's workers: nobody is answered.
+                # NCCL waits forever for a rank that does not join, and so do vLLM's workers: no request is answered.
                 self._lost = True
                 self.fault = (
-                    f"version {version} was not received within {RECEIVE_SECONDS} s, and the workers wait for it for "
-                    "ever; start this server again"
+                    f"version {version} was not received within {RECEIVE_SECONDS} s, and the workers wait for it "
+                    "forever; restart this server"
                 )
-            now = self.fault or f"version {self.version} is served on"
+            now = self.fault or f"version {self.version} is still served"
             raise UpdateFailedError(f"version {version} could not be received ({error}); {now}") from error
 
     async def _discard_received(self) -> None:
-        """Keep in the workers' memory only what is served; it is what they go back to."""
+        """Keep in the workers' memory only the served weights, which a failed update reloads."""
         if not self._lost:
             kept = [self.source.group_id] if isinstance(self.source, Received) else []
             with suppress(WorkerFailedError):
@@ -175,13 +177,13 @@ class WeightUpdates:
         except Exception as error:
             UPDATES.labels("failed").inc()
             await self._resume({})
-            now = self.fault or f"version {self.version} is served on"
+            now = self.fault or f"version {self.version} is still served"
             raise UpdateFailedError(
                 f"version {version} could not be loaded, because requests could not be frozen ({error}); {now}"
             ) from error
 
     async def _resume(self, seconds: dict[str, float]) -> None:
-        """Let requests go on, unless the weights are broken, or somebody paused the server by hand."""
+        """Resume requests, unless the weights are invalid or the server was paused by hand."""
         if self.fault is not None or self._paused_by_hand:
             return
         try:
@@ -192,20 +194,20 @@ class WeightUpdates:
             raise UpdateFailedError(self.fault) from error
 
     async def _go_back(self, source: Source, version: str, error: Exception) -> UpdateFailedError:
-        """Load the former weights; the error to raise says what is served now."""
-        logger.error("Loading %s failed; going back to version %s", source, self.version, exc_info=error)
+        """Reload the former weights; returns the error to raise, which says what is served now."""
+        logger.error("Loading %s failed; reloading version %s", source, self.version, exc_info=error)
         try:
             await self._load(self.source, self.version, {})
         except Exception as fault:
-            logger.exception("Going back to version %s failed", self.version)
+            logger.exception("Reloading version %s failed", self.version)
             self.fault = (
-                f"version {version} could not be loaded ({error}), nor version {self.version} again ({fault}); "
+                f"version {version} could not be loaded ({error}), nor version {self.version} reloaded ({fault}); "
                 "no request is answered until an update succeeds"
             )
             return UpdateFailedError(self.fault)
         self.fault = None
         return UpdateFailedError(
-            f"version {version} could not be loaded ({error}); version {self.version} is served on"
+            f"version {version} could not be loaded ({error}); version {self.version} is still served"
         )
 
     def _tell_version(self) -> None:
@@ -222,8 +224,8 @@ class WeightUpdates:
         with _timed(seconds, "finish"):
             await call_workers(self._engine, "finish_weight_update")
             await self._engine.update_weight_version(version)
-        # Frozen requests hold keys and values of the old weights: they are computed anew, so that each token after
-        # the update is drawn from the new weights alone, and no later prompt meets a stale prefix.
+        # Frozen requests hold keys and values of the old weights. These are computed again, so that each token after
+        # the update is sampled from the new weights alone, and no later prompt hits a stale prefix.
         with _timed(seconds, "reset_cache"):
             await self._engine.reset_prefix_cache(reset_running_requests=True)
 

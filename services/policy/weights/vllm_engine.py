@@ -1,9 +1,9 @@
-"""A vLLM weight-transfer engine that loads whole checkpoints: from disk, on any device, or what came over NCCL.
+"""A vLLM weight-transfer engine that loads whole checkpoints: from disk, on any device, or as received over NCCL.
 
-It is handed a path (a file on a shared disk or in /dev/shm), or the id of the group from which the worker has received
-weights (`worker.py`), and feeds the tensors through the model's own `load_weights`, within vLLM's layerwise reload.
-vLLM's own NCCL engine loads while it receives; this one first has all of them, so that nothing is half loaded if the
-trainer dies.
+It receives a path (a file on a shared disk or in /dev/shm), or the id of the group from which the worker has received
+weights (`worker_extension.py`). It feeds the tensors through the model's own `load_weights`, within vLLM's layerwise
+reload. vLLM's own NCCL engine loads while it receives; this one receives everything first, so that nothing is half
+loaded if the trainer dies.
 """
 
 from __future__ import annotations
@@ -29,12 +29,12 @@ ENGINE_NAME = "file"
 
 @dataclass
 class FileInitInfo(WeightTransferInitInfo):  # type: ignore[misc]
-    """Nothing is to be agreed on beforehand."""
+    """Empty: nothing has to be agreed on beforehand."""
 
 
 @dataclass
 class FileUpdateInfo(WeightTransferUpdateInfo):  # type: ignore[misc]
-    """Where the checkpoint lies, or which of the received ones it is."""
+    """The path of the checkpoint, or the group id of received weights."""
 
     path: str | None = None
     received: str | None = None
@@ -61,8 +61,8 @@ class FileWeightTransferEngine(WeightTransferEngine[FileInitInfo, FileUpdateInfo
         try:
             self.model.load_weights(self._tensors(update_info))
         except BaseException:
-            # A layer that was half filled would be completed by the next load, with what comes first of another
-            # checkpoint; vLLM counts elements, not names.
+            # Otherwise the next load would complete a half-filled layer with the first tensors of another checkpoint:
+            # vLLM counts elements, not names.
             finalize_layerwise_reload(self.model, self.model_config)
             raise
 
@@ -77,7 +77,7 @@ class FileWeightTransferEngine(WeightTransferEngine[FileInitInfo, FileUpdateInfo
         _pack_tied_heads(self.model)
 
     def update_weights(self, update_info: dict[str, Any]) -> None:
-        # The base class then synchronises an accelerator, which a CPU does not have.
+        # The base class then synchronizes an accelerator, which a CPU does not have.
         self.receive_weights(self.parse_update_info(update_info))
         if self.device.type != "cpu":
             torch.accelerator.synchronize()
@@ -87,9 +87,9 @@ class FileWeightTransferEngine(WeightTransferEngine[FileInitInfo, FileUpdateInfo
 
 
 def _pack_tied_heads(model: torch.nn.Module) -> None:
-    """Pack output heads anew that share the embedding's weight.
+    """Repack output heads that share the embedding's weight.
 
-    On a CPU such a head computes from a packed copy, which vLLM's reload leaves as it was.
+    On a CPU such a head computes from a packed copy, which vLLM's reload does not update.
     """
     for module in model.modules():
         if isinstance(module, ParallelLMHead) and hasattr(module, "cpu_linear"):

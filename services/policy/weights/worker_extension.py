@@ -1,5 +1,5 @@
-"""What we add to vLLM's worker: digests of the weights that really compute, a way out of a failed update, and weights
-that come over NCCL.
+"""What we add to vLLM's worker: digests of the weights that really compute, recovery from a failed update, and weights
+received over NCCL.
 
 On a CPU vLLM packs the weights of linear layers into its own kernels and leaves empty tensors behind, so vLLM's own
 checksum (`/weight_checker`) hashes nothing for them. Multiplying by the identity reads the packed weights back: in the
@@ -34,13 +34,13 @@ class ResearchWorker:
     add_lora: Callable[[LoRARequest], bool]
 
     def research_weight_digests(self) -> dict[str, str]:
-        """SHA-256 of each weight as it computes, by name, with the worker's rank in front."""
+        """SHA-256 of each weight in the form used for computing, by name, prefixed with the worker's rank."""
         model = self.model_runner.get_model()
         with torch.inference_mode():
             return {f"rank{self.rank}:{name}": _digest(weight) for name, weight in _effective_weights(model)}
 
     def research_try(self, method: str, *arguments: Any) -> str | None:
-        """Call a method; why it failed, or None (see `workers.py`)."""
+        """Call a method; returns why it failed, or None (see `worker_rpc.py`)."""
         try:
             getattr(self, method)(*arguments)
         except Exception as error:
@@ -49,17 +49,17 @@ class ResearchWorker:
         return None
 
     def research_add_adapter(self, name: str, number: int, path: str) -> None:
-        """Load a LoRA adapter, in the place of the one with the same number."""
+        """Load a LoRA adapter; it replaces the one with the same number."""
         self.add_lora(LoRARequest(name, number, path, load_inplace=True))
 
     def research_receive_weights(self, group_id: str, tensors: list[tuple[str, str, list[int]]]) -> None:
-        """Keep, in the host's memory, what the trainer broadcasts; nothing is loaded yet.
+        """Keep in host memory what the trainer broadcasts; nothing is loaded yet.
 
         Args:
-            group_id: of the group to join as a rank after the trainer's; the engine knows the weights by it.
-            tensors: name, dtype (safetensors' word) and shape of each, in the order in which they come.
+            group_id: the group to join, as a rank after the trainer's; also the engine's key for the weights.
+            tensors: name, dtype (in safetensors' spelling) and shape of each, in the order of the broadcast.
 
-        Raises ValueError that names them, if tensors hold numbers that are not finite; all have been received then.
+        Raises ValueError that names tensors with numbers that are not finite, once all have been received.
         """
         ranks = 1 + self.vllm_config.parallel_config.world_size
         group = join_group(group_id, 1 + self.rank, ranks, self.device)
@@ -75,18 +75,18 @@ class ResearchWorker:
         finally:
             group.destroy()
         if broken:
-            raise ValueError(f"{', '.join(broken[:3])} came with numbers that are not finite")
+            raise ValueError(f"{', '.join(broken[:3])} arrived with numbers that are not finite")
         self.weight_transfer_engine.received[group_id] = received
 
     def research_keep_received(self, group_ids: list[str]) -> None:
-        """Forget what was received but for these."""
+        """Drop all received weights except these."""
         received = self.weight_transfer_engine.received
         self.weight_transfer_engine.received = {key: received[key] for key in group_ids if key in received}
 
     def research_abandon_update(self) -> None:
-        """End an update session that failed, whatever its end says, so that another can begin.
+        """End a failed update session, ignoring errors, so that another can begin.
 
-        vLLM's own `finish_weight_update` keeps the session open when it fails, and refuses another for good.
+        vLLM's own `finish_weight_update` keeps the session open when it fails, and then refuses every other one.
         """
         if not self._weight_update_active:
             return
@@ -94,7 +94,7 @@ class ResearchWorker:
             with set_current_vllm_config(self.vllm_config):
                 self.weight_transfer_engine.finish_weight_update()
         except Exception:
-            logger.exception("An update that failed could not be ended properly")
+            logger.exception("A failed update session could not be ended cleanly")
         finally:
             self.weight_transfer_engine.reset_weight_update_target()
             self._weight_update_active = False

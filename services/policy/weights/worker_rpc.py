@@ -1,7 +1,7 @@
 """Calls to vLLM's workers that may fail.
 
 A worker's exception must not cross vLLM's own call: with several workers the first one ends the call and leaves the
-others' answers in their queues, where the next call takes them for its own.
+others' answers in their queues, where the next call reads them as its own.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from typing import Any
 
 
 class WorkerFailedError(RuntimeError):
-    """A call failed in at least one worker; all of them have ended it."""
+    """A call failed in at least one worker; it has ended in all of them."""
 
 
 async def call_workers(engine: Any, method: str, *arguments: Any) -> None:

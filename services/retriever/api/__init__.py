@@ -1,1 +1,1 @@
-"""What the retriever says over HTTP, beside `/search`: other servers' forms, MCP, errors, limits."""
+"""The HTTP interface of the retriever besides `/search`: other servers' formats, MCP, errors, limits."""

@@ -1,4 +1,4 @@
-"""The route that changes what is served. It exists only where an admin token is set, and asks for it."""
+"""The route that changes what is served. It exists only if an admin token is set, and requires it."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def admin_routes(retriever: Retriever) -> APIRouter:
         responses={status: {"model": ErrorBody} for status in (401, 404, 409, 422)},
     )
     async def reload(name: Annotated[str, Path(pattern=NAME)]) -> IndexInfo:
-        """Serve what is published under this name now; no request is lost, and what is corrupt is refused."""
+        """Serve the revision now published under this name; no request is lost, and a corrupt index is refused."""
         try:
             return describe_index(await retriever.reload(name))
         except UnknownIndexError as error:

@@ -6,9 +6,9 @@
 | Search-R1, verl, SkyRL, slime | `http://HOST:8000/retrieve` | `/retrieve` |
 | R1-Searcher | `http://HOST:8000/queries` | `/queries` |
 
-Shapes as in each project's released server; `contents` is `"Title"\\ntext`, split at the first newline by all of them.
-These clients send whatever a model wrote and few of them look at the status: a blank query has no hits, an overlong one
-is cut, and a busy server answers 503, which those that retry do retry.
+The shapes match each project's released server; `contents` is `"Title"\\ntext`, which all clients split at the first
+newline. These clients send whatever a model wrote, and few of them check the status. So a blank query has no hits, an
+overlong one is truncated, and a busy server answers 503, the status on which some clients retry.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ class ReSearchQueries(BaseModel):
 
 
 class Retrieve(BaseModel):
-    """`/retrieve` of Search-R1; SkyRL calls the field `query`, one or several. Without `topk` it gets three."""
+    """`/retrieve` of Search-R1; SkyRL calls the field `query`: one query or a list. `topk` defaults to 3."""
 
     queries: list[str] | None = None
     query: str | list[str] | None = None
@@ -73,7 +73,7 @@ def compatible_routes(retriever: Retriever) -> APIRouter:
 
     @router.post("/compat/research/search")
     async def research_search(body: ReSearchQuery, request: Request) -> Response:
-        """One query: a list of documents, or `[documents, scores]`."""
+        """Answer one query with a list of documents, or with `[documents, scores]`."""
         found = await searcher.search(request, "query", [body.query], ("top_n", body.top_n))
         if found is None:
             return _closed()
@@ -82,7 +82,7 @@ def compatible_routes(retriever: Retriever) -> APIRouter:
 
     @router.post("/compat/research/batch_search")
     async def research_batch_search(body: ReSearchQueries, request: Request) -> Response:
-        """Several queries: a list of documents for each, or `[documents, scores]`."""
+        """Answer several queries with one list of documents per query, or with `[documents, scores]`."""
         found = await searcher.search(request, "query", body.query, ("top_n", body.top_n))
         if found is None:
             return _closed()
@@ -91,7 +91,7 @@ def compatible_routes(retriever: Retriever) -> APIRouter:
 
     @router.post("/retrieve")
     async def retrieve(body: Retrieve, request: Request) -> Response:
-        """Several queries, or one: a list of documents for each, with scores wrapped as `document` and `score`."""
+        """Answer one or several queries with one list of documents per query, each with its score if requested."""
         if (body.queries is None) == (body.query is None):
             raise HttpError(422, "invalid_request", "give either `queries` or `query`")
         queries = [body.query] if isinstance(body.query, str) else body.query or body.queries or []
@@ -103,7 +103,7 @@ def compatible_routes(retriever: Retriever) -> APIRouter:
 
     @router.post("/queries")
     async def r1_searcher(body: R1Queries, request: Request) -> Response:
-        """Several queries: a list of texts for each, every text behind a number that the client takes off."""
+        """Answer several queries with one list of texts per query; the client strips the number before each text."""
         found = await searcher.search(request, "queries", body.queries, ("k", body.k))
         if found is None:
             return _closed()
@@ -114,7 +114,7 @@ def compatible_routes(retriever: Retriever) -> APIRouter:
 
 
 class _Searcher:
-    """Searches for whatever comes: blank queries find nothing, overlong ones are cut."""
+    """Searches for any text: blank queries have no hits, overlong ones are truncated."""
 
     def __init__(self, retriever: Retriever) -> None:
         self._retriever = retriever
@@ -122,7 +122,7 @@ class _Searcher:
     async def search(
         self, request: Request, field: str, queries: Sequence[str], top_k: tuple[str, int]
     ) -> list[HitDicts] | None:
-        """The hits of each query, or None if the client hung up."""
+        """The hits of each query, or None if the client disconnected."""
         limits = self._retriever.settings.retriever
         texts = [query.strip()[: limits.max_query_chars] for query in queries]
         require_within_limits(limits, field=field, texts=texts, top_k=top_k)

@@ -1,4 +1,4 @@
-"""Errors of the retriever over HTTP: what each of its own means to a client."""
+"""Errors of the retriever over HTTP: the status and body for each of its own errors."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ ERROR_RESPONSES: dict[int | str, dict[str, Any]] = {
     status: {"model": ErrorBody, "description": description}
     for status, description in {
         413: "The body is too large",
-        422: "A field is missing, wrong or beyond its limit; the message names it",
-        429: "Too many queries wait; try again after `Retry-After` seconds",
-        503: "Still loading",
+        422: "A field is missing, invalid or above its limit; the message names it",
+        429: "Too many queries are waiting; try again after `Retry-After` seconds",
+        503: "The retriever is still loading",
     }.items()
 }
 
 
 def as_http_error(retriever: Retriever) -> Callable[[ResearchError], HttpError | None]:
-    """Maps the retriever's errors; refusals are counted."""
+    """A function that maps the retriever's errors to HTTP errors and counts refusals."""
 
     def map_error(error: ResearchError) -> HttpError | None:
         if isinstance(error, ServiceBusyError):
@@ -34,7 +34,7 @@ def as_http_error(retriever: Retriever) -> Callable[[ResearchError], HttpError |
         if isinstance(error, UnknownIndexError):
             return HttpError(422, "invalid_request", str(error))
         if isinstance(error, ServiceError):
-            return HttpError(500, "search_failed", "the search failed; the log of the retriever says why")
+            return HttpError(500, "search_failed", "the search failed; see the retriever's log")
         if isinstance(error, HttpError) and error.error == "busy":
             retriever.metrics.count_rejected()
         return None

@@ -1,4 +1,4 @@
-"""What `/info` tells."""
+"""What `/info` reports."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from services.retriever.retriever import Retriever
 
 
 def describe_index(index: SearchIndex) -> IndexInfo:
-    """Collect what its manifest says."""
+    """Summarize the manifest of an index."""
     manifest = index.manifest
     return IndexInfo(
         name=index.name,
@@ -22,7 +22,7 @@ def describe_index(index: SearchIndex) -> IndexInfo:
 
 
 def describe(retriever: Retriever) -> RetrieverInfo:
-    """Collect the answer."""
+    """Collect the response."""
     settings = retriever.settings
     return RetrieverInfo(
         encoder=settings.encoder.name,

@@ -1,4 +1,4 @@
-"""What every search route does around the search: limits, fast JSON."""
+"""What every search route needs besides the search: limits, fast JSON."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from services.web.errors import HttpError
 
 
 class InvalidFieldError(HttpError):
-    """A field is well-formed but beyond a limit of this server."""
+    """A field is well-formed but above a limit of this server."""
 
     def __init__(self, message: str) -> None:
         super().__init__(422, "invalid_request", message)
@@ -34,5 +34,5 @@ def require_within_limits(limits: RetrieverConfig, *, field: str, texts: Sequenc
 
 
 def json_response(content: object) -> Response:
-    """A response that is encoded at once, without a model in between."""
+    """A JSON response encoded directly, without a pydantic model in between."""
     return Response(orjson.dumps(content), media_type="application/json")

@@ -15,19 +15,19 @@ from services.web.errors import error_response
 
 @dataclass(frozen=True, slots=True)
 class _Refused:
-    """Stands for the route that was not looked up, where requests are counted by route."""
+    """Stands in for the route, which was not looked up, because requests are counted by route."""
 
     path: str
 
 
 class Shedding:
-    """Answers at once instead of the routes.
+    """Refuses requests in place of the routes.
 
     Args:
-        app: what is protected.
+        app: the protected app.
         statuses: the routes, and the status that each refuses with.
-        is_full: whether nothing can be admitted now.
-        retry_headers: when to come again.
+        is_full: whether the queue is full.
+        retry_headers: when to try again.
         count: called for each refusal.
     """
 

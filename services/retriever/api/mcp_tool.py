@@ -23,7 +23,7 @@ _PATH = "/mcp"
 
 
 def mcp_routes(retriever: Retriever) -> tuple[list[BaseRoute], Callable[[], AbstractAsyncContextManager[None]]]:
-    """`/mcp` with one tool, `search`, and what must be entered while the app runs."""
+    """`/mcp` with one tool, `search`, and the context manager that must be open while the app runs."""
     server = MCPServer("retriever", instructions="Passages of an encyclopedia or of your documents, by meaning.")
 
     @server.tool(annotations=ToolAnnotations(read_only_hint=True, idempotent_hint=True))

@@ -1,4 +1,4 @@
-"""An ASGI layer around the routes: every answer counted and timed."""
+"""An ASGI layer around the routes that counts and times every response."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 
 class RequestTimer:
-    """Tell `observe` the route and status of every answer, and the seconds until it began."""
+    """Passes `observe` the route and status of every response, and the seconds until it began."""
 
     def __init__(self, app: ASGIApp, observe: Callable[[str, int, float], None]) -> None:
         self._app = app
@@ -20,7 +20,7 @@ class RequestTimer:
 
         async def observed(message: Message) -> None:
             if message["type"] == "http.response.start":
-                # A path that matched no route is whatever a stranger typed: no label for that.
+                # A path that matched no route is arbitrary client input, so it gets no label.
                 route = getattr(scope.get("route"), "path", "unknown")
                 self._observe(route, message["status"], time.perf_counter() - begun)
             await send(message)

@@ -11,7 +11,7 @@ from services.retriever.batching.in_flight import PendingQuery
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """What the pipeline takes: `batch` queries and `batch_tokens` tokens encoded together, `queue` queries waiting."""
+    """What the pipeline accepts: `batch` queries and `batch_tokens` tokens per batch, `queue` queries waiting."""
 
     batch: int
     batch_tokens: int
@@ -20,82 +20,82 @@ class Limits:
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """A batch to work on, and what was left out because nobody seemed to wait for it."""
+    """A batch to work on, and the queries skipped because no caller seemed to wait for them."""
 
     batch: list[PendingQuery]
     abandoned: list[PendingQuery]
 
 
 class BatchQueue:
-    """Two queues: work that waits to be tokenised, and work that waits to be encoded. Every method is thread-safe."""
+    """Two queues: work waiting to be tokenized, and work waiting to be encoded. Every method is thread-safe."""
 
     def __init__(self, limits: Limits) -> None:
         self._limits = limits
         self._waiting: deque[PendingQuery] = deque()
-        self._tokenising = 0
-        self._tokenised: deque[PendingQuery] = deque()
+        self._tokenizing = 0
+        self._tokenized: deque[PendingQuery] = deque()
         self._lock = threading.Lock()
         self._arrived, self._encodable = threading.Condition(self._lock), threading.Condition(self._lock)
         self._closed = False
 
     @property
     def depth(self) -> int:
-        """Pieces of work that are not being encoded yet."""
+        """Pending queries that are not being encoded yet."""
         with self._lock:
-            return len(self._waiting) + self._tokenising + len(self._tokenised)
+            return len(self._waiting) + self._tokenizing + len(self._tokenized)
 
     @property
     def tokenized(self) -> int:
-        """Pieces of work that only the encoder has to take."""
+        """Pending queries that are tokenized and wait for the encoder."""
         with self._lock:
-            return len(self._tokenised)
+            return len(self._tokenized)
 
-    def add(self, works: list[PendingQuery]) -> None:
-        """Let work wait."""
+    def add(self, pending: list[PendingQuery]) -> None:
+        """Queue work."""
         with self._lock:
-            self._waiting.extend(works)
+            self._waiting.extend(pending)
             self._arrived.notify()
 
     def take_waiting(self) -> Batch | None:
-        """Wait for work that is to be tokenised; no more than the encoder takes at once, or None after `close`."""
+        """Wait for work to tokenize and take at most one batch of it; None after `close`."""
         with self._lock:
             self._arrived.wait_for(lambda: self._closed or self._waiting)
             if self._closed:
                 return None
             taken = [self._waiting.popleft() for _ in range(min(len(self._waiting), self._limits.batch))]
             batch, abandoned = _parted(taken)
-            self._tokenising = len(batch)
+            self._tokenizing = len(batch)
             return Batch(batch, abandoned)
 
-    def put_tokenized(self, works: list[PendingQuery]) -> None:
-        """Pass on what `take_waiting` gave last; nothing if it could not be tokenised."""
+    def put_tokenized(self, pending: list[PendingQuery]) -> None:
+        """Pass on what `take_waiting` returned last, or an empty list if tokenizing it failed."""
         with self._lock:
-            self._tokenising = 0
-            self._tokenised.extend(works)
+            self._tokenizing = 0
+            self._tokenized.extend(pending)
             self._encodable.notify()
 
     def take_tokenized(self) -> Batch | None:
-        """Wait for work that is to be encoded and take a batch within the limits, or None after `close`."""
+        """Wait for work to encode and take a batch within the limits; None after `close`."""
         with self._lock:
-            self._encodable.wait_for(lambda: self._closed or self._tokenised)
+            self._encodable.wait_for(lambda: self._closed or self._tokenized)
             return None if self._closed else self._take_batch()
 
     def sweep(self) -> list[PendingQuery]:
-        """Take out everything that nobody waits for."""
+        """Remove and return all abandoned work."""
         with self._lock:
-            (waiting, gone), (tokenized, gone_later) = _parted(self._waiting), _parted(self._tokenised)
-            self._waiting, self._tokenised = deque(waiting), deque(tokenized)
+            (waiting, gone), (tokenized, gone_later) = _parted(self._waiting), _parted(self._tokenized)
+            self._waiting, self._tokenized = deque(waiting), deque(tokenized)
             return gone + gone_later
 
     def clear(self) -> None:
         """Forget all work."""
         with self._lock:
             self._waiting.clear()
-            self._tokenised.clear()
-            self._tokenising = 0
+            self._tokenized.clear()
+            self._tokenizing = 0
 
     def close(self) -> None:
-        """Let those who wait for work go."""
+        """Release the threads that wait for work."""
         with self._lock:
             self._closed = True
             self._arrived.notify_all()
@@ -105,21 +105,21 @@ class BatchQueue:
         batch: list[PendingQuery] = []
         abandoned: list[PendingQuery] = []
         tokens = 0
-        while self._tokenised and len(batch) < self._limits.batch:
-            pending = self._tokenised[0]
+        while self._tokenized and len(batch) < self._limits.batch:
+            pending = self._tokenized[0]
             if pending.abandoned:
-                abandoned.append(self._tokenised.popleft())
+                abandoned.append(self._tokenized.popleft())
                 continue
             tokens += len(pending.ids)
             if batch and tokens > self._limits.batch_tokens:
                 break
-            batch.append(self._tokenised.popleft())
+            batch.append(self._tokenized.popleft())
         return Batch(batch, abandoned)
 
 
-def _parted(works: deque[PendingQuery] | list[PendingQuery]) -> tuple[list[PendingQuery], list[PendingQuery]]:
+def _parted(pending: deque[PendingQuery] | list[PendingQuery]) -> tuple[list[PendingQuery], list[PendingQuery]]:
     kept: list[PendingQuery] = []
     gone: list[PendingQuery] = []
-    for pending in works:
-        (gone if pending.abandoned else kept).append(pending)
+    for query in pending:
+        (gone if query.abandoned else kept).append(query)
     return kept, gone

@@ -1,4 +1,4 @@
-"""Who waits for which query: merges equal ones, hands out answers, knows when nothing is left."""
+"""Which callers wait for which query: coalesces equal queries, delivers answers, knows when none is in flight."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from services.retriever.types import Query, QueryResult, TokenIds
 
 @dataclass(slots=True, eq=False)
 class PendingQuery:
-    """One query under way and everyone who waits for its answer."""
+    """One query in flight and all callers that wait for its answer."""
 
     query: Query
     since: float
@@ -21,15 +21,15 @@ class PendingQuery:
 
     @property
     def abandoned(self) -> bool:
-        """Whether everyone who asked has gone."""
+        """Whether no caller waits any longer."""
         return all(waiter.done() for waiter in self.waiters)
 
 
 class InFlight:
-    """The queries under way.
+    """The queries in flight.
 
     Args:
-        merge: whether equal queries share one piece of work.
+        merge: whether equal queries are coalesced.
     """
 
     def __init__(self, *, merge: bool) -> None:
@@ -40,13 +40,13 @@ class InFlight:
         self._none_open.set()
 
     def new_count(self, queries: Sequence[Query]) -> int:
-        """How many pieces of work `register` would begin."""
+        """How many new pending queries `register` would create."""
         return len({query.key for query in queries if query.key not in self._by_key}) if self._merge else len(queries)
 
     def register(
         self, queries: Sequence[Query], now: float
     ) -> tuple[list[PendingQuery], list[asyncio.Future[QueryResult]]]:
-        """Note who asks; returns the work that is new, and one future for each query."""
+        """Register the queries of a caller; returns the new pending ones, and one future per query."""
         new: list[PendingQuery] = []
         waiters: list[asyncio.Future[QueryResult]] = []
         for query in queries:
@@ -63,30 +63,30 @@ class InFlight:
         return new, waiters
 
     def resolve(self, pending: PendingQuery, answer: QueryResult) -> int:
-        """Give everyone who still waits the answer; returns how many they were."""
+        """Deliver the answer to every caller that still waits; returns their number."""
         waiting = self._close(pending)
         for waiter in waiting:
             waiter.set_result(answer)
         return len(waiting)
 
     def fail(self, pending: PendingQuery, reason: str, cause: Exception) -> None:
-        """Tell everyone who still waits that there is no answer."""
+        """Raise a ServiceError in every caller that still waits."""
         for waiter in self._close(pending):
             error = ServiceError(reason)
             error.__cause__ = cause
             waiter.set_exception(error)
 
     def fail_all(self, reason: str, cause: Exception) -> None:
-        """Tell everyone who waits for anything that there is no answer."""
+        """Fail every query in flight."""
         for pending in list(self._open):
             self.fail(pending, reason, cause)
 
     def discard(self, pending: PendingQuery) -> None:
-        """Forget work that nobody waits for."""
+        """Forget an abandoned query."""
         self._close(pending)
 
     async def all_done(self) -> None:
-        """Return once nothing is under way."""
+        """Return once no query is in flight."""
         await self._none_open.wait()
 
     def _close(self, pending: PendingQuery) -> list[asyncio.Future[QueryResult]]:

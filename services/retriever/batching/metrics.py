@@ -19,7 +19,7 @@ _BATCH_SIZES = (1, 2, 4, 8, 16, 32, 64, 128, 256)
 
 
 class Summary:
-    """What the batches took, as a line in the log once a minute while there are any."""
+    """Logs what the batches took, one line per minute while there are any."""
 
     def __init__(self) -> None:
         self._begun = time.monotonic()
@@ -38,12 +38,12 @@ class Summary:
             self._worst[name] = max(self._worst[name], seconds)
         if (passed := time.monotonic() - self._begun) >= _SUMMARY_SECONDS:
             worst = ", ".join(f"{name} {seconds:.3f} s" for name, seconds in self._worst.items())
-            logger.info("%d queries in %.0f s; at most %s", self._queries, passed, worst)
+            logger.info("%d queries in %.0f s; maxima: %s", self._queries, passed, worst)
             self.__init__()  # type: ignore[misc]
 
 
 class Metrics:
-    """A registry of its own, so that two apps in one process do not share counts."""
+    """The metrics, in a registry of their own, so that two apps in one process do not share counts."""
 
     def __init__(self, cache: ResultCache, queue_depth: Callable[[], int]) -> None:
         self._registry = registry = CollectorRegistry()
@@ -62,29 +62,29 @@ class Metrics:
         )
         self._batch = Histogram(
             "research_retriever_batch_queries",
-            "Different queries in a batch.",
+            "Distinct queries in a batch.",
             buckets=_BATCH_SIZES,
             registry=registry,
         )
         self._merged = Counter(
-            "research_retriever_merged", "Queries answered by an equal one's batch row.", registry=registry
+            "research_retriever_merged", "Queries coalesced with an equal one in flight.", registry=registry
         )
         self._dropped = Counter(
-            "research_retriever_dropped", "Queries dropped: the client had gone.", registry=registry
+            "research_retriever_dropped", "Queries dropped because the client had disconnected.", registry=registry
         )
         self._rejected = Counter(
             "research_retriever_rejected",
-            "Requests refused: the queue was full, or the service was shutting down.",
+            "Requests refused because the queue was full or the service was shutting down.",
             registry=registry,
         )
-        # Counted in the cache itself: they only grow, but a Counter cannot be read from elsewhere.
+        # The cache counts these itself: they only grow, but a Counter cannot take its value from elsewhere.
         for name, text, read in (
             ("research_retriever_cache_found", "Queries answered from the cache.", lambda: cache.found),
             ("research_retriever_cache_missed", "Queries that were not in the cache.", lambda: cache.missed),
             ("research_retriever_cache_bytes", "Size of the cache.", lambda: cache.size_bytes),
         ):
             Gauge(name, text, registry=registry).set_function(read)
-        Gauge("research_retriever_queue_depth", "Queries that wait now.", registry=registry).set_function(queue_depth)
+        Gauge("research_retriever_queue_depth", "Queries waiting now.", registry=registry).set_function(queue_depth)
 
     def observe_batch(self, report: BatchReport) -> None:
         """Count one batch."""
@@ -105,7 +105,7 @@ class Metrics:
         self._requests.labels(route, str(status)).observe(seconds)
 
     def count_rejected(self) -> None:
-        """Count one request that was refused for want of room."""
+        """Count one refused request."""
         self._rejected.inc()
 
     def render(self) -> bytes:

@@ -1,10 +1,10 @@
-"""From many small requests to few large calls: queries wait, are tokenised, encoded and searched.
+"""From many small requests to few large calls: queries wait, are tokenized, encoded and searched.
 
-    handlers → waiting → [tokenise] → tokenised → [encode] → [search] → handlers
+    handlers → waiting → [tokenize] → tokenized → [encode] → [search] → handlers
 
-Each stage in brackets has a thread of its own (`Stages`); the event loop admits, answers and computes nothing. Dispatch
-is greedy: whenever the encoder is idle it gets all that is tokenised, up to its limits. Under light load that is one
-query at once, under heavy load full batches; there is no window to tune.
+Each stage in brackets has its own thread (`Stages`); the event loop admits and answers, but computes nothing. Dispatch
+is greedy: whenever the encoder is idle it takes all tokenized queries, up to its limits. Under light load that is one
+query at a time, under heavy load full batches; there is no window to tune.
 """
 
 from __future__ import annotations
@@ -27,13 +27,13 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class BatchReport:
-    """For the metrics: what became of a batch.
+    """The outcome of a batch, for the metrics.
 
     Attributes:
-        answers: as they were given, one for each who waited.
-        queries: pieces of work in the batch.
-        merged: answers beyond one for a piece of work.
-        dropped: pieces of work left out, because nobody waited for them any more.
+        answers: as delivered, one per caller that waited.
+        queries: pending queries in the batch.
+        merged: answers beyond one per pending query.
+        dropped: pending queries skipped because no caller waited for them any longer.
     """
 
     answers: list[QueryResult]
@@ -47,9 +47,9 @@ class SearchPipeline:
 
     Args:
         encoder: its two methods run in one thread each.
-        cache: answers of former queries.
+        cache: answers to earlier queries.
         limits: of the batches and of the queue.
-        merge: whether equal queries that are under way share one place.
+        merge: whether equal queries in flight are coalesced.
         observe: called in the event loop after each batch.
     """
 
@@ -70,7 +70,7 @@ class SearchPipeline:
         self._encoder = encoder
         self._stages: Stages | None = None
         self._closing = False
-        self._somebody_left = False
+        self._client_left = False
         self._recent_seconds = self._recent_queries = 0.0
 
     @property
@@ -80,22 +80,22 @@ class SearchPipeline:
 
     @property
     def is_full(self) -> bool:
-        """Whether no new query can be admitted, as far as can be told without looking at one."""
-        return self.depth >= self._most_waiting and not self._somebody_left
+        """Whether no new query can be admitted, judged without looking at one."""
+        return self.depth >= self._most_waiting and not self._client_left
 
     @property
     def expected_wait(self) -> float:
-        """Seconds until what waits now will be done, from the pace of the latest batches."""
+        """Seconds until the queries waiting now are done, at the pace of the latest batches."""
         return self.depth * self._recent_seconds / self._recent_queries if self._recent_queries else 0.0
 
     def start(self) -> None:
-        """Begin to work."""
+        """Start the threads."""
         loop = asyncio.get_running_loop()
         self._stages = Stages(self._batch_queue, self._encoder, _LoopThreadsafe(loop, self))
         self._stages.start()
 
     async def close(self) -> None:
-        """Take no more queries, finish those under way, end the threads."""
+        """Refuse new queries, finish those in flight, end the threads."""
         self._closing = True
         await self._in_flight.all_done()
         if self._stages is not None:
@@ -104,11 +104,11 @@ class SearchPipeline:
     async def submit(self, queries: Sequence[Query]) -> list[QueryResult]:
         """Answer the queries of one request, in order; all are admitted or none.
 
-        Cancelling the call withdraws those that nobody else waits for and that are not being encoded yet.
+        Canceling the call withdraws the queries that no other caller waits for and that are not being encoded yet.
 
         Raises:
             ServiceBusyError: the queue has no room for them, or the service is shutting down.
-            ServiceError: a stage failed on their batch; the cause is what it raised.
+            ServiceError: a stage failed on their batch; the cause is the stage's exception.
         """
         if self._closing:
             raise ServiceBusyError("the service is shutting down")
@@ -124,23 +124,25 @@ class SearchPipeline:
         try:
             return await asyncio.gather(*waiters)
         except BaseException:
-            # The client left, or one of its queries failed: nobody waits for the others.
-            self._somebody_left = True
+            # The client disconnected, or one of its queries failed: no caller waits for the others.
+            self._client_left = True
             raise
         finally:
             for waiter in waiters:
                 waiter.cancel()
 
     def _admit(self, queries: list[Query]) -> None:
-        # To look through the queue takes as long as the queue is: only when there may be something to find.
-        if self.depth + len(queries) > self._most_waiting and self._somebody_left:
-            self._somebody_left = False
+        # Sweeping takes time in proportion to the queue, so it happens only when there may be something to find.
+        if self.depth + len(queries) > self._most_waiting and self._client_left:
+            self._client_left = False
             self.on_abandoned(self._batch_queue.sweep())
         if self.depth + self._in_flight.new_count(queries) > self._most_waiting:
-            raise ServiceBusyError(f"{self.depth} queries wait already and {self._most_waiting} may; try again later")
+            raise ServiceBusyError(
+                f"{self.depth} queries are waiting and the limit is {self._most_waiting}; try again later"
+            )
 
     def on_results(self, encoded: Encoded, hits: list[HitDicts | Exception], seconds: float) -> None:
-        """Give everyone who waits for a batch the hits, or the error of their index; keep and report them."""
+        """Deliver the hits of a batch, or the error of its index, to every waiting caller; cache and report them."""
         answers: list[QueryResult] = []
         merged = 0
         for pending, own in zip(encoded.batch, hits, strict=True):
@@ -156,12 +158,12 @@ class SearchPipeline:
         self._report(BatchReport(answers, len(encoded.batch), merged))
 
     def on_failure(self, batch: list[PendingQuery], cause: Exception) -> None:
-        """Tell everyone who waits for a batch that it failed."""
+        """Fail every query of a batch."""
         for pending in batch:
             self._in_flight.fail(pending, f"the search failed: {cause!r}", cause)
 
     def on_abandoned(self, pending: list[PendingQuery]) -> None:
-        """Forget work that nobody waits for; what somebody has joined since it was left out waits again."""
+        """Forget abandoned queries; one that a new caller has joined since it was skipped is queued again."""
         gone = [query for query in pending if query.abandoned]
         for query in gone:
             self._in_flight.discard(query)
@@ -171,9 +173,9 @@ class SearchPipeline:
             self._report(BatchReport([], dropped=len(gone)))
 
     def on_crash(self, bug: Exception) -> None:
-        """Tell everyone who waits for anything that a stage broke."""
+        """Fail every query in flight because of a bug in a stage."""
         self._batch_queue.clear()
-        self._in_flight.fail_all("the search failed: a bug; the log of the retriever says where", bug)
+        self._in_flight.fail_all("the search failed because of a bug; see the retriever's log", bug)
 
     def _report(self, report: BatchReport) -> None:
         try:
@@ -182,13 +184,13 @@ class SearchPipeline:
             logger.exception("a batch could not be reported")
 
     def _note_pace(self, seconds: float, queries: int) -> None:
-        # Summed before they are divided: single queries are dear, and would outweigh a full batch.
+        # Sums, not a mean of ratios: single queries are expensive, and would outweigh a full batch.
         self._recent_seconds = 0.8 * self._recent_seconds + seconds
         self._recent_queries = 0.8 * self._recent_queries + queries
 
 
 class _LoopThreadsafe:
-    """Takes what the stages tell to the event loop, to which everybody who waits belongs."""
+    """Passes the callbacks of the stages to the event loop, in which all callers wait."""
 
     def __init__(self, loop: asyncio.AbstractEventLoop, pipeline: SearchPipeline) -> None:
         self._loop = loop
@@ -211,9 +213,9 @@ class _LoopThreadsafe:
             try:
                 what()
             except Exception as bug:
-                logger.exception("what a stage told could not be dealt with; all that is under way fails")
+                logger.exception("the result of a stage could not be handled; all queries in flight fail")
                 self._pipeline.on_crash(bug)
 
-        # A forced end closes the loop while the threads still work; then nobody waits any longer.
+        # A forced end closes the loop while the threads still work; then no caller waits any longer.
         if not self._loop.is_closed():
             self._loop.call_soon_threadsafe(safely)

@@ -1,4 +1,4 @@
-"""Answers of former queries, bounded by their size."""
+"""Answers to earlier queries, bounded by their size."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ _HIT_OVERHEAD_BYTES = 230
 
 
 class ResultCache:
-    """Least recently used answers go first. A new revision of an index has other keys, so nothing stale is found.
+    """Evicts the least recently used answers. A new revision of an index has new keys, so no stale answer is found.
 
     Args:
-        max_bytes: of queries and hits together; 0 keeps nothing.
+        max_bytes: of queries and hits together; 0 caches nothing.
     """
 
     def __init__(self, max_bytes: int) -> None:
@@ -27,7 +27,7 @@ class ResultCache:
         self.missed = 0
 
     def get(self, key: Key) -> HitDicts | None:
-        """The hits kept under `key`, not to be changed."""
+        """The hits cached under `key`; do not change them."""
         entry = self._hits.get(key)
         if entry is None:
             self.missed += 1
@@ -36,14 +36,14 @@ class ResultCache:
         return entry[0]
 
     def put(self, key: Key, hits: HitDicts) -> None:
-        """Keep hits, unless they alone are larger than the cache."""
+        """Cache hits, unless they alone are larger than the cache."""
         size = _size_of(key, hits)
         if size <= self._hits.maxsize:
             self._hits[key] = hits, size
 
     @property
     def size_bytes(self) -> int:
-        """What is kept, by the same estimate as `max_bytes`."""
+        """The size of the cache, by the same estimate as `max_bytes`."""
         return int(self._hits.currsize)
 
 

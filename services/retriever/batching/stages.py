@@ -1,7 +1,7 @@
-"""Three threads that work: tokenise, encode, search. Each takes the next batch by itself, without the event loop.
+"""Three worker threads: tokenize, encode, search. Each takes the next batch by itself, without the event loop.
 
-A batch is encoded while the one before it is searched. The event loop, which may be busy with a hundred answers, is
-told what came out and is never waited for.
+A batch is encoded while the one before it is searched. The event loop, which may be busy with a hundred answers,
+receives the results, and no stage waits for it.
 """
 
 from __future__ import annotations
@@ -20,13 +20,13 @@ from services.retriever.types import HitDicts, QueryEncoder, Vectors
 
 logger = logging.getLogger(__name__)
 
-# Until the event loop has cleared the backlog; a bug that the next batch meets, too, does not spin.
+# Lets the event loop clear the backlog, and keeps a bug that recurs in every batch from spinning.
 _AFTER_A_BUG_SECONDS = 0.05
 
 
 @dataclass(frozen=True, slots=True)
 class Encoded:
-    """A batch with its vectors; `begun` (by `time.perf_counter`) and `seconds` are of its encoding."""
+    """A batch with its vectors; `begun` (by `time.perf_counter`) and `seconds` are those of its encoding."""
 
     batch: list[PendingQuery]
     vectors: Vectors
@@ -35,7 +35,7 @@ class Encoded:
 
 
 class PipelineCallbacks(Protocol):
-    """Where the stages tell what came out; called in their threads."""
+    """Receives the results of the stages; called in their threads."""
 
     def on_results(self, encoded: Encoded, hits: list[HitDicts | Exception], seconds: float) -> None:
         """Take the hits of each query of a batch, or what its index raised."""
@@ -46,11 +46,11 @@ class PipelineCallbacks(Protocol):
         ...
 
     def on_abandoned(self, pending: list[PendingQuery]) -> None:
-        """Take work that nobody seemed to wait for."""
+        """Take queries that seemed to be abandoned."""
         ...
 
     def on_crash(self, bug: Exception) -> None:
-        """Take a bug in a stage, which goes on with what comes next."""
+        """Take a bug in a stage, which continues with the next batch."""
         ...
 
 
@@ -60,7 +60,7 @@ class Stages:
     Args:
         batch_queue: where work comes from.
         encoder: its two methods run in one thread each.
-        callbacks: is told what came out.
+        callbacks: receives the results.
     """
 
     def __init__(self, batch_queue: BatchQueue, encoder: QueryEncoder, callbacks: PipelineCallbacks) -> None:
@@ -75,26 +75,26 @@ class Stages:
         ]
 
     def start(self) -> None:
-        """Begin to work."""
+        """Start the threads."""
         for thread in self._threads:
             thread.start()
 
     def close(self) -> None:
-        """End the threads; there must be no work under way."""
+        """End the threads; no query may be in flight."""
         self._batch_queue.close()
         self._encoded.put(None)
         for thread in self._threads:
             thread.join()
 
     def _run_forever(self, step: Callable[[], bool]) -> None:
-        """A stage that ended would leave everyone waiting for ever; a bug in it costs what was under way, no more."""
+        """Repeat a stage: if it ended, callers would wait forever. A bug in it costs only the queries in flight."""
         goes_on = True
         while goes_on:
             try:
                 goes_on = step()
-            # A panic of a library in Rust is no Exception.
+            # A panic in a Rust library is not an Exception.
             except BaseException as bug:
-                logger.exception("a stage broke; it goes on with what comes next")
+                logger.exception("a stage crashed; it continues with the next batch")
                 self._callbacks.on_crash(bug if isinstance(bug, Exception) else RuntimeError(repr(bug)))
                 time.sleep(_AFTER_A_BUG_SECONDS)
 
@@ -149,7 +149,7 @@ class Stages:
 
 
 def _search_batch(encoded: Encoded) -> list[HitDicts | Exception]:
-    """One call for each index and depth that the batch asks; an index that fails fails its own queries only."""
+    """Make one call per index and depth in the batch; if an index fails, only its own queries fail."""
     found: dict[int, HitDicts | Exception] = {}
     groups: dict[tuple[str, int], list[int]] = {}
     for row, pending in enumerate(encoded.batch):

@@ -1,1 +1,1 @@
-"""Makes an index from passages, and measures its recall."""
+"""Builds an index from passages and measures its recall."""

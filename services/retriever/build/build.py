@@ -1,7 +1,7 @@
-"""Build an index from passages: resumable, repeatable, published at once.
+"""Build an index from passages: resumable, repeatable, published atomically.
 
-Work goes on in a hidden directory beside the index. A shard of vectors appears there complete or not at all, and what
-it holds depends on its own passages only; so a build that was killed goes on where it was and ends up the same.
+The build works in a hidden directory beside the index. A shard of vectors appears there complete or not at all, and
+its content depends only on its own passages. So a killed build continues where it stopped, with the same result.
 """
 
 from __future__ import annotations
@@ -40,11 +40,11 @@ from services.retriever.index.vector_index import write_dense
 def build_index(settings: Settings, passages: Path) -> Path:
     """Bring `settings.index_dir` up to date with `passages`, a file or a directory of files, and return it.
 
-    Returns at once if it is already. Otherwise the old index stays in service until the new one is complete.
-    A build that was interrupted goes on when called again.
+    Returns at once if it is current. Otherwise the old index is served until the new one is complete.
+    An interrupted build continues when called again.
 
     Raises:
-        AssetError: passages or encoder are missing or broken, or Milvus does not answer.
+        AssetError: passages or encoder are missing or corrupt, or Milvus is unavailable.
         ConfigurationError: the encoder's settings contradict each other, or another build of this index runs.
     """
     target = settings.index_dir
@@ -59,12 +59,12 @@ def build_index(settings: Settings, passages: Path) -> Path:
             try:
                 _build(settings, checkpoint, recipe, passages, work)
             except KeyboardInterrupt:
-                _log("stopped; what is encoded is kept, the same command goes on from there")
+                _log("stopped; the vectors made so far are kept, and the same command continues from there")
                 raise
             _log(f"index {target} is ready (revision {recipe.revision})")
         shutil.rmtree(work, ignore_errors=True)
     if settings.encoder.backend == "onnx-int8":
-        # Made here, so that serving needs to write nothing.
+        # Exported here, so that serving writes nothing.
         exported_graph(checkpoint, settings.paths.data, int8=True)
     return target
 
@@ -81,7 +81,7 @@ def _is_current(settings: Settings, checkpoint: Checkpoint, recipe: Recipe) -> b
         SearchIndex(corpus.index, settings.index_dir, checkpoint, settings.encoder, threads=1)
     except ResearchError:
         if manifest.milvus:
-            raise  # a Milvus that does not answer now is no reason to fill it again
+            raise  # an unavailable Milvus is no reason to fill it again
         return False
     return True
 
@@ -113,7 +113,7 @@ def _write_index(
     corpus = settings.corpus
     structure, milvus = None, None
     if corpus.milvus:
-        # A name of its own for each build: what is served stays whole while the next is filled.
+        # One name per build: the served collection stays complete while the next one is filled.
         milvus = MilvusCollection(corpus.milvus, collection_prefix(corpus.index) + build_id)
         _log(f"writing {len(store)} vectors to {milvus.uri}, collection {milvus.collection}")
         _drop_unserved_collections(settings, milvus)
@@ -139,7 +139,7 @@ def _write_index(
 
 
 def _resume_or_begin(work: Path, plan: Mapping[str, object]) -> str:
-    """Keep what was begun with the same plan and drop all else; returns the build's name, the same if it goes on."""
+    """Keep work with the same plan and drop all other; returns the build's id, which a resumed build keeps."""
     plan_file = work / "plan.json"
     try:
         unfinished = json.loads(plan_file.read_text(encoding="utf-8"))
@@ -177,20 +177,20 @@ def _snapshot(index: Path, passages: Path, digest: str) -> PassageStore:
 
 
 def _check_buildable(settings: Settings, checkpoint: Checkpoint, count: int) -> None:
-    """Say so before hours of encoding, not after."""
+    """Refuse before hours of encoding, not after."""
     corpus = settings.corpus
     if count == 0:
-        raise AssetError("there is no passage in it: nothing to index")
+        raise AssetError("the corpus has no passages: there is nothing to index")
     if not corpus.milvus:
         faiss_config_for(corpus.index_type, count, checkpoint.dimension)
     if corpus.hybrid and count > MAX_BM25_PASSAGES:
         raise ConfigurationError(
-            f"corpus.hybrid: words are indexed in memory, up to {MAX_BM25_PASSAGES} passages; there are {count}"
+            f"corpus.hybrid: {count} passages are above the limit of {MAX_BM25_PASSAGES} for BM25; set it to false"
         )
 
 
 def _drop_unserved_collections(settings: Settings, new: MilvusCollection) -> None:
-    """Collections of former builds, but not the one that is published now: a server may be using it."""
+    """Drop the collections of former builds, except the published one: a server may be using it."""
     keep = {new.collection}
     with contextlib.suppress(AssetError):
         if published := read_manifest(settings.index_dir).milvus:
@@ -206,7 +206,7 @@ def _publish(index: Path, target: Path) -> None:
 
 
 def _finish_replacing(target: Path) -> None:
-    """What a kill between the two renames, or before the end of the removal, has left."""
+    """Clean up after a kill between the two renames or before the end of the removal."""
     if not target.exists() and _replaced(target).exists():
         _replaced(target).rename(target)
     shutil.rmtree(_replaced(target), ignore_errors=True)
@@ -218,13 +218,13 @@ def _replaced(target: Path) -> Path:
 
 @contextmanager
 def _only_builder(target: Path) -> Iterator[None]:
-    """Hold a lock on the index; the kernel lets go of it even after a kill."""
+    """Hold a lock on the index; the kernel releases it even after a kill."""
     target.parent.mkdir(parents=True, exist_ok=True)
     with target.with_name(f".{target.name}.lock").open("w") as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
-            raise ConfigurationError(f"another build of {target} is running; wait for it or end it") from error
+            raise ConfigurationError(f"another build of {target} is running; wait for it or stop it") from error
         yield
 
 
@@ -233,5 +233,5 @@ def _log(message: str) -> None:
 
 
 def _usable_cores() -> int:
-    """A build is alone on its machine, so it takes what it may; serving has a setting, because it has neighbours."""
+    """A build has its machine to itself, so it uses every core it may; serving shares one, so it has a setting."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -1,4 +1,4 @@
-"""Passages from the files that people have, streamed: JSONL, TSV and Parquet, in the forms that are about.
+"""Streams passages from JSONL, TSV and Parquet files, in the formats that are in use.
 
 | form | columns |
 |---|---|
@@ -6,7 +6,7 @@
 | wiki-18, FlashRAG | `id`, `contents`: the title on the first line, perhaps in quotes, the text on the others |
 | DPR | TSV with the header `id text title` |
 
-`.gz` of JSONL and TSV is read as it is; a directory stands for all files of these kinds in it, by name.
+JSONL and TSV may be gzipped (`.gz`). A directory stands for all files of these kinds in it, in order of name.
 """
 
 from __future__ import annotations
@@ -36,12 +36,12 @@ def read_passages(path: Path) -> Iterator[Passage]:
     """Stream the passages of a file or of a directory of files.
 
     Raises:
-        AssetError: a file is missing, of no known format, or has a broken record; the message names file and line.
+        AssetError: a file is missing, of no known format, or has an invalid record; the message names file and line.
     """
     for file in corpus_files(path):
         try:
             for number, record in enumerate(_records(file), start=1):
-                yield _passage(record, f"{file}: record {number}")
+                yield passage_from_record(record, f"{file}: record {number}")
         except AssetError:
             raise
         except (OSError, EOFError, UnicodeDecodeError, csv.Error) as error:
@@ -55,14 +55,14 @@ def corpus_files(path: Path) -> list[Path]:
         AssetError: there is none, or one of no known format.
     """
     if not path.exists():
-        raise AssetError(f"there are no passages at {path}; run `research prepare`, or name a file that is there")
+        raise AssetError(f"there are no passages at {path}; run `research prepare`, or name an existing file")
     if path.is_dir():
         files = sorted(file for file in path.iterdir() if _format(file) in _FORMATS)
         if not files:
             raise AssetError(f"no file in {path} ends in {', '.join(_FORMATS)} (or .gz of the first three)")
         return files
     if _format(path) not in _FORMATS:
-        raise AssetError(f"{path}: passages are read from {', '.join(_FORMATS)} (or .gz of the first three)")
+        raise AssetError(f"{path} is not a passage file; use {', '.join(_FORMATS)} (or .gz of the first three)")
     return [path]
 
 
@@ -70,7 +70,7 @@ def corpus_digest(path: Path) -> str:
     """SHA-256 of a file, or of the digests of a directory's files, as hex.
 
     Raises:
-        AssetError: there is nothing to read, or nothing in it.
+        AssetError: the passages are missing or empty.
     """
     files = corpus_files(path)
     try:
@@ -132,7 +132,7 @@ def _open(file: Path) -> BinaryIO:
     return cast(BinaryIO, gzip.open(file)) if file.suffix == ".gz" else file.open("rb")
 
 
-def _passage(record: dict[str, Any], where: str) -> Passage:
+def passage_from_record(record: dict[str, Any], where: str) -> Passage:
     if not isinstance(record, dict):
         raise AssetError(f"{where} is not an object of id, title and text")
     own_id = record.get("id", record.get("_id"))

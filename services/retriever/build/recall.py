@@ -1,4 +1,4 @@
-"""How much of what it should find does an index find? Against exact search, and against gold passages."""
+"""Measures the recall of an index, against exact search and against gold passages."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from services.retriever.types import Vectors
 
 DEPTHS = (1, 5, 10)
 
-# Titles that stand for queries where there are none.
+# How many titles serve as queries if there are no questions.
 _SAMPLED_TITLES = 500
 _BLOCK_ROWS = 50_000
 _BLOCK_QUERIES = 512
@@ -31,7 +31,7 @@ _BLOCK_QUERIES = 512
 class Recall:
     """A row of the table: what was measured against what, with how many queries, and recall at each of `DEPTHS`.
 
-    `missing_titles` of the queries have a gold passage that the index does not hold and no search can find.
+    `missing_titles` counts the queries with a gold passage that the index lacks, so that no search can find it.
     """
 
     measured: str
@@ -45,13 +45,14 @@ def evaluate_index(settings: Settings, questions: Path | None) -> list[Recall]:
     """Measure the published index.
 
     Args:
-        settings: say which index, with which encoder.
-        questions: a file for `load_gold`; None: titles of the index are the queries, and only exact search the measure.
+        settings: name the index and its encoder.
+        questions: a file for `load_gold`; None takes titles of the index as queries, compared with exact search only.
 
     Raises:
-        AssetError: index, encoder or questions are missing or broken, or the index holds none of the gold passages.
+        AssetError: index, encoder or questions are missing or corrupt, or the index holds none of the gold passages.
         ConfigurationError: the index was built with another encoder.
     """
+    # 1. Encode the queries and search for them.
     data, threads = settings.paths.data, settings.retriever.threads
     checkpoint = open_checkpoint(settings.encoder.name, data)
     index = SearchIndex(settings.corpus.index, settings.index_dir, checkpoint, settings.encoder, threads)
@@ -61,12 +62,14 @@ def evaluate_index(settings: Settings, questions: Path | None) -> list[Recall]:
     vectors = encoder.encode_queries(texts)
     deepest = min(max(DEPTHS), index.dense.count)
     found = {"vectors": index.dense.search(vectors, deepest)[1].tolist()}
+    # 2. Compare with exact search, if the index keeps the full vectors.
     rows: list[Recall] = []
     full = settings.index_dir / FULL_VECTORS
     if full.is_file():
         exact = exact_search(np.load(full, mmap_mode="r"), vectors, deepest).tolist()
         at = tuple(recall_at(found["vectors"], [set(row[:depth]) for row in exact], depth) for depth in DEPTHS)
         rows.append(Recall("vectors", "exact search", len(texts), at))
+    # 3. Compare with the gold passages, by vectors, by words and by both.
     if gold:
         if index.lexical is not None:
             found["words"] = index.lexical.search(texts, deepest).tolist()
@@ -90,7 +93,7 @@ def evaluate_index(settings: Settings, questions: Path | None) -> list[Recall]:
 def exact_search(full: NDArray[np.float16], vectors: Vectors, top_k: int) -> Positions:
     """Positions of the `top_k` rows of `full` with the largest inner products, best first, [queries, top_k].
 
-    Reads `full` once for each `_BLOCK_QUERIES` queries, in blocks, so that memory does not grow with either.
+    Reads `full` once per `_BLOCK_QUERIES` queries, in blocks, so that memory grows with neither.
     """
     found = [
         _exact_block(full, vectors[start : start + _BLOCK_QUERIES], top_k)
@@ -114,10 +117,10 @@ def _exact_block(full: NDArray[np.float16], vectors: Vectors, top_k: int) -> Pos
 
 
 def gold_positions(store: PassageStore, gold: Sequence[GoldQuery]) -> list[set[int]]:
-    """Where the gold passages of each query are; one that the index lacks counts as -1, which no search finds.
+    """Positions of each query's gold passages; -1, which no search finds, stands for one that the index lacks.
 
     Raises:
-        AssetError: not one of them is there.
+        AssetError: the index holds none of them.
     """
     wanted = {passage for query in gold for passage in query.passages}
     places: dict[GoldPassage, int] = {}

@@ -1,4 +1,4 @@
-"""The vectors of a build in shards on disk: what is there is complete, and a killed build goes on with the rest."""
+"""The vectors of a build in shards on disk: each shard is complete, and a killed build continues with the rest."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from services.retriever.encoder.encoder import Encoder
 from services.retriever.index.passage_store import PassageStore
 from services.retriever.types import Vectors
 
-# Passages a shard: what a kill can cost at most, for each encoder.
+# Passages per shard: the most work that a kill can cost, per encoder.
 SHARD = 256
 
 
@@ -34,7 +34,7 @@ class VectorShards:
 
     @property
     def missing(self) -> list[int]:
-        """First positions of the shards that are not there yet."""
+        """First positions of the missing shards."""
         return [start for start in self._starts if not self._path(start).is_file()]
 
     def sample(self, count: int, seed: int) -> Vectors:
@@ -49,7 +49,7 @@ class VectorShards:
         return drawn
 
     def encode(self, encoders: Sequence[Encoder]) -> None:
-        """Make what is missing, one thread an encoder; shows how far it is and how long it will take."""
+        """Encode the missing shards with one thread per encoder; shows progress and the remaining time."""
         missing = self.missing
         todo, lock, stop = iter(missing), threading.Lock(), threading.Event()
         sizes = {start: min(SHARD, len(self) - start) for start in missing}

@@ -1,4 +1,4 @@
-"""What is on disk of an encoder: where its files are, how it pools, how wide it is, a digest of it all."""
+"""An encoder on disk: its files, its pooling, its dimension, and a digest of all of it."""
 
 from __future__ import annotations
 
@@ -36,8 +36,8 @@ def open_checkpoint(name: str, data: Path) -> Checkpoint:
     """Find and describe the encoder `name` (built-in, directory or hub name) without loading its weights.
 
     Raises:
-        AssetError: it is not there, cannot be fetched, or lacks a file.
-        ConfigurationError: it pools in a way that is not supported.
+        AssetError: it is missing, cannot be fetched, or lacks a file.
+        ConfigurationError: its pooling is not supported.
     """
     directory = local_checkpoint(name, data)
     config = _read_json(directory / "config.json")
@@ -62,7 +62,7 @@ def _pooling(directory: Path) -> Pooling:
         return "mean"
     switched_on = [key for key, value in _read_json(path).items() if key.startswith("pooling_mode_") and value is True]
     if len(switched_on) != 1 or switched_on[0] not in _POOLING_FLAGS:
-        raise ConfigurationError(f"{path} asks for {switched_on}; one of {sorted(_POOLING_FLAGS)} is supported")
+        raise ConfigurationError(f"{path} asks for {switched_on}; it must be exactly one of {sorted(_POOLING_FLAGS)}")
     return _POOLING_FLAGS[switched_on[0]]
 
 

@@ -1,4 +1,4 @@
-"""Texts to unit vectors, E5 style: prefix, tokenise, transformer, pooling, L2 norm."""
+"""Texts to unit vectors, E5 style: prefix, tokenizer, transformer, pooling, L2 norm."""
 
 from __future__ import annotations
 
@@ -16,20 +16,20 @@ from services.retriever.encoder.onnx_session import Forward, forward_of, open_se
 from services.retriever.encoder.padding import CallCost, group_by_length
 from services.retriever.types import TokenIds, Vectors
 
-# ONNX int8 on one thread: a call takes 1.1 ms and 0.125 ms a token, and more a token beyond some 400 of them.
+# ONNX int8 on one thread: a call takes 1.1 ms plus 0.125 ms per token, and more per token beyond some 400 tokens.
 _CPU_COST = CallCost(call=9, most=384)
-# A GPU is idle unless it gets many; not measured more finely.
+# A GPU is idle unless it gets many tokens; not measured more finely.
 _CUDA_COST = CallCost(call=4096, most=32_768)
 
 
 class Encoder:
-    """A loaded encoder. Each of `tokenize` and `encode` may have a thread of its own, but not two.
+    """A loaded encoder. `tokenize` and `encode` may run in one thread each, but neither in two.
 
     Args:
-        checkpoint: what was loaded.
+        checkpoint: the loaded checkpoint.
         settings: prefixes and token limits.
         forward: maps ids and mask, int64 [rows, tokens], to unit vectors, float32 [rows, dimension].
-        cost: of a call of `forward`.
+        cost: the cost of one call of `forward`.
     """
 
     def __init__(self, checkpoint: Checkpoint, settings: EncoderConfig, forward: Forward, cost: CallCost) -> None:
@@ -49,7 +49,7 @@ class Encoder:
         self._tokenizer.no_padding()
 
     def tokenize(self, queries: Sequence[str]) -> list[TokenIds]:
-        """Cut queries into token ids, prefix and special tokens included; longer ones end at `max_query_tokens`."""
+        """Tokenize queries, prefix and special tokens included; longer ones are truncated to `max_query_tokens`."""
         prefix = self._settings.query_prefix
         return self._tokenize([prefix + query for query in queries], self._settings.max_query_tokens)
 
@@ -58,7 +58,7 @@ class Encoder:
         return self.encode(self.tokenize(queries))
 
     def encode_passages(self, passages: Iterable[tuple[str, str]]) -> Vectors:
-        """Encode (title, text) pairs into float32 [pairs, dimension], cut at `max_passage_tokens`."""
+        """Encode (title, text) pairs into float32 [pairs, dimension], truncated to `max_passage_tokens`."""
         prefix = self._settings.passage_prefix
         texts = [f"{prefix}{title} {text}" for title, text in passages]
         return self.encode(self._tokenize(texts, self._settings.max_passage_tokens))
@@ -87,11 +87,11 @@ class Encoder:
 def load_encoder(checkpoint: Checkpoint, settings: EncoderConfig, backend: str, threads: int, data: Path) -> Encoder:
     """Load `checkpoint` for one of the backends `torch`, `onnx`, `onnx-int8`.
 
-    The torch backend takes the first CUDA device if there is one; else `threads` threads of the CPU do the work.
+    The torch backend uses the first CUDA device if there is one, else `threads` CPU threads.
 
     Raises:
-        AssetError: weights or tokenizer are broken, or the ONNX graph does not agree with torch.
-        ConfigurationError: a token limit is beyond what the encoder reads.
+        AssetError: weights or tokenizer are corrupt, or the ONNX graph differs from torch.
+        ConfigurationError: a token limit is above that of the encoder.
     """
     return load_encoders(checkpoint, settings, backend, threads, data, most=1)[0]
 
@@ -99,11 +99,11 @@ def load_encoder(checkpoint: Checkpoint, settings: EncoderConfig, backend: str, 
 def load_encoders(
     checkpoint: Checkpoint, settings: EncoderConfig, backend: str, threads: int, data: Path, most: int | None = None
 ) -> list[Encoder]:
-    """Load `checkpoint` once for each CUDA device, at most `most` times; without such a device once for the CPU.
+    """Load `checkpoint` once per CUDA device, at most `most` times, or once for the CPU if there is no such device.
 
     Raises what `load_encoder` raises.
     """
-    # Read once, when the tokenizer first works in parallel; its default is every core.
+    # The tokenizer reads this once, when it first works in parallel; its default is every core.
     os.environ["RAYON_NUM_THREADS"] = str(threads)
     if backend != "torch":
         forward = _onnx_forward(checkpoint, threads, data, int8=backend == "onnx-int8")
@@ -114,7 +114,7 @@ def load_encoders(
     if not torch.cuda.is_available():
         return [Encoder(checkpoint, settings, _torch_forward(checkpoint, "cpu", compiled=False), _CPU_COST)]
     devices = [f"cuda:{number}" for number in range(torch.cuda.device_count())][:most]
-    # Compiling is not safe in several threads at once, and pays only where the same process works for long.
+    # Compiling is unsafe in several threads at once, and pays off only in a long-running process.
     compiled = most == 1
     return [Encoder(checkpoint, settings, _torch_forward(checkpoint, name, compiled), _CUDA_COST) for name in devices]
 
@@ -133,7 +133,7 @@ def _torch_forward(checkpoint: Checkpoint, device: str, compiled: bool) -> Forwa
     dtype = torch.float32 if device == "cpu" else torch.float16
     model = load_sentence_model(checkpoint, dtype=dtype, attention="sdpa").to(device)
     if compiled:
-        # Rows and tokens change from batch to batch; a graph for each shape would be compiled without end.
+        # Rows and tokens differ from batch to batch; with one graph per shape, compiling would never end.
         model.compile(dynamic=True)
 
     def forward(ids: NDArray[np.int64], mask: NDArray[np.int64]) -> Vectors:

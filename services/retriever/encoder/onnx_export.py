@@ -1,4 +1,4 @@
-"""ONNX graphs of an encoder: exported, fused, quantised and checked once, then taken from the cache.
+"""ONNX graphs of an encoder: exported, fused, quantized and checked once, then taken from the cache.
 
 The cache is under the data directory (a checkpoint may be read-only) and keyed by the checkpoint's digest, so
 new weights never meet an old graph.
@@ -22,15 +22,15 @@ from services.retriever.encoder.onnx_session import forward_of, open_session
 
 _RECIPE = "r1"
 _OPSET = 17
-# Least cosine with torch on the check batch: fusion changes rounding only, int8 a little more.
+# Minimum cosine with torch on the check batch: fusion changes rounding only, int8 a little more.
 _MIN_COSINE = {"model-fused.onnx": 0.9999, "model-int8.onnx": 0.98}
 
 
 def exported_graph(checkpoint: Checkpoint, data: Path, *, int8: bool) -> Path:
-    """The path of the fused fp32 graph, or of its int8 form; made on the first call (some ten seconds).
+    """The path of the fused fp32 graph, or of its int8 form; exported on the first call (some ten seconds).
 
     Raises:
-        AssetError: the graph does not agree with the torch model: this architecture needs the torch backend.
+        AssetError: the graph differs from the torch model: this architecture needs the torch backend.
     """
     slug = checkpoint.name.replace(":", "-").strip("./~").replace("/", "-")
     directory = data / "models" / "onnx" / f"{slug}-{checkpoint.digest[:12]}-{_RECIPE}"
@@ -53,8 +53,8 @@ def _export_fused(checkpoint: Checkpoint, scratch: Path) -> Path:
 
     from services.retriever.encoder.torch_model import load_sentence_model
 
-    # The optimizer knows the pattern of plain ("eager") attention in a graph of the older exporter; in others
-    # it fuses nothing and says nothing.
+    # The optimizer recognizes plain ("eager") attention in a graph of the older exporter; in other graphs it
+    # silently fuses nothing.
     model = load_sentence_model(checkpoint, dtype=torch.float32, attention="eager")
     ids, mask = _check_batch(checkpoint)
     dynamic = {"input_ids": {0: "rows", 1: "tokens"}, "attention_mask": {0: "rows", 1: "tokens"}}
@@ -86,25 +86,25 @@ def _quantize(fused: Path, scratch: Path) -> Path:
     import onnx
     from onnxruntime.quantization import QuantType, quantize_dynamic
 
-    quantised = scratch / "int8.onnx"
+    quantized = scratch / "int8.onnx"
     with _without_advice():
         quantize_dynamic(
             str(fused),
-            str(quantised),
+            str(quantized),
             weight_type=QuantType.QInt8,
             op_types_to_quantize=["MatMul", "Attention"],
-            # A scale a column took the mean cosine with fp32 from .986 to .997 at the same speed. Seven-bit
-            # weights keep CPUs without VNNI from overflowing and cost nothing measurable.
+            # One scale per column raised the mean cosine with fp32 from .986 to .997 at the same speed. Seven-bit
+            # weights prevent overflow on CPUs without VNNI and cost nothing measurable.
             per_channel=True,
             reduce_range=True,
             extra_options={"DefaultTensorType": onnx.TensorProto.FLOAT},
         )
-    return quantised
+    return quantized
 
 
 @contextmanager
 def _without_advice() -> Iterator[None]:
-    """Keep back ONNX Runtime's advice to pre-process, which the fusion before has done."""
+    """Suppress ONNX Runtime's advice to pre-process; the fusion has already done that."""
     logging.disable(logging.WARNING)
     try:
         yield

@@ -1,4 +1,4 @@
-"""Which texts share a padded tensor: padding is computed like text, and every call has its price."""
+"""Which texts share a padded tensor: padding costs as much as text, and every call has a fixed cost."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class CallCost:
-    """What a call of an encoder costs, in the time that one token takes.
+    """The cost of one encoder call, in units of the time that one token takes.
 
     Attributes:
         call: the fixed part.
-        most: padded tokens of a call at most, beyond which each token costs more; one text alone may have more.
+        most: the most padded tokens per call; beyond it each token costs more. A single text may exceed it.
     """
 
     call: int
@@ -24,13 +24,13 @@ def group_by_length(lengths: Sequence[int], cost: CallCost) -> list[list[int]]:
 
     Args:
         lengths: tokens of each text, at least 1.
-        cost: of a call.
+        cost: the cost of one call.
 
     Returns:
-        Places in `lengths`, each once; shorter texts come first.
+        Indices into `lengths`, each once; shorter texts come first.
     """
     order = sorted(range(len(lengths)), key=lambda place: lengths[place])
-    # cheapest[n] pays for the n shortest texts; the last group of that way begins at begins[n].
+    # cheapest[n] is the least cost of the n shortest texts; the last group of that split begins at begins[n].
     cheapest, begins = [0] * (len(order) + 1), [0] * (len(order) + 1)
     for end in range(1, len(order) + 1):
         width = lengths[order[end - 1]]

@@ -1,4 +1,4 @@
-"""The encoder as one torch module, tokens in, pooled unit vectors out.
+"""The encoder as one torch module: tokens in, pooled unit vectors out.
 
 The torch backend runs it; the ONNX backends export it.
 """
@@ -31,11 +31,11 @@ class SentenceModel(nn.Module):
 
 
 def load_sentence_model(checkpoint: Checkpoint, *, dtype: torch.dtype, attention: str) -> SentenceModel:
-    """Load the weights in `dtype` on the CPU; `attention` is transformers' name of an implementation."""
+    """Load the weights in `dtype` on the CPU; `attention` is the name of an implementation in transformers."""
     from transformers import AutoModel
     from transformers.utils import logging
 
-    # The warning about BERT's classification head, which the checkpoint lacks and nothing uses, misleads.
+    # The warning about BERT's classification head misleads: the checkpoint lacks it and nothing uses it.
     logging.set_verbosity_error()
     logging.disable_progress_bar()
     transformer = AutoModel.from_pretrained(checkpoint.directory, dtype=dtype, attn_implementation=attention)

@@ -16,25 +16,25 @@ BM25_DIRECTORY = "lexical"
 _REPAIR = "build the index again with `research index`"
 
 
-# Building holds all token ids as Python lists, about 1 KB a passage.
+# Building holds all token ids as Python lists, about 1 KB per passage.
 MAX_BM25_PASSAGES = 5_000_000
 
 
 def write_bm25(directory: Path, texts: Iterable[str]) -> None:
-    """Index the texts, in order, into `directory / "lexical"`; the same texts, the same files.
+    """Index the texts, in order, into `directory / "lexical"`; the same texts give the same files.
 
     Raises:
-        AssetError: there is no word in any of them.
+        AssetError: none of them has a word to search for.
     """
     import bm25s
     import Stemmer
     from bm25s.tokenization import Tokenizer
 
-    # The library's plain function numbers words in the order of a set, which is another one in every process.
+    # The library's plain function numbers words in the order of a set, which differs in every process.
     tokenizer = Tokenizer(stopwords="en", stemmer=Stemmer.Stemmer("english"))
     ids = list(tokenizer.streaming_tokenize(texts))
     if not any(any(row) for row in ids):
-        raise AssetError("no passage holds a word that could be searched for; leave corpus.hybrid off")
+        raise AssetError("no passage holds a word to search for; leave corpus.hybrid off")
     index = bm25s.BM25(method="lucene")
     index.index((ids, tokenizer.get_vocab_dict()), show_progress=False)
     index.save(directory / BM25_DIRECTORY)
@@ -51,7 +51,7 @@ class Bm25Index:
     """BM25 over memory-mapped postings.
 
     Raises:
-        AssetError: the files are missing or broken.
+        AssetError: the files are missing or corrupt.
     """
 
     def __init__(self, directory: Path) -> None:

@@ -1,6 +1,6 @@
-"""How the vectors of an index lie in memory: exact or compressed, chosen by name or by size.
+"""How an index stores its vectors: exact or compressed, chosen by name or by size.
 
-Measure them with `python -m benchmarks.retriever.million`.
+Measure the structures with `python -m benchmarks.retriever.million`.
 """
 
 from __future__ import annotations
@@ -12,15 +12,15 @@ from research.errors import ConfigurationError
 
 FaissConfigName = Literal["flat", "hnsw", "ivf-sq8", "ivf-pq", "ivf-rabitq"]
 
-# Up to here the exact search of a batch takes less time than encoding it.
+# Up to this count, the exact search of a batch takes less time than encoding it.
 _MAX_FLAT = 200_000
 _MAX_HNSW = 2_000_000
 _TRAINING_VECTORS_PER_LIST = 40
 _MIN_FOR_LISTS = 500
-# What is near a query lies in many lists, however few there are: with 8 of 256 lists two thirds of flat's hits were
-# found (benchmarks/retriever/million.py with --count 12000).
+# The neighbors of a query lie in many lists, however few there are: probing 8 of 256 lists found two thirds of flat's
+# hits (benchmarks/retriever/million.py with --count 12000).
 _MIN_PROBES = 64
-# For the ranges and codes, which are learnt with or without lists.
+# For the ranges and codes, which are learned with or without lists.
 _TRAINING_VECTORS = 10_000
 # The default of 40 costs a tenth of the recall at 400,000 vectors (shared measurements on FAISS).
 HNSW_EF_CONSTRUCTION = 160
@@ -34,7 +34,7 @@ class FaissConfig:
         factory: what `faiss.index_factory` makes it from.
         lists: inverted lists, 0 if there are none; `probes` of them are searched.
         ef_search: candidates that a graph search keeps, 0 without a graph.
-        rerank: candidates a wanted passage that are compared again by their full vectors; 0: none are.
+        rerank: candidates per wanted passage that are reranked by their full vectors; 0 reranks none.
     """
 
     name: FaissConfigName
@@ -46,12 +46,12 @@ class FaissConfig:
 
     @property
     def training_vectors(self) -> int:
-        """Vectors that it learns its lists and codes from."""
+        """How many vectors its lists and codes are learned from."""
         return max(self.lists * _TRAINING_VECTORS_PER_LIST, _TRAINING_VECTORS)
 
 
 def faiss_config_for(name: FaissConfigName | Literal["auto"], count: int, dimension: int) -> FaissConfig:
-    """The structure of that name, proportioned for `count` vectors; `auto` goes by the count alone.
+    """The structure of that name, sized for `count` vectors; `auto` chooses by the count alone.
 
     Raises:
         ConfigurationError: there are too few vectors to learn lists or codes from, or they cannot be cut into codes.
@@ -68,21 +68,21 @@ def faiss_config_for(name: FaissConfigName | Literal["auto"], count: int, dimens
         )
     if name == "ivf-pq" and dimension % 4:
         raise ConfigurationError(
-            f"corpus.index_type=ivf-pq: vectors of size {dimension} cannot be cut in fours; use ivf-rabitq"
+            f"corpus.index_type=ivf-pq: vectors of size {dimension} do not divide into groups of four; use ivf-rabitq"
         )
     lists = _lists_for(count)
     probes = max(lists // 32, min(lists, _MIN_PROBES))
     if name == "ivf-sq8":
         return FaissConfig(name, f"IVF{lists},SQ8", lists, probes)
     if name == "ivf-pq":
-        # Four dimensions a code of four bits: an eighth of a byte a dimension. Their order is coarse, so many are
-        # ranked again: with 16 recall@5 was .79, with 64 .92 (benchmarks/retriever/million.py).
+        # A four-bit code per four dimensions: an eighth of a byte per dimension. Their ranking is coarse, so many
+        # are reranked: with 16 recall@5 was .79, with 64 .92 (benchmarks/retriever/million.py).
         return FaissConfig(name, f"IVF{lists},PQ{dimension // 4}x4fs", lists, probes, rerank=64)
     return FaissConfig(name, f"IVF{lists},RaBitQfs", lists, probes, rerank=16)
 
 
 def _lists_for(count: int) -> int:
-    """Four times the square root, as a power of two, and few enough to be trained from what is there."""
+    """Four times the square root of `count`, as a power of two, and few enough to be trained from `count` vectors."""
     wanted = 4 * count**0.5
     lists = 1
     while lists * 2 <= wanted and lists * 2 * _TRAINING_VECTORS_PER_LIST <= count:

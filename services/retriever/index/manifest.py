@@ -1,4 +1,4 @@
-"""What an index was built from, and whether it fits the encoder that is to query it."""
+"""What an index was built from, and whether it fits the encoder that will query it."""
 
 from __future__ import annotations
 
@@ -88,7 +88,7 @@ class Manifest(_Frozen):
 
 
 def encoding_of(checkpoint: Checkpoint, encoder: EncoderConfig) -> Encoding:
-    """What the vectors of this encoder under these settings mean."""
+    """What decides the meaning of the vectors of this encoder under these settings."""
     return Encoding(
         encoder_digest=checkpoint.digest,
         pooling=checkpoint.pooling,
@@ -113,7 +113,7 @@ def read_manifest(directory: Path) -> Manifest:
     """Read the manifest of a published index.
 
     Raises:
-        AssetError: there is no index, or its manifest is broken or of another format version.
+        AssetError: there is no index, or its manifest is corrupt or of another format version.
     """
     path = directory / MANIFEST
     try:
@@ -121,7 +121,7 @@ def read_manifest(directory: Path) -> Manifest:
     except OSError as error:
         raise AssetError(f"there is no index in {directory} ({error.strerror}); {_REBUILD}") from error
     except ValueError as error:
-        raise AssetError(f"{path} is broken ({error}); {_REBUILD}") from error
+        raise AssetError(f"{path} is corrupt ({error}); {_REBUILD}") from error
     version = noted.get("recipe", {}).get("format_version", 1) if isinstance(noted, dict) else None
     if version != FORMAT_VERSION:
         raise AssetError(f"{path} is not of index format {FORMAT_VERSION}; {_REBUILD}")

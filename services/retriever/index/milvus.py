@@ -1,6 +1,6 @@
-"""Vectors in Milvus, beyond one host; an embedded database file (milvus-lite) is the same to us.
+"""Vectors in Milvus, for more than one host; an embedded database file (milvus-lite) works the same way.
 
-The address and the collection stand in the manifest; a token, if the cluster asks for one, in `MILVUS_TOKEN`.
+The manifest holds the address and the collection; `MILVUS_TOKEN` holds a token, if the cluster asks for one.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ TOKEN = "MILVUS_TOKEN"
 
 _POSITION, _VECTOR = "position", "vector"
 _TIMEOUT_SECONDS = 30.0
-# Under the 64 MB that a message may have, up to 4,096 dimensions.
+# Keeps a message under its limit of 64 MB, up to 4,096 dimensions.
 _INSERT_ROWS = 2000
 
 
@@ -37,7 +37,7 @@ class MilvusVectors:
     """A collection, searched for inner products.
 
     Raises:
-        AssetError: Milvus does not answer, or does not have the collection.
+        AssetError: Milvus is unavailable, or lacks the collection.
     """
 
     def __init__(self, where: MilvusCollection) -> None:
@@ -76,16 +76,16 @@ class MilvusVectors:
 
 
 def collection_prefix(index: str) -> str:
-    """What the names of an index's collections begin with, and no other's."""
+    """The prefix of the names of an index's collections, and of no others."""
     readable = "".join(letter if letter.isascii() and letter.isalnum() else "_" for letter in index)
     return f"r_{readable}_{hashlib.sha256(index.encode()).hexdigest()[:8]}_"
 
 
 def drop_collections(uri: str, prefix: str, keep: set[str]) -> None:
-    """Drop what former builds left under a prefix.
+    """Drop the collections that former builds left under a prefix.
 
     Raises:
-        AssetError: Milvus does not answer or refuses.
+        AssetError: Milvus is unavailable or refuses.
     """
     from pymilvus import MilvusException
 
@@ -100,7 +100,7 @@ def drop_collections(uri: str, prefix: str, keep: set[str]) -> None:
 
 
 def write_milvus(where: MilvusCollection, shards: Iterable[Vectors], dimension: int, *, exact: bool) -> None:
-    """Fill a new collection; one of that name, left by a build that was killed, is dropped first.
+    """Fill a new collection; one of that name, left by a killed build, is dropped first.
 
     Args:
         where: the collection.
@@ -109,12 +109,13 @@ def write_milvus(where: MilvusCollection, shards: Iterable[Vectors], dimension: 
         exact: compare with every vector (Milvus's FLAT), or let Milvus choose an index.
 
     Raises:
-        AssetError: Milvus does not answer or refuses.
+        AssetError: Milvus is unavailable or refuses.
     """
     from pymilvus import DataType, MilvusClient, MilvusException
 
     try:
         client = _connect(where.uri)
+        # 1. Create the collection.
         if client.has_collection(where.collection):
             client.drop_collection(where.collection)
         schema = MilvusClient.create_schema(auto_id=False, enable_dynamic_field=False)
@@ -123,6 +124,7 @@ def write_milvus(where: MilvusCollection, shards: Iterable[Vectors], dimension: 
         index = client.prepare_index_params()
         index.add_index(_VECTOR, index_type="FLAT" if exact else "AUTOINDEX", metric_type="IP")
         client.create_collection(where.collection, schema=schema, index_params=index)
+        # 2. Insert the vectors.
         position = 0
         for shard in shards:
             for start in range(0, len(shard), _INSERT_ROWS):

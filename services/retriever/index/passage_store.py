@@ -18,7 +18,7 @@ from research.passages import Passage
 
 PASSAGES = "passages.arrow"
 
-# Rows of a record batch: a position leads to its batch by division.
+# Rows per record batch: dividing a position by it gives the batch.
 _ROWS = 4096
 _FIELDS = ("id", "title", "text")
 _SCHEMA = pa.schema([(name, pa.string()) for name in _FIELDS])
@@ -26,7 +26,7 @@ _REPAIR = "build the index again with `research index`"
 
 
 def write_passage_store(directory: Path, passages: Iterable[Passage]) -> None:
-    """Stream passages into `directory`; a store that is there already is replaced once the new one is complete."""
+    """Stream passages into `directory`; an existing store is replaced once the new one is complete."""
     stream = iter(passages)
     with atomic_write(directory / PASSAGES) as out, pa.ipc.new_file(out, _SCHEMA) as arrow:
         while rows := list(islice(stream, _ROWS)):
@@ -38,7 +38,7 @@ class PassageStore:
     """Reads passages by their position.
 
     Raises:
-        AssetError: the file is missing or broken.
+        AssetError: the file is missing or corrupt.
     """
 
     def __init__(self, directory: Path) -> None:
@@ -48,9 +48,9 @@ class PassageStore:
             batches = self._file.num_record_batches
             last = self._file.get_batch(batches - 1).num_rows if batches else 0
         except (OSError, pa.ArrowInvalid) as error:
-            raise AssetError(f"the passages in {path} are missing or broken ({error}); {_REPAIR}") from error
+            raise AssetError(f"the passages in {path} are missing or corrupt ({error}); {_REPAIR}") from error
         self._count: int = max(batches - 1, 0) * _ROWS + last
-        # A batch is a view of the file; opening one anew for each passage would parse its header each time.
+        # A batch is a view of the file; opening it again for each passage would parse its header each time.
         self._batch = lru_cache(maxsize=None)(self._file.get_batch)
 
     def __len__(self) -> int:

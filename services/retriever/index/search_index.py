@@ -16,7 +16,7 @@ from services.retriever.index.passage_store import PassageStore
 from services.retriever.index.vector_index import VectorIndex, open_dense
 from services.retriever.types import HitDict, HitDicts, Vectors
 
-# What each ranking contributes to a fused one at least; below it, what both find moderately well would be lost.
+# The least depth of each ranking before fusion; with less, passages that both rank moderately well would be lost.
 _FUSED_DEPTH = 50
 
 
@@ -24,13 +24,13 @@ class SearchIndex:
     """One revision of an index, as `SearchTarget`. Not to be called from two threads at once.
 
     Args:
-        name: what requests call it.
+        name: the name that requests use.
         directory: where it was published.
-        checkpoint, encoder: what queries are encoded with.
+        checkpoint, encoder: what encodes the queries.
         threads: of the vector search.
 
     Raises:
-        AssetError: a part is missing or broken, or the parts differ in number.
+        AssetError: a part is missing or corrupt, or the parts differ in number.
         ConfigurationError: it was built with another encoder than `checkpoint` under `encoder`'s settings.
     """
 
@@ -47,9 +47,9 @@ class SearchIndex:
 
     @staticmethod
     def open(name: str, directory: Path, checkpoint: Checkpoint, encoder: EncoderConfig, threads: int) -> SearchIndex:
-        """Open an index that may be replaced at this very moment; what is returned is of one revision.
+        """Open an index that may be replaced at this very moment; the result is of a single revision.
 
-        Raises what creating one raises.
+        Raises what the constructor raises.
         """
         while True:
             before = _inode(directory)
@@ -70,7 +70,7 @@ class SearchIndex:
     def search(self, texts: Sequence[str], vectors: Vectors, top_k: int) -> list[HitDicts]:
         """Find the best passages of each query, given as text and as unit vector, float32 [queries, dimension].
 
-        A hit's score is the inner product, or the fused score where the index holds words, too; higher is better.
+        A hit's score is the inner product, or the fused score if the index also holds words; higher is better.
         """
         ranked = self.rank(texts, vectors, top_k)
         return [[self._hit(position, score) for position, score in row] for row in ranked]
@@ -95,7 +95,7 @@ class SearchIndex:
         if self.manifest.milvus is not None:
             return MilvusVectors(self.manifest.milvus)
         if self.manifest.structure is None:
-            raise AssetError(f"the manifest of index {directory} says neither structure nor Milvus; build it again")
+            raise AssetError(f"the manifest of index {directory} names neither structure nor Milvus; build it again")
         return open_dense(directory, self.manifest.structure, threads)
 
     def _check_consistent(self, directory: Path, dimension: int) -> None:
@@ -105,8 +105,8 @@ class SearchIndex:
         if len(set(counts.values())) != 1 or self.dense.dimension != dimension:
             held = ", ".join(f"{count} {part}" for part, count in counts.items())
             raise AssetError(
-                f"index {directory} does not hold together: {held}, vectors of size {self.dense.dimension} and an "
-                f"encoder of {dimension}; build it again with `research index`"
+                f"index {directory} is inconsistent: it has {held} and vectors of size {self.dense.dimension}, "
+                f"for an encoder of size {dimension}; build it again with `research index`"
             )
 
 

@@ -1,4 +1,4 @@
-"""Vectors by nearness: a FAISS structure on disk, and the full vectors beside one that compresses them."""
+"""Vector search: a FAISS structure on disk, and the full vectors beside a structure that compresses them."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ FULL_VECTORS = "vectors.f16.npy"
 
 _REPAIR = "build the index again with `research index`"
 
-# Queries times dimensions from which FAISS multiplies matrices instead of going through the vectors query by query. Its
-# own 128,000 is far too late: with 10,033 vectors of 384 dimensions it pays from 8 queries on, and a query in a batch
-# of 64 takes two fifths of the time.
+# Queries times dimensions from which FAISS multiplies matrices instead of scanning the vectors query by query. Its
+# default of 128,000 is far too high: with 10,033 vectors of 384 dimensions matrices pay off from 8 queries on, and a
+# query in a batch of 64 takes two fifths of the time.
 faiss.cvar.distance_compute_blas_threshold = 3000
 
 Positions = NDArray[np.int64]
@@ -49,7 +49,7 @@ class FaissVectors:
     """A FAISS structure, memory-mapped as far as it allows.
 
     Raises:
-        AssetError: the file is missing or broken.
+        AssetError: the file is missing or corrupt.
     """
 
     def __init__(self, directory: Path, structure: FaissConfig, threads: int) -> None:
@@ -82,7 +82,7 @@ class FaissVectors:
 
 
 class RerankedIndex:
-    """Candidates of a coarse structure, ordered again by their full vectors, which stay on disk."""
+    """Candidates of a coarse structure, reranked by their full vectors, which stay on disk."""
 
     def __init__(self, coarse: FaissVectors, directory: Path, factor: int) -> None:
         try:
@@ -113,7 +113,7 @@ def rerank(vectors: Vectors, candidates: Positions, full: NDArray[np.float16], t
     Returns:
         Scores and positions, best first, both [queries, top_k]; score -inf and position -1 where there is none.
     """
-    # In order of position, so that the disk is read forwards; each row once, however many queries share it.
+    # In order of position, so that the disk is read forward; each row once, however many queries share it.
     wanted, places = np.unique(np.maximum(candidates, 0), return_inverse=True)
     rows = full[wanted].astype(np.float32)[places.reshape(candidates.shape)]
     scores = np.einsum("qd,qnd->qn", vectors, rows)
@@ -126,7 +126,7 @@ def open_dense(directory: Path, structure: FaissConfig, threads: int) -> VectorI
     """Open the vectors of an index.
 
     Raises:
-        AssetError: a file is missing or broken, or the files do not fit each other.
+        AssetError: a file is missing or corrupt, or the files do not match.
     """
     coarse = FaissVectors(directory, structure, threads)
     return RerankedIndex(coarse, directory, structure.rerank) if structure.rerank else coarse
@@ -145,7 +145,7 @@ class VectorSource(Protocol):
 
 
 def write_dense(directory: Path, vectors: VectorSource, structure: FaissConfig, dimension: int) -> None:
-    """Train and fill a structure and write it, and the full vectors beside it; from the same, the same files."""
+    """Train, fill and write a structure, and the full vectors beside it; the same input gives the same files."""
     index: Any = faiss.index_factory(dimension, structure.factory, faiss.METRIC_INNER_PRODUCT)
     if structure.ef_search:
         index.hnsw.efConstruction = HNSW_EF_CONSTRUCTION

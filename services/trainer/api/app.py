@@ -1,4 +1,4 @@
-"""The trainer's HTTP side: health, status, metrics and, with an admin token, control."""
+"""The trainer's HTTP API: health, status, metrics and, with an admin token, control."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _PAGE = Path(__file__).with_name("status_page.html")
 def create_app(controller: RunController, run_dir: RunDirectory, *, returning: bool = False) -> FastAPI:
     """The app around one run, which starts on request.
 
-    `returning`: what the last order said is done again at the start.
+    `returning`: follow the last order when the app starts.
     """
 
     @asynccontextmanager
@@ -49,7 +49,7 @@ def create_app(controller: RunController, run_dir: RunDirectory, *, returning: b
 
 
 def observation_routes(controller: RunController, run_dir: RunDirectory) -> APIRouter:
-    """What the run is doing and has done; open to everybody who reaches the port."""
+    """What the run is doing and has done; open to each client that reaches the port."""
     router = APIRouter()
 
     @router.get("/", response_class=HTMLResponse, include_in_schema=False)
@@ -58,7 +58,7 @@ def observation_routes(controller: RunController, run_dir: RunDirectory) -> APIR
 
     @router.get("/status")
     async def status() -> dict[str, Any]:
-        """What the run is doing, and its last lines of log."""
+        """What the run is doing, and its last log lines."""
         return controller.status.as_dict()
 
     @router.get("/steps", response_model=None)
@@ -75,7 +75,7 @@ def observation_routes(controller: RunController, run_dir: RunDirectory) -> APIR
     def plot() -> FileResponse:
         path: Path = run_dir.directory / "training.png"
         if not path.is_file():
-            raise HttpError(404, "not_found", "the plot is drawn when the run has finished")
+            raise HttpError(404, "not_found", "there is no plot yet; the run draws it when it finishes")
         return FileResponse(path, media_type="image/png")
 
     @router.get("/metrics", response_class=Response)
@@ -87,7 +87,7 @@ def observation_routes(controller: RunController, run_dir: RunDirectory) -> APIR
 
 
 def control_routes(controller: RunController) -> APIRouter:
-    """Orders to the run."""
+    """Routes that control the run."""
     router = APIRouter(prefix="/run", tags=["control"])
 
     def acknowledge(done: bool, otherwise: str) -> dict[str, Any]:
@@ -97,17 +97,17 @@ def control_routes(controller: RunController) -> APIRouter:
 
     @router.post("/start")
     async def start() -> dict[str, Any]:
-        """Start the run, resume it from its last checkpoint, or let a paused one go on."""
-        return acknowledge(controller.start(), "the run is already going on")
+        """Start the run, continue it from its last checkpoint, or resume it after a pause."""
+        return acknowledge(controller.start(), "the run is already under way")
 
     @router.post("/pause")
     async def pause() -> dict[str, Any]:
-        """Hold the run before its next step."""
-        return acknowledge(controller.pause(), "no run is going on")
+        """Pause the run before its next step."""
+        return acknowledge(controller.pause(), "no run is under way")
 
     @router.post("/stop")
     async def stop() -> dict[str, Any]:
-        """End the run after its present step, with a checkpoint."""
-        return acknowledge(controller.stop(), "no run is going on")
+        """End the run after its current step, with a checkpoint."""
+        return acknowledge(controller.stop(), "no run is under way")
 
     return router

@@ -1,4 +1,4 @@
-"""Held-out questions during a run: greedily for the curves, sampled for what exploration can find."""
+"""Evaluation on held-out questions during a run: greedy for the curves, sampled to see what exploration can find."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ BEFORE, SFT, AFTER, SAMPLED = "before", "sft", "after", "sampled"
 
 
 def interim_name(step: int) -> str:
-    """The name of the small evaluation after a step."""
+    """The name of the interim evaluation after a step."""
     return f"step-{step:06d}"
 
 
@@ -36,14 +36,14 @@ class Evaluator:
         held_out: Sequence[Question],
         status: RunStatus,
     ) -> None:
-        """Raises ConfigurationError if an evaluation names a kind of question that no held-out question is of."""
+        """Raises ConfigurationError if an evaluation names a kind that no held-out question has."""
         self._settings, self._agent, self._rollouts, self._run_dir = settings, agent, rollouts, run_dir
         self._held_out, self._status, self._log = held_out, status, status.log
         for name in (BEFORE, interim_name(0), SAMPLED):
             self.questions(name)
 
     def questions(self, name: str) -> list[Question]:
-        """What the evaluation `name` asks; of `sampled`, each question as often as a group is large."""
+        """What the evaluation `name` asks; `sampled` asks each question `grpo.group_size` times."""
         sizes, k = self._settings.evaluation, self._settings.grpo.group_size
         if name == SAMPLED:
             few = first_of_each_kind(self._held_out, sizes.pass_at_k_per_kind)
@@ -53,16 +53,16 @@ class Evaluator:
         return first_of_each_kind(self._held_out, count)
 
     def is_done(self, name: str) -> bool:
-        """Whether the record has answers to just these questions."""
+        """Whether the record has answers to exactly these questions."""
         asked = [answer["question"]["id"] for answer in self._run_dir.answers(name)]
         return sorted(asked) == sorted(question.id for question in self.questions(name))
 
     async def evaluate(self, name: str) -> dict[str, KindFigures]:
-        """Ask and record.
+        """Ask the questions and record the answers.
 
         Raises:
-            TrainingError: some questions could not be asked, or other weights than the published ones answered,
-                however often they were tried.
+            TrainingError: after all retries, some questions could not be asked, or other weights than the published
+                ones answered.
         """
         sampling = replace(self._rollouts.sampling, seed=self._rollouts.seed) if name == SAMPLED else GREEDY
         for _ in range(1 + self._settings.grpo.service_retries):
@@ -79,13 +79,13 @@ class Evaluator:
             if failed := sum(f.failed for f in figures.values()):
                 fault = TrainingError(f"evaluation {name!r}: {failed} questions could not be asked")
             try:
-                # A policy that was started anew in the middle serves what it finds, until it is given these weights.
+                # A policy server that restarted midway serves what it finds, until it receives these weights.
                 require_version([a.episode for a in answered], self._rollouts.version())
             except WrongWeightsError as error:
                 fault = error
             if fault is None:
                 break
-            self._log(f"{fault}; asking all of them again")
+            self._log(f"{fault}; every question is asked again")
         else:
             raise TrainingError(f"{fault}; see the services' logs")
         self._run_dir.write_evaluation(name, answered, figures)

@@ -1,4 +1,4 @@
-"""The end of a run, from its files alone: summary.json, a plot and a table."""
+"""The report of a run, from its files alone: summary.json, a plot and a table."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _STAGES = ("before", "sft", "after")
 def write_report(run_dir: RunDirectory, seconds: dict[str, float], *, minutes: float | None = None) -> Path:
     """Write `summary.json`, `report.md` and `training.png`; returns the path of the summary.
 
-    `minutes`: the `grpo.minutes` that ended the run before it had all steps that were asked for.
+    `minutes`: the `grpo.minutes` that ended the run before all its steps were done.
     """
     metrics = run_dir.metrics()
     sampled = grpo_entries(metrics)

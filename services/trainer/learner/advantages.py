@@ -17,7 +17,7 @@ from services.trainer.learner.loss import group_advantages, keep_extremes
 class TrainingBatch:
     """The sequences of one update, and for every group what became of each of its episodes.
 
-    `zero_signal_groups` groups had equal rewards and so carry no signal.
+    `zero_signal_groups` counts the groups with equal rewards, which carry no signal.
     """
 
     sequences: list[TrainingSequence]
@@ -33,7 +33,7 @@ class TrainingBatch:
 
 
 def rewards_of(groups: Sequence[Group], settings: Settings, step: int) -> list[list[float]]:
-    """The reward of each episode of each group; in the ablation `shuffled_rewards`, those of the step shuffled."""
+    """The reward of each episode of each group; in the ablation `shuffled_rewards`, shuffled over the step."""
     rewards = [group.rewards for group in groups]
     if settings.ablation.kind == "shuffled_rewards":
         return shuffle_rewards(rewards, random.Random(f"{settings.seed}/{step}"))
@@ -41,7 +41,7 @@ def rewards_of(groups: Sequence[Group], settings: Settings, step: int) -> list[l
 
 
 def compute_advantages(groups: Sequence[Group], rewards: Sequence[Sequence[float]], grpo: GrpoConfig) -> TrainingBatch:
-    """Advantages within each group, and of each group its best and worst episodes."""
+    """Compute advantages within each group, and keep the best and worst episodes of each."""
     batch = TrainingBatch([], [], sum(group_advantages(own) is None for own in rewards))
     for group, own in zip(groups, rewards, strict=True):
         uses = _uses(group, own, grpo)

@@ -1,4 +1,4 @@
-"""From episodes to what the learner computes on: token sequences, cut into micro-batches by a token budget."""
+"""From episodes to the learner's input: token sequences, packed into micro-batches by a token budget."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class TrainingSequence:
 
 
 def sequence_of(episode: Episode, advantage: float = 1.0) -> TrainingSequence:
-    """Prompt and response as one sequence, with the positions of what the model wrote."""
+    """Prompt and response as one sequence, with the positions of the sampled tokens."""
     offset = len(episode.prompt_ids)
     return TrainingSequence(
         token_ids=episode.prompt_ids + episode.token_ids,
@@ -55,7 +55,7 @@ class MicroBatch:
 
 
 def pack_micro_batches(sequences: Sequence[TrainingSequence], token_budget: int) -> list[list[int]]:
-    """Group sequence indexes so that rows x longest row stays within the budget (a longer single row stands alone)."""
+    """Group sequence indexes so that rows x longest row stays within the budget (a longer row gets its own group)."""
     order = sorted(range(len(sequences)), key=lambda i: -len(sequences[i].token_ids))
     groups: list[list[int]] = []
     for index in order:
@@ -70,6 +70,7 @@ def collate(
     sequences: Sequence[TrainingSequence], members: list[int], weights: Sequence[float], device: torch.device
 ) -> MicroBatch:
     """Pad the members of one micro-batch on the right."""
+    # 1. Pad the rows.
     chosen = [sequences[i] for i in members]
     longest = max(len(s.token_ids) for s in chosen)
     input_ids = torch.zeros(len(chosen), longest, dtype=torch.long)
@@ -77,10 +78,12 @@ def collate(
     for row, sequence in enumerate(chosen):
         input_ids[row, : len(sequence.token_ids)] = torch.tensor(sequence.token_ids)
         attention_mask[row, : len(sequence.token_ids)] = 1
+    # 2. Index the sampled tokens: the logits at position p - 1 predict the token at p.
     positions = [(row, p) for row, s in enumerate(chosen) for p in s.sampled_positions]
     rows = torch.tensor([row for row, _ in positions])
     columns = torch.tensor([p - 1 for _, p in positions])
 
+    # 3. Repeat each episode's advantage and weight for its sampled tokens.
     def per_token(values: Sequence[float]) -> Tensor:
         spread = [value for value, s in zip(values, chosen, strict=True) for _ in s.sampled_positions]
         return torch.tensor(spread, dtype=torch.float32, device=device)

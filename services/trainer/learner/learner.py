@@ -1,7 +1,8 @@
 """The learner: a model with an optimizer that turns scored episodes into new weights.
 
-Weights are kept in float32 and computed in the serving dtype (autocast): with small learning rates an update in bf16
-alone would be lost to rounding. It knows nothing of services; every call blocks, so it runs in a thread of its own.
+Weights are kept in float32, and the forward pass computes in the serving dtype (autocast): with small learning rates
+an update in bf16 alone would be lost to rounding. The learner knows no services. Every call blocks, so it runs in a
+thread of its own.
 """
 
 from __future__ import annotations
@@ -47,7 +48,7 @@ class UpdateReport:
 
 
 class Learner:
-    """Owns the trained model, its optimizer and, if the KL term is on, a frozen reference."""
+    """Owns the trained model, its optimizer and, if the KL term is on, a frozen reference model."""
 
     def __init__(self, settings: Settings, checkpoint: Path) -> None:
         self._grpo, self._optim = settings.grpo, settings.optimizer
@@ -64,12 +65,12 @@ class Learner:
         self._broken_off = threading.Event()
 
     def break_off(self) -> None:
-        """From another thread: have the update under way end before its next micro-batch; none is made after it."""
+        """From another thread: abort the update under way before its next micro-batch; no update follows."""
         self._broken_off.set()
 
     def _look_up(self) -> None:
         if self._broken_off.is_set():
-            raise TrainingError("the update was broken off")
+            raise TrainingError("the update was aborted")
 
     def _load(self, checkpoint: Path) -> Any:
         transformers_logging.disable_progress_bar()
@@ -77,7 +78,7 @@ class Learner:
         return model.to(self.device).eval()  # eval: dropout would make the learner another policy than the sampler
 
     def set_torch_threads(self) -> None:
-        """Set torch's threads; the setting holds for the calling thread, so call it in the one that will work."""
+        """Set torch's threads; the setting applies to the calling thread, so call it in the learner's thread."""
         if self.device.type == "cpu":
             torch.set_num_threads(self._threads)
 
@@ -88,12 +89,12 @@ class Learner:
         )
 
     def snapshot_reference(self) -> None:
-        """Take the present weights as the reference of the KL term (after the supervised phase)."""
+        """Make the current weights the reference model of the KL term (after the supervised phase)."""
         if self.reference is not None:
             self.reference.load_state_dict(self.model.state_dict())
 
     def logprobs(self, sequences: Sequence[TrainingSequence]) -> list[list[float]]:
-        """Log-probability of each sampled token of each sequence, under the present weights."""
+        """Log-probability of each sampled token of each sequence, under the current weights."""
         result: list[list[float]] = [[] for _ in sequences]
         for members in pack_micro_batches(sequences, self._optim.micro_batch_tokens):
             batch = collate(sequences, members, [0.0] * len(sequences), self.device)
@@ -107,20 +108,23 @@ class Learner:
     def grpo_update(self, sequences: Sequence[TrainingSequence], step: int | None = None) -> UpdateReport | None:
         """One GRPO update over all sequences, in one or several optimizer steps; None if it had to be skipped.
 
-        None means that nothing has changed: a number from the sampler, a loss or a gradient was not finite. If that
-        happens in a later one of several optimizer steps, the update ends there and reports the steps before.
+        None means that nothing has changed: a sampler log-probability, a loss or a gradient was not finite. If that
+        happens in a later optimizer step, the update ends there and reports the steps before.
         """
+        # 1. Weigh the tokens over the whole update, then cut it into micro-batches.
         weights = token_weights(
             [s.sampled_tokens for s in sequences], self._grpo.loss_aggregation, self._grpo.constant_length
         )
         sampled_tokens = sum(s.sampled_tokens for s in sequences)
         groups = pack_micro_batches(sequences, self._optim.micro_batch_tokens)
         batches = [collate(sequences, members, weights, self.device) for members in groups]
-        # The cap of the importance weights would hide an infinite one.
+        # The cap of the importance weights would hide an infinite log-probability.
         if not all(bool(torch.isfinite(batch.sampler_logprobs).all()) for batch in batches):
             return None
+        # 2. Prepare what stays fixed: reference log-probabilities and learning rate.
         references = [self._reference_logprobs(batch) for batch in batches]
         learning_rate = self._schedule_learning_rate(self.updates + 1 if step is None else step)
+        # 3. Take the optimizer steps, each over all micro-batches; the first records the old log-probabilities.
         old: list[Tensor] = []
         done: dict[str, float] = {}
         for iteration in range(self._grpo.num_iterations):
@@ -154,6 +158,7 @@ class Learner:
             if grad_norm is None:
                 break
             done = sums | {"grad_norm": grad_norm}
+        # 4. Report the last finished step, and the mismatch before the update.
         if not done:
             return None
         self.updates += 1
@@ -187,7 +192,7 @@ class Learner:
         return loss_sum
 
     def _optimizer_step(self, loss: float, optimizer: torch.optim.Optimizer | None = None) -> float | None:
-        """Clip and apply the gradient; None, and no change, if the loss or the gradient is not finite."""
+        """Clip and apply the gradient; returns its norm, or None, without a change, if it or the loss is not finite."""
         optimizer = optimizer or self.optimizer
         parameters = [p for group in optimizer.param_groups for p in group["params"]]
         norm = torch.nn.utils.clip_grad_norm_(parameters, self._optim.max_grad_norm).item()
@@ -206,7 +211,7 @@ class Learner:
         return self._optim.learning_rate * share
 
     def set_learning_rate(self, learning_rate: float) -> None:
-        """Of the optimizer that `grpo_update` uses, which sets it by schedule itself."""
+        """Set the rate of the GRPO optimizer; `grpo_update` sets it by schedule itself."""
         for group in self.optimizer.param_groups:
             group["lr"] = learning_rate
 
@@ -236,7 +241,7 @@ class Learner:
 
 
 def freeze_lowest(model: Any, layers: int) -> None:
-    """Keep the embeddings and the lowest layers as they are; 0 trains everything.
+    """Freeze the embeddings and the lowest layers; 0 trains everything.
 
     Raises TrainingError if nothing would be left to train.
     """
@@ -244,7 +249,7 @@ def freeze_lowest(model: Any, layers: int) -> None:
         return
     blocks = _blocks(model)
     if layers >= len(blocks):
-        raise TrainingError(f"optimizer.frozen_layers = {layers} leaves nothing to train of {len(blocks)} layers")
+        raise TrainingError(f"optimizer.frozen_layers = {layers} leaves nothing to train; set it below {len(blocks)}")
     model.get_input_embeddings().requires_grad_(False)
     for block in blocks[:layers]:
         block.requires_grad_(False)
@@ -261,5 +266,5 @@ def _device(name: str) -> torch.device:
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
     if name == "cuda" and not torch.cuda.is_available():
-        raise TrainingError("trainer.device is 'cuda', but torch sees no CUDA device")
+        raise TrainingError("trainer.device is 'cuda', but torch finds no CUDA device; set it to auto or cpu")
     return torch.device(name)

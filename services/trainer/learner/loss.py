@@ -1,7 +1,7 @@
 """The numbers of GRPO, as pure functions of tensors.
 
 Every per-token tensor is flat: the sampled tokens of all episodes of an update, one after the other; prompt and
-retrieved tokens never enter. N is their number, E the number of episodes.
+retrieved tokens never enter. N is their number.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ Normalization = Literal["token", "constant", "sequence"]
 def group_advantages(rewards: Sequence[float], *, scaled: bool = True) -> list[float] | None:
     """(r - mean) / (std + 1e-6) within one group (ReSearch, eq. 2; std with Bessel's correction, as in verl and TRL).
 
-    Not `scaled`, it is r - mean (Dr. GRPO, https://arxiv.org/abs/2503.20783): a group in which only the format made a
-    difference (0.1) then counts a tenth of one in which the answer did.
+    Without `scaled` they are r - mean (Dr. GRPO, https://arxiv.org/abs/2503.20783): a group in which only the format
+    made a difference (0.1) then counts a tenth of one in which the answer did.
     None if the group carries no signal, because all its rewards are equal.
     """
     values = torch.tensor(rewards, dtype=torch.float64)
@@ -34,7 +34,7 @@ def group_advantages(rewards: Sequence[float], *, scaled: bool = True) -> list[f
 
 
 def keep_extremes(rewards: Sequence[float], keep: int) -> list[int]:
-    """Indexes of the `keep` episodes of a group that tell most: the upper half best, the lower half worst, in order."""
+    """Indexes of the `keep` most informative episodes of a group, in order: half of them the best, half the worst."""
     order = sorted(range(len(rewards)), key=lambda i: (rewards[i], i))
     if keep >= len(order):
         return list(range(len(order)))
@@ -43,7 +43,7 @@ def keep_extremes(rewards: Sequence[float], keep: int) -> list[int]:
 
 
 def token_weights(lengths: Sequence[int], normalization: Normalization, constant_length: int) -> list[float]:
-    """What one sampled token of each episode weighs in the loss; computed once for a whole update.
+    """Loss weight of one sampled token of each episode; computed once for a whole update.
 
     Because weights are fixed before the update is cut into micro-batches, the gradient does not depend on the cut.
     `token` divides by all tokens (DAPO), `constant` by episodes x a constant (Dr. GRPO), `sequence` takes the mean of
@@ -68,7 +68,7 @@ class LossTerms:
 
 
 def truncated_importance(old: Tensor, sampler_logprobs: Tensor, cap: float | None) -> Tensor:
-    """min(exp(old - behaviour), cap) per token: corrects that the sampler's numbers differ from the learner's (TIS)."""
+    """min(exp(old - sampler), cap) per token: corrects the difference between sampler and learner (TIS)."""
     return torch.ones_like(old) if cap is None else torch.exp(old - sampler_logprobs).clamp(max=cap)
 
 
@@ -99,9 +99,9 @@ def grpo_loss(
         logprobs: [N] under the current weights, with gradient.
         old: [N] under the learner's weights before the update; `logprobs.detach()` in its first optimizer step.
         sampler_logprobs: [N] as the sampler reported them.
-        advantages: [N], that of the token's episode.
+        advantages: [N], of the token's episode.
         weights: [N] from `token_weights`.
-        reference: [N] under the frozen reference; needed if `kl_coefficient` > 0.
+        reference: [N] under the frozen reference model; needed if `kl_coefficient` > 0.
         entropy: [N] of the current distribution; needed if `entropy_coefficient` > 0.
     """
     ratio = torch.exp(logprobs - old)

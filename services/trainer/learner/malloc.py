@@ -1,4 +1,4 @@
-"""How the C library hands out memory, tuned for a training step on the CPU."""
+"""Tunes the C library's memory allocation for a training step on the CPU."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ _M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4
 
 
 def keep_freed_memory() -> None:
-    """Let glibc keep what a step frees for the next step, instead of giving it back to the kernel.
+    """Make glibc keep what a step frees for the next step, instead of returning it to the kernel.
 
     A step allocates and frees the same large activations over and over; by default each is mapped, zeroed and unmapped
-    anew. Measured on two cores: 1.18 x the tokens a second (benchmarks/learner.py). Does nothing elsewhere than glibc.
+    again. Measured on two cores: 1.18 x the tokens per second (benchmarks/learner.py). Does nothing without glibc.
     """
     if platform.libc_ver()[0] == "glibc":
         libc = ctypes.CDLL(None)

@@ -1,4 +1,4 @@
-"""What a learner knows, as files: tensors in safetensors, the rest in JSON, nothing pickled."""
+"""The state of a learner as files: tensors in safetensors, the rest in JSON, nothing pickled."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ OPTIMIZER_GROUPS, RANDOM = "optimizer.json", "random.json"
 
 
 def write_learner(learner: Learner, directory: Path) -> None:
-    """Weights, optimizer state and random states; `read_learner` brings them back bit for bit."""
+    """Weights, optimizer state and random states; `read_learner` restores them bit for bit."""
     save_model(learner.model, str(directory / MODEL))
     if learner.reference is not None:
         save_model(learner.reference, str(directory / REFERENCE))
@@ -30,7 +30,7 @@ def write_learner(learner: Learner, directory: Path) -> None:
 
 
 def read_learner(learner: Learner, directory: Path) -> None:
-    """Bring a learner of the same settings to where `write_learner` found it."""
+    """Restore a learner with the same settings to the state that `write_learner` saved."""
     device = str(learner.device)
     load_model(learner.model, str(directory / MODEL), device=device)
     if learner.reference is not None:
@@ -65,7 +65,7 @@ def _set_random_states(states: dict[str, Any], device: torch.device) -> None:
     version, words, gauss = states["python"]
     random.setstate((version, tuple(words), gauss))
     torch.set_rng_state(_bytes(states["torch"]))
-    # A run that moves from a CPU to a GPU has no state of the GPU to go on from.
+    # A run that moves from a CPU to a GPU has no GPU state to continue from.
     if device.type == "cuda" and "cuda" in states:
         torch.cuda.set_rng_state(_bytes(states["cuda"]), device)
 

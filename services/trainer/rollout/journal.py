@@ -1,8 +1,8 @@
 """Episodes that are sampled but not yet part of a checkpoint, so that a killed run does not sample them again.
 
 Each is appended to the journal of its step as soon as it is finished; when the step is over, the record holds all of
-them (`step-….jsonl.gz`) and the journal goes. A resumed run asks here first: what was sampled once is what is trained
-on, whether or not the sampler would say the same again.
+them (`step-….jsonl.gz`) and the journal is deleted. A resumed run looks here first: it trains on what was sampled once,
+whether or not the sampler would produce the same again.
 """
 
 from __future__ import annotations
@@ -30,11 +30,11 @@ class EpisodeJournal:
         self._directory = directory
 
     def recorded(self, step: int, questions: Sequence[str], version: str) -> dict[Place, Episode]:
-        """What has been sampled of a step before and still holds.
+        """The episodes of a step that were sampled before and are still valid.
 
         Args:
             questions: the text that each group asks now.
-            version: the weights that would sample now; an episode that others had a hand in does not hold.
+            version: the weights that would sample now; an episode with tokens of other weights is invalid.
         """
         entries = [*_of_finished_step(self._finished(step)), *_of_journal(self._journal(step))]
         return {
@@ -49,20 +49,20 @@ class EpisodeJournal:
         """Append one finished episode."""
         self._directory.mkdir(parents=True, exist_ok=True)
         entry = {"group": group, "member": member, "episode": asdict(episode)}
-        # A kill loses nothing that the kernel has; a power cut may, and then the episode is sampled anew: no fsync.
+        # No fsync: a kill loses nothing that the kernel has; after a power cut the episode may be sampled again.
         with self._journal(step).open("a+b") as out:
             if out.tell():
                 out.seek(-1, os.SEEK_END)
                 if out.read(1) != b"\n":
-                    out.write(b"\n")  # a kill left half a line; it stays alone and is never read
+                    out.write(b"\n")  # a kill left half a line; it gets a line of its own and is never read
             out.write(json.dumps(entry).encode() + b"\n")
 
     def close(self, step: int) -> None:
-        """Drop the journal of a step whose episodes are in the record."""
+        """Delete the journal of a step whose episodes are in the record."""
         self._journal(step).unlink(missing_ok=True)
 
     def delete_after(self, step: int) -> None:
-        """Drop the episodes of later steps, finished or not, because they are to be sampled anew."""
+        """Delete the episodes of later steps, finished or not, because they will be sampled again."""
         for path in self._directory.glob("step-*.jsonl*"):
             if int(path.name.removeprefix("step-").partition(".")[0]) > step:
                 path.unlink()
@@ -84,7 +84,7 @@ def _of_journal(path: Path) -> Iterator[tuple[Place, Episode]]:
 
 
 def _of_finished_step(path: Path) -> Iterator[tuple[Place, Episode]]:
-    """The record counts groups in their id (`7.0`: step 7, group 0)."""
+    """The record numbers groups in their id (`7.0`: step 7, group 0)."""
     if not path.is_file():
         return
     try:
@@ -94,11 +94,11 @@ def _of_finished_step(path: Path) -> Iterator[tuple[Place, Episode]]:
                     group = int(entry["group"].partition(".")[2])
                     yield (group, entry["member"]), episode
     except (OSError, EOFError, zlib.error, UnicodeDecodeError):
-        return  # a damaged file is worth as much as could be read of it
+        return  # of a damaged file, what could be read is used
 
 
 def _entries(lines: Iterable[str]) -> Iterator[dict[str, Any]]:
-    """One JSON object a line; what is not one was cut off by a kill."""
+    """One JSON object per line; a line that a kill cut off is skipped."""
     for line in lines:
         try:
             entry = json.loads(line)

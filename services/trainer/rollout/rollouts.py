@@ -1,4 +1,4 @@
-"""Runs the episodes of a training step: all at once, without a barrier between turns, and through outages."""
+"""Runs the episodes of a training step: all concurrently, without a barrier between turns, and through outages."""
 
 from __future__ import annotations
 
@@ -23,16 +23,16 @@ _POLL_SECONDS = 1.0
 
 
 class WrongWeightsError(TrainingError):
-    """A policy server sampled with other weights than those that were published to it."""
+    """A policy server sampled with other weights than the published ones."""
 
 
 def require_version(episodes: Sequence[Episode], version: str) -> None:
-    """Raise WrongWeightsError if any token was written by other weights than `version`."""
+    """Raise WrongWeightsError if other weights than `version` wrote any token."""
     others = {written for episode in episodes for written in episode.weight_versions} - {version}
     if others:
         raise WrongWeightsError(
-            f"the policy served weight version {', '.join(sorted(others))} instead of {version}; was it started anew? "
-            "Start the run again: it publishes its weights and goes on from the last checkpoint"
+            f"the policy served weight version {', '.join(sorted(others))} instead of {version}; was it restarted? "
+            "Start the run again: it publishes its weights and continues from the last checkpoint"
         )
 
 
@@ -40,14 +40,14 @@ class ServiceGate:
     """Holds episodes back while a service is down, so that they pause together instead of failing one by one."""
 
     def __init__(self, check_services: Callable[[], Awaitable[str | None]], patience: float, status: RunStatus) -> None:
-        """`check_services` tells what is down or serves other weights, or None; `patience` is in seconds."""
+        """`check_services` returns what is down or serves other weights, or None; `patience` is in seconds."""
         self._check_services = check_services
         self._patience = patience
         self._status = status
         self._lock = asyncio.Lock()
 
     async def wait_until_ready(self, unready: Callable[[], Awaitable[str | None]] | None = None) -> bool:
-        """Return once every service is ready (or all that `unready` looks at); True if one was down.
+        """Return once every service is ready (or all that `unready` checks); True if one was down.
 
         Raises TrainingError after `patience`.
         """
@@ -55,24 +55,24 @@ class ServiceGate:
             started = time.monotonic()
             while down := await (unready or self._check_services)():
                 if self._status.waiting_for is None:
-                    self._status.log(f"training pauses: {down}; it goes on when the service is back")
+                    self._status.log(f"training pauses: {down}; it continues when the service is back")
                 self._status.waiting_for = down
                 if time.monotonic() - started > self._patience:
                     raise TrainingError(f"{down}; waited {self._patience:g} s (trainer.outage_timeout)")
                 await asyncio.sleep(_POLL_SECONDS)
             was_down, self._status.waiting_for = self._status.waiting_for is not None, None
             if was_down:
-                self._status.log("every service is ready again; training goes on")
+                self._status.log("every service is ready again; training continues")
             return was_down
 
 
 @dataclass(slots=True)
 class Rollouts:
-    """Samples groups of episodes; one that failed for want of a service is sampled anew, never scored.
+    """Samples groups of episodes; one that failed because a service is unavailable is sampled again, never scored.
 
-    So is one that other weights than the published `version` had a hand in: a policy server that was started anew
-    serves its base model until it is given the published weights again. What the journal holds from before a kill is
-    not sampled again. With a `seed`, each episode has one of its own, which follows from it and its place in the run.
+    So is one with tokens of other weights than the published `version`: a restarted policy server serves its base
+    model until it receives the published weights. Episodes that the journal holds from before a kill are not sampled
+    again. With a `seed`, each episode has its own seed, derived from `seed` and its place in the run.
     """
 
     agent: SearchAgent
@@ -87,7 +87,7 @@ class Rollouts:
     async def groups(
         self, step: int, questions: Sequence[Question], size: int, on_episode: Callable[[], None]
     ) -> list[Group]:
-        """Sample `size` episodes for each question, all concurrently; a group may come back smaller after failures."""
+        """Sample `size` episodes per question, all concurrently; failures may make a group smaller."""
 
         await self.gate.wait_until_ready()
         recorded = self.journal.recorded(step, [question.text for question in questions], self.version())
@@ -124,10 +124,10 @@ class Rollouts:
                 require_version([episode], self.version())
             except (ServiceError, WrongWeightsError) as error:
                 self.infra_errors += 1
-                logger.info("an episode is sampled anew: %s", error)
-                # While a service is down, tries are free; they count when all are up and it fails all the same.
+                logger.info("an episode is sampled again: %s", error)
+                # While a service is down, retries are free; failures count only while all services are up.
                 failures += not await self.gate.wait_until_ready()
                 continue
             return episode
-        logger.warning("an episode failed %d times and is left out: %s", failures, question.text)
+        logger.warning("an episode failed %d times and is excluded: %s", failures, question.text)
         return None

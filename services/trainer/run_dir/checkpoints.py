@@ -1,6 +1,7 @@
-"""The checkpoints of a run: from any of them it goes on as if it had never stopped.
+"""The checkpoints of a run; from any of them it continues as if it had never stopped.
 
-A directory named `step-…` is whole (see `sealed`); one that a disk has spoilt since is set aside and said so.
+A directory named `step-…` was complete when written (`atomic_checksummed_dir`); one that is corrupt is set aside, with
+a warning.
 """
 
 from __future__ import annotations
@@ -30,9 +31,9 @@ def step_name(step: int) -> str:
 
 @dataclass(frozen=True, slots=True)
 class RunState:
-    """The small part of a checkpoint; `updates` is where the learning-rate schedule stands.
+    """The small part of a checkpoint; `updates` counts the updates that were made.
 
-    `curriculum` is the success by template that the next questions are chosen by; `seconds` counts each phase since
+    `curriculum` is the success per template, which chooses the next questions; `seconds` counts each phase since
     the run began.
     """
 
@@ -53,7 +54,7 @@ class CheckpointStore:
         self._keep = keep
 
     def save(self, learner: Learner, state: RunState) -> Path:
-        """Write one checkpoint; blocks until it is on the disk. Older ones go only after that."""
+        """Write one checkpoint; blocks until it is on the disk. Older ones are deleted only after that."""
         target = self._directory / self._free_name(state.step)
         with atomic_checksummed_dir(target) as directory:
             write_learner(learner, directory)
@@ -67,18 +68,18 @@ class CheckpointStore:
         return sorted(path for path in self._directory.glob("step-*") if not path.name.endswith(PARTIAL))
 
     def restore_latest(self, learner: Learner) -> RunState | None:
-        """Load the newest whole checkpoint into the learner; None if the run has none yet.
+        """Load the newest intact checkpoint into the learner; None if the run has none yet.
 
-        Checkpoints that are not what was written are renamed to `damaged-step-…`; call it before the first `save`,
-        because it also removes what a kill has left unfinished.
+        Corrupt checkpoints are renamed to `damaged-step-…`; call it before the first `save`, because it also removes
+        what a kill has left unfinished.
 
-        Raises TrainingError if there are checkpoints, but none is whole.
+        Raises TrainingError if there are checkpoints, but none is intact.
         """
         for unfinished in self._directory.glob(f"*{PARTIAL}"):
             shutil.rmtree(unfinished)
         for path in reversed(self.all()):
             if fault := corruption_in(path):
-                logger.warning("checkpoint %s is damaged (%s) and set aside; the one before is taken", path, fault)
+                logger.warning("checkpoint %s is corrupt (%s) and was set aside; the one before is used", path, fault)
                 self._set_aside(path)
                 continue
             state = RunState(**json.loads((path / _STATE).read_text(encoding="utf-8")))
@@ -87,15 +88,15 @@ class CheckpointStore:
             return state
         if damaged := sorted(self._directory.glob(f"{_DAMAGED}*")):
             raise TrainingError(
-                f"no checkpoint in {self._directory} is whole ({', '.join(path.name for path in damaged)}); "
-                "put a good copy of one back under its step-… name, or start over with --fresh"
+                f"no checkpoint in {self._directory} is intact ({', '.join(path.name for path in damaged)}); "
+                "restore a good copy of one under its step-… name, or start over with --fresh"
             )
         return None
 
     def _free_name(self, step: int) -> str:
-        """`step-000010`; if the run came back to that step and saves it again, `step-000010-01` and so on.
+        """`step-000010`; if the run returned to that step and saves it again, `step-000010-01` and so on.
 
-        Nothing is overwritten, because a directory cannot be replaced in one move; the later name sorts behind.
+        Nothing is overwritten, because a directory cannot be replaced in one move; the later name sorts after it.
         """
         name = step_name(step)
         taken = [path.name for path in self.all() if path.name.startswith(name)]

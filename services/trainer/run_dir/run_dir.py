@@ -21,16 +21,16 @@ from research.settings import Settings
 from services.trainer.entry import Entry, entry_from_json
 from services.trainer.groups import Group, TrainingUse
 
-# May change between the start and a resumption of a run; every other setting defines what the run is.
 CONFIG = "config.json"
 _QUESTIONS, _NUMBERS = "question_files", "number_format"
-# Follow the machine, or may be raised.
+# Settings that follow the machine, or may be raised.
 _FREE = frozenset({"grpo.steps", "grpo.minutes", "model.dtype"})
+# Sections that may change between the start and a resumption of a run; every other setting defines what the run is.
 _CHANGEABLE = frozenset(
     {"paths", "retriever", "policy", "trainer", "endpoints", "checkpoints", "evaluation", "alarms", "study"}
 )
 # Names of evaluations in runs from before 2026-11.
-_FORMER_EVALUATIONS = {"sft": "warmup"}
+FORMER_EVALUATIONS = {"sft": "warmup"}
 
 
 class RunDirectory:
@@ -52,16 +52,16 @@ class RunDirectory:
     def open(self, settings: Settings, questions: str = "", numbers: dict[str, Any] | None = None) -> None:
         """Create the directory, or check that it belongs to the same settings and questions (given by a digest).
 
-        `numbers` is noted: the number format of the machine that the run goes on on, and why.
+        `numbers` is recorded: the number format of the machine that the run continues on, and why.
 
-        Raises ConfigurationError that names what differs from what the run was started with.
+        Raises ConfigurationError that names what has changed since the run was started.
         """
         self.require_same(settings, questions)
         self.directory.mkdir(parents=True, exist_ok=True)
         write_json(self._config, settings.model_dump(mode="json") | {_QUESTIONS: questions, _NUMBERS: numbers})
 
     def require_same(self, settings: Settings, questions: str = "") -> None:
-        """Raise ConfigurationError if the run was begun with other settings or questions; `open` does so, too."""
+        """Raise ConfigurationError if the run was started with other settings or questions; `open` does so, too."""
         former = recorded_settings(self.directory)
         if former is None:
             return
@@ -73,12 +73,12 @@ class RunDirectory:
             )
 
     def is_finished(self, steps: int, minutes: float | None = None) -> bool:
-        """Whether a report was written over at least this many steps, or over those that these `grpo.minutes` allow."""
+        """Whether a report covers at least this many steps, or those that these `grpo.minutes` allow."""
         path = self.directory / "summary.json"
         if not path.is_file():
             return False
         summary = json.loads(path.read_text(encoding="utf-8"))
-        allowed = summary.get("minutes")  # of a run that they ended
+        allowed = summary.get("minutes")  # set if they ended the run
         return bool(summary["steps"] >= steps or (minutes is not None and allowed is not None and minutes <= allowed))
 
     def metrics(self) -> list[Entry]:
@@ -91,7 +91,7 @@ class RunDirectory:
         ]  # a kill may leave half a line at the end
 
     def delete_steps_after(self, step: int) -> None:
-        """Drop metrics and evaluations of steps that the checkpoint does not know; they will be done again."""
+        """Delete metrics and evaluations of later steps than the checkpoint's; they will be repeated."""
         kept = [entry for entry in self.metrics() if entry["step"] <= step]
         with atomic_write(self._metrics) as out:
             out.writelines(json.dumps(entry).encode() + b"\n" for entry in kept)
@@ -105,7 +105,7 @@ class RunDirectory:
             out.write(json.dumps(entry) + "\n")
 
     def write_episodes(self, step: int, groups: Sequence[Group], uses: Sequence[Sequence[TrainingUse]]) -> None:
-        """All episodes of a step and what training made of each, one JSON object per line, compressed."""
+        """All episodes of a step and how training used each, one JSON object per line, compressed."""
         _write_gzip_lines(
             self.episodes_dir / f"step-{step:06d}.jsonl.gz",
             [
@@ -126,7 +126,7 @@ class RunDirectory:
             return []
 
     def evaluation(self, name: str) -> dict[str, Any] | None:
-        """The figures of an evaluation that was done before, by kind."""
+        """The figures of a finished evaluation, by kind; None if there are none."""
         path = self._evaluation_file(name, "json")
         if not path.is_file():
             return None
@@ -136,12 +136,12 @@ class RunDirectory:
     def evaluations(self) -> dict[str, Any]:
         """All evaluations done so far, oldest first."""
         files = sorted(self.directory.glob("evaluations/*.json"), key=lambda path: path.stat().st_mtime)
-        present = {former: name for name, former in _FORMER_EVALUATIONS.items()}
+        present = {former: name for name, former in FORMER_EVALUATIONS.items()}
         return {present.get(path.stem, path.stem): json.loads(path.read_text(encoding="utf-8")) for path in files}
 
     def _evaluation_file(self, name: str, suffix: str) -> Path:
         directory = self.directory / "evaluations"
-        former = directory / f"{_FORMER_EVALUATIONS.get(name, name)}.{suffix}"
+        former = directory / f"{FORMER_EVALUATIONS.get(name, name)}.{suffix}"
         return former if former.is_file() else directory / f"{name}.{suffix}"
 
     def write_evaluation(self, name: str, answered: Sequence[Answered], figures: dict[str, KindFigures]) -> None:

@@ -1,5 +1,4 @@
-"""The size of a run that was fitted to its machine: whoever goes on with the run, the demo or a trainer that is served,
-keeps it."""
+"""The size of a run that was fitted to its machine; the demo and a served trainer keep it when they continue it."""
 
 from __future__ import annotations
 
@@ -13,7 +12,7 @@ FILE = "size.json"
 
 
 def with_written_size(settings: Settings) -> Settings:
-    """The settings with the size that their run was fitted to; as they are if it was not."""
+    """The settings with the size that their run was fitted to; unchanged if it was not."""
     try:
         size = json.loads((settings.run_dir / FILE).read_text(encoding="utf-8"))
         grpo = {name: size[name] for name in ("steps", "questions_per_step", "minutes")}
@@ -23,7 +22,7 @@ def with_written_size(settings: Settings) -> Settings:
 
 
 def write_size(settings: Settings) -> None:
-    """Note the size of these settings in their run; it is on the disk when this returns."""
+    """Write the size of these settings to their run directory; it is on the disk when this returns."""
     grpo = settings.grpo
     size = {"steps": grpo.steps, "questions_per_step": grpo.questions_per_step, "minutes": grpo.minutes}
     settings.run_dir.mkdir(parents=True, exist_ok=True)

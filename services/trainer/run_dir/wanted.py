@@ -1,4 +1,4 @@
-"""What somebody wants of a run, on the disk: a trainer that is started again does what it was doing."""
+"""The last order to a run, on the disk, so that a restarted trainer continues what it was doing."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ FILE = "wanted.json"
 
 
 class Wanted(StrEnum):
-    """The last order that was given: start, pause or stop."""
+    """What the last order asks for: start, pause or stop."""
 
     RUNNING = "running"
     PAUSED = "paused"
@@ -20,7 +20,7 @@ class Wanted(StrEnum):
 
 
 def read_wanted(run_dir: Path) -> Wanted | None:
-    """The wish of a run; None if no order was given yet, or the file cannot be read."""
+    """The last order to a run; None if there is none yet, or the file cannot be read."""
     try:
         return Wanted(json.loads((run_dir / FILE).read_text(encoding="utf-8"))["wanted"])
     except (OSError, ValueError, KeyError, TypeError):
@@ -28,11 +28,11 @@ def read_wanted(run_dir: Path) -> Wanted | None:
 
 
 def write_wanted(run_dir: Path, wish: Wanted) -> None:
-    """Keep an order; it is on the disk when this returns."""
+    """Write an order; it is on the disk when this returns."""
     run_dir.mkdir(parents=True, exist_ok=True)
     write_json(run_dir / FILE, {"wanted": str(wish)})
 
 
 def delete_wanted(run_dir: Path) -> None:
-    """Of a run that has ended."""
+    """Delete the order of a run that has ended."""
     (run_dir / FILE).unlink(missing_ok=True)

@@ -1,1 +1,1 @@
-"""The supervised format phase before GRPO: traces and training on them."""
+"""The supervised phase before GRPO: traces and training on them."""

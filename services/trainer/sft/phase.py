@@ -37,18 +37,18 @@ class TraceBatches:
 
 
 class SftPhase:
-    """The supervised phase of a run. Its traces are made once, when they are first needed."""
+    """The supervised phase of a run. It makes its traces once, when they are first needed."""
 
     def __init__(self, run: Run) -> None:
         self._run = run
         self._traces: TraceBatches | None = None
 
     async def train(self) -> None:
-        """Take `sft.steps` steps; then the weights are also the reference of the KL term."""
+        """Take `sft.steps` steps; then the weights are also the reference model of the KL term."""
         run, sft = self._run, self._run.settings.sft
         with run.clock.phase(RunPhase.SFT, sft.steps):
             traces = await self.traces()
-            run.status.log(f"sft: {sft.steps} supervised steps on {len(traces.sequences)} traces of the format")
+            run.status.log(f"the supervised phase takes {sft.steps} steps on {len(traces.sequences)} traces")
             optimizer = run.learner.new_optimizer(sft.learning_rate)
             for number in range(sft.steps):
                 loss = await run.in_learner_thread(partial(traces.train, number, run.learner, optimizer))
@@ -65,7 +65,7 @@ class SftPhase:
 
 
 class SupervisedStep:
-    """A step of the ablation `supervised`: the same traces, for its fraction of `ablation.seconds`."""
+    """A step of the ablation `supervised`: the same traces, for its share of `ablation.seconds`."""
 
     def __init__(self, run: Run, sft: SftPhase) -> None:
         self._run = run
@@ -92,15 +92,15 @@ class SupervisedStep:
 
 
 async def prepare_sft(settings: Settings, agent: SearchAgent, questions: Sequence[Question]) -> TraceBatches:
-    """Make the traces against the real retriever; the same settings and seed give the same ones.
+    """Make the traces with the real retriever; the same settings and seed give the same traces.
 
-    Raises ConfigurationError if no training question can be followed.
+    Raises ConfigurationError if too few traces could be made.
     """
     sft = settings.sft
     traces = await make_traces(agent, questions, sft.traces, sft.retry_fraction, settings.seed)
     if len(traces) < sum(sft.traces.values()):
         raise ConfigurationError(
-            f"sft.traces: {len(traces)} of {sum(sft.traces.values())} traces could be made; "
-            "there are too few training questions of a kind, or the retriever does not find what their hops need"
+            f"sft.traces: only {len(traces)} of {sum(sft.traces.values())} traces could be made; lower the counts, "
+            "add training questions of each kind, or use an index in which the retriever finds what their hops need"
         )
     return TraceBatches([sequence_of(trace) for trace in traces], sft.batch_size)

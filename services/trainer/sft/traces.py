@@ -1,8 +1,8 @@
 """Traces for the supervised phase: real searches, scripted words.
 
 A model that cannot follow the format gets no reward and so learns nothing from GRPO. A handful of traces shows it the
-form. They are made by the very episode code that training uses, with a script in the policy's place, so the passages
-are those that the retriever really finds; a trace whose search does not find what it needs is thrown away.
+format. The episode code of training makes them, with a script in the policy's place, so the passages are those that
+the retriever really finds. A trace whose search does not find what it needs is discarded.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from research.questions import Hop, Question
 
 @dataclass(slots=True)
 class ScriptedPolicy:
-    """Writes prepared turns, one a call, with nothing to learn about log-probabilities."""
+    """Writes prepared turns, one per call, with zeros as log-probabilities."""
 
     turns: list[str]
     tokenizer: Tokenizer
@@ -51,14 +51,14 @@ def script(question: Question, *, failed_first: bool) -> list[str]:
 
 
 def _opening(number: int, hops: int) -> str:
-    """Says from the start whether one search will do, so that the model plans before it has read anything."""
+    """Says from the start whether one search is enough, so that the model plans before it reads anything."""
     if hops == 1:
         return "I need to find"
     return "First I need to find" if number == 0 else "Now I need to find"
 
 
 def vague_query(hop: Hop) -> str:
-    """A query that lost what it is about: its last two words at most."""
+    """The query without its subject: at most its last two words."""
     return " ".join(hop.query.split()[-2:])
 
 
@@ -69,8 +69,7 @@ def _search(thought: str, query: str) -> str:
 async def make_trace(agent: SearchAgent, question: Question, *, failed_first: bool) -> Episode | None:
     """Run a script against the real retriever; None if the trace would show something untrue.
 
-    Each proper search must find the passage that its hop needs with the answer in what was served, and the vague one
-    must not.
+    Each proper search must return a passage with the answer of its hop, and the vague one must not.
     """
     policy = ScriptedPolicy(script(question, failed_first=failed_first), agent.tokenizer)
     episode = await replace(agent, policy=policy).run(question.text, Sampling())
@@ -86,7 +85,7 @@ async def make_trace(agent: SearchAgent, question: Question, *, failed_first: bo
 async def make_traces(
     agent: SearchAgent, questions: Sequence[Question], counts: dict[str, int], retry_fraction: float, seed: int
 ) -> list[Episode]:
-    """Draw questions of each kind until there are as many sound traces as asked for, or no question is left."""
+    """Draw questions of each kind until each kind has as many traces as `counts` asks for, or no question is left."""
     rng = random.Random(seed)
     traces: list[Episode] = []
     for kind, wanted in counts.items():

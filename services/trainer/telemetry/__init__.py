@@ -1,1 +1,1 @@
-"""What a step shows: metrics, trackers, alarms, console, forecast."""
+"""Observes a run: metrics, trackers, alarms, console, forecast."""

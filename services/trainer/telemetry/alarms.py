@@ -1,4 +1,4 @@
-"""Alarms: signs in the metrics that a run goes wrong, and what to do about each."""
+"""Alarms: signs in the metrics that a run is going wrong, and what to do about each."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from services.trainer.entry import GrpoEntry, UpdateEntry
 
 Action = Literal["warn", "stop", "rollback"]
 
-WINDOW = 3  # steps whose mean counts where one step tells little
+WINDOW = 3  # steps to average where one step says little
 
 _SEVERITY: dict[Action, int] = {"warn": 0, "rollback": 1, "stop": 2}
 
 
 class AlarmSettings(Protocol):
-    """Limits (None: no alarm) and what is done beyond them."""
+    """Limits (None: no alarm) and the action beyond each."""
 
     @property
     def entropy_floor(self) -> float | None: ...
@@ -47,8 +47,8 @@ def alarms(metrics: Sequence[GrpoEntry], settings: AlarmSettings) -> list[Alarm]
     """The alarms that the last step sets off.
 
     Entropy and the share of well formed episodes are means over the last three steps (of entropy: the last three that
-    had an update) and silent before there are three; the mismatch KL counts at once. A step without an update tells
-    nothing about entropy and mismatch. What is not a number lies beyond every limit.
+    had an update) and raise no alarm before there are three; the mismatch KL counts at once. A step without an update
+    says nothing about entropy and mismatch. NaN lies beyond every limit.
 
     Args:
         metrics: the entries of the finished steps that sampled episodes, oldest first.
@@ -63,7 +63,7 @@ def alarms(metrics: Sequence[GrpoEntry], settings: AlarmSettings) -> list[Alarm]
 
 
 def strongest(fired: Sequence[Alarm]) -> Alarm | None:
-    """The alarm that decides: to stop outweighs to roll back, which outweighs to warn."""
+    """The alarm that decides: stop outweighs rollback, which outweighs warn."""
     return max(fired, key=lambda alarm: _SEVERITY[alarm.action], default=None)
 
 
@@ -73,7 +73,7 @@ def _malformed(metrics: Sequence[GrpoEntry], settings: AlarmSettings) -> Alarm |
         return None
     return Alarm(
         f"only {share:.3f} of the episodes of {WINDOW} steps are well formed (alarms.well_formed_floor = {floor:g}): "
-        "the model forgets the format; lower optimizer.learning_rate, raise grpo.kl_coefficient or warm up longer",
+        "the model is forgetting the format; lower optimizer.learning_rate or raise grpo.kl_coefficient or sft.steps",
         settings.on_malformed,
     )
 
@@ -84,7 +84,7 @@ def _low_entropy(updates: Sequence[UpdateEntry], settings: AlarmSettings) -> Ala
         return None
     return Alarm(
         f"the mean entropy of {WINDOW} steps is {entropy:.4f} nats per token (alarms.entropy_floor = {floor:g}): the "
-        "model stops trying anything else; raise grpo.entropy_coefficient or grpo.clip_high, or ask harder questions",
+        "model has stopped exploring; raise grpo.entropy_coefficient or grpo.clip_high, or ask harder questions",
         settings.on_low_entropy,
     )
 
@@ -95,7 +95,7 @@ def _mismatch(update: UpdateEntry, settings: AlarmSettings) -> Alarm | None:
         return None
     return Alarm(
         f"sampler and learner are {kl:.4f} nats per token apart (alarms.mismatch_kl_ceiling = {ceiling:g}): they "
-        "should be one policy; see whether weights, model.dtype and episode.temperature are the same on both sides",
+        "should be one policy; check whether weights, model.dtype and episode.temperature are the same on both sides",
         settings.on_mismatch,
     )
 

@@ -1,4 +1,4 @@
-"""The terminal's view of a run: a line for each event, and a bar for what is going on."""
+"""The terminal's view of a run: a line per event, and a bar for the current phase."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _REFRESH_SECONDS = 0.25
 
 
 async def lines_of(status: RunStatus, log: Callable[[str], None]) -> None:
-    """Say every ten seconds how far the present phase is, until cancelled."""
+    """Log every ten seconds how far the current phase is, until cancelled."""
     while True:
         before = (status.phase, status.step)
         await asyncio.sleep(LINE_SECONDS)
@@ -24,7 +24,7 @@ async def lines_of(status: RunStatus, log: Callable[[str], None]) -> None:
 
 
 async def show(status: RunStatus, console: Console) -> None:
-    """Follow a run until cancelled. Without a terminal only the lines are printed."""
+    """Follow a run until cancelled. Without a terminal it prints only lines."""
     status.listeners.append(lambda line: console.print(line, highlight=False, markup=False, soft_wrap=True))
     if not console.is_terminal:
         await lines_of(status, lambda line: console.print(line, highlight=False, markup=False, soft_wrap=True))

@@ -1,7 +1,7 @@
-"""How long a run of the built-in model will take: tokens that its phases need, by the tokens a second of this machine.
+"""How long a run of the built-in model will take: the tokens of its phases, by this machine's tokens per second.
 
-The counts are those of recorded runs (docs/results/machines.md); they are rough, and so is the forecast. Of other
-models nobody knows how long their episodes are before the first step.
+The counts come from recorded runs (docs/results/machines.md); they are rough, and so is the forecast. For other
+models the length of an episode is unknown before the first step.
 """
 
 from __future__ import annotations
@@ -16,29 +16,29 @@ from services.trainer.entry import Entry
 
 BUILTIN_MODEL = "builtin:smollm2-135m-instruct"
 
-# Sampled tokens of a greedy answer: untouched, and once it knows the format; and of a sampled episode.
+# Sampled tokens of a greedy answer: of the untouched model, and once it knows the format; and of a sampled episode.
 _UNTOUCHED_TOKENS, _ANSWER_TOKENS, _EPISODE_TOKENS = 25, 65, 76
 # Tokens that the learner computes for a trace and for an episode, prompt and results included.
 _TRACE_TOKENS, _TRAINED_TOKENS = 215, 245
-# Of the groups, those that carry a signal.
+# Share of groups that carry a signal.
 _SIGNAL = 0.6
-# Prompts to read, searches, and episodes that end later than others: what is left of the rate of plain generation.
+# Share of the rate of plain generation that is left after prompts, searches, and episodes that end late.
 _ROLLOUT_SHARE = 0.72
 _PUBLISH_SECONDS, _CHECKPOINT_SECONDS, _OTHER_SECONDS = 1.5, 3.0, 15.0
-# Tokens a second for each GFLOP/s of one product on one thread, where nothing better is known.
+# Tokens per second per GFLOP/s of one matrix product on one thread, where nothing better is known.
 _LEARNER_PER_GFLOPS, _POLICY_PER_GFLOPS = 5.0, 5.0
 
 
 @dataclass(frozen=True, slots=True)
 class Speeds:
-    """What this machine does: tokens a second trained (forward and backward), and sampled with 32 requests at once."""
+    """This machine's tokens per second: trained (forward and backward), and sampled with 32 requests in flight."""
 
     learner: float
     policy: float
 
     @staticmethod
     def guessed(numbers: NumberFormat) -> Speeds | None:
-        """From the timed product of the number format; None on a GPU, where none is timed."""
+        """From the timed matrix product of the number format; None on a GPU, where none is timed."""
         if numbers.gflops is None:
             return None
         return Speeds(_LEARNER_PER_GFLOPS * numbers.gflops, _POLICY_PER_GFLOPS * numbers.gflops)
@@ -65,10 +65,10 @@ def forecast(settings: Settings, speeds: Speeds) -> float | None:
 
 
 def seconds_left(settings: Settings, metrics: Sequence[Entry], seconds: Mapping[str, float]) -> float:
-    """Of a run under way, by its last steps.
+    """Seconds that a run under way still needs, by its last steps.
 
     Args:
-        metrics: an entry for each finished step; one at least.
+        metrics: one entry per finished step; at least one.
         seconds: spent on each phase so far.
     """
     left = settings.grpo.steps - len(metrics)
@@ -76,12 +76,12 @@ def seconds_left(settings: Settings, metrics: Sequence[Entry], seconds: Mapping[
 
 
 def step_seconds(metrics: Sequence[Entry]) -> float:
-    """Mean of the last three steps."""
+    """Mean seconds of the last three steps."""
     return fmean(sum(entry["seconds"].values()) for entry in metrics[-3:])
 
 
 def minutes(seconds: float) -> str:
-    """As people say it."""
+    """A duration in words."""
     whole = max(1, round(seconds / 60))
     return f"about {whole} minute{'s' if whole > 1 else ''}"
 

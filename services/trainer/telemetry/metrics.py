@@ -1,4 +1,4 @@
-"""What a step is measured by: the entry of `metrics.jsonl`."""
+"""Measures a step: builds its entry of `metrics.jsonl`."""
 
 from __future__ import annotations
 

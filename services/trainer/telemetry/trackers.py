@@ -1,6 +1,6 @@
-"""Curves for people: TensorBoard event files in the run directory, and Weights & Biases where it was asked for.
+"""Training curves: TensorBoard event files in the run directory, and Weights & Biases on request.
 
-The truth stays in `metrics.jsonl`. A tracker that fails is warned of once and left out; it never ends a run.
+The record is `metrics.jsonl`. A tracker that fails logs one warning and is then skipped; it never ends a run.
 """
 
 from __future__ import annotations
@@ -17,17 +17,17 @@ from research.settings import Settings
 
 logger = logging.getLogger(__name__)
 
-# Also the default of wandb's own WANDB_PROJECT, which wins.
+# The default project; wandb's own WANDB_PROJECT overrides it.
 _PROJECT = "research"
-# Evaluations that are no point of the curve of what training makes of the model.
+# Evaluations that are not points of the training curve.
 _APART = frozenset({"before", "sampled"})
 
 
 def step_scalars(metrics: Mapping[str, Any]) -> dict[str, float]:
     """The numbers of one entry of `metrics.jsonl` under flat names: `train/reward`, `update/mismatch_kl`, …
 
-    A number at the top is `train/<key>`, a number in a section `<section>/<key>`. The step itself, None, and whatever
-    else is no number (booleans included) are left out.
+    A number at the top is `train/<key>`, a number in a section `<section>/<key>`. The step itself, None, and all
+    other values that are not numbers (booleans included) are skipped.
     """
     top = {key: value for key, value in metrics.items() if key != "step" and not isinstance(value, Mapping)}
     sections = {key: value for key, value in metrics.items() if isinstance(value, Mapping)}
@@ -53,9 +53,9 @@ def _flat(prefix: str, values: Mapping[str, Any]) -> dict[str, float]:
 
 
 class Trackers:
-    """Where the loop tells its numbers; W&B joins if `wandb` is installed and the environment asks for it.
+    """Receives the loop's numbers; W&B joins if `wandb` is installed and the environment asks for it.
 
-    It asks with WANDB_API_KEY, or with WANDB_MODE=offline, which needs no key; WANDB_MODE=disabled wins over both.
+    It asks with WANDB_API_KEY, or with WANDB_MODE=offline, which needs no key; WANDB_MODE=disabled overrides both.
     """
 
     def __init__(self, directory: Path, settings: Settings, after_step: int | None) -> None:
@@ -64,8 +64,8 @@ class Trackers:
         Args:
             directory: the run directory; TensorBoard files go to `tensorboard`, those of W&B to `wandb` in it.
             settings: shown by W&B as the run's configuration.
-            after_step: the step of the checkpoint that the run goes on from (None: it begins anew); later steps are
-                purged, because they will be done again.
+            after_step: the step of the checkpoint that the run continues from (None: a new run); later steps are
+                purged, because they will be repeated.
         """
         self._sinks: dict[str, _Sink] = {}
         self._open("TensorBoard", lambda: _TensorBoard(directory, (after_step or 0) + 1))
@@ -73,14 +73,14 @@ class Trackers:
             self._open("W&B", lambda: _WeightsAndBiases(directory, settings, after_step or 0))
 
     def step(self, step: int, metrics: Mapping[str, Any]) -> None:
-        """Tell the metrics of a finished step."""
+        """Record the metrics of a finished step."""
         self._add(step_scalars(metrics), step)
 
     def evaluation(self, name: str, step: int, figures: Mapping[str, Any]) -> None:
-        """Tell the figures of an evaluation, by kind, as they stood after `step` (0: before training).
+        """Record the figures of an evaluation, by kind, as they stood after `step` (0: before training).
 
-        `before` and `sampled` have curves of their own (`eval_before/…`): they share step 0 with `sft`, and are
-        made by the untouched model, or not greedily.
+        `before` and `sampled` have curves of their own (`eval_before/…`): they share step 0 with `sft`, but come
+        from the untouched model, or are not greedy.
         """
         self._add(evaluation_scalars(figures, f"eval_{name}" if name in _APART else "eval"), step)
 
@@ -105,7 +105,7 @@ class Trackers:
             work()
         except Exception as error:
             self._sinks.pop(name, None)
-            logger.warning("%s is left out of this run from here on, because it failed: %s", name, error)
+            logger.warning("%s is skipped from now on, because it failed: %s", name, error)
 
 
 class _Sink(Protocol):
@@ -123,7 +123,7 @@ class _TensorBoard:
     def add(self, scalars: Mapping[str, float], step: int) -> None:
         for name, value in scalars.items():
             self._writer.add_scalar(name, value, step)
-        # Whoever watches sees each step when it ends, and a killed run keeps it.
+        # Each step is visible when it ends, and a killed run keeps it.
         self._writer.flush()
 
     def close(self) -> None:
@@ -131,7 +131,7 @@ class _TensorBoard:
 
 
 class _WeightsAndBiases:
-    """Each start of a run is a W&B run of its own, in a group of the run's name: W&B cannot take steps back."""
+    """Each start of a run is a W&B run of its own, in a group with the run's name: W&B cannot undo steps."""
 
     def __init__(self, directory: Path, settings: Settings, after_step: int) -> None:
         self._run: Any = importlib.import_module("wandb").init(
@@ -156,6 +156,6 @@ def _wandb_is_wanted() -> bool:
     if mode == "disabled" or not (os.environ.get("WANDB_API_KEY") or mode == "offline"):
         return False
     if importlib.util.find_spec("wandb") is None:
-        logger.warning("the environment asks for W&B, but wandb is not installed (pip install wandb); going on without")
+        logger.warning("the environment asks for W&B, but wandb is not installed (pip install wandb); W&B is skipped")
         return False
     return True

@@ -1,1 +1,1 @@
-"""Takes new weights to the policies: files or NCCL, one server or many."""
+"""Sends new weights to the policy servers: by file or NCCL, to one or many."""

@@ -1,4 +1,4 @@
-"""Hands checkpoints to policy servers that do not share the trainer's disk: from GPU to GPU, by NCCL."""
+"""Sends weights to policy servers that do not share the trainer's disk: from GPU to GPU, by NCCL."""
 
 from __future__ import annotations
 
@@ -18,27 +18,27 @@ from services.transport.safetensors_files import slices_of, tensors_of
 
 
 class BroadcastingAdmin(PolicyAdmin):
-    """A `PolicyAdmin` that sends the checkpoint itself, where the other sends its path.
+    """A `PolicyAdmin` that sends the weights themselves instead of their path.
 
     Args:
         url: of the policy server.
         token: its admin token.
-        device: the trainer's GPU, which no worker of the server may use: NCCL wants one for each rank.
-        sending: shared by all that send from this GPU: NCCL's groups must not compete for it.
+        device: the trainer's GPU, which no worker of the server may use: NCCL needs one GPU per rank.
+        sending: shared by all senders on this GPU: NCCL's groups must not compete for it.
     """
 
     def __init__(self, url: str, *, token: str, device: torch.device, sending: asyncio.Lock) -> None:
-        # Not tried twice: nobody joins a group again.
+        # No retries: no worker joins a group twice.
         super().__init__(url, token=token, retries=0)
         self._device = device
         self._sending = sending
 
     async def update_weights(self, request: WeightsRequest) -> WeightsResponse:
-        """Send the checkpoint at `request.path`, which is the trainer's own.
+        """Send the weights at `request.path`, which is on the trainer's disk.
 
         Raises:
-            ServiceError: the server does not take it, or is lost on the way. The thread that sends may then wait for
-                ever, as NCCL does, and goes with the process.
+            ServiceError: the server refuses them, or is lost during the transfer. The sending thread may then wait
+                forever, as NCCL does, and ends with the process.
         """
         async with self._sending:
             return await self._broadcast(Path(request.path), request.version)
@@ -52,8 +52,8 @@ class BroadcastingAdmin(PolicyAdmin):
         await asyncio.wait({asked, sent}, return_when=asyncio.FIRST_COMPLETED)
         if sent.done() and (fault := sent.exception()):
             asked.cancel()
-            raise ServiceError(f"{self._name} at {self.url} was sent no weights ({fault!r})") from fault
-        sent.add_done_callback(lambda done: done.cancelled() or done.exception())  # told already, if it matters
+            raise ServiceError(f"cannot send weights to {self._name} at {self.url} ({fault!r})") from fault
+        sent.add_done_callback(lambda done: done.cancelled() or done.exception())  # reported already, if it matters
         return WeightsResponse.model_validate(await asked)
 
     def _send(self, checkpoint: Path, group_id: str, ranks: int) -> None:
@@ -68,7 +68,7 @@ class BroadcastingAdmin(PolicyAdmin):
 
 
 def _in_thread(work: Callable[[], None]) -> asyncio.Future[None]:
-    """Like `asyncio.to_thread`, but nobody waits for the thread when the process ends."""
+    """Like `asyncio.to_thread`, but the process does not wait for the thread when it ends."""
     loop = asyncio.get_running_loop()
     done: asyncio.Future[None] = loop.create_future()
 

@@ -1,4 +1,4 @@
-"""Hands new weights to every policy server: write a checkpoint, then let each server load it."""
+"""Publishes new weights to every policy server: writes a checkpoint, then makes each server load it."""
 
 from __future__ import annotations
 
@@ -19,16 +19,16 @@ from research.weights.checksummed_dir import MANIFEST, atomic_checksummed_dir
 from research.weights.run_weights import ORIGIN, Origin, version_path, write_origin
 from services.trainer.weights.replicas import Replicas
 
-# What a run has written into a base that is itself a published version, and does not hold for the next one.
+# Files that a run wrote into a base which is itself a published version; they do not apply to the next version.
 _OF_A_RUN = frozenset({MANIFEST, ORIGIN})
-KEPT_VERSIONS = 2  # the one served and the one before, to which a server goes back if loading fails
+KEPT_VERSIONS = 2  # the one served and the one before, to which a server falls back if loading fails
 
 
 class Publisher:
     """Writes ordinary checkpoints named by version below `directory` and makes the policy servers load them.
 
-    Each says which rules it was trained with (`prompt`), so that nobody asks it with others in silence, and which run
-    it is of (`origin`), so that a server that is started anew can find it.
+    Each names the rules that it was trained with (`prompt`), so that no caller uses others unnoticed, and its run
+    (`origin`), so that a restarted server can find it.
     """
 
     def __init__(
@@ -51,7 +51,7 @@ class Publisher:
             Seconds that the slowest server was paused.
 
         Raises:
-            ServiceError: no server took it; all go on serving the former version.
+            ServiceError: no server took it; all still serve the former version.
         """
         first = self._origin
         origin = replace(first, version=version, trained=first.trained or version > 0) if first else None
@@ -62,7 +62,7 @@ class Publisher:
         return seconds
 
     async def reconcile(self) -> str | None:
-        """Give servers that serve another version the published one (a server started anew serves its base).
+        """Send the published version to servers that serve another (a restarted server serves its base).
 
         Returns:
             What is wrong, if no server can serve it; else None.
@@ -79,8 +79,7 @@ class Publisher:
     def _prune(self, kept: range) -> None:
         for path in self._directory.glob("version-*"):
             number, _, unfinished = path.name.removeprefix("version-").partition(".")
-            # What is still unfinished now was left by a run that was killed while it wrote; what has a higher number,
-            # by steps that were taken back.
+            # A run that was killed while it wrote leaves an unfinished version; a rollback leaves higher numbers.
             if unfinished or int(number) not in kept:
                 shutil.rmtree(path)
 
@@ -90,8 +89,8 @@ def write_checkpoint(
 ) -> None:
     """Write an ordinary Hugging Face checkpoint: the tensors of `base` by name and dtype, with values from `state`.
 
-    Everything else (configuration, tokenizer, chat template) is copied from `base`. What stands under `target` is
-    whole, on the disk, and has checksums (`sealed`).
+    Everything else (configuration, tokenizer, chat template) is copied from `base`. What `target` then
+    holds is complete, on the disk, and has checksums (`atomic_checksummed_dir`).
     """
     with atomic_checksummed_dir(target, replace=True) as partial:
         for file in base.iterdir():
@@ -107,7 +106,7 @@ def write_checkpoint(
 
 
 def _dtype_of(tensors: Any, name: str) -> torch.dtype:
-    """Of a tensor in an open file, without reading the tensor."""
+    """The dtype of a tensor in an open file, without reading the tensor."""
     part = tensors.get_slice(name)
     dtype: torch.dtype = (part[:0] if part.get_shape() else tensors.get_tensor(name)).dtype
     return dtype

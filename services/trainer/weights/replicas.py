@@ -1,6 +1,6 @@
-"""Several policy servers as one: all that are in service serve the same version; one that fails is taken out and told.
+"""Several policy servers as one: all in service serve the same version; one that fails is taken out and logged.
 
-What was taken out comes back as soon as it is ready again and has been given the published weights.
+A server that was taken out returns as soon as it is ready again and has received the published weights.
 """
 
 from __future__ import annotations
@@ -16,20 +16,20 @@ from research.episode.agent import Generation, Sampling
 from research.errors import ServiceError
 from research.schemas import RECEIVED, WeightsRequest, WeightsStatus
 
-# How long those in service wait for one that is out of it; it goes on being mended meanwhile.
+# How long servers in service wait for the check of one that is not; the check continues afterwards.
 _GRACE_SECONDS = 1.0
-# Of the prompt: the same question goes to the same server, where its prefix is cached.
+# Prompt tokens that choose the server: a question returns to the server that caches its prefix.
 _KEY_TOKENS = 256
 
 
 @dataclass(slots=True, eq=False)
 class Replica:
-    """One policy server: how it is asked, and how it is given weights."""
+    """One policy server: how it is queried, and how it receives weights."""
 
     client: PolicyClient
     admin: PolicyAdmin
     in_service: bool = True
-    given: str = INITIAL_VERSION  # what this run gave it; a server may serve the same number of another run
+    given: str = INITIAL_VERSION  # the version that this run gave it; a server may serve the same number of another run
     check: asyncio.Task[None] | None = None  # the one under way, or the last
     fault: str = ""  # what the last check found
 
@@ -39,7 +39,7 @@ class Replicas:
 
     Args:
         replicas: at least one.
-        log: is told when one is taken out and when it comes back.
+        log: receives a line when one is taken out and when it returns.
     """
 
     def __init__(self, replicas: Sequence[Replica], log: Callable[[str], None]) -> None:
@@ -58,13 +58,13 @@ class Replicas:
     async def update(self, request: WeightsRequest) -> float:
         """Make every server in service serve a version; those that do not take it go out of service.
 
-        What is out of service already may not answer at all, and is left to `reconcile`.
+        A server that is out of service already may not answer at all; `reconcile` handles it.
 
         Returns:
             Seconds that the slowest of them was paused.
 
         Raises:
-            ServiceError: none took it; all go on as they were.
+            ServiceError: none took it; all stay as they were.
         """
         serving = [replica for replica in self._replicas if replica.in_service] or self._replicas
         answers = await asyncio.gather(
@@ -87,7 +87,7 @@ class Replicas:
         return max(sum(answer.seconds.values()) for answer in answers if not isinstance(answer, BaseException))
 
     async def reconcile(self, published: WeightsRequest) -> str | None:
-        """Take out who is not ready, put back who is, and give who serves another version the published one.
+        """Take out servers that are not ready, put back those that are, and send them the published version if needed.
 
         Returns:
             What is wrong with the first, if none is in service; else None.
@@ -105,7 +105,7 @@ class Replicas:
         return None if self._any_in_service() else self._replicas[0].fault
 
     async def unready(self) -> str | None:
-        """What is wrong with the first, if none is ready, whatever it serves; else None."""
+        """What is wrong with the first, if none is ready, whatever version it serves; else None."""
         checks = [replica.client.check_ready() for replica in self._replicas]
         faults = await asyncio.gather(*checks, return_exceptions=True)
         for fault in faults:
@@ -125,7 +125,7 @@ class Replicas:
     async def _reconcile(self, replica: Replica, published: WeightsRequest) -> None:
         fault = await _reconcile_one(replica, published)
         while fault is None and self._published is not None and self._published != published:
-            published = self._published  # since then
+            published = self._published  # published since then
             fault = await _reconcile_one(replica, published)
         replica.fault = fault or ""
         self._set_in_service(replica, fault, published.version)
@@ -140,7 +140,7 @@ class Replicas:
         await asyncio.gather(*(replica.admin.close() for replica in self._replicas))
 
     def _set_in_service(self, replica: Replica, fault: str | None, version: str) -> None:
-        """In service without a fault, out of it with one."""
+        """Put a server in service, or take it out if there is a fault."""
         was, replica.in_service = replica.in_service, fault is None
         if replica.in_service:
             replica.client.weight_version = replica.given = version
@@ -151,13 +151,13 @@ class Replicas:
 
 
 def _serves(served: WeightsStatus, published: WeightsRequest) -> bool:
-    """Whether a server has just these weights: another run's may have the same number."""
+    """Whether a server has exactly these weights: another run's may have the same number."""
     of_this_run = served.source == RECEIVED or Path(served.source) == Path(published.path)
     return served.version == published.version and of_this_run
 
 
 async def _reconcile_one(replica: Replica, published: WeightsRequest) -> str | None:
-    """Why a server cannot be in service, or None after it has been given what it lacks."""
+    """Why a server cannot be in service, or None once it has the published weights."""
     try:
         await replica.client.check_ready()
         if replica.given != published.version or not _serves(await replica.admin.weights(), published):

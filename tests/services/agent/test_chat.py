@@ -110,7 +110,7 @@ def test_limits_of_the_request_hold(client: openai.OpenAI) -> None:
         ({"logprobs": True}, "logprobs: "),
         ({"stop": ["."]}, "stop: "),
         ({"response_format": {"type": "json_object"}}, "response_format: "),
-        ({"messages": [{"role": "assistant", "content": "hi"}]}, "messages: the last one"),
+        ({"messages": [{"role": "assistant", "content": "hi"}]}, "messages: the last message"),
         ({"messages": user("  ")}, "messages.0.content: it is blank"),
         ({"messages": user("x" * 10_000)}, "question: 10000 characters"),
         ({"extra_body": {"research": {"max_serches": 1}}}, "research.max_serches"),

@@ -72,19 +72,18 @@ class Bench:
 
 
 @pytest.fixture(scope="module")
-def bench(launch: Launch, data_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Bench:
+def bench(launch: Launch, shared_retriever: Server, data_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Bench:
     weights = tmp_path_factory.mktemp("weights")
-    retriever = launch("retriever")
     policy = launch(
         "policy",
-        f"endpoints.retriever_url={retriever.url}",
+        f"endpoints.retriever_url={shared_retriever.url}",
         f"policy.weights_dir={weights}",
         f"episode.prompt={FEW_SHOT}",
         "model.dtype=float32",
         timeout=300,
         environment={"RESEARCH_ADMIN_TOKEN": ADMIN, "OMP_NUM_THREADS": "2"},
     )
-    return Bench(policy, retriever, data_dir, weights)
+    return Bench(policy, shared_retriever, data_dir, weights)
 
 
 @pytest.fixture(scope="module")
@@ -212,7 +211,7 @@ def test_a_benchmark_of_another_size_is_warned_of(bench: Bench, tmp_path: Path) 
     source = tmp_path / "musique_dev.jsonl"
     source.write_text("".join(json.dumps(question) + "\n" for question in questions))
     said = bench.run(tmp_path / "out", f'bench.questions=["{source}"]', "bench.per_kind=2", strategies=("naive",))
-    assert "MuSiQue: 2 questions, where the paper asked 2417" in said
+    assert "MuSiQue has 2 questions here, but the paper asked 2417" in said
 
 
 def test_a_prompt_that_the_weights_were_not_trained_with_is_refused(bench: Bench, tmp_path: Path) -> None:
@@ -231,7 +230,7 @@ def test_a_prompt_that_the_weights_were_not_trained_with_is_refused(bench: Bench
     assert former["trained_prompt"] is None
     assert now["trained_prompt"] not in (None, now["prompt"])
     assert now["weights"] == former["weights"], "these are the same weights by another way"
-    with pytest.raises(ConfigurationError, match="trained with other rules"):
+    with pytest.raises(ConfigurationError, match="trained with another prompt"):
         bench.run(tmp_path / "out", strategies=("naive",))
     bench.run(tmp_path / "out", "episode.allow_prompt_mismatch=true", strategies=("naive",))
     served = subprocess.run(
@@ -243,4 +242,4 @@ def test_a_prompt_that_the_weights_were_not_trained_with_is_refused(bench: Bench
         check=False,
     )
     assert served.returncode == 2
-    assert "trained with other rules" in served.stderr
+    assert "trained with another prompt" in served.stderr

@@ -26,7 +26,7 @@ from research.questions.sources import builtin_path
 from research.scoring.reward import score
 from research.settings import Settings
 from services.trainer.sft.traces import ScriptedPolicy, script
-from tests.conftest import Launch
+from tests.conftest import Server
 
 SERVED_WORDS = 40
 AT_LEAST = {
@@ -67,10 +67,9 @@ def everything(sets: Mapping[str, Sequence[Question]]) -> list[Question]:
 
 
 def test_every_search_of_every_question_finds_what_it_is_for(
-    settings: Settings, everything: list[Question], launch: Launch
+    settings: Settings, everything: list[Question], shared_retriever: Server
 ) -> None:
-    server = launch("retriever")
-    faults = asyncio.run(_faults(settings, everything, server.url))
+    faults = asyncio.run(_faults(settings, everything, shared_retriever.url))
     assert faults == {}
 
 

@@ -66,7 +66,7 @@ def test_a_trainer_that_is_killed_goes_on_by_itself_and_one_that_was_paused_does
         kill(first)
     with trainer(2) as second:
         await_condition("the rollout after the kill", lambda: in_phase("rollout", 1), second)
-        assert "was under way when this trainer ended; going on" in "\n".join(status(port)["lines"])
+        assert "was under way when this trainer ended; it continues" in "\n".join(status(port)["lines"])
         order(port, "pause")
         await_condition("the pause", lambda: status(port)["phase"] == "paused", second)
         paused_at = status(port)["step"]
@@ -139,4 +139,4 @@ def test_a_policy_serves_the_newest_good_weights_of_its_run_and_says_how_good(
         assert running.process.wait(PROMISED_SECONDS) == 143
         assert time.monotonic() - sent < PROMISED_SECONDS
         assert not running.family()
-    assert "model.safetensors has another checksum than when it was written" in running.log.read_text()
+    assert "model.safetensors has a different checksum than when it was written" in running.log.read_text()

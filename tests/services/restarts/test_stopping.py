@@ -57,18 +57,18 @@ def test_training_ends_in_any_phase_and_goes_on(
         assert answers(port, "/steps")
         last = running.stop("train", phase, way, [port])
     if phase in FRESH:
-        assert "has no checkpoint yet and begins anew; the same command goes on with it" in last
+        assert "has no checkpoint yet, so the run will start over; the same command continues it" in last
     else:
         assert "keeps the checkpoint after step" in last
-        assert "the same command goes on with it" in last
+        assert "the same command continues it" in last
 
 
-def _resumable(warmed: Path, target: Path, control: dict[str, Any]) -> None:
+def _resumable(warmed: Path, target: Path, ablation: dict[str, Any]) -> None:
     """A copy of the run after its supervised phase; the weights, which nobody writes to, are linked."""
     shutil.copytree(warmed, target, ignore=shutil.ignore_patterns("weights", "checkpoints", "summary.json"))
     shutil.copytree(warmed / "checkpoints", target / "checkpoints", copy_function=os.link)
     file = target / "config.json"
-    file.write_text(json.dumps(json.loads(file.read_text()) | {"control": control}))
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"ablation": ablation}))
 
 
 @pytest.mark.parametrize(("phase", "way"), crossed(["preparing"], first=2))
@@ -83,7 +83,7 @@ def test_an_index_that_is_being_built_is_kept(
     with command(tmp_path / "log", arguments, way, service_environment) as running:
         await_condition("the first vectors", lambda: any(data.rglob("shards/*.npy")), running)
         last = running.stop("index", phase, way, [])
-    assert "the vectors made so far are kept; the same command goes on from there" in last
+    assert "the vectors made so far are kept; the same command continues from there" in last
 
 
 @pytest.mark.parametrize(("phase", "way"), crossed(POLICY))
@@ -176,7 +176,7 @@ def test_the_demo_ends_with_its_services(
         assert answers(trainer, "/steps")
         assert answers(trainer, "/evaluations")
         last = running.stop("demo", phase, way, [retriever, policy, trainer])
-    assert "has no checkpoint yet and begins anew; the same command goes on with it" in last
+    assert "has no checkpoint yet, so the run will start over; the same command continues it" in last
 
 
 @pytest.mark.parametrize(("phase", "way"), crossed(["asking"]))
@@ -188,7 +188,7 @@ def test_the_bench_keeps_its_answers(services: Services, phase: str, way: Way, t
             "the first answers", lambda: any(len(f.read_text().splitlines()) > 2 for f in out.rglob("*.jsonl")), running
         )
         last = running.stop("bench", phase, way, [])
-    assert f"the answers so far are in {out}; the same command goes on from there" in last
+    assert f"the answers so far are in {out}; the same command continues from there" in last
 
 
 def test_children_do_not_outlive_a_parent_that_is_killed(

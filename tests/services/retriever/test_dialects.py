@@ -17,8 +17,8 @@ Texts = list[list[tuple[str, str]]]
 
 
 @pytest.fixture(scope="module")
-def retriever(launch: Any) -> Any:
-    return launch("retriever")
+def retriever(shared_retriever: Any) -> Any:
+    return shared_retriever
 
 
 @pytest.fixture

@@ -14,8 +14,8 @@ T = TypeVar("T")
 
 
 @pytest.fixture(scope="module")
-def retriever(launch: Any) -> Any:
-    return launch("retriever")
+def retriever(shared_retriever: Any) -> Any:
+    return shared_retriever
 
 
 def with_client(retriever: Any, use: Callable[[Client], Awaitable[T]]) -> T:

@@ -22,8 +22,8 @@ REPOSITORY = Path(__file__).resolve().parents[3]
 
 
 @pytest.fixture(scope="module")
-def retriever(launch: Any) -> Any:
-    return launch("retriever")
+def retriever(shared_retriever: Any) -> Any:
+    return shared_retriever
 
 
 @pytest.fixture(scope="module")
@@ -98,7 +98,7 @@ def test_the_answer_names_index_and_revision_and_where_the_time_went(client: htt
         ({"queries": ["a", "x" * 4097]}, 422, "queries: 4097 characters"),
         (["a"], 422, "not a JSON object"),
         ({"query": "x" * 4_194_304}, 413, "larger than 4000000 bytes"),
-        ({"query": "a", "index": "none"}, 422, "index: 'none' is not served; there are wikipedia-leads"),
+        ({"query": "a", "index": "none"}, 422, "index: 'none' is not served; the retriever serves wikipedia-leads"),
     ],
 )
 def test_wrong_inputs_are_refused_by_name(client: httpx.Client, body: Any, status: int, named: str) -> None:

@@ -24,8 +24,8 @@ _SETTINGS = settings(
 
 
 @pytest.fixture(scope="module")
-def retriever(launch: Any) -> Any:
-    return launch("retriever")
+def retriever(shared_retriever: Any) -> Any:
+    return shared_retriever
 
 
 def test_every_route_keeps_to_its_description(retriever: Any) -> None:

@@ -65,12 +65,12 @@ def test_a_run_that_is_under_way_says_so(run: Path, tmp_path: Path) -> None:
     (run / "metrics.jsonl").write_text('{"step": 1}\n')
     card = (export_run(run, tmp_path / "exported") / "README.md").read_text()
     assert "| steps | 1 of 2 (the run is not finished) |" in card
-    assert "no evaluation at its end yet" in card
+    assert "no final evaluation yet" in card
 
 
 def test_nothing_is_overwritten_and_what_is_missing_is_named(run: Path, tmp_path: Path) -> None:
     (tmp_path / "taken").mkdir()
-    with pytest.raises(ConfigurationError, match="is there already"):
+    with pytest.raises(ConfigurationError, match="exists already"):
         export_run(run, tmp_path / "taken")
     with pytest.raises(AssetError, match="there is no run"):
         export_run(tmp_path / "nothing", tmp_path / "exported")

@@ -54,7 +54,7 @@ def test_the_terminal_sets_apart_who_wrote_what(tmp_path: Path) -> None:
         ("advantage", ""),
         ("episode", ""),
     ]
-    assert "┊ → nothing new that was sought" in text
+    assert "┊ → found no new answer" in text
     assert "┊ → found Paris; this query corrected the one before" in text
     assert "1.00: exact match   (EM 1, F1 1.00, well formed)" in text
     assert "+0.86, trained on" in text
@@ -170,9 +170,9 @@ def test_the_command_shows_filters_and_writes(tmp_path: Path, monkeypatch: pytes
     write_run(tmp_path / "first")
     shown = CliRunner().invoke(app, ["inspect", "first", "--step", "1", "--min-reward", "1", "--limit", "1"])
     assert "group 1.0, 1 of 4" in shown.output
-    assert "1 shown, more fit" in shown.output
+    assert "1 shown, more match" in shown.output
     none = CliRunner().invoke(app, ["inspect", "first", "--text", "no such words"])
-    assert "no episode fits; the run has steps 1 to 2 and evaluations after" in none.output
+    assert "no episode matches; the run has steps 1 to 2 and evaluations after" in none.output
     written = CliRunner().invoke(app, ["inspect", "first", "--html", str(tmp_path / "page.html")])
     assert "9 episodes" in written.output
     assert (tmp_path / "page.html").is_file()

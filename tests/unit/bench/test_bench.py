@@ -100,9 +100,9 @@ def test_a_question_is_not_kept_twice(tmp_path: Path) -> None:
     ("content", "named"),
     [
         ('{"id": "q"}\n', "no conditions"),
-        ('{"conditions": {}}\n{"id": 1}\nnonsense\n', ":3: not JSON"),
-        ('{"conditions": {}}\n[]\n', ":2: not a record"),
-        ('{"conditions": {}}\n{"question": "?"}\n', ":2: not a record"),
+        ('{"conditions": {}}\n{"id": 1}\nnonsense\n', ":3 is not JSON"),
+        ('{"conditions": {}}\n[]\n', ":2 is not a record"),
+        ('{"conditions": {}}\n{"question": "?"}\n', ":2 is not a record"),
     ],
 )
 def test_a_broken_file_is_named_with_its_line(tmp_path: Path, content: str, named: str) -> None:
@@ -229,7 +229,7 @@ def test_answers_of_other_weights_are_refused(tmp_path: Path) -> None:
                 Versioned(change_after), questions(9), records, sampling=Sampling(0.0), concurrency=1, version="7"
             )
 
-    with pytest.raises(ConditionsChangedError, match="weight version 8 answered where 7 was asked"):
+    with pytest.raises(ConditionsChangedError, match="weight version 8 answered instead of 7"):
         asyncio.run(run(6))
     kept = read_records(tmp_path / "a.jsonl")[1]
     assert [record["id"] for record in kept] == [f"q{number}" for number in range(6)]

@@ -133,7 +133,7 @@ def test_a_verdict_torn_by_a_kill_is_asked_again(tmp_path: Path) -> None:
     assert judge(path, again, [record("a", 1.0), record("b", 0.0)]) == 0
     assert len(again.asked) == 1
     path.write_text('{"key": "x"}\n')
-    with pytest.raises(AssetError, match=":1: not a verdict"):
+    with pytest.raises(AssetError, match=":1 is not a verdict"):
         Verdicts(path, "j")
 
 
@@ -172,7 +172,7 @@ def test_the_report_says_first_what_differs_and_has_the_paper_beside(tmp_path: P
     text = report.path.read_text()
     assert text.index("These runs differ") < text.index("## Results")
     assert "- before and after differ in top_k: 5 and 3 (musique: naive, musique: research)" in text
-    assert "MuSiQue: 4 questions, where the paper asked 2417" in text
+    assert "MuSiQue has 4 questions here, but the paper asked 2417" in text
     assert "before, mine: naive: 2 of 3 questions are not answered yet" in text
     assert "before, musique: naive: 3 of 4 answers have no verdict; they count as wrong" in text
     assert "| *the paper* | 7B research, from instruct |  | 22.3 / 33.4 |" in text

@@ -133,7 +133,7 @@ def test_an_error_that_has_nothing_to_do_with_schemas_is_told() -> None:
 
 
 def test_an_answer_in_no_known_form_is_told() -> None:
-    with endpoint(lambda body: (200, {"text": "?"})) as (url, _), pytest.raises(ServiceError, match="no known form"):
+    with endpoint(lambda body: (200, {"text": "?"})) as (url, _), pytest.raises(ServiceError, match="an unknown form"):
         asyncio.run(ask_json(url))
 
 
@@ -152,13 +152,13 @@ def test_tokens_go_in_and_tokens_come_out() -> None:
 
 @pytest.mark.parametrize("answer", [{}, {"choices": []}, {"choices": [{"token_ids": [1], "logprobs": None}]}])
 def test_tokens_in_no_known_form_are_told(answer: dict[str, Any]) -> None:
-    with endpoint(lambda body: (200, answer)) as (url, _), pytest.raises(ServiceError, match="no known form"):
+    with endpoint(lambda body: (200, answer)) as (url, _), pytest.raises(ServiceError, match="an unknown form"):
         asyncio.run(generate(url))
 
 
 def test_an_endpoint_that_tells_no_tokens_is_no_place_for_research() -> None:
     with (
         endpoint(lambda body: (200, {"choices": [{"text": "x", "finish_reason": "stop"}]})) as (url, _),
-        pytest.raises(ServiceError, match="tells no token ids"),
+        pytest.raises(ServiceError, match="returns no token ids"),
     ):
         asyncio.run(generate(url))

@@ -24,5 +24,5 @@ def test_other_rules_are_refused_unless_told() -> None:
     check_prompt(SMALL, None, "base", allow_mismatch=False)
     check_prompt(SMALL, SMALL.sha256, "mine", allow_mismatch=False)
     check_prompt(SMALL, other, "mine", allow_mismatch=True)
-    with pytest.raises(ConfigurationError, match=r"mine was trained with other rules .*allow_prompt_mismatch"):
+    with pytest.raises(ConfigurationError, match=r"mine was trained with another prompt .*allow_prompt_mismatch"):
         check_prompt(SMALL, other, "mine", allow_mismatch=False)

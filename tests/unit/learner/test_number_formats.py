@@ -50,12 +50,14 @@ def test_threads_are_as_they_were() -> None:
     assert torch.get_num_threads() == before
 
 
+@pytest.mark.slow
 def test_without_avx512_a_training_step_in_the_default_is_no_slower_than_in_float32_by_far() -> None:
     found = _step_on("auto")
     assert found["name"] == "float32"
     assert found["seconds"] < 10 * found["float32_seconds"], found
 
 
+@pytest.mark.slow
 def test_the_emulated_processor_is_really_slow_in_bf16() -> None:
     """Otherwise the test above could not fail."""
     found = _step_on("bfloat16")

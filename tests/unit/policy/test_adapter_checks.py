@@ -40,7 +40,7 @@ def test_a_sound_adapter_passes(tmp_path: Path) -> None:
         ({f"{Q}.lora_A.weight": (9, 4), f"{Q}.lora_B.weight": (6, 9)}, {}, "the matrix is"),
         ({f"{Q}.lora_A.weight": (2,), f"{Q}.lora_B.weight": (6, 2)}, {}, "the matrix is"),
         ({"base_model.model.model.norm.lora_A.weight": (2, 4)}, {}, "no matrix model.norm"),
-        ({"base_model.model.lm_head.modules_to_save.weight": (2, 4)}, {}, "no half of a LoRA matrix"),
+        ({"base_model.model.lm_head.modules_to_save.weight": (2, 4)}, {}, "not half of a LoRA matrix"),
         ({}, {}, "no tensors"),
         ({f"{Q}.lora_A.weight": (2, 4), f"{Q}.lora_B.weight": (6, 2)}, {"r": 16}, "rank 16"),
         ({f"{Q}.lora_A.weight": (2, 4), f"{Q}.lora_B.weight": (6, 2)}, {"lora_alpha": float("nan")}, "lora_alpha"),

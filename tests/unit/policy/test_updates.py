@@ -123,7 +123,7 @@ def test_a_failure_at_any_call_leaves_the_old_weights_and_the_next_update_succee
     engine = RecordingEngine({call: 1})
 
     async def scenario(updates: WeightUpdates, new: Path) -> None:
-        with pytest.raises(UpdateFailedError, match=f"{call} failed.*version 0 is served on"):
+        with pytest.raises(UpdateFailedError, match=f"{call} failed.*version 0 is still served"):
             await updates.apply(str(new), "1")
         assert (engine.loaded, engine.open_session, engine.frozen) == ("base", False, False)
         assert (updates.version, updates.fault) == ("0", None)
@@ -234,7 +234,7 @@ def test_what_was_received_is_kept_only_while_it_is_served(tmp_path: Path) -> No
         await updates.receive("first", TENSORS, "1")
         assert (engine.loaded, engine.received) == ("first", ["first"])
         engine.failures["update_weights"] = 1
-        with pytest.raises(UpdateFailedError, match="version 1 is served on"):
+        with pytest.raises(UpdateFailedError, match="version 1 is still served"):
             await updates.receive("second", TENSORS, "2")
         assert (engine.loaded, engine.received) == ("first", ["first"])
         with pytest.raises(AssetError, match="more is not part"):
@@ -253,10 +253,10 @@ def test_a_group_that_nobody_joins_is_told_and_blocks_no_further_update(
 
     async def scenario(updates: WeightUpdates, new: Path) -> None:
         engine.slow = asyncio.Event()
-        with pytest.raises(UpdateFailedError, match="start this server again"):
+        with pytest.raises(UpdateFailedError, match="restart this server"):
             await updates.receive("first", TENSORS, "1")
         assert updates.fault is not None
-        with pytest.raises(UpdateFailedError, match="start this server again"):
+        with pytest.raises(UpdateFailedError, match="restart this server"):
             await updates.apply(str(new), "2")
 
     with_updates(tmp_path, engine, scenario)

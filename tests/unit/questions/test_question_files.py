@@ -111,25 +111,25 @@ def test_flashrag_and_search_r1_as_lines_and_as_parquet(
 @pytest.mark.parametrize(
     ("name", "content", "named"),
     [
-        ("a.jsonl", json.dumps(FLASHRAG) + "\n\n{nonsense\n", "a.jsonl, line 3: not JSON"),
-        ("a.jsonl", json.dumps(FLASHRAG) + '\n{"question": "Who?"}\n', "a.jsonl, line 2: .*'answer'"),
-        ("a.jsonl", '{"question": " ", "answer": "x"}\n', "line 1: .*question is blank"),
-        ("a.jsonl", '{"question": "Who?", "golden_answers": []}\n', "line 1: .*no answer"),
-        ("a.jsonl", "7\n", "line 1: not a question"),
-        ("a.jsonl", '{"question": "Who?", "answer": null}\n', "line 1: .*"),
+        ("a.jsonl", json.dumps(FLASHRAG) + "\n\n{nonsense\n", "a.jsonl, line 3, is not JSON"),
+        ("a.jsonl", json.dumps(FLASHRAG) + '\n{"question": "Who?"}\n', "a.jsonl, line 2, .*'answer'"),
+        ("a.jsonl", '{"question": " ", "answer": "x"}\n', "line 1, .*question is blank"),
+        ("a.jsonl", '{"question": "Who?", "golden_answers": []}\n', "line 1, .*no answer"),
+        ("a.jsonl", "7\n", "line 1, is not a question"),
+        ("a.jsonl", '{"question": "Who?", "answer": null}\n', "line 1, .*"),
         ("a.jsonl", '{"question": "Who?", "golden_answers": [null]}\n', "neither text nor number: None"),
-        ("a.jsonl", '{"id": 1, "text": "Who?", "answers": [{}]}\n', "line 1: .*neither text nor number"),
-        ("a.jsonl", '{"id": 1, "text": "", "answers": ["x"]}\n', "line 1: .*question is blank"),
-        ("a.jsonl", '{"question": "?", "answer": "x", "answerable": false}\n', "line 1: .*MuSiQue-Ans"),
-        ("a.csv", "Question,Answer\nWho?\n", "line 2: not a question"),
+        ("a.jsonl", '{"id": 1, "text": "Who?", "answers": [{}]}\n', "line 1, .*neither text nor number"),
+        ("a.jsonl", '{"id": 1, "text": "", "answers": ["x"]}\n', "line 1, .*question is blank"),
+        ("a.jsonl", '{"question": "?", "answer": "x", "answerable": false}\n', "line 1, .*MuSiQue-Ans"),
+        ("a.csv", "Question,Answer\nWho?\n", "line 2, is not a question"),
         ("a.jsonl", json.dumps(FLASHRAG) + "\n" + json.dumps(FLASHRAG), "1 questions have the id of another"),
         ("a.jsonl", "", "holds no question"),
-        ("a.json", "[{]", "a.json: not JSON"),
+        ("a.json", "[{]", "a.json is not JSON"),
         ("a.json", '{"version": 1}', "not a JSON array"),
-        ("a.json", '[{"question": "Who?", "answer": "I"}, 7]', "record 2: not a question"),
-        ("a.csv", 'Question,Answer\n"torn', "a.csv, line .: not CSV"),
-        ("a.csv", "Frage,Antwort\nWer?,ich\n", "line 2: .*'question'"),
-        ("a.parquet", "no parquet", "a.parquet: not Parquet"),
+        ("a.json", '[{"question": "Who?", "answer": "I"}, 7]', "record 2, is not a question"),
+        ("a.csv", 'Question,Answer\n"torn', "a.csv, line ., is not CSV"),
+        ("a.csv", "Frage,Antwort\nWer?,ich\n", "line 2, .*'question'"),
+        ("a.parquet", "no parquet", "a.parquet is not Parquet"),
     ],
 )
 def test_a_broken_file_is_refused_with_place_and_reason(tmp_path: Path, name: str, content: str, named: str) -> None:
@@ -155,7 +155,7 @@ def test_paragraphs_of_a_set_are_a_corpus_each_once(tmp_path: Path) -> None:
         Passage("0", "A", "…"),
         Passage("1", "Ed Wood", "Ed Wood was an American."),
     ]
-    with pytest.raises(AssetError, match="line 1: no question with its paragraphs"):
+    with pytest.raises(AssetError, match="line 1, is not a question with its paragraphs"):
         list(paragraphs_of([lines(tmp_path / "flat.jsonl", FLASHRAG)]))
 
 

@@ -32,7 +32,7 @@ def test_verify_accepts_a_sound_question() -> None:
         ({"text": "When did Ada Winterbourne, author of The Glass Harbour, die?"}, "gives away"),
         ({"text": "In which year did the Winterbourne who wrote The Glass Harbour die?"}, "gives away"),
         ({"text": "Did the author of the novel The Glass Harbour die in 1941?"}, "gives away"),
-        ({"text": ""}, "must be given"),
+        ({"text": ""}, "must not be empty"),
     ],
 )
 def test_verify_reports_a_broken_question(change: dict[str, object], problem: str) -> None:
@@ -43,7 +43,7 @@ def test_verify_reports_a_broken_question(change: dict[str, object], problem: st
 @pytest.mark.parametrize(
     ("last", "problem"),
     [
-        (Hop("q", "g", "Ada Winterbourne", "194"), "does not stand"),
+        (Hop("q", "g", "Ada Winterbourne", "194"), "does not occur"),
         (Hop("q", "g", "Nowhere", "1941"), "no passage"),
         (Hop("q", "g", "The Glass Harbour", "1921"), "same passage"),
     ],
@@ -85,7 +85,7 @@ def test_verify_accepts_a_sound_comparison() -> None:
     ("change", "problem"),
     [
         ({"answers": ("Huw Pritchard",)}, "nor named"),
-        ({"answers": ("1875",)}, "on the way"),
+        ({"answers": ("1875",)}, "the intermediate answer"),
         ({"text": "Who was born in 1875, Ada Winterbourne or Otto Lindqvist?"}, "gives away"),
         ({"hops": (GOOD_COMPARISON.hops[0], GOOD_COMPARISON.hops[0])}, "same passage"),
     ],

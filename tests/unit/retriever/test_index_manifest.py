@@ -130,7 +130,7 @@ def cut(name: str) -> Callable[[Path], None]:
     ("damage", "named"),
     [
         (lambda directory: (directory / "manifest.json").unlink(), "there is no index"),
-        (lambda directory: (directory / "manifest.json").write_text("{"), "manifest.json is broken"),
+        (lambda directory: (directory / "manifest.json").write_text("{"), "manifest.json is corrupt"),
         (lambda directory: (directory / "manifest.json").write_text("[]"), "not of index format"),
         (edit_manifest(lambda fields: fields["recipe"].update(format_version=99)), "not of index format"),
         (edit_manifest(lambda fields: fields.pop("recipe")), "not of index format"),
@@ -141,7 +141,7 @@ def cut(name: str) -> Callable[[Path], None]:
         (lambda directory: write_passage_store(directory, PASSAGES[:2]), "2 passages"),
         (lambda directory: (directory / "vectors.faiss").unlink(), "cannot read"),
         (cut("vectors.faiss"), "cannot read"),
-        (cut("passages.arrow"), "missing or broken"),
+        (cut("passages.arrow"), "missing or corrupt"),
     ],
 )
 def test_a_damaged_index_is_refused_with_the_fix(index: Path, damage: Callable[[Path], None], named: str) -> None:

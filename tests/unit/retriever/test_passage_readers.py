@@ -112,7 +112,7 @@ def test_a_directory_is_its_files_in_order_and_its_digest_is_theirs(tmp_path: Pa
         ("p.jsonl.gz", gzip.compress(lines(OURS * 50))[:-20], "cannot read passages"),
         ("p.parquet", b"not parquet", "is not a Parquet file"),
         ("p.tsv", b'id\ttext\ttitle\n1\t"Hello\tA\n2\tsay "x" now\tB\n', "expected after"),
-        ("p.csv", b"id,title,text\n", "passages are read from .jsonl"),
+        ("p.csv", b"id,title,text\n", "is not a passage file; use .jsonl"),
     ],
 )
 def test_what_is_broken_is_named_with_file_and_record(tmp_path: Path, name: str, content: bytes, named: str) -> None:

@@ -106,7 +106,7 @@ def test_a_full_queue_refuses_whole_requests_and_admits_again_later() -> None:
         first = await bench.occupy()
         three = bench.submit("a", "b", "c")
         await bench.waiting(3)
-        with pytest.raises(ServiceBusyError, match="3 queries wait already and 4 may"):
+        with pytest.raises(ServiceBusyError, match="3 queries are waiting and the limit is 4"):
             await bench.pipeline.submit([Query("d", 1, bench.index), Query("e", 1, bench.index)])
         assert bench.pipeline.depth == 3
         joined = bench.submit("a", "b", "d")  # two of them wait already, so there is room

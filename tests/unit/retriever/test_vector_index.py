@@ -132,7 +132,7 @@ def test_a_milvus_that_is_not_there_is_named(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("name", "count", "dimension", "named"),
-    [("ivf-pq", 499, 64, "too few"), ("ivf-rabitq", 16, 64, "too few"), ("ivf-pq", 5000, 30, "in fours")],
+    [("ivf-pq", 499, 64, "too few"), ("ivf-rabitq", 16, 64, "too few"), ("ivf-pq", 5000, 30, "groups of four")],
 )
 def test_what_cannot_be_built_is_refused_before_anything_is_encoded(
     name: FaissConfigName, count: int, dimension: int, named: str

@@ -60,6 +60,7 @@ def test_normalisation_is_squads(text: str) -> None:
 
 @THOUSANDS
 @given(TEXTS, TEXTS)
+@pytest.mark.slow
 def test_exact_match_is_squads_where_the_gold_answer_says_anything(prediction: str, gold: str) -> None:
     # SQuAD 2 rewards saying nothing where there is nothing to say; our sets have no such question.
     assume(squad_metrics.normalize_answer(gold))
@@ -75,6 +76,7 @@ def test_f1_is_squads_but_for_closed_answers(prediction: str, gold: str) -> None
     assert token_f1(prediction, gold) == pytest.approx(squad_metrics.compute_f1(gold, prediction))
 
 
+@pytest.mark.slow
 def test_f1_and_exact_match_over_aliases_are_flashrags(flashrag: Any) -> None:
     scores = flashrag.F1_Score({"dataset_name": "hotpotqa"})
     match = flashrag.ExactMatch({"dataset_name": "hotpotqa"})

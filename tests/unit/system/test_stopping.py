@@ -80,7 +80,7 @@ def test_what_does_not_end_is_ended_when_the_grace_is_over() -> None:
         _, err = process.communicate(timeout=10)
         assert time.monotonic() - sent >= GRACE
     assert process.returncode == 143
-    assert err.strip() == "stopped: all of it is kept (not everything ended in time, and was killed)"
+    assert err.strip() == "stopped: all of it is kept (what did not end in time was killed)"
 
 
 def test_a_second_signal_ends_it_at_once_and_its_children_with_it() -> None:
@@ -93,7 +93,7 @@ def test_a_second_signal_ends_it_at_once_and_its_children_with_it() -> None:
         process.send_signal(signal.SIGINT)
         _, err = process.communicate(timeout=10)
     assert process.returncode == 130
-    assert "at once, as asked for twice" in err
+    assert "at once, because of a second signal" in err
     assert not _lives(pid)
 
 

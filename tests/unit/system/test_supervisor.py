@@ -76,6 +76,7 @@ def test_a_service_that_dies_is_started_again(log: Path) -> None:
     assert str(log) in house.said[0]
 
 
+@pytest.mark.slow
 def test_the_fifth_death_in_a_row_is_the_last(log: Path) -> None:
     house = House(log, ["print('no such weights', flush=True); import os; os.kill(os.getpid(), 9)"])
     supervisor = house.supervised()

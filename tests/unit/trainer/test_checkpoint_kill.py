@@ -22,6 +22,7 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_tiny_model(tmp_path_factory.mktemp("model") / "tiny")
 
 
+@pytest.mark.slow
 def test_a_kill_at_any_moment_leaves_a_whole_checkpoint(tiny: Path, tmp_path: Path) -> None:
     # The fork server imports torch once; each child is then there in milliseconds.
     context = multiprocessing.get_context("forkserver")

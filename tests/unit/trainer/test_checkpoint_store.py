@@ -116,7 +116,7 @@ def test_when_none_is_whole_the_run_does_not_silently_begin_anew(run: Run, tmp_p
     for path in store.all():
         flip_a_bit(path / "model.safetensors")
     for _ in range(2):  # the second start finds only what the first has set aside
-        with pytest.raises(TrainingError, match=r"no checkpoint in .* is whole .*step-000001.*--fresh"):
+        with pytest.raises(TrainingError, match=r"no checkpoint in .* is intact .*step-000001.*--fresh"):
             CheckpointStore(directory, keep=3).restore_latest(learner)
     assert digest(learner, RunState(0, 0, 0, {}, {})) == before
     assert CheckpointStore(tmp_path / "none", keep=3).restore_latest(learner) is None

@@ -63,6 +63,7 @@ def test_its_episodes_are_inspected(old_run: Path) -> None:
     episodes = [shown for source in run.sources() for shown in run.read(source)]
     assert len(episodes) == 4 * 12 + 3 * 2
     assert not run.problems
+    assert {shown.source.evaluation for shown in episodes} == {None, "before", "sft", "after"}
     assert all(shown.training is None for shown in episodes)  # which was not recorded then
 
 

@@ -98,7 +98,7 @@ def test_an_outage_pauses_and_costs_no_episode(tmp_path: Path) -> None:
     assert rollouts.infra_errors == 40
     assert status.waiting_for is None
     assert any("training pauses" in line for line in status.lines)
-    assert any("goes on" in line for line in status.lines)
+    assert any("continues" in line for line in status.lines)
 
 
 def test_what_keeps_failing_while_all_is_up_is_left_out_not_scored(tmp_path: Path) -> None:

@@ -65,7 +65,7 @@ def test_a_broken_version_is_warned_of_and_the_one_before_is_served(settings: Se
     file.write_bytes(file.read_bytes()[:-1] + b"\x01")
     found, said = complaints(settings)
     assert found == (9, ninth)
-    assert "model.safetensors has another checksum" in said[0]
+    assert "model.safetensors has a different checksum" in said[0]
 
 
 def test_half_a_version_does_not_count(settings: Settings) -> None:

@@ -71,7 +71,7 @@ async def _goes_on(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> RunCo
 def test_what_was_under_way_goes_on(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
     write_wanted(settings.run_dir, Wanted.RUNNING)
     controller = asyncio.run(_goes_on(settings, monkeypatch))
-    assert any("was under way when this trainer ended; going on" in line for line in controller.status.lines)
+    assert any("was under way when this trainer ended; it continues" in line for line in controller.status.lines)
     assert controller.is_wanted  # it was cancelled, not told to stop
 
 

@@ -7,7 +7,6 @@ import shutil
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
 
 import httpx
 import pytest
@@ -16,8 +15,8 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from tests.conftest import Server
+from tests.services.policy.shared.conftest import ADMIN
 
-ADMIN = "admin-for-tests"
 RANK, ALPHA = 4, 8
 MODULES = ("self_attn.q_proj", "self_attn.v_proj", "self_attn.o_proj", "mlp.gate_proj", "mlp.down_proj")
 TEXT = "Vincent van Gogh painted The Starry Night in June 1889, from the window of his room at Saint-Rémy."
@@ -26,11 +25,6 @@ TEXT = "Vincent van Gogh painted The Starry Night in June 1889, from the window 
 @pytest.fixture(scope="module")
 def model(data_dir: Path) -> Path:
     return data_dir / "models" / "smollm2-135m-instruct"
-
-
-@pytest.fixture(scope="module")
-def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("runs")
 
 
 def write_adapter(
@@ -59,20 +53,6 @@ def write_adapter(
     }
     (directory / "adapter_config.json").write_text(json.dumps(config))
     return added
-
-
-@pytest.fixture(scope="module")
-def policy(launch: Any, runs: Path) -> Server:
-    retriever = launch("retriever")
-    server: Server = launch(
-        "policy",
-        f"policy.weights_dir={runs}",
-        f"endpoints.retriever_url={retriever.url}",
-        "policy.max_lora_rank=8",
-        timeout=300,
-        environment={"RESEARCH_ADMIN_TOKEN": ADMIN, "OMP_NUM_THREADS": "2"},
-    )
-    return server
 
 
 @pytest.fixture

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
@@ -18,16 +16,11 @@ from research.errors import ServiceError
 from research.schemas import WeightsRequest
 from services.trainer.weights import nccl_publisher as broadcast
 from services.trainer.weights.nccl_publisher import BroadcastingAdmin
-from tests.conftest import REPOSITORY, Server
+from tests.conftest import Server
+from tests.services.policy.shared.conftest import ADMIN
 from tests.support.socket_group import SocketGroup, join_sockets, new_socket_group
 
-ADMIN = "admin-for-tests"
 MATRIX = "model.layers.7.mlp.down_proj.weight"
-
-
-@pytest.fixture(scope="module")
-def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("runs")
 
 
 @pytest.fixture(scope="module")
@@ -51,19 +44,6 @@ def noisy(model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
         tmp_path_factory.mktemp("trainer") / "noisy",
         lambda _, tensor: tensor + 0.01 * torch.randn_like(tensor) if tensor.ndim > 1 else tensor,
     )
-
-
-@pytest.fixture(scope="module")
-def policy(launch: Any, runs: Path) -> Server:
-    sockets = Path(__file__).with_name("sockets")
-    path = os.pathsep.join(filter(None, [str(sockets), str(REPOSITORY), os.environ.get("PYTHONPATH")]))
-    server: Server = launch(
-        "policy",
-        f"policy.weights_dir={runs}",
-        timeout=300,
-        environment={"RESEARCH_ADMIN_TOKEN": ADMIN, "OMP_NUM_THREADS": "2", "PYTHONPATH": path},
-    )
-    return server
 
 
 @pytest.fixture(autouse=True)
@@ -104,11 +84,11 @@ def test_what_is_broadcast_is_served_as_if_it_came_from_a_file(
     assert {"receive", "pause", "update", "finish", "resume"} <= seconds.keys()
     version, broadcast_digests = served(policy)
     assert version == "1"
-    shutil.copytree(noisy, runs / "noisy")
-    shutil.copytree(model, runs / "original")
-    give(policy, runs / "original", "2", broadcasting=False)
+    shutil.copytree(noisy, runs / "sent-noisy")
+    shutil.copytree(model, runs / "sent-original")
+    give(policy, runs / "sent-original", "2", broadcasting=False)
     assert served(policy) == ("2", before)
-    give(policy, runs / "noisy", "3", broadcasting=False)
+    give(policy, runs / "sent-noisy", "3", broadcasting=False)
     assert served(policy) == ("3", broadcast_digests)
     assert before != broadcast_digests
 
@@ -121,7 +101,7 @@ def test_what_cannot_be_served_leaves_what_was_broadcast_before(
     assert before[0] == "good"
 
     not_a_number = changed(noisy, tmp_path / "nan", lambda name, t: t * float("nan") if name == MATRIX else t)
-    with pytest.raises(ServiceError, match=rf"{MATRIX}.*not finite.*version good is served on"):
+    with pytest.raises(ServiceError, match=rf"{MATRIX}.*not finite.*version good is still served"):
         give(policy, not_a_number, "bad")
     assert served(policy) == before
 

@@ -1,7 +1,7 @@
-"""On the path of a server under test: a disk that cannot be read any further, in the middle of a checkpoint.
+"""On the path of a policy server under test: a disk that fails, and sockets in the place of NCCL, which needs two GPUs.
 
 Python imports this at the start of every process of the server. In vLLM's worker a file below a folder named
-`unreadable-from-<tensor>` breaks at that tensor.
+`unreadable-from-<tensor>` breaks at that tensor; nothing else changes until a test asks for it.
 """
 
 import multiprocessing
@@ -9,6 +9,9 @@ import re
 from typing import Any
 
 import safetensors
+
+import services.transport.nccl as nccl
+from tests.support.socket_group import join_sockets
 
 _open = safetensors.safe_open
 
@@ -37,3 +40,4 @@ class _Breaking:
 
 
 safetensors.safe_open = _Breaking
+nccl.join_group = join_sockets
