@@ -10,7 +10,7 @@ from __future__ import annotations
 import time
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from typing import Protocol
 
@@ -191,10 +191,11 @@ class SearchAgent:
             generation = await self._generate(episode, room, sampling)
             turn = Turn(self.tokenizer.decode(generation.token_ids))
             episode.turns.append(turn)
-            ended = _reason_to_end(episode, turn, generation.finish, self.limits)
-            if ended is None:
+            query = search_query(turn.text)
+            ended = _reason_to_end(episode, query, generation.finish, self.limits)
+            if ended is None and query is not None:
                 yield episode
-                ended = await self._search(episode, turn, room)
+                ended = await self._search(episode, turn, query, room)
             if ended is not None:
                 episode.stop_reason = ended
             yield episode
@@ -209,10 +210,8 @@ class SearchAgent:
         episode._append_sampled(generation)
         return generation
 
-    async def _search(self, episode: Episode, turn: Turn, room: int) -> StopReason | None:
+    async def _search(self, episode: Episode, turn: Turn, query: str, room: int) -> StopReason | None:
         """Answer the search of a turn; TOKEN_LIMIT if its result does not fit (half a result would mislead)."""
-        query = search_query(turn.text)
-        assert query is not None
         started = time.perf_counter()
         passages = await self.retriever.search(query, self.limits.top_k)
         episode.search_seconds += time.perf_counter() - started
@@ -234,13 +233,13 @@ class SearchAgent:
         return Passage(passage.id, passage.title, self.tokenizer.decode(ids[:limit]).rstrip("\ufffd"))
 
 
-def _reason_to_end(episode: Episode, turn: Turn, finish: Finish, limits: EpisodeConfig) -> StopReason | None:
+def _reason_to_end(episode: Episode, query: str | None, finish: Finish, limits: EpisodeConfig) -> StopReason | None:
     """Why the episode ends after this turn, or None if it continues with a search."""
     if finish is Finish.EOS:
         return StopReason.ANSWERED
     if finish is Finish.LENGTH:
         return StopReason.TOKEN_LIMIT
-    if search_query(turn.text) is None:
+    if query is None:
         return StopReason.MALFORMED_SEARCH
     if limits.max_searches is not None and episode.searches >= limits.max_searches:
         return StopReason.SEARCH_LIMIT
@@ -250,4 +249,4 @@ def _reason_to_end(episode: Episode, turn: Turn, finish: Finish, limits: Episode
 def _sampling_of_turn(sampling: Sampling, turn: int) -> Sampling:
     if sampling.seed is None:
         return sampling
-    return Sampling(sampling.temperature, sampling.top_p, (sampling.seed + 7919 * turn) % 2**31)
+    return replace(sampling, seed=(sampling.seed + 7919 * turn) % 2**31)

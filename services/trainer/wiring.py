@@ -41,46 +41,23 @@ async def training_loop(settings: Settings, status: RunStatus) -> AsyncIterator[
     Raises:
         ConfigurationError, AssetError: settings or files are invalid; nothing has been started.
     """
-    # 1. Check the settings.
-    admin_token = environment_secret(ADMIN_TOKEN_VARIABLE)
-    if admin_token is None:
-        raise ConfigurationError(
-            f"{ADMIN_TOKEN_VARIABLE} is not set; set it to the policy server's admin token, which sending weights needs"
-        )
-    if settings.episode.temperature == 0:
-        raise ConfigurationError("episode.temperature: 0 makes all episodes of a group the same; set it above 0")
-    settings, numbers = await asyncio.to_thread(resolved, settings, settings.trainer.device)
-    if settings.model.dtype == "float16":
-        raise ConfigurationError(
-            "model.dtype: float16 would round most of the gradient to zero, since the loss is not scaled; "
-            "train in bfloat16 or float32 (auto chooses what is fast here)"
-        )
+    settings, numbers, admin_token = await asyncio.to_thread(_checked, settings)
     status.number_format = numbers.line
     status.log(numbers.line)
     if numbers.warning:
         status.log(f"WARNING: {numbers.warning}")
     foresee(settings, numbers, status)
-    # 2. Read the questions and open the run directory.
+    # 1. Read the questions and open the run directory.
     run_dir = RunDirectory(settings.run_dir)
     train = load_questions(settings.questions.train, "train", settings.paths.data)
     held_out = load_questions(settings.questions.held_out, "held_out", settings.paths.data)
     run_dir.open(settings, digest_of([*train, *held_out]), numbers.as_dict())
     base = local_checkpoint(settings.model.name, settings.paths.data)
-    # 3. Create the clients of the retriever and the policy servers.
+    # 2. Create the clients of the retriever and the policy servers.
     limits, trainer, endpoints = settings.episode, settings.trainer, settings.endpoints
-    api_key = environment_secret(API_KEY_VARIABLE)
     retriever = RetrieverClient(endpoints.retriever_url, timeout=limits.search_timeout, retries=limits.retries)
-    policy = Replicas(
-        [
-            Replica(
-                PolicyClient(url, timeout=limits.request_timeout, retries=limits.retries, api_key=api_key),
-                admin,
-            )
-            for url, admin in zip(endpoints.policy_urls, _admins(settings, admin_token), strict=True)
-        ],
-        status.log,
-    )
-    # 4. Assemble the agent, the publisher and the service gate.
+    policy = Replicas(_replicas(settings, admin_token), status.log)
+    # 3. Assemble the agent, the publisher and the service gate.
     agent = build_agent(settings, policy, retriever, HuggingFaceTokenizer(AutoTokenizer.from_pretrained(base)))
     origin = Origin(settings.run, str(run_dir.directory.resolve()), settings.model.name, 0, is_trained(base))
     publisher = Publisher(base, weights_dir(settings), policy, agent.prompt.text, origin)
@@ -93,7 +70,7 @@ async def training_loop(settings: Settings, status: RunStatus) -> AsyncIterator[
         return await publisher.reconcile()
 
     gate = ServiceGate(check_services, trainer.outage_timeout, status)
-    # 5. Load the learner and hand out the loop.
+    # 4. Load the learner and hand out the loop.
     try:
         run = Run(
             settings,
@@ -117,6 +94,33 @@ async def training_loop(settings: Settings, status: RunStatus) -> AsyncIterator[
         yield TrainingLoop(run)
     finally:
         await asyncio.gather(retriever.close(), policy.close())
+
+
+def _checked(settings: Settings) -> tuple[Settings, NumberFormat, str]:
+    """The settings with a number format of this machine, and the policy's admin token; nothing is opened."""
+    admin_token = environment_secret(ADMIN_TOKEN_VARIABLE)
+    if admin_token is None:
+        raise ConfigurationError(
+            f"{ADMIN_TOKEN_VARIABLE} is not set; set it to the policy server's admin token, which sending weights needs"
+        )
+    if settings.episode.temperature == 0:
+        raise ConfigurationError("episode.temperature: 0 makes all episodes of a group the same; set it above 0")
+    settings, numbers = resolved(settings, settings.trainer.device)
+    if settings.model.dtype == "float16":
+        raise ConfigurationError(
+            "model.dtype: float16 would round most of the gradient to zero, since the loss is not scaled; "
+            "train in bfloat16 or float32 (auto chooses what is fast here)"
+        )
+    return settings, numbers, admin_token
+
+
+def _replicas(settings: Settings, admin_token: str) -> list[Replica]:
+    limits, api_key = settings.episode, environment_secret(API_KEY_VARIABLE)
+    admins = zip(settings.endpoints.policy_urls, _admins(settings, admin_token), strict=True)
+    return [
+        Replica(PolicyClient(url, timeout=limits.request_timeout, retries=limits.retries, api_key=api_key), admin)
+        for url, admin in admins
+    ]
 
 
 def foresee(settings: Settings, numbers: NumberFormat, status: RunStatus) -> None:
