@@ -1,4 +1,4 @@
-"""Tokens a second of one GRPO update on the CPU, by size of micro-batches and with or without `keep_freed_memory`.
+"""Tokens per second of one GRPO update on the CPU, by size of micro-batches and with or without `keep_freed_memory`.
 
 Run: python -m benchmarks.learner (needs `make prepare`; about five minutes). Ratios are against the first row.
 `--formats` measures bfloat16 and float32 in the preset's micro-batches instead, on this processor and on one without
@@ -36,7 +36,7 @@ def sequences(count: int) -> list[TrainingSequence]:
 
 
 def measure(micro_batch_tokens: int, keep: bool, dtype: str = "auto", count: int = 24) -> float:
-    """Tokens a second of the second update in this process."""
+    """Tokens per second of the second update in this process."""
     from services.trainer.learner.learner import Learner
     from services.trainer.learner.malloc import keep_freed_memory
 

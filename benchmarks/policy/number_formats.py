@@ -1,4 +1,4 @@
-"""Tokens a second of the policy by number format and kernels, at 1, 8 and 32 requests of 48 new tokens.
+"""Tokens per second of the policy by number format and kernels, at 1, 8 and 32 requests of 48 new tokens.
 
 Run: python -m benchmarks.policy.number_formats [--avx2] [--compiled] [--set policy.threads=1 …]; needs `research
 prepare`. `--avx2` emulates a processor without AVX-512 (tests/emulated_avx2); on such a processor leave it out.
@@ -25,7 +25,7 @@ TOKENS, CLIENTS, ROUNDS = 48, (1, 8, 32), 3
 
 
 async def rate(url: str, clients: int) -> float:
-    """Sampled tokens a second over one burst; every prompt is another, so that nothing is cached."""
+    """Sampled tokens per second over one burst; all prompts differ, so nothing is cached."""
     async with httpx.AsyncClient(base_url=url, timeout=600) as http:
 
         async def one(number: int) -> None:
@@ -67,6 +67,7 @@ def main() -> None:
             f"policy.enforce_eager={str(not asked.compiled).lower()}",
             "policy.serve=base",
             "policy.answer_timeout=1000",
+            "policy.answer_concurrency=128",
         ]
         started = time.perf_counter()
         with policy_and_retriever(*settings, *asked.set, **environment) as (url, _):
