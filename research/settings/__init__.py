@@ -4,7 +4,7 @@
 and docs/settings.md print what stands here.
 """
 
-from research.settings.policy import EpisodeConfig
+from research.settings.episode import EpisodeConfig
 from research.settings.tree import Settings
 
 __all__ = ["EpisodeConfig", "Settings"]

@@ -7,6 +7,7 @@ from pathlib import Path
 from pydantic import Field, model_validator
 
 from research.settings.base import NAME, Section
+from research.settings.episode import EpisodeConfig
 from research.settings.measuring import (
     AblationConfig,
     AlarmsConfig,
@@ -16,7 +17,7 @@ from research.settings.measuring import (
     StudyConfig,
 )
 from research.settings.model import ModelConfig, PathsConfig
-from research.settings.policy import EndpointsConfig, EpisodeConfig, PolicyConfig
+from research.settings.policy import EndpointsConfig, PolicyConfig
 from research.settings.retriever import CorpusConfig, EncoderConfig, RetrieverConfig
 from research.settings.training import GrpoConfig, OptimizerConfig, QuestionsConfig, SftConfig, TrainerConfig
 
