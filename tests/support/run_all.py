@@ -1,7 +1,8 @@
-"""`make test`: every test, in two lanes side by side, since tests of services mostly wait for one process.
+"""`make test`: every test, in two lanes side by side. With arguments it is plain pytest. Ctrl-C ends both lanes.
 
-The first lane is shown as it runs: the whole line, and what must end within seconds of a signal. The second, with less
-priority, is shown when it is over. With arguments this is plain pytest. Ctrl-C ends both lanes.
+The first lane has every test with vLLM and is shown as it runs. The second needs one core at most, runs with less
+priority, and is shown when it is over. Two vLLM at work at once would be slower than one after the other: their threads
+wait for each other by spinning.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ import subprocess
 import sys
 import tempfile
 
-FIRST = ["tests/end_to_end", "tests/services/restarts", "tests/services/trainer"]
+FIRST = ["tests/end_to_end", *(f"tests/services/{area}" for area in ("agent", "apps", "policy", "restarts"))]
 SECOND = [
     "tests/services/agent",
     "tests/services/apps",
