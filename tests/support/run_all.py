@@ -13,13 +13,7 @@ import sys
 import tempfile
 
 FIRST = ["tests/end_to_end", *(f"tests/services/{area}" for area in ("agent", "apps", "policy", "restarts"))]
-SECOND = [
-    "tests/services/agent",
-    "tests/services/apps",
-    "tests/services/policy",
-    "tests/services/retriever",
-    "tests/unit",
-]
+SECOND = ["tests/services/retriever", "tests/services/trainer", "tests/unit"]
 # Read by tests/conftest.py: each lane looks for free ports in a range of its own.
 LANE = "RESEARCH_TEST_LANE"
 
