@@ -37,7 +37,7 @@ def convert_packed_e5(source: Path, target: Path) -> None:
         AssetError: `source` is missing, truncated, or not a packed E5 file.
     """
     packed = PackedE5(source)
-    with atomic_directory(target) as partial:
+    with atomic_directory(target, replace=True) as partial:
         _write_weights(packed, partial / "model.safetensors")
         _write_json(partial / "config.json", _bert_config(packed.shape, packed.pieces))
         _write_tokenizer(packed, partial)

@@ -27,6 +27,6 @@ def convert_gguf(source: Path, target: Path) -> None:
             quantization_config=GgufConfig(dequantize=True),
             dtype=torch.bfloat16,
         )
-    with atomic_directory(target) as partial:
+    with atomic_directory(target, replace=True) as partial:
         model.save_pretrained(partial)
         AutoTokenizer.from_pretrained(source.parent, gguf_file=source.name).save_pretrained(partial)

@@ -125,7 +125,9 @@ def _hub_passages(name: str) -> Iterator[Passage]:
     from services.retriever.build.passage_readers import passage_from_record
 
     for number, record in enumerate(hub_records(name)):
-        yield passage_from_record({"id": number, **record}, f"record {number} of {name}")
+        known = {key: value for key, value in record.items() if value is not None}
+        title = {"title": ""} if "text" in known else {}
+        yield passage_from_record({"id": number, **title, **known}, f"record {number} of {name}")
 
 
 def _prepare_questions(settings: Settings, passages: Path, log: Steps) -> None:

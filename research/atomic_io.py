@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 import shutil
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -27,18 +28,18 @@ def atomic_write(path: Path) -> Iterator[BinaryIO]:
 
 
 @contextmanager
-def atomic_directory(target: Path) -> Iterator[Path]:
-    """A directory to fill; it appears as `target`, complete or not at all, and replaces an existing one.
+def atomic_directory(target: Path, *, replace: bool = False) -> Iterator[Path]:
+    """A directory to fill; it appears as `target`, complete or not at all.
 
-    A kill leaves a hidden directory next to `target`; the next attempt removes it.
+    Each process fills a hidden one of its own next to `target`; a kill leaves it there. Without `replace`, it raises
+    OSError if something is at `target` by the end.
     """
     target.parent.mkdir(parents=True, exist_ok=True)
-    partial = target.with_name(f".{target.name}.partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir()
+    partial = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
     try:
+        partial.chmod(0o755)
         yield partial
-        if target.exists():
+        if replace and target.exists():
             shutil.rmtree(target)
         partial.rename(target)
     finally:

@@ -25,6 +25,7 @@ from research.settings.describe import setting_names
 from research.settings.former_names import present_name, with_present_names
 
 logger = logging.getLogger(__name__)
+_warned: set[str] = set()
 
 ENV_PREFIX = "RESEARCH__"
 # Assignments as on the command line, separated by spaces as in a shell.
@@ -76,9 +77,29 @@ def _preset_path(preset: str | Path) -> Path:
 def _assign_environment(tree: dict[str, Any]) -> None:
     for assignment in _environment_settings():
         _override(tree, assignment, f"{SETTINGS_VARIABLE}: ")
-    for key, value in sorted(os.environ.items()):
-        if key.startswith(ENV_PREFIX):
-            _assign(tree, key.removeprefix(ENV_PREFIX).lower().replace("__", "."), _parse_value(value), key)
+    variables = {
+        name: name.removeprefix(ENV_PREFIX).lower().split("__") for name in os.environ if name.startswith(ENV_PREFIX)
+    }
+    _refuse_two_former_names(variables)
+    # A present name wins over a former one, whatever the alphabet says.
+    for name, keys in sorted(variables.items(), key=lambda item: (_present(item[1]) == item[1], item[0])):
+        _assign(tree, keys, _parse_value(os.environ[name]), name)
+
+
+def _refuse_two_former_names(variables: Mapping[str, list[str]]) -> None:
+    """Raise ConfigurationError if two variables with former names set one setting to two values."""
+    given: dict[tuple[str, ...], str] = {}
+    for name, keys in sorted(variables.items()):
+        if _present(keys) == keys:
+            continue
+        other = given.setdefault(tuple(_present(keys)), name)
+        if os.environ[other] != os.environ[name]:
+            raise ConfigurationError(f"{other} and {name} are two names of {'.'.join(_present(keys))}; set it once")
+
+
+def _present(keys: list[str]) -> list[str]:
+    """The path of a setting by today's names; of `bench.prices.gpt.input` the setting is `bench.prices`."""
+    return [*present_name(".".join(keys[:2])).split(".", 1), *keys[2:]]
 
 
 def _environment_settings() -> list[str]:
@@ -92,7 +113,7 @@ def _override(tree: dict[str, Any], assignment: str, where: str) -> None:
     key, equals, value = assignment.partition("=")
     if not equals:
         raise ConfigurationError(f"{where}{assignment!r} is not of the form section.key=value")
-    _assign(tree, key.strip(), _parse_value(value.strip()), where + assignment)
+    _assign(tree, key.strip().split("."), _parse_value(value.strip()), where + assignment)
 
 
 def _parse_value(text: str) -> Any:
@@ -104,24 +125,30 @@ def _parse_value(text: str) -> Any:
         return text
 
 
-def _assign(tree: dict[str, Any], name: str, value: Any, where: str) -> None:
-    if "." not in name and isinstance(value, Mapping):
-        given, former = with_present_names({name: value}, strict=True)
-        for old, new in former.items():
-            _warn(old, new, where)
-        tree.update(given)
+def _assign(tree: dict[str, Any], keys: list[str], value: Any, where: str) -> None:
+    if len(keys) == 1 and isinstance(value, Mapping):
+        _assign_section(tree, keys[0], value, where)
         return
-    keys = name.split(".")
-    # In `bench.prices.gpt.input` the setting is `bench.prices`.
-    keys[:2] = present_name(".".join(keys[:2])).split(".")
-    if (new := ".".join(keys)) != name:
-        _warn(name, new, where)
-    *sections, last = keys
+    if (present := _present(keys)) != keys:
+        _warn(".".join(keys), ".".join(present), where)
+    *sections, last = present
     for section in sections:
         tree = tree.setdefault(section, {})
         if not isinstance(tree, dict):
-            raise ConfigurationError(f"{'.'.join(keys)}: {section} is a value, not a section")
+            raise ConfigurationError(f"{'.'.join(present)}: {section} is a value, not a section")
     tree[last] = value
+
+
+def _assign_section(tree: dict[str, Any], name: str, values: Mapping[str, Any], where: str) -> None:
+    """Replace a section; settings of it that lie in another one by now are added there."""
+    given, former = with_present_names({name: values}, strict=True)
+    for old, new in former.items():
+        _warn(old, new, where)
+    for section, each in given.items():
+        if section == present_name(name):
+            tree[section] = each
+        else:
+            tree.setdefault(section, {}).update(each)
 
 
 def _explain(error: ValidationError, path: Path) -> str:
@@ -150,7 +177,10 @@ def _nearest(name: str) -> str:
 
 
 def _warn(old: str, new: str, where: str) -> None:
-    logger.warning("%s: %s is named %s now; use the new name, because the old one will stop working", where, old, new)
+    """Once per name and process: a study loads its settings for every run."""
+    if old not in _warned:
+        _warned.add(old)
+        logger.warning("%s: %s is named %s now; the old name will not be read forever", where, old, new)
 
 
 def recorded_settings(run_dir: Path) -> dict[str, Any] | None:

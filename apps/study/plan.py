@@ -14,7 +14,7 @@ from research.errors import ConfigurationError
 from research.settings import Settings
 from services.trainer.evaluation.evaluator import BEFORE, SAMPLED, SFT
 from services.trainer.run_dir.checkpoints import step_name
-from services.trainer.run_dir.run_dir import RunDirectory
+from services.trainer.run_dir.run_dir import FORMER_EVALUATIONS, RunDirectory
 
 Arm = Literal["start", "grpo", "shuffled_rewards", "supervised"]
 
@@ -144,6 +144,6 @@ def training_seconds(record: RunDirectory) -> float:
 
 def _link_evaluations(source: RunDirectory, target: Path, names: Sequence[str]) -> None:
     (target / "evaluations").mkdir(parents=True)
-    for name in names:
+    for name in [*names, *(FORMER_EVALUATIONS[name] for name in names if name in FORMER_EVALUATIONS)]:
         for file in sorted(source.directory.glob(f"evaluations/{name}.*")):
             os.link(file, target / "evaluations" / file.name)

@@ -73,9 +73,13 @@ def with_present_names(tree: Mapping[str, Any], *, strict: bool = False) -> tupl
             new = present_name(old)
             new_section, _, new_key = new.partition(".")
             target = renamed.setdefault(new_section, {})
+            if not isinstance(target, dict):
+                raise ConfigurationError(f"{new_section} is a section, not a value; {new} is set in it (once {old})")
+            if new != old:
+                old_names[old] = new
+                if new_section == "endpoints" and value in ("", []):
+                    continue  # it meant: at the port of the service
             if target.setdefault(new_key, value) != value and strict:
                 raise ConfigurationError(f"{given_as[new]} and {old} are two names of {new}; give it once")
             given_as[new] = old
-            if new != old:
-                old_names[old] = new
     return renamed, old_names

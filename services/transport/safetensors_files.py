@@ -9,10 +9,18 @@ from typing import Any
 import torch
 from safetensors import safe_open
 
+from research.errors import AssetError
+
 
 def weight_files(checkpoint: Path) -> list[Path]:
-    """The weight files of a directory, by name; or the one file that was named."""
-    return sorted(checkpoint.glob("*.safetensors")) if checkpoint.is_dir() else [checkpoint]
+    """The weight files of a directory, by name; or the one file that was named.
+
+    Raises AssetError if there is none: a checkpoint without weights is never a checkpoint of none.
+    """
+    files = sorted(checkpoint.glob("*.safetensors")) if checkpoint.is_dir() else [checkpoint]
+    if not files or not all(file.is_file() and file.suffix == ".safetensors" for file in files):
+        raise AssetError(f"{checkpoint} holds no .safetensors file; only safetensors checkpoints are accepted")
+    return files
 
 
 def tensors_of(checkpoint: Path, device: torch.device | str = "cpu") -> Iterator[tuple[str, torch.Tensor]]:

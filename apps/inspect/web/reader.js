@@ -21,7 +21,7 @@ function drawReader(episode) {
 
 function bar(episode) {
   const where = episode.group === null ? [episode.source, `no. ${episode.position + 1}`]
-    : [episode.source, `group ${episode.group}`, `${episode.position + 1} of ${episode.rewards.length}`];
+    : [episode.source, `group ${episode.group}`, `${episode.position + 1}${episode.rewards ? ` of ${episode.rewards.length}` : ""}`];
   return h("div", { className: "bar" },
     h("button", { type: "button", id: "back", onclick: back }, "‹ list"),
     h("span", {}, [...where, readable(episode.kind), ...(matches.includes(episode) ? [] : ["outside the filters"])].join(" · ")),

@@ -34,14 +34,6 @@ class _Tensor(BaseModel):
 _TENSORS = TypeAdapter(dict[str, _Tensor])
 
 
-def safetensors_files(path: Path) -> list[Path]:
-    """The weight files of a checkpoint directory, or the file itself; raises AssetError if there are none."""
-    files = weight_files(path)
-    if not files or not all(file.is_file() and file.suffix == ".safetensors" for file in files):
-        raise AssetError(f"{path} holds no .safetensors file; only safetensors checkpoints are accepted")
-    return files
-
-
 def resolve_inside(path: str, root: Path) -> Path:
     """The resolved path, if it and the weights in it are below `root` (links followed).
 
@@ -64,7 +56,7 @@ def tensor_specs(path: Path) -> dict[str, TensorSpec]:
     Raises AssetError if a file is not safetensors, or is shorter or longer than its header says.
     """
     specs: dict[str, TensorSpec] = {}
-    for file in safetensors_files(path):
+    for file in weight_files(path):
         found = _file_specs(file)
         if twice := specs.keys() & found.keys():
             raise AssetError(f"{file}: {min(twice)} is in another file of {path}, too")

@@ -8,8 +8,7 @@ import torch
 from safetensors import SafetensorError
 
 from research.errors import AssetError
-from services.policy.weights.checkpoint_checks import safetensors_files
-from services.transport.safetensors_files import tensors_of
+from services.transport.safetensors_files import tensors_of, weight_files
 
 
 def require_finite(checkpoint: Path) -> None:
@@ -18,7 +17,7 @@ def require_finite(checkpoint: Path) -> None:
     Raises:
         AssetError: a tensor holds NaN or infinity, or cannot be read; the message names it.
     """
-    for file in safetensors_files(checkpoint):
+    for file in weight_files(checkpoint):
         try:
             for name, tensor in tensors_of(file):
                 if not torch.isfinite(tensor).all():

@@ -141,8 +141,9 @@ class RunDirectory:
 
     def _evaluation_file(self, name: str, suffix: str) -> Path:
         directory = self.directory / "evaluations"
+        present = directory / f"{name}.{suffix}"
         former = directory / f"{FORMER_EVALUATIONS.get(name, name)}.{suffix}"
-        return former if former.is_file() else directory / f"{name}.{suffix}"
+        return present if present.is_file() or not former.is_file() else former
 
     def write_evaluation(self, name: str, answered: Sequence[Answered], figures: dict[str, KindFigures]) -> None:
         directory = self.directory / "evaluations"

@@ -233,13 +233,21 @@ def test_every_route_that_takes_orders_or_infers_asks_for_a_token(policy: Settin
 def test_without_an_admin_token_there_are_no_weight_routes(monkeypatch: pytest.MonkeyPatch) -> None:
     from fastapi import FastAPI
 
-    from services.policy.api.admin import attach_admin_routes
+    from services.policy.plugin import ResearchPlugin
+    from services.policy.settings_variable import SETTINGS_VARIABLE
 
-    monkeypatch.delenv("RESEARCH_ADMIN_TOKEN", raising=False)
-    app = FastAPI()
-    before = len(app.routes)
-    assert not attach_admin_routes(app)
-    assert len(app.routes) == before
+    def paths() -> set[str]:
+        app = FastAPI()
+        ResearchPlugin().attach_router(app)
+        return set(app.openapi()["paths"])
+
+    monkeypatch.setenv(SETTINGS_VARIABLE, load_settings().model_dump_json())
+    monkeypatch.setenv("RESEARCH_ADMIN_TOKEN", "secret")
+    guarded = {path for path in paths() if path.startswith("/admin") or path in ("/pause", "/resume")}
+    assert {"/admin/weights", "/admin/training", "/pause"} <= guarded
+    monkeypatch.delenv("RESEARCH_ADMIN_TOKEN")
+    assert not paths() & guarded
+    assert "/answer" in paths()
 
 
 def test_learner_and_sampler_agree_on_log_probabilities(policy: Setting, model: Path, tmp_path: Path) -> None:

@@ -13,9 +13,9 @@ from research.errors import AssetError, ConfigurationError
 from services.policy.weights.checkpoint_checks import (
     require_same_tensors,
     resolve_inside,
-    safetensors_files,
     tensor_specs,
 )
+from services.transport.safetensors_files import weight_files
 
 GOOD = {"a": torch.zeros(2, 3, dtype=torch.bfloat16), "b": torch.ones(4)}
 
@@ -62,9 +62,9 @@ def test_a_file_that_is_cut_off_is_refused(tmp_path: Path, cut: int) -> None:
 def test_only_safetensors_are_accepted(tmp_path: Path) -> None:
     (tmp_path / "model.bin").write_bytes(b"pickle")
     with pytest.raises(AssetError, match="only safetensors"):
-        safetensors_files(tmp_path)
+        weight_files(tmp_path)
     with pytest.raises(AssetError, match="only safetensors"):
-        safetensors_files(tmp_path / "model.bin")
+        weight_files(tmp_path / "model.bin")
 
 
 def test_paths_are_confined(tmp_path: Path) -> None:

@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from research.config import load_settings, recorded_settings
+import research.config
+from research.config import PRESET_DIR, load_settings, recorded_settings
 from research.errors import AssetError, ConfigurationError
 from research.settings import Settings
 from research.settings.describe import as_markdown, describe, setting_names
@@ -83,6 +84,59 @@ def test_one_setting_by_both_names_is_refused(tmp_path: Path) -> None:
     preset.write_text("[grpo]\nseeded = true\nper_episode_seeds = false\n")
     with pytest.raises(ConfigurationError, match=r"grpo\.seeded and grpo\.per_episode_seeds are two names"):
         load_settings(preset)
+
+
+@pytest.fixture(autouse=True)
+def warn_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(research.config, "_warned", set())
+
+
+def test_a_name_is_warned_of_once(caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.WARNING):
+        for _ in range(3):
+            load_settings(overrides=["warmup.steps=3"])
+    assert len(caplog.records) == 1
+
+
+def test_in_the_environment_the_present_name_wins(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RESEARCH__ENDPOINTS__RETRIEVER_URL", "http://new")
+    monkeypatch.setenv("RESEARCH__POLICY__RETRIEVER_URL", "http://old")
+    assert load_settings().endpoints.retriever_url == "http://new"
+
+
+def test_two_former_names_with_two_values_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RESEARCH__POLICY__RETRIEVER_URL", "http://one")
+    monkeypatch.setenv("RESEARCH__TRAINER__RETRIEVER_URL", "http://one")
+    assert load_settings().endpoints.retriever_url == "http://one"
+    monkeypatch.setenv("RESEARCH__TRAINER__RETRIEVER_URL", "http://two")
+    with pytest.raises(ConfigurationError, match=r"two names of endpoints\.retriever_url"):
+        load_settings()
+
+
+def test_whole_sections_under_former_names_add_to_endpoints(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RESEARCH__POLICY", '{retriever_url="http://a"}')
+    monkeypatch.setenv("RESEARCH__TRAINER", '{policy_urls=["http://b"]}')
+    endpoints = load_settings().endpoints
+    assert (endpoints.retriever_url, endpoints.policy_urls) == ("http://a", ["http://b"])
+
+
+def test_a_variable_names_a_model_with_a_dot(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RESEARCH__BENCH__PRICES__gpt-4.1", "{input=1, output=2}")
+    assert load_settings().bench.prices["gpt-4.1"].output == 2
+
+
+def test_an_empty_former_address_means_the_default(tmp_path: Path) -> None:
+    preset = (PRESET_DIR / "quickstart-cpu.toml").read_text()
+    path = tmp_path / "old.toml"
+    path.write_text(
+        preset.replace("[policy]\n", '[policy]\nretriever_url = ""\n').replace(
+            "[trainer]\n", '[trainer]\nretriever_url = "http://x"\n'
+        )
+    )
+    assert load_settings(path).endpoints.retriever_url == "http://x"
+    path.write_text('endpoints = "x"\n' + path.read_text())
+    with pytest.raises(ConfigurationError, match="endpoints is a section, not a value"):
+        load_settings(path)
 
 
 @pytest.mark.parametrize(
