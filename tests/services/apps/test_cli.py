@@ -50,7 +50,7 @@ MISTAKES: list[tuple[Sequence[str], str]] = [
     (["prepare", "corpus.name=missing.jsonl", "corpus.index=x"], "missing.jsonl"),
     (["train"], "RESEARCH_ADMIN_TOKEN is not set"),
     (["train", "episode.prompt=nope"], "there is no prompt"),
-    (["train", "episode.temperature=0"], "is greedy"),
+    (["train", "episode.temperature=0"], "makes all episodes of a group the same"),
     (["train", "model.dtype=float16"], "would round most of the gradient to zero"),
     (["serve", "policy", "policy.serve=./nowhere"], "policy.serve: ./nowhere is neither"),
     (["run", "start"], "research up"),
