@@ -1,7 +1,7 @@
 """A whole training run in one process: the real loop, learner, rollouts, journal and publisher on a tiny Llama.
 
 Only the network is left out. The policy loads the checkpoints that the publisher writes, as a server would, and the
-retriever knows six passages. A token stands for a whole phrase, so that a short warm-up teaches the format.
+retriever knows six passages. A token stands for a whole phrase, so that a short supervised phase teaches the format.
 """
 
 from __future__ import annotations

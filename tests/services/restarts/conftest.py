@@ -1,4 +1,4 @@
-"""A retriever and a policy to train against, and a run that has just ended its warm-up, for the tests of restarts."""
+"""A retriever and a policy to train against, and a run that has just ended its supervised phase, for the tests of restarts."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from tests.support.command import ENVIRONMENT, SMALL, WAYS, command
 
 @dataclass
 class Services:
-    """A retriever and a policy to train against, and a run that has just ended its warm-up."""
+    """A retriever and a policy to train against, and a run that has just ended its supervised phase."""
 
     overrides: list[str]
     warmed: Path
