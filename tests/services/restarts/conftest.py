@@ -1,4 +1,4 @@
-"""A retriever and a policy to train against, and a run that has just ended its supervised phase, for the tests of restarts."""
+"""A retriever and a policy to train against, and a run that has just ended sft, for the tests of restarts."""
 
 from __future__ import annotations
 
