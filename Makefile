@@ -11,7 +11,7 @@ ARGS ?=
 help: ## list what can be made
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
 
-setup: $(VENV)/.ready ## create the environment in .venv (2.5 GB, CPU)
+setup: $(VENV)/.ready ## create the environment in .venv (3.6 GB, CPU)
 
 $(VENV)/.ready: requirements/torch-cpu.txt requirements/cpu.txt requirements/dev.txt pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 11) else "Python 3.11 or newer is needed; set PYTHON=…")'

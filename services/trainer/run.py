@@ -59,14 +59,14 @@ class Run:
         self._checkpoints = CheckpointStore(run_dir.checkpoints_dir, settings.checkpoints.keep)
         # The learner gets a thread of its own: torch's thread settings apply per thread, and the loop stays responsive.
         self._learner_thread = ThreadPoolExecutor(1, thread_name_prefix="learner")
-        self._trackers: Trackers | None = None
+        self.trackers: Trackers | None = None
 
     def close(self) -> None:
         """End the update under way before its next micro-batch, and close the trackers."""
         self.learner.break_off()
         self._learner_thread.shutdown(wait=False)
-        if self._trackers is not None:
-            self._trackers.close()
+        if self.trackers is not None:
+            self.trackers.close()
 
     async def in_learner_thread(self, work: Callable[[], Result]) -> Result:
         """Run blocking work in the learner's thread."""
@@ -85,8 +85,8 @@ class Run:
             figures = await self._evaluator.evaluate(name)
         if name != SAMPLED:
             note_quality(self.run_dir.directory, self.publisher.version, name, figures_as_dict(figures))
-        if self._trackers is not None:
-            self._trackers.evaluation(name, self.status.step, figures_as_dict(figures))
+        if self.trackers is not None:
+            self.trackers.evaluation(name, self.status.step, figures_as_dict(figures))
         self.status.log(self._evaluator.summary_line(name, figures))
 
     async def evaluate_once(self, name: str) -> None:
@@ -125,13 +125,9 @@ class Run:
 
     async def open_trackers(self, after_step: int | None) -> None:
         """Begin the curves, or continue them after a step."""
-        if self._trackers is not None:
-            self._trackers.close()
-        self._trackers = await asyncio.to_thread(Trackers, self.run_dir.directory, self.settings, after_step)
-
-    @property
-    def trackers(self) -> Trackers | None:
-        return self._trackers
+        if self.trackers is not None:
+            self.trackers.close()
+        self.trackers = await asyncio.to_thread(Trackers, self.run_dir.directory, self.settings, after_step)
 
     async def through_outages(
         self, work: Callable[[], Awaitable[Result]], unready: Callable[[], Awaitable[str | None]] | None = None
