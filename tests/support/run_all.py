@@ -1,7 +1,8 @@
-"""`make test`: every test, in two lanes side by side. With arguments it is plain pytest. Ctrl-C ends both lanes.
+"""`make test`: every test, in lanes side by side. With arguments it is plain pytest. Ctrl-C ends all lanes.
 
-The first lane has every test with vLLM and is shown as it runs. The second needs one core at most, runs with less
-priority, and is shown when it is over. Tests with vLLM in both lanes were slower on two cores than one after the other.
+Two lanes have the tests with vLLM; each server computes with one thread there, because the threads of two servers wait
+for each other by spinning. The third lane needs no vLLM and runs with less priority. The first lane is shown as it
+runs, the others when they are over.
 """
 
 from __future__ import annotations
@@ -11,45 +12,59 @@ import signal
 import subprocess
 import sys
 import tempfile
+from typing import IO
 
-FIRST = ["tests/end_to_end", *(f"tests/services/{area}" for area in ("agent", "apps", "policy", "restarts"))]
-SECOND = ["tests/services/retriever", "tests/services/trainer", "tests/unit"]
+_ONE_THREAD = {"RESEARCH__POLICY__THREADS": "1", "RESEARCH__TRAINER__THREADS": "1", "VLLM_CPU_OMP_THREADS_BIND": "nobind"}
+_WITH_VLLM = [
+    ["tests/end_to_end", "tests/services/restarts"],
+    [f"tests/services/{area}" for area in ("policy", "agent", "apps")],
+]
+_WITHOUT = ["tests/services/retriever", "tests/services/trainer", "tests/unit"]
 # Read by tests/conftest.py: each lane looks for free ports in a range of its own.
 LANE = "RESEARCH_TEST_LANE"
 _TEARDOWN_SECONDS = 90
 
 
 def main(arguments: list[str]) -> int:
-    """Run the tests; returns the worse exit code of the two lanes."""
-    pytest = [sys.executable, "-m", "pytest"]
+    """Run the tests; returns the worst exit code of the lanes."""
     if arguments:
-        os.execv(sys.executable, [*pytest, *arguments])
+        os.execv(sys.executable, [sys.executable, "-m", "pytest", *arguments])
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
-    with tempfile.TemporaryFile() as output:
+    with tempfile.TemporaryFile() as second, tempfile.TemporaryFile() as third:
         lanes = [
-            subprocess.Popen(
-                [*pytest, "--durations=20", *FIRST], env={**os.environ, LANE: "1"}, start_new_session=True
-            ),
-            subprocess.Popen(
-                ["nice", *pytest, "--durations=20", *SECOND],
-                env={**os.environ, LANE: "2"},
-                stdout=output,
-                stderr=output,
-                start_new_session=True,  # Ctrl-C reaches a lane once, from us
-            ),
+            _start(1, _WITH_VLLM[0], _ONE_THREAD),
+            _start(2, _WITH_VLLM[1], _ONE_THREAD, output=second),
+            _start(3, _WITHOUT, {}, output=third, nice=["nice"]),
         ]
         try:
             codes = [lane.wait() for lane in lanes]
         except BaseException:
             _interrupt(lanes)
             raise
-        output.seek(0)
-        sys.stdout.buffer.write(output.read())
+        for output in (second, third):
+            output.seek(0)
+            sys.stdout.buffer.write(output.read())
         return max(map(abs, codes))  # a lane that a signal ended has a negative one
 
 
+def _start(
+    number: int,
+    tests: list[str],
+    environment: dict[str, str],
+    output: IO[bytes] | None = None,
+    nice: list[str] | None = None,
+) -> subprocess.Popen[bytes]:
+    return subprocess.Popen(
+        [*(nice or []), sys.executable, "-m", "pytest", "--durations=20", *tests],
+        env={**os.environ, **environment, LANE: str(number)},
+        stdout=output,
+        stderr=output,
+        start_new_session=True,  # Ctrl-C reaches a lane once, from us
+    )
+
+
 def _interrupt(lanes: list[subprocess.Popen[bytes]]) -> None:
-    """End both lanes as Ctrl-C does, so that pytest ends the services that it has started."""
+    """End the lanes as Ctrl-C does, so that pytest ends the services that it has started."""
     for lane in lanes:
         if lane.poll() is None:
             lane.send_signal(signal.SIGINT)
