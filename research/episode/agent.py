@@ -39,7 +39,13 @@ class StopReason(StrEnum):
 
     @property
     def truncated(self) -> bool:
+        """Whether a limit ended the episode, of tokens or of searches."""
         return self in (StopReason.TOKEN_LIMIT, StopReason.SEARCH_LIMIT)
+
+    @property
+    def cut_off(self) -> bool:
+        """Whether the last turn is unfinished. One search too many is a finished turn, and the model's own fault."""
+        return self is StopReason.TOKEN_LIMIT
 
 
 class Finish(StrEnum):

@@ -51,6 +51,12 @@ class AlarmsConfig(Section):
     mismatch_kl_ceiling: float | None = Field(
         0.05, gt=0, description="nats per token between sampler and learner; None: off"
     )
+    start_mismatch_ceiling: float | None = Field(
+        0.25,
+        gt=0,
+        description="nats per token between sampler and learner on a few tokens at the start, mean of the absolute "
+        "differences; above it the run refuses to start; None: no check",
+    )
     on_mismatch: AlarmAction = Field("warn", description="what to do above mismatch_kl_ceiling")
     max_rollbacks: PositiveInt = Field(3, description="after so many rollbacks the run stops")
 

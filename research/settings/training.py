@@ -59,6 +59,12 @@ class GrpoConfig(Section):
     )
     entropy_coefficient: float = Field(0.0, ge=0, description="weight of the entropy bonus")
     tis_cap: float | None = Field(2.0, gt=0, description="cap of truncated importance sampling; None: off")
+    dual_clip: float | None = Field(
+        None,
+        gt=1,
+        description="the most that the importance ratio counts for a token of a bad episode (3 is usual, and matters "
+        "with several optimizer steps per batch only); None: unbounded, as in GRPO",
+    )
     loss_aggregation: Literal["token", "constant", "sequence"] = Field(
         "token",
         description="mean over all tokens (DAPO), sum over a constant length (Dr. GRPO), or mean of sequence means "
@@ -68,10 +74,25 @@ class GrpoConfig(Section):
     scale_advantages: bool = Field(
         True, description="divide by the standard deviation of the group, as GRPO does; false: Dr. GRPO"
     )
-    num_iterations: PositiveInt = Field(1, description="optimizer steps per batch, each over the whole batch")
-    mask_truncated: bool = Field(False, description="exclude episodes that hit a limit from the loss")
-    train_per_group: PositiveInt | None = Field(
-        None, description="train on this many episodes per group, half best and half worst; None: on all"
+    num_iterations: PositiveInt = Field(1, description="passes over the batch")
+    mini_batches: PositiveInt = Field(
+        1, description="optimizer steps per pass, each over a part of the batch's groups (PPO's mini-batches)"
+    )
+    mask_truncated: bool = Field(
+        False,
+        description="exclude episodes that the token limit cut off, from the loss and from the comparison in their "
+        "group; one search too many is not masked",
+    )
+    train_per_group: int | None = Field(
+        None,
+        ge=2,
+        description="train on this many episodes per group, those whose rewards vary most, compared with each other; "
+        "None: on all",
+    )
+    count_silent_groups: bool = Field(
+        False,
+        description="groups of equal rewards count in the denominators of the loss and get the KL and entropy terms, "
+        "as in verl and TRL, which costs their computation if there are such terms; false: they are left out",
     )
     per_episode_seeds: bool = Field(
         True, description="give each episode a seed of its own; on a GPU, vLLM samples slower with seeds"
@@ -88,9 +109,18 @@ class OptimizerConfig(Section):
         "constant", description="after warmup_steps; linear would reach 0 with the step after grpo.steps"
     )
     betas: tuple[float, float] = Field((0.9, 0.999), description="AdamW's decay rates")
-    weight_decay: float = Field(0.01, ge=0, description="AdamW's weight decay")
+    weight_decay: float = Field(
+        0.01, ge=0, description="AdamW's weight decay, of all weights, norms and biases included"
+    )
     max_grad_norm: float = Field(1.0, gt=0, description="gradients are clipped to this norm")
-    micro_batch_tokens: PositiveInt = Field(8192, description="most tokens per forward and backward pass")
+    micro_batch_tokens: PositiveInt = Field(
+        8192, description="most tokens per forward and backward pass; a longer episode gets its own"
+    )
+    gradient_checkpointing: Literal["auto", "on", "off"] = Field(
+        "auto",
+        description="compute each layer again in the backward pass instead of keeping its activations: a third more "
+        "work for much less memory; auto: only if they would not fit",
+    )
     frozen_layers: int = Field(0, ge=0, description="lowest layers (and the embeddings) that are not trained")
 
 

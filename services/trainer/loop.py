@@ -160,6 +160,7 @@ class TrainingLoop:
         if state is not None:
             run.status.log(f"the run continues after step {state.step}, from the last checkpoint")
             await run.publish(state.version)
+            await run.check_sampler()
         elif run.run_dir.metrics():
             raise TrainingError(
                 f"{run.run_dir.directory} has steps but no checkpoint to continue from; start over with --fresh, "
@@ -168,6 +169,7 @@ class TrainingLoop:
         else:
             run.rollouts.journal.delete_after(0)
             await run.publish(0)
+            await run.check_sampler()
             await run.evaluate_once(BEFORE)
             if run.settings.sft.enabled:
                 await self._sft.train()

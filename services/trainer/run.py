@@ -18,6 +18,7 @@ from services.trainer.clock import PhaseClock
 from services.trainer.evaluation.evaluator import SAMPLED, Evaluator
 from services.trainer.learner.learner import Learner
 from services.trainer.rollout.rollouts import Rollouts
+from services.trainer.rollout.self_check import compare, probe
 from services.trainer.run_dir.checkpoints import CheckpointStore, RunState
 from services.trainer.run_dir.run_dir import RunDirectory
 from services.trainer.status import RunPhase, RunStatus
@@ -78,6 +79,22 @@ class Run:
             weights = self.learner.model.state_dict()
             await self.through_outages(lambda: self.publisher.publish(weights, version), self.publisher.unready)
         self.status.version = version
+
+    async def check_sampler(self) -> None:
+        """Compare the served policy with the learner on a few tokens.
+
+        Raises TrainingError if they are further apart than `alarms.start_mismatch_ceiling`.
+        """
+        ceiling = self.settings.alarms.start_mismatch_ceiling
+        if ceiling is None:
+            return
+        sequences = await self.through_outages(
+            lambda: probe(self.agent, self.train, self.rollouts.sampling), self.publisher.unready
+        )
+        learned = await self.in_learner_thread(lambda: self.learner.logprobs(sequences))
+        apart = compare(self.agent, sequences, learned, ceiling)
+        tokens = sum(sequence.sampled_tokens for sequence in sequences)
+        self.status.log(f"sampler and learner are {apart:.4f} nats per token apart on {tokens} tokens")
 
     async def evaluate(self, name: str) -> None:
         """Ask the held-out questions of an evaluation; record, track and log the results."""

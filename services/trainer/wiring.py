@@ -105,12 +105,12 @@ def _checked(settings: Settings) -> tuple[Settings, NumberFormat, str]:
         )
     if settings.episode.temperature == 0:
         raise ConfigurationError("episode.temperature: 0 makes all episodes of a group the same; set it above 0")
-    settings, numbers = resolved(settings, settings.trainer.device)
-    if settings.model.dtype == "float16":
+    if settings.episode.top_p < 1:
         raise ConfigurationError(
-            "model.dtype: float16 would round most of the gradient to zero, since the loss is not scaled; "
-            "train in bfloat16 or float32 (auto chooses what is fast here)"
+            "episode.top_p: the sampler would report log-probabilities of the nucleus, and the learner computes those "
+            "of all tokens; set it to 1 to train"
         )
+    settings, numbers = resolved(settings, settings.trainer.device)
     return settings, numbers, admin_token
 
 

@@ -1,23 +1,34 @@
-"""Rewards to advantages: which episodes of a step are trained on, with what advantage, and why others are not."""
+"""Rewards to advantages: which episodes of a step are trained on, with what advantage, and why others are not.
+
+What counts where (docs/adr/063):
+
+- An advantage compares an episode with those of its group that are trained on, so that the advantages of what is
+  trained sum to zero. Episodes left out (truncated ones that are masked, those not among the kept) have none.
+- Episodes left out are in no denominator of the loss.
+- Groups without signal are left out too, unless `grpo.count_silent_groups`; then they are trained on with advantage 0:
+  they count in the denominators and get the KL and entropy terms, as in verl and TRL.
+"""
 
 from __future__ import annotations
 
+import math
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
+from research.episode.agent import Episode
 from research.settings import Settings
 from research.settings.training import GrpoConfig
 from services.trainer.groups import Group, TrainingUse
 from services.trainer.learner.batching import TrainingSequence, sequence_of
-from services.trainer.learner.loss import group_advantages, keep_extremes
+from services.trainer.learner.loss import group_advantages, keep_most_varied
 
 
 @dataclass(frozen=True, slots=True)
 class TrainingBatch:
     """The sequences of one update, and for every group what became of each of its episodes.
 
-    `zero_signal_groups` counts the groups with equal rewards, which carry no signal.
+    `zero_signal_groups` counts the groups whose trained episodes have equal rewards, which carry no signal.
     """
 
     sequences: list[TrainingSequence]
@@ -41,8 +52,8 @@ def rewards_of(groups: Sequence[Group], settings: Settings, step: int) -> list[l
 
 
 def compute_advantages(groups: Sequence[Group], rewards: Sequence[Sequence[float]], grpo: GrpoConfig) -> TrainingBatch:
-    """Compute advantages within each group, and keep the best and worst episodes of each."""
-    batch = TrainingBatch([], [], sum(group_advantages(own) is None for own in rewards))
+    """Choose what is trained on and compute its advantages, group by group."""
+    batch = TrainingBatch([], [], sum(_is_silent(group, own, grpo) for group, own in zip(groups, rewards, strict=True)))
     for group, own in zip(groups, rewards, strict=True):
         uses = _uses(group, own, grpo)
         batch.group_uses.append(uses)
@@ -53,21 +64,56 @@ def compute_advantages(groups: Sequence[Group], rewards: Sequence[Sequence[float
 
 
 def _uses(group: Group, rewards: Sequence[float], grpo: GrpoConfig) -> list[TrainingUse]:
-    advantages = group_advantages(rewards, scaled=grpo.scale_advantages)
+    trainable = _trainable(group, grpo)
+    kept = _kept(rewards, trainable, grpo)
+    advantages = group_advantages([rewards[i] for i in kept], scaled=grpo.scale_advantages)
+    silent = ""
     if advantages is None:
-        alone = "a group of one has nothing to be compared with"
-        why = alone if len(rewards) < 2 else f"group without signal, all its rewards are {rewards[0]:.2f}"
-        return [TrainingUse(reward, None, why) for reward in rewards]
-    kept = keep_extremes(rewards, grpo.train_per_group or len(rewards))
+        silent = _silent_reason([rewards[i] for i in trainable])
+        advantages = [0.0] * len(kept)
+    of_kept = dict(zip(kept, advantages, strict=True))
 
-    def skip_reason(index: int) -> str | None:
-        if index not in kept:
-            return f"not among the {len(kept)} kept of {len(rewards)}"
-        if grpo.mask_truncated and group.members[index].episode.stop_reason.truncated:
-            return "truncated episodes are masked"
-        return None
+    def use(index: int, reward: float) -> TrainingUse:
+        if index not in trainable:
+            return TrainingUse(reward, None, _fault(group.members[index].episode) or "truncated episodes are masked")
+        if silent and not grpo.count_silent_groups:
+            return TrainingUse(reward, None, silent)
+        if index not in of_kept:
+            return TrainingUse(reward, None, f"not among the {len(kept)} kept of {len(rewards)}")
+        return TrainingUse(reward, of_kept[index], None)
 
-    return [TrainingUse(reward, advantages[i], skip_reason(i)) for i, reward in enumerate(rewards)]
+    return [use(index, reward) for index, reward in enumerate(rewards)]
+
+
+def _trainable(group: Group, grpo: GrpoConfig) -> list[int]:
+    """Indexes of the members that may be trained on at all."""
+    return [
+        index
+        for index, member in enumerate(group.members)
+        if not _fault(member.episode) and not (grpo.mask_truncated and member.episode.stop_reason.cut_off)
+    ]
+
+
+def _kept(rewards: Sequence[float], trainable: Sequence[int], grpo: GrpoConfig) -> list[int]:
+    keep = grpo.train_per_group or len(trainable)
+    return [trainable[i] for i in keep_most_varied([rewards[i] for i in trainable], keep)]
+
+
+def _is_silent(group: Group, rewards: Sequence[float], grpo: GrpoConfig) -> bool:
+    return len({rewards[i] for i in _kept(rewards, _trainable(group, grpo), grpo)}) < 2
+
+
+def _silent_reason(rewards: Sequence[float]) -> str:
+    if len(rewards) < 2:
+        return "a group of one has nothing to be compared with"
+    return f"group without signal, all its rewards are {rewards[0]:.2f}"
+
+
+def _fault(episode: Episode) -> str:
+    """Why no gradient can come from an episode, whatever its reward."""
+    if all(math.isfinite(logprob) for logprob in episode.logprobs):
+        return ""
+    return "the sampler reported a log-probability that is not finite"
 
 
 def shuffle_rewards(rewards: Sequence[Sequence[float]], rng: random.Random) -> list[list[float]]:

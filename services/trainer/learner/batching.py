@@ -1,24 +1,31 @@
-"""From episodes to the learner's input: token sequences, packed into micro-batches by a token budget."""
+"""From episodes to the learner's input: token sequences, packed into rows without padding by a token budget."""
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 import torch
 from torch import Tensor
 
 from research.episode.agent import Episode
+from services.trainer.learner.attention import Layout
 
 
 @dataclass(frozen=True, slots=True)
 class TrainingSequence:
-    """One episode as tokens; `sampler_logprobs[i]` belongs to the i-th *sampled* token."""
+    """One episode as tokens; `sampler_logprobs[i]` belongs to the i-th *sampled* token.
+
+    The first `prompt_length` tokens are the prompt, by which the sequences of one question are known.
+    """
 
     token_ids: list[int]
     sampled_positions: list[int]
     sampler_logprobs: list[float]
     advantage: float = 1.0
+    prompt_length: int = 0
 
     @property
     def sampled_tokens(self) -> int:
@@ -33,71 +40,129 @@ def sequence_of(episode: Episode, advantage: float = 1.0) -> TrainingSequence:
         sampled_positions=[offset + i for i, sampled in enumerate(episode.sampled) if sampled],
         sampler_logprobs=[lp for lp, sampled in zip(episode.logprobs, episode.sampled, strict=True) if sampled],
         advantage=advantage,
+        prompt_length=offset,
     )
 
 
 @dataclass(frozen=True, slots=True)
 class MicroBatch:
-    """B padded sequences of length T; `rows`/`columns` [N] point at the positions that *predict* the sampled tokens.
+    """Several sequences in one row of T tokens, without padding, and with each shared prefix once.
 
-    Flat tensors run over sequences in the order of `members`, and over positions within each.
+    Flat tensors [N] run over the sampled tokens, over sequences in the order of `members` and over positions within
+    each. `positions` point at the tokens of the row that *predict* them; several point at the last token of a prefix
+    that is shared. Hidden states depend only on the tokens before, so sharing them changes no number.
     """
 
     members: list[int]
     input_ids: Tensor
-    attention_mask: Tensor
-    rows: Tensor
-    columns: Tensor
+    position_ids: Tensor
+    layout: Layout
+    positions: Tensor
     targets: Tensor
     sampler_logprobs: Tensor
     advantages: Tensor
     weights: Tensor
 
 
-def pack_micro_batches(sequences: Sequence[TrainingSequence], token_budget: int) -> list[list[int]]:
-    """Group sequence indexes so that rows x longest row stays within the budget (a longer row gets its own group)."""
-    order = sorted(range(len(sequences)), key=lambda i: -len(sequences[i].token_ids))
+def pack_micro_batches(
+    sequences: Sequence[TrainingSequence], token_budget: int, *, share_prefixes: bool = True
+) -> list[list[int]]:
+    """Group sequence indexes so that each group has at most `token_budget` tokens (a longer one gets its own group).
+
+    A prefix that several sequences of a group share counts once; for that they are taken in lexicographic order.
+    """
+    order = sorted(range(len(sequences)), key=lambda i: sequences[i].token_ids)
     groups: list[list[int]] = []
+    tokens = 0
     for index in order:
-        if groups and len(sequences[groups[-1][0]].token_ids) * (len(groups[-1]) + 1) <= token_budget:
+        own = sequences[index].token_ids
+        added = len(own)
+        if groups and share_prefixes:
+            added -= common_prefix(sequences[groups[-1][-1]].token_ids, own)
+        if groups and tokens + added <= token_budget:
             groups[-1].append(index)
+            tokens += added
         else:
             groups.append([index])
+            tokens = len(own)
     return groups
 
 
+def common_prefix(left: Sequence[int], right: Sequence[int]) -> int:
+    """How many tokens two sequences have in common at their beginning."""
+    for number, (own, other) in enumerate(zip(left, right, strict=False)):
+        if own != other:
+            return number
+    return min(len(left), len(right))
+
+
+def prompt_groups(sequences: Sequence[TrainingSequence]) -> list[list[int]]:
+    """Indexes of the sequences by equal prompt, in order of their first."""
+    groups: dict[tuple[int, ...], list[int]] = defaultdict(list)
+    for index, sequence in enumerate(sequences):
+        groups[tuple(sequence.token_ids[: sequence.prompt_length]) or (-1, index)].append(index)
+    return list(groups.values())
+
+
+@dataclass(slots=True)
+class _Row:
+    """A packed row as it grows: `own[i]` are the indexes in the row of all tokens of the i-th sequence."""
+
+    token_ids: list[int]
+    position_ids: list[int]
+    own: list[list[int]]
+
+    def add(self, token_ids: list[int], shared: int) -> None:
+        """Add a sequence of which the first `shared` tokens are those of the sequence before."""
+        start, added = len(self.token_ids), token_ids[shared:]
+        prefix = self.own[-1][:shared] if shared else []
+        self.own.append(prefix + list(range(start, start + len(added))))
+        self.token_ids += added
+        self.position_ids += range(shared, len(token_ids))
+
+    def layout(self, device: torch.device) -> Layout:
+        # A piece ends wherever a sequence leaves the row's order, and where the tokens that it adds end.
+        ends = {len(self.token_ids)}
+        for own in self.own:
+            ends |= {a + 1 for a, b in pairwise(own) if b != a + 1} | {b for a, b in pairwise(own) if b != a + 1}
+            ends |= {own[0], own[-1] + 1}
+        cuts = sorted(ends | {0})
+        first = {start: piece for piece, start in enumerate(cuts[:-1])}
+        paths = [[first[index] for index in own if index in first] for own in self.own]
+        return Layout.of([b - a for a, b in pairwise(cuts)], paths, device)
+
+
 def collate(
-    sequences: Sequence[TrainingSequence], members: list[int], weights: Sequence[float], device: torch.device
+    sequences: Sequence[TrainingSequence],
+    members: list[int],
+    weights: Sequence[float],
+    device: torch.device,
+    *,
+    share_prefixes: bool = True,
 ) -> MicroBatch:
-    """Pad the members of one micro-batch on the right."""
-    # 1. Pad the rows.
+    """Put the members of one micro-batch into one row; each shares what it can with the member before."""
     chosen = [sequences[i] for i in members]
-    longest = max(len(s.token_ids) for s in chosen)
-    input_ids = torch.zeros(len(chosen), longest, dtype=torch.long)
-    attention_mask = torch.zeros(len(chosen), longest, dtype=torch.long)
-    for row, sequence in enumerate(chosen):
-        input_ids[row, : len(sequence.token_ids)] = torch.tensor(sequence.token_ids)
-        attention_mask[row, : len(sequence.token_ids)] = 1
-    # 2. Index the sampled tokens: the logits at position p - 1 predict the token at p.
-    positions = [(row, p) for row, s in enumerate(chosen) for p in s.sampled_positions]
-    rows = torch.tensor([row for row, _ in positions])
-    columns = torch.tensor([p - 1 for _, p in positions])
+    # 1. Lay out the row.
+    row = _Row([], [], [])
+    for number, sequence in enumerate(chosen):
+        before = chosen[number - 1].token_ids if number and share_prefixes else []
+        row.add(sequence.token_ids, common_prefix(before, sequence.token_ids))
+    # 2. Point at the tokens that predict the sampled ones: the logits at position p - 1 predict the token at p.
+    positions = [own[p - 1] for own, s in zip(row.own, chosen, strict=True) for p in s.sampled_positions]
+    targets = [s.token_ids[p] for s in chosen for p in s.sampled_positions]
 
     # 3. Repeat each episode's advantage and weight for its sampled tokens.
-    def per_token(values: Sequence[float]) -> Tensor:
-        spread = [value for value, s in zip(values, chosen, strict=True) for _ in s.sampled_positions]
-        return torch.tensor(spread, dtype=torch.float32, device=device)
+    def floats(values: list[float]) -> Tensor:
+        return torch.tensor(values, dtype=torch.float32, device=device)
 
     return MicroBatch(
         members=members,
-        input_ids=input_ids.to(device),
-        attention_mask=attention_mask.to(device),
-        rows=rows.to(device),
-        columns=columns.to(device),
-        targets=input_ids[rows, columns + 1].to(device),
-        sampler_logprobs=torch.tensor(
-            [b for s in chosen for b in s.sampler_logprobs], dtype=torch.float32, device=device
-        ),
-        advantages=per_token([s.advantage for s in chosen]),
-        weights=per_token([weights[i] for i in members]),
+        input_ids=torch.tensor(row.token_ids, device=device),
+        position_ids=torch.tensor(row.position_ids, device=device),
+        layout=row.layout(device),
+        positions=torch.tensor(positions, dtype=torch.long, device=device),
+        targets=torch.tensor(targets, dtype=torch.long, device=device),
+        sampler_logprobs=floats([logprob for s in chosen for logprob in s.sampler_logprobs]),
+        advantages=floats([s.advantage for s in chosen for _ in s.sampled_positions]),
+        weights=floats([weights[i] for i, s in zip(members, chosen, strict=True) for _ in s.sampled_positions]),
     )

@@ -9,27 +9,44 @@ from __future__ import annotations
 
 import math
 import threading
-from collections.abc import Sequence
+from collections import defaultdict
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Any, cast
 
 import torch
 from torch import Tensor
-from transformers import AutoModelForCausalLM
-from transformers.utils import logging as transformers_logging
 
 from research.errors import TrainingError
 from research.settings import Settings
 from services.machine.number_formats import number_format
 from services.trainer.entry import UpdateEntry
-from services.trainer.learner.batching import MicroBatch, TrainingSequence, collate, pack_micro_batches
-from services.trainer.learner.loss import grpo_loss, mismatch, token_weights
+from services.trainer.learner.batching import (
+    MicroBatch,
+    TrainingSequence,
+    collate,
+    pack_micro_batches,
+    prompt_groups,
+)
+from services.trainer.learner.forward import blocks_of, load_model
+from services.trainer.learner.head import TokenLoss, TokenOutput
+from services.trainer.learner.loss import mismatch, token_weights
+from services.trainer.learner.memory import enable_checkpointing, needs_checkpointing
+from services.trainer.learner.update import GrpoTokenLoss, SupervisedTokenLoss
+
+# float16 only. The loss is a mean over tokens, so its gradient is about one over their number; the scale that keeps it
+# from being rounded to zero begins near that number, and falls when a gradient overflows (D8 of the trainer notes).
+_FIRST_SCALE, _BACKOFF, _MAX_OVERFLOWS = 2.0**16, 0.25, 16
 
 
 @dataclass(frozen=True, slots=True)
 class UpdateReport:
-    """What one update did, for the log."""
+    """What one update did, for the log; of several optimizer steps, the mean of those that were made.
+
+    `entropy` is estimated on every fourth chunk of tokens, unless `grpo.entropy_coefficient` needs all.
+    """
 
     loss: float
     policy_loss: float
@@ -60,7 +77,15 @@ class Learner:
         self.model = self._load(checkpoint)
         freeze_lowest(self.model, self._optim.frozen_layers)
         self.reference = self._load(checkpoint).requires_grad_(False) if self._grpo.kl_coefficient > 0 else None
+        if needs_checkpointing(self.model, self._optim, self.device):
+            enable_checkpointing(self.model)
         self.optimizer = self.new_optimizer(self._optim.learning_rate)
+        self.scaler = torch.amp.GradScaler(
+            self.device.type,
+            init_scale=_FIRST_SCALE,
+            backoff_factor=_BACKOFF,
+            enabled=self._dtype is torch.float16,
+        )
         self.updates = 0
         self._broken_off = threading.Event()
 
@@ -73,9 +98,7 @@ class Learner:
             raise TrainingError("the update was aborted")
 
     def _load(self, checkpoint: Path) -> Any:
-        transformers_logging.disable_progress_bar()
-        model = AutoModelForCausalLM.from_pretrained(checkpoint, dtype=torch.float32, local_files_only=True)
-        return model.to(self.device).eval()  # eval: dropout would make the learner another policy than the sampler
+        return load_model(checkpoint, self.device, self._temperature, self._dtype)
 
     def set_torch_threads(self) -> None:
         """Set torch's threads; the setting applies to the calling thread, so call it in the learner's thread."""
@@ -85,7 +108,7 @@ class Learner:
     def new_optimizer(self, learning_rate: float) -> torch.optim.AdamW:
         trained = [p for p in self.model.parameters() if p.requires_grad]
         return torch.optim.AdamW(
-            trained, lr=learning_rate, betas=self._optim.betas, weight_decay=self._optim.weight_decay
+            trained, lr=learning_rate, betas=self._optim.betas, weight_decay=self._optim.weight_decay, fused=True
         )
 
     def snapshot_reference(self) -> None:
@@ -96,11 +119,9 @@ class Learner:
     def logprobs(self, sequences: Sequence[TrainingSequence]) -> list[list[float]]:
         """Log-probability of each sampled token of each sequence, under the current weights."""
         result: list[list[float]] = [[] for _ in sequences]
-        for members in pack_micro_batches(sequences, self._optim.micro_batch_tokens):
-            batch = collate(sequences, members, [0.0] * len(sequences), self.device)
-            with torch.no_grad():
-                flat = self._forward(self.model, batch)[0].tolist()
-            for index in members:
+        for batch in self._batches(sequences, [0.0] * len(sequences)):
+            flat = self._logprobs(self.model, batch).tolist()
+            for index in batch.members:
                 count = sequences[index].sampled_tokens
                 result[index], flat = flat[:count], flat[count:]
         return result
@@ -111,95 +132,140 @@ class Learner:
         None means that nothing has changed: a sampler log-probability, a loss or a gradient was not finite. If that
         happens in a later optimizer step, the update ends there and reports the steps before.
         """
-        # 1. Weigh the tokens over the whole update, then cut it into micro-batches.
-        weights = token_weights(
-            [s.sampled_tokens for s in sequences], self._grpo.loss_aggregation, self._grpo.constant_length
-        )
-        sampled_tokens = sum(s.sampled_tokens for s in sequences)
-        groups = pack_micro_batches(sequences, self._optim.micro_batch_tokens)
-        batches = [collate(sequences, members, weights, self.device) for members in groups]
         # The cap of the importance weights would hide an infinite log-probability.
-        if not all(bool(torch.isfinite(batch.sampler_logprobs).all()) for batch in batches):
+        if not all(math.isfinite(logprob) for s in sequences for logprob in s.sampler_logprobs):
             return None
-        # 2. Prepare what stays fixed: reference log-probabilities and learning rate.
-        references = [self._reference_logprobs(batch) for batch in batches]
+        # 1. Divide into mini-batches, and weigh the tokens of each before it is cut into micro-batches.
+        mini_batches = [
+            self._weighted_batches(mini) for mini in _dealt(sequences, self._grpo.mini_batches, self._is_trained_on)
+        ]
+        # 2. Prepare what stays fixed: learning rate, reference, and old log-probabilities where a step comes before.
         learning_rate = self._schedule_learning_rate(self.updates + 1 if step is None else step)
-        # 3. Take the optimizer steps, each over all micro-batches; the first records the old log-probabilities.
-        old: list[Tensor] = []
-        done: dict[str, float] = {}
-        for iteration in range(self._grpo.num_iterations):
-            sums = dict.fromkeys(("loss", "policy", "kl", "clipped", "entropy"), 0.0)
-            for index, batch in enumerate(batches):
-                self._look_up()
-                logprobs, entropy = self._forward(self.model, batch)
-                if iteration == 0:
-                    old.append(logprobs.detach())
-                terms = grpo_loss(
-                    logprobs,
-                    old[index],
-                    batch.sampler_logprobs,
-                    batch.advantages,
-                    batch.weights,
-                    clip_low=self._grpo.clip_low,
-                    clip_high=self._grpo.clip_high,
-                    tis_cap=self._grpo.tis_cap,
-                    reference=references[index],
-                    kl_coefficient=self._grpo.kl_coefficient,
-                    entropy=entropy,
-                    entropy_coefficient=self._grpo.entropy_coefficient,
-                )
-                terms.loss.backward()  # type: ignore[no-untyped-call]
-                sums["loss"] += terms.loss.item()
-                sums["policy"] += terms.policy.item()
-                sums["kl"] += terms.kl.item()
-                sums["clipped"] += terms.clipped.item()
-                sums["entropy"] += entropy.detach().sum().item() / sampled_tokens
-            grad_norm = self._optimizer_step(sums["loss"])
-            if grad_norm is None:
+        references = [[self._reference_logprobs(batch) for batch in mini] for mini in mini_batches]
+        old: list[list[Tensor | None]] = [
+            [self._logprobs(self.model, batch) if number else None for batch in mini]
+            for number, mini in enumerate(mini_batches)
+        ]
+        # 3. Take the optimizer steps; the first records its old log-probabilities.
+        done: list[dict[str, float]] = []
+        rounds = [*zip(mini_batches, references, old, strict=True)] * self._grpo.num_iterations
+        for mini, reference, before in rounds:
+            if (figures := self._grpo_step(mini, reference, before)) is None:
                 break
-            done = sums | {"grad_norm": grad_norm}
-        # 4. Report the last finished step, and the mismatch before the update.
+            done.append(figures)
+        # 4. Report the finished steps, and the mismatch before the update.
         if not done:
             return None
         self.updates += 1
-        apart = mismatch(torch.cat(old), torch.cat([batch.sampler_logprobs for batch in batches]))
+        batches = [batch for mini in mini_batches for batch in mini]
+        known = [(each, batch) for each, batch in zip(chain(*old), batches, strict=True) if each is not None]
+        apart = mismatch(
+            torch.cat([each for each, _ in known]), torch.cat([batch.sampler_logprobs for _, batch in known])
+        )
+        mean = {name: math.fsum(figures[name] for figures in done) / len(done) for name in done[0]}
         return UpdateReport(
-            loss=done["loss"],
-            policy_loss=done["policy"],
-            kl=done["kl"],
-            entropy=done["entropy"],
-            clipped_share=done["clipped"],
-            grad_norm=done["grad_norm"],
+            loss=mean["loss"],
+            policy_loss=mean["policy"],
+            kl=mean["kl"],
+            entropy=mean["entropy"],
+            clipped_share=mean["clipped"],
+            grad_norm=mean["grad_norm"],
             learning_rate=learning_rate,
-            tokens=sampled_tokens,
+            tokens=sum(len(batch.targets) for batch in batches),
             mismatch_mean=apart.mean,
             mismatch_max=apart.max,
             mismatch_kl=apart.kl,
         )
 
+    def _grpo_step(
+        self, batches: Sequence[MicroBatch], references: Sequence[Tensor | None], old: list[Tensor | None]
+    ) -> dict[str, float] | None:
+        """One optimizer step over the micro-batches; fills in `old` where it is None. None: nothing has changed."""
+        sums: dict[str, float] = {}
+
+        def backward() -> float:
+            sums.clear()
+            sums.update(dict.fromkeys(("loss", "policy", "kl", "clipped", "entropy", "entropy_tokens"), 0.0))
+            for index, batch in enumerate(batches):
+                loss = GrpoTokenLoss(batch, self._grpo, old[index], references[index], self._scale())
+                output = self._backward(batch, loss)
+                if old[index] is None:
+                    old[index] = output.logprobs
+                for name, value in loss.sums.items():
+                    sums[name] += value.item()
+                sums["entropy"] += output.entropy_sum
+                sums["entropy_tokens"] += output.entropy_tokens
+            return sums["loss"]
+
+        grad_norm = self._optimizer_step(backward, self.optimizer)
+        if grad_norm is None:
+            return None
+        entropy = sums["entropy"] / max(1.0, sums.pop("entropy_tokens"))
+        return sums | {"entropy": entropy, "grad_norm": grad_norm}
+
     def supervised_update(self, sequences: Sequence[TrainingSequence], optimizer: torch.optim.Optimizer) -> float:
         """One optimizer step on the negative log-likelihood of the sampled tokens; returns the loss per token."""
         weights = token_weights([s.sampled_tokens for s in sequences], "token", 1)
-        loss_sum = 0.0
-        for members in pack_micro_batches(sequences, self._optim.micro_batch_tokens):
-            self._look_up()
-            batch = collate(sequences, members, weights, self.device)
-            loss = -(batch.weights * self._forward(self.model, batch)[0]).sum()
-            loss.backward()  # type: ignore[no-untyped-call]
-            loss_sum += loss.item()
-        if self._optimizer_step(loss_sum, optimizer) is None:
-            raise TrainingError("the supervised loss is not finite; lower sft.learning_rate")
-        return loss_sum
+        batches = list(self._batches(sequences, weights))
+        total = 0.0
 
-    def _optimizer_step(self, loss: float, optimizer: torch.optim.Optimizer | None = None) -> float | None:
-        """Clip and apply the gradient; returns its norm, or None, without a change, if it or the loss is not finite."""
-        optimizer = optimizer or self.optimizer
+        def backward() -> float:
+            nonlocal total
+            scale = self._scale()
+            losses = [self._backward(batch, SupervisedTokenLoss(batch, scale)).loss for batch in batches]
+            total = sum(loss.item() for loss in losses if loss is not None) / scale.item()
+            return total
+
+        if self._optimizer_step(backward, optimizer) is None:
+            raise TrainingError("the supervised loss is not finite; lower sft.learning_rate")
+        return total
+
+    def _is_trained_on(self, sequence: TrainingSequence) -> bool:
+        """Whether any term of the loss has a gradient there; if not, the sequence only counts in the denominators."""
+        return sequence.advantage != 0 or self._grpo.kl_coefficient > 0 or self._grpo.entropy_coefficient > 0
+
+    def _weighted_batches(self, sequences: Sequence[TrainingSequence]) -> list[MicroBatch]:
+        weights = token_weights(
+            [s.sampled_tokens for s in sequences], self._grpo.loss_aggregation, self._grpo.constant_length
+        )
+        trained = [index for index, sequence in enumerate(sequences) if self._is_trained_on(sequence)]
+        return list(self._batches([sequences[i] for i in trained], [weights[i] for i in trained]))
+
+    def _batches(self, sequences: Sequence[TrainingSequence], weights: Sequence[float]) -> list[MicroBatch]:
+        groups = pack_micro_batches(sequences, self._optim.micro_batch_tokens)
+        return [collate(sequences, members, weights, self.device) for members in groups]
+
+    def _backward(self, batch: MicroBatch, loss: TokenLoss) -> TokenOutput:
+        self._look_up()
+        output: TokenOutput = self.model(batch, loss)
+        assert output.loss is not None
+        output.loss.backward()  # type: ignore[no-untyped-call]
+        return output
+
+    def _scale(self) -> Tensor:
+        """What the loss is multiplied by: 1, except in float16."""
+        return self.scaler.scale(torch.ones((), device=self.device))
+
+    def _optimizer_step(self, backward: Callable[[], float], optimizer: torch.optim.Optimizer) -> float | None:
+        """Compute the gradient by `backward`, which returns the loss, clip it and apply it.
+
+        In float16, a gradient that overflows is computed again with a smaller scale.
+
+        Returns the gradient's norm; None, without a change, if it or the loss is not finite.
+        """
         parameters = [p for group in optimizer.param_groups for p in group["params"]]
-        norm = torch.nn.utils.clip_grad_norm_(parameters, self._optim.max_grad_norm).item()
-        sound = math.isfinite(loss) and math.isfinite(norm)
-        if sound:
-            optimizer.step()
-        optimizer.zero_grad(set_to_none=True)
+        for _ in range(_MAX_OVERFLOWS):
+            loss = backward()
+            self.scaler.unscale_(optimizer)
+            norm = torch.nn.utils.clip_grad_norm_(parameters, self._optim.max_grad_norm).item()
+            sound = math.isfinite(loss) and math.isfinite(norm)
+            if sound:
+                optimizer.step()
+            optimizer.zero_grad(set_to_none=True)
+            if self.scaler.is_enabled():
+                self.scaler.update()
+            if sound or not self.scaler.is_enabled() or not math.isfinite(loss):
+                break
         return norm if sound else None
 
     def _schedule_learning_rate(self, step: int) -> float:
@@ -216,28 +282,12 @@ class Learner:
             group["lr"] = learning_rate
 
     def _reference_logprobs(self, batch: MicroBatch) -> Tensor | None:
-        if self.reference is None:
-            return None
+        return None if self.reference is None else self._logprobs(self.reference, batch)
+
+    def _logprobs(self, model: Any, batch: MicroBatch) -> Tensor:
         with torch.no_grad():
-            return self._forward(self.reference, batch)[0]
-
-    def _forward(self, model: Any, batch: MicroBatch) -> tuple[Tensor, Tensor]:
-        """Log-probabilities [N] of the sampled tokens and entropies [N] of their distributions.
-
-        Only positions that predict a sampled token go through the vocabulary projection, the costliest layer of a
-        small model.
-        """
-        with torch.autocast(self.device.type, dtype=self._dtype, enabled=self._dtype != torch.float32):
-            hidden = model.base_model(input_ids=batch.input_ids, attention_mask=batch.attention_mask, use_cache=False)
-            chosen = hidden.last_hidden_state[batch.rows, batch.columns]
-            logits = model.get_output_embeddings()(chosen)
-        scaled = logits.float() / self._temperature
-        normalizer = torch.logsumexp(scaled, dim=-1)
-        logprobs = scaled.gather(-1, batch.targets[:, None]).squeeze(-1) - normalizer
-        needs_gradient = self._grpo.entropy_coefficient > 0
-        with torch.set_grad_enabled(needs_gradient and torch.is_grad_enabled()):
-            entropy = normalizer - (torch.softmax(scaled, dim=-1) * scaled).sum(-1)
-        return logprobs, entropy
+            output: TokenOutput = model(batch)
+        return output.logprobs
 
 
 def freeze_lowest(model: Any, layers: int) -> None:
@@ -247,7 +297,7 @@ def freeze_lowest(model: Any, layers: int) -> None:
     """
     if layers == 0:
         return
-    blocks = _blocks(model)
+    blocks = blocks_of(model)
     if layers >= len(blocks):
         raise TrainingError(f"optimizer.frozen_layers = {layers} leaves nothing to train; set it below {len(blocks)}")
     model.get_input_embeddings().requires_grad_(False)
@@ -255,11 +305,14 @@ def freeze_lowest(model: Any, layers: int) -> None:
         block.requires_grad_(False)
 
 
-def _blocks(model: Any) -> torch.nn.ModuleList:
-    for module in model.base_model.children():
-        if isinstance(module, torch.nn.ModuleList):
-            return module
-    raise TrainingError(f"cannot find the layers of {type(model).__name__}; set optimizer.frozen_layers = 0")
+def _dealt(
+    sequences: Sequence[TrainingSequence], count: int, is_trained_on: Callable[[TrainingSequence], bool]
+) -> list[list[TrainingSequence]]:
+    """Mini-batches of whole groups (equal prompts), dealt in turn; those without anything to train on are dropped."""
+    dealt: dict[int, list[TrainingSequence]] = defaultdict(list)
+    for number, group in enumerate(prompt_groups(sequences)):
+        dealt[number % count] += [sequences[i] for i in group]
+    return [mini for mini in dealt.values() if any(map(is_trained_on, mini))]
 
 
 def _device(name: str) -> torch.device:

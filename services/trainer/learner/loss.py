@@ -8,12 +8,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, Protocol
 
 import torch
 from torch import Tensor
 
 STD_EPSILON = 1e-6
+# Log-ratios beyond these are clamped before `exp`, so that no single token makes a sum infinite. As verl does
+# (core_algos.py: 20 for the importance ratio and within k3, 10 for k3 itself).
+MAX_LOG_RATIO, MAX_K3 = 20.0, 10.0
 
 Normalization = Literal["token", "constant", "sequence"]
 
@@ -33,13 +36,26 @@ def group_advantages(rewards: Sequence[float], *, scaled: bool = True) -> list[f
     return advantages
 
 
-def keep_extremes(rewards: Sequence[float], keep: int) -> list[int]:
-    """Indexes of the `keep` most informative episodes of a group, in order: half of them the best, half the worst."""
+def keep_most_varied(rewards: Sequence[float], keep: int) -> list[int]:
+    """Indexes, in order, of the `keep` episodes of a group whose rewards vary most (PODS, https://arxiv.org/abs/2504.13818).
+
+    They are always some of the best and some of the worst (theorem 1 there); of equally varied subsets the most even
+    cut is taken, and of equal rewards the earlier ones among the worst and the later ones among the best.
+    """
     order = sorted(range(len(rewards)), key=lambda i: (rewards[i], i))
     if keep >= len(order):
         return list(range(len(order)))
-    worst = keep // 2
-    return sorted(order[:worst] + order[len(order) - (keep - worst) :])
+
+    def subset(worst: int) -> list[int]:
+        return order[:worst] + order[len(order) - (keep - worst) :]
+
+    def merit(worst: int) -> tuple[float, int]:
+        chosen = [rewards[i] for i in subset(worst)]
+        mean = sum(chosen) / keep
+        # Rounded: two subsets with the same rewards must tie, whatever the order of the sum.
+        return round(sum((reward - mean) ** 2 for reward in chosen), 12), -abs(2 * worst - keep)
+
+    return sorted(subset(max(range(keep + 1), key=merit)))
 
 
 def token_weights(lengths: Sequence[int], normalization: Normalization, constant_length: int) -> list[float]:
@@ -72,30 +88,39 @@ def truncated_importance(old: Tensor, sampler_logprobs: Tensor, cap: float | Non
     return torch.ones_like(old) if cap is None else torch.exp(old - sampler_logprobs).clamp(max=cap)
 
 
+def importance_ratio(logprobs: Tensor, old: Tensor) -> Tensor:
+    """exp(logprobs - old) per token, between exp(-20) and exp(20)."""
+    return torch.exp((logprobs - old).clamp(-MAX_LOG_RATIO, MAX_LOG_RATIO))
+
+
 def k3(reference: Tensor, logprobs: Tensor) -> Tensor:
-    """Schulman's k3 estimate of KL(policy || reference) per token; never negative."""
-    difference = reference - logprobs
-    return torch.exp(difference) - difference - 1
+    """Schulman's k3 estimate of KL(policy || reference) per token; from 0 to 10 nats, where it is cut."""
+    difference = (reference - logprobs).clamp(-MAX_LOG_RATIO, MAX_LOG_RATIO)
+    return (torch.exp(difference) - difference - 1).clamp(max=MAX_K3)
 
 
-def grpo_loss(
-    logprobs: Tensor,
-    old: Tensor,
-    sampler_logprobs: Tensor,
-    advantages: Tensor,
-    weights: Tensor,
-    *,
-    clip_low: float,
-    clip_high: float,
-    tis_cap: float | None,
-    reference: Tensor | None = None,
-    kl_coefficient: float = 0.0,
-    entropy: Tensor | None = None,
-    entropy_coefficient: float = 0.0,
-) -> LossTerms:
-    """Clipped policy-gradient loss with TIS, k3 KL to a reference and an entropy bonus (protocol notes, section 3).
+class LossSettings(Protocol):
+    """The settings of the loss (`GrpoConfig` has them)."""
 
-    Args:
+    @property
+    def clip_low(self) -> float: ...
+    @property
+    def clip_high(self) -> float: ...
+    @property
+    def dual_clip(self) -> float | None: ...
+    @property
+    def tis_cap(self) -> float | None: ...
+    @property
+    def kl_coefficient(self) -> float: ...
+    @property
+    def entropy_coefficient(self) -> float: ...
+
+
+@dataclass(frozen=True, slots=True)
+class TokenValues:
+    """What the loss needs of N sampled tokens.
+
+    Attributes:
         logprobs: [N] under the current weights, with gradient.
         old: [N] under the learner's weights before the update; `logprobs.detach()` in its first optimizer step.
         sampler_logprobs: [N] as the sampler reported them.
@@ -104,19 +129,39 @@ def grpo_loss(
         reference: [N] under the frozen reference model; needed if `kl_coefficient` > 0.
         entropy: [N] of the current distribution; needed if `entropy_coefficient` > 0.
     """
-    ratio = torch.exp(logprobs - old)
-    clipped_ratio = ratio.clamp(1 - clip_low, 1 + clip_high)
+
+    logprobs: Tensor
+    old: Tensor
+    sampler_logprobs: Tensor
+    advantages: Tensor
+    weights: Tensor
+    reference: Tensor | None = None
+    entropy: Tensor | None = None
+
+
+def grpo_loss(tokens: TokenValues, settings: LossSettings) -> LossTerms:
+    """Clipped policy-gradient loss with TIS, k3 KL to a reference and an entropy bonus (protocol notes, section 3).
+
+    `dual_clip` limits what the ratio counts for a token of a bad episode (https://arxiv.org/abs/1912.09729, `delta` in
+    TRL, `clip_ratio_c` in verl); plain clipping leaves it unbounded there.
+    """
+    advantages, weights = tokens.advantages, tokens.weights
+    ratio = importance_ratio(tokens.logprobs, tokens.old)
+    clipped_ratio = ratio.clamp(1 - settings.clip_low, 1 + settings.clip_high)
+    if settings.dual_clip is not None:
+        ratio = ratio.clamp(max=settings.dual_clip)
     surrogate = torch.minimum(ratio * advantages, clipped_ratio * advantages)
-    policy = -(weights * truncated_importance(old, sampler_logprobs, tis_cap) * surrogate).sum()
+    correction = truncated_importance(tokens.old, tokens.sampler_logprobs, settings.tis_cap)
+    policy = -(weights * correction * surrogate).sum()
     clipped = (weights * (clipped_ratio * advantages < ratio * advantages)).sum().detach()
     loss, kl = policy, torch.zeros_like(policy)
-    if kl_coefficient > 0:
-        assert reference is not None
-        kl = (weights * k3(reference, logprobs)).sum()
-        loss = loss + kl_coefficient * kl
-    if entropy_coefficient > 0:
-        assert entropy is not None
-        loss = loss - entropy_coefficient * (weights * entropy).sum()
+    if settings.kl_coefficient > 0:
+        assert tokens.reference is not None
+        kl = (weights * k3(tokens.reference, tokens.logprobs)).sum()
+        loss = loss + settings.kl_coefficient * kl
+    if settings.entropy_coefficient > 0:
+        assert tokens.entropy is not None
+        loss = loss - settings.entropy_coefficient * (weights * tokens.entropy).sum()
     return LossTerms(loss, policy.detach(), kl.detach(), clipped)
 
 

@@ -12,7 +12,8 @@ def keep_freed_memory() -> None:
     """Make glibc keep what a step frees for the next step, instead of returning it to the kernel.
 
     A step allocates and frees the same large activations over and over; by default each is mapped, zeroed and unmapped
-    again. Measured on two cores: 1.18 x the tokens per second (benchmarks/learner.py). Does nothing without glibc.
+    again. Measured on two cores: 1.18 x the tokens per second (benchmarks/trainer/learner.py). Does nothing without
+    glibc.
     """
     if platform.libc_ver()[0] == "glibc":
         libc = ctypes.CDLL(None)

@@ -15,7 +15,7 @@ from research.atomic_io import write_json
 from services.trainer.learner.learner import Learner
 
 MODEL, REFERENCE, OPTIMIZER = "model.safetensors", "reference.safetensors", "optimizer.safetensors"
-OPTIMIZER_GROUPS, RANDOM = "optimizer.json", "random.json"
+OPTIMIZER_GROUPS, RANDOM, SCALER = "optimizer.json", "random.json", "scaler.json"
 
 
 def write_learner(learner: Learner, directory: Path) -> None:
@@ -26,6 +26,8 @@ def write_learner(learner: Learner, directory: Path) -> None:
     optimizer = learner.optimizer.state_dict()
     save_file(_flat(optimizer["state"]), directory / OPTIMIZER)
     write_json(directory / OPTIMIZER_GROUPS, optimizer["param_groups"])
+    if learner.scaler.is_enabled():
+        write_json(directory / SCALER, learner.scaler.state_dict())
     write_json(directory / RANDOM, _random_states(learner.device))
 
 
@@ -40,6 +42,8 @@ def read_learner(learner: Learner, directory: Path) -> None:
         group["betas"] = tuple(group["betas"])
     state = _nested(load_file(directory / OPTIMIZER))
     learner.optimizer.load_state_dict({"state": state, "param_groups": groups})
+    if learner.scaler.is_enabled() and (directory / SCALER).exists():
+        learner.scaler.load_state_dict(_read_json(directory / SCALER))
     _set_random_states(_read_json(directory / RANDOM), learner.device)
 
 

@@ -18,13 +18,14 @@ from research.config import recorded_settings
 from research.errors import ConfigurationError
 from research.scoring.evaluate import Answered, KindFigures, figures_as_dict
 from research.settings import Settings
+from research.settings.base import Section
 from services.trainer.entry import Entry, entry_from_json
 from services.trainer.groups import Group, TrainingUse
 
 CONFIG = "config.json"
 _QUESTIONS, _NUMBERS = "question_files", "number_format"
 # Settings that follow the machine, or may be raised.
-_FREE = frozenset({"grpo.steps", "grpo.minutes", "model.dtype"})
+_FREE = frozenset({"grpo.steps", "grpo.minutes", "model.dtype", "optimizer.gradient_checkpointing"})
 # Sections that may change between the start and a resumption of a run; every other setting defines what the run is.
 _CHANGEABLE = frozenset(
     {"paths", "retriever", "policy", "trainer", "endpoints", "checkpoints", "evaluation", "alarms", "study"}
@@ -165,10 +166,25 @@ def _differences(former: dict[str, Any], current: dict[str, Any]) -> list[str]:
             continue
         old, new = former.get(section), current.get(section)
         if isinstance(old, dict) and isinstance(new, dict):
+            old = _defaults(section) | old  # settings that are newer than the run
             differing += [f"{section}.{k}" for k in sorted(old.keys() | new.keys()) if old.get(k) != new.get(k)]
         else:
             differing.append(section)
     return [name for name in differing if name not in _FREE]
+
+
+def _defaults(section: str) -> dict[str, Any]:
+    """The defaults of a section, as JSON has them; without settings that have none."""
+    fields = Settings.model_fields.get(section)
+    model = fields.annotation if fields is not None else None
+    if not (isinstance(model, type) and issubclass(model, Section)):
+        return {}
+    values = {
+        name: field.get_default(call_default_factory=True)
+        for name, field in model.model_fields.items()
+        if not field.is_required()
+    }
+    return model.model_construct(**values).model_dump(mode="json", include=set(values))
 
 
 def _write_gzip_lines(path: Path, records: Sequence[dict[str, Any]]) -> None:

@@ -51,7 +51,7 @@ MISTAKES: list[tuple[Sequence[str], str]] = [
     (["train"], "RESEARCH_ADMIN_TOKEN is not set"),
     (["train", "episode.prompt=nope"], "there is no prompt"),
     (["train", "episode.temperature=0"], "makes all episodes of a group the same"),
-    (["train", "model.dtype=float16"], "would round most of the gradient to zero"),
+    (["train", "episode.top_p=0.9"], "log-probabilities of the nucleus"),
     (["serve", "policy", "policy.serve=./nowhere"], "policy.serve: ./nowhere is neither"),
     (["run", "start"], "research up"),
     (["train", "questions.train=missing.jsonl"], "missing.jsonl"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import random
 from pathlib import Path
 from statistics import fmean
@@ -12,6 +13,7 @@ from hypothesis import strategies as st
 
 from research.episode.agent import StopReason
 from research.settings import Settings
+from research.settings.training import GrpoConfig
 from services.trainer.groups import Group
 from services.trainer.learner.advantages import TrainingBatch, compute_advantages, rewards_of, shuffle_rewards
 from services.trainer.learner.loss import group_advantages
@@ -20,6 +22,7 @@ from tests.support.scored import answered, group, member
 from tests.support.tiny_model import tiny_settings
 
 RIGHT, WRONG = "Paris", "Rome"
+CUT = StopReason.TOKEN_LIMIT
 GROUPS = [
     group("1.0", [RIGHT, WRONG, WRONG, WRONG]),
     group("1.1", [RIGHT] * 4),
@@ -40,18 +43,53 @@ def test_groups_without_a_difference_are_left_out_and_the_others_get_their_advan
     assert selection.sequences[0].sampled_positions == [2, 4]
 
 
-def test_best_and_worst_of_a_group_are_kept_with_the_advantage_of_the_whole(tmp_path: Path) -> None:
+def test_the_most_varied_of_a_group_are_kept_and_compared_with_each_other(tmp_path: Path) -> None:
     selection = batch_of(GROUPS[:1], tiny_settings(tmp_path, "grpo.train_per_group=2"), 1)
-    whole = group_advantages(GROUPS[0].rewards)
-    assert whole is not None
-    assert sorted(s.advantage for s in selection.sequences) == pytest.approx([min(whole), max(whole)])
+    kept = group_advantages([GROUPS[0].rewards[0], GROUPS[0].rewards[1]])
+    assert kept is not None
+    assert sorted(s.advantage for s in selection.sequences) == pytest.approx(sorted(kept))
 
 
-def test_cut_episodes_can_be_masked(tmp_path: Path) -> None:
-    cut = member(answered(WRONG, stop_reason=StopReason.TOKEN_LIMIT))
-    groups = [Group("1.0", GROUPS[0].question, [GROUPS[0].members[0], cut])]
-    assert len(batch_of(groups, tiny_settings(tmp_path, "grpo.mask_truncated=false"), 1).sequences) == 2
-    assert len(batch_of(groups, tiny_settings(tmp_path, "grpo.mask_truncated=true"), 1).sequences) == 1
+@given(st.lists(st.sampled_from(["right", "wrong", "cut"]), min_size=2, max_size=8), st.sampled_from([None, 2, 4]))
+def test_the_advantages_of_what_is_trained_on_sum_to_zero(members: list[str], keep: int | None) -> None:
+    """Else all tokens that a group's episodes share (the form, the plan) would become likelier, or less."""
+    made = [
+        member(answered(RIGHT if each == "right" else WRONG, **({"stop_reason": CUT} if each == "cut" else {})))
+        for each in members
+    ]
+    grpo = GrpoConfig(train_per_group=keep, mask_truncated=True)
+    groups = [Group("1.0", GROUPS[0].question, made)]
+    batch = compute_advantages(groups, [groups[0].rewards], grpo)
+    assert sum(s.advantage for s in batch.sequences) == pytest.approx(0, abs=1e-9)
+    for each, use in zip(members, batch.group_uses[0], strict=True):
+        assert each != "cut" or use.skip_reason
+
+
+def test_cut_episodes_can_be_masked_but_one_search_too_many_is_punished(tmp_path: Path) -> None:
+    for stop_reason, trained in ((CUT, 0), (StopReason.SEARCH_LIMIT, 2)):
+        cut = member(answered(WRONG, stop_reason=stop_reason))
+        groups = [Group("1.0", GROUPS[0].question, [GROUPS[0].members[0], cut])]
+        assert len(batch_of(groups, tiny_settings(tmp_path, "grpo.mask_truncated=false"), 1).sequences) == 2
+        # With one of two masked, nobody is left to be compared with.
+        assert len(batch_of(groups, tiny_settings(tmp_path, "grpo.mask_truncated=true"), 1).sequences) == trained
+
+
+@pytest.mark.parametrize("value", [math.nan, -math.inf])
+def test_a_bad_number_costs_its_episode_and_not_the_step(tmp_path: Path, value: float) -> None:
+    broken = answered(RIGHT)
+    broken.logprobs[-1] = value
+    groups = [Group("1.0", GROUPS[0].question, [*GROUPS[0].members, member(broken)])]
+    batch = batch_of(groups, tiny_settings(tmp_path, "grpo.train_per_group=4"), 1)
+    assert len(batch.sequences) == 4
+    assert "not finite" in (batch.group_uses[0][-1].skip_reason or "")
+
+
+def test_silent_groups_can_count_with_advantage_zero(tmp_path: Path) -> None:
+    settings = tiny_settings(tmp_path, "grpo.train_per_group=4", "grpo.count_silent_groups=true")
+    batch = batch_of(GROUPS, settings, 1)
+    assert len(batch.sequences) == 12
+    assert [s.advantage for s in batch.sequences[4:8]] == [0.0] * 4
+    assert batch.zero_signal_groups == 1
 
 
 def test_shuffled_rewards_say_nothing_about_the_episodes(tmp_path: Path) -> None:

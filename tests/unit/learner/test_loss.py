@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
+from itertools import combinations
+from statistics import pvariance
 from types import SimpleNamespace
 from typing import Any
 
@@ -13,17 +15,21 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
+from research.settings.training import GrpoConfig
 from services.trainer.learner.loss import (
+    MAX_K3,
     STD_EPSILON,
+    TokenValues,
     group_advantages,
     grpo_loss,
     k3,
-    keep_extremes,
+    keep_most_varied,
     mismatch,
     token_weights,
     truncated_importance,
 )
 
+PLAIN = GrpoConfig(kl_coefficient=0)
 REWARDS = st.lists(st.floats(0, 1, allow_subnormal=False), min_size=2, max_size=8)
 
 
@@ -49,15 +55,20 @@ def test_a_group_of_one_has_no_signal() -> None:
     assert group_advantages([0.3]) is None
 
 
-@given(REWARDS, st.integers(1, 10))
-def test_best_and_worst_keeps_the_extremes(rewards: list[float], keep: int) -> None:
-    kept = keep_extremes(rewards, keep)
-    assert len(kept) == len(set(kept)) == min(keep, len(rewards))
-    values = sorted(rewards[i] for i in kept)
-    count = len(values)
-    worst = count // 2 if keep < len(rewards) else count
-    ordered = sorted(rewards)
-    assert values == ordered[:worst] + ordered[len(ordered) - (count - worst) :]
+@given(st.lists(st.integers(0, 20), min_size=2, max_size=8), st.integers(2, 10))
+def test_the_kept_vary_as_much_as_any_subset(tenths: list[int], keep: int) -> None:
+    rewards = [number / 20 for number in tenths]
+    kept = keep_most_varied(rewards, keep)
+    assert kept == sorted(set(kept))
+    assert len(kept) == min(keep, len(rewards))
+    subsets = combinations(rewards, len(kept))
+    assert pvariance([rewards[i] for i in kept]) == pytest.approx(max(pvariance(subset) for subset in subsets))
+
+
+def test_of_two_answers_the_kept_are_half_right_and_half_wrong() -> None:
+    assert keep_most_varied([0.0, 1.0, 0.0, 0.0, 0.0, 1.0, 1.0, 0.0], 4) == [0, 2, 5, 6]
+    assert keep_most_varied([0.0, 0.0, 1.0, 0.0], 2) == [0, 2]
+    assert keep_most_varied([0.5] * 4, 2) == [0, 3]
 
 
 @given(st.lists(st.integers(1, 50), min_size=1, max_size=8))
@@ -101,22 +112,21 @@ class Batch:
 def ours(
     batch: Batch, logprobs: Tensor, normalization: str, *, constant: int = 64, kl: float = 0.05, **extra: Any
 ) -> Tensor:
-    return grpo_loss(
+    tokens = TokenValues(
         batch.flat(logprobs),
         batch.flat(batch.old),
         batch.flat(batch.sampler_logprobs),
         batch.flat(batch.advantages[:, None].expand_as(batch.mask)),
         batch.weights(normalization, constant).to(logprobs.dtype),
-        clip_low=0.2,
-        clip_high=0.28,
-        tis_cap=2.0,
-        reference=batch.flat(batch.reference),
-        kl_coefficient=kl,
-        **extra,
-    ).loss
+        batch.flat(batch.reference),
+        batch.flat(batch.entropy),
+    )
+    return grpo_loss(tokens, GrpoConfig(clip_low=0.2, clip_high=0.28, kl_coefficient=kl, **extra)).loss
 
 
-def trl_loss(batch: Batch, logprobs: Tensor, loss_type: str, constant: int, entropy: float) -> Tensor:
+def trl_loss(
+    batch: Batch, logprobs: Tensor, loss_type: str, constant: int, entropy: float, delta: float | None
+) -> Tensor:
     """TRL's own `_compute_loss`, with the model's forward replaced by the given log-probabilities."""
     from trl.trainer.grpo_trainer import GRPOTrainer
 
@@ -142,7 +152,7 @@ def trl_loss(batch: Batch, logprobs: Tensor, loss_type: str, constant: int, entr
         use_adaptive_entropy=False,
         entropy_coef=entropy,
         model=SimpleNamespace(training=True),
-        args=SimpleNamespace(delta=None, use_bias_correction_kl=False, steps_per_generation=1),
+        args=SimpleNamespace(delta=delta, use_bias_correction_kl=False, steps_per_generation=1),
         _metrics=defaultdict(lambda: defaultdict(list)),
     )
     rows, length = batch.mask.shape
@@ -165,12 +175,13 @@ def trl_loss(batch: Batch, logprobs: Tensor, loss_type: str, constant: int, entr
 @pytest.mark.parametrize(
     ("normalization", "loss_type"), [("token", "dapo"), ("constant", "dr_grpo"), ("sequence", "grpo")]
 )
-def test_loss_and_gradient_equal_trl(normalization: str, loss_type: str, seed: int) -> None:
+@pytest.mark.parametrize("delta", [None, 1.4])
+def test_loss_and_gradient_equal_trl(normalization: str, loss_type: str, seed: int, delta: float | None) -> None:
     batch = Batch(rows=6, length=20, seed=seed)
     entropy = 0.01 if normalization == "token" else 0.0  # TRL takes the token mean whatever the policy term takes
     mine, theirs = (batch.logprobs.clone().requires_grad_() for _ in range(2))
-    loss = ours(batch, mine, normalization, entropy=batch.flat(batch.entropy), entropy_coefficient=entropy)
-    reference = trl_loss(batch, theirs, loss_type, 64, entropy)
+    loss = ours(batch, mine, normalization, entropy_coefficient=entropy, dual_clip=delta)
+    reference = trl_loss(batch, theirs, loss_type, 64, entropy, delta)
     torch.testing.assert_close(loss, reference, rtol=1e-5, atol=1e-6)
     loss.backward()
     reference.backward()
@@ -213,18 +224,16 @@ def test_any_cut_into_micro_batches_gives_the_same_gradient(seed: int, pieces: i
     total = batch.flat(pack_micro_batches)
     for part in torch.arange(len(total)).chunk(pieces):
         old, sampler_logprobs, advantages = (t[part] for t in flat)
-        grpo_loss(
+        tokens = TokenValues(
             total[part],
             old,
             sampler_logprobs,
             advantages,
             weights[part].double(),
-            clip_low=0.2,
-            clip_high=0.28,
-            tis_cap=2.0,
-            reference=batch.flat(batch.reference)[part],
-            kl_coefficient=0.05,
-        ).loss.backward(retain_graph=True)
+            batch.flat(batch.reference)[part],
+        )
+        rules = GrpoConfig(clip_low=0.2, clip_high=0.28, kl_coefficient=0.05)
+        grpo_loss(tokens, rules).loss.backward(retain_graph=True)
     torch.testing.assert_close(pack_micro_batches.grad, whole.grad)
 
 
@@ -241,7 +250,7 @@ def test_on_policy_the_ratio_is_one_and_nothing_is_clipped() -> None:
     advantages = torch.tensor([1.0, -1.0])
     weights = torch.tensor([0.5, 0.5])
     old = logprobs.detach()
-    terms = grpo_loss(logprobs, old, old, advantages, weights, clip_low=0.2, clip_high=0.2, tis_cap=2.0)
+    terms = grpo_loss(TokenValues(logprobs, old, old, advantages, weights), PLAIN)
     assert terms.loss.item() == pytest.approx(0.0)
     assert terms.clipped.item() == 0.0
     terms.loss.backward()
@@ -258,8 +267,31 @@ def test_truncated_importance_is_capped_and_can_be_off() -> None:
 @given(st.lists(st.floats(-20, 0), min_size=1, max_size=6), st.floats(-3, 3))
 def test_k3_is_never_negative_and_zero_only_on_equality(values: list[float], shift: float) -> None:
     logprobs = torch.tensor(values, dtype=torch.float64)
-    assert (k3(logprobs + shift, logprobs) >= 0).all()
+    estimate = k3(logprobs + shift, logprobs)
+    assert (estimate >= 0).all()
+    assert (estimate <= MAX_K3).all()
     assert k3(logprobs, logprobs).abs().max() == 0
+
+
+@pytest.mark.parametrize("advantage", [1.0, -1.0])
+@pytest.mark.parametrize("apart", [200.0, -200.0])
+def test_one_token_far_away_makes_nothing_infinite(advantage: float, apart: float) -> None:
+    logprobs = torch.tensor([-1.0, -1.0 + apart], requires_grad=True)
+    old = torch.tensor([-1.0, -1.0])
+    tokens = TokenValues(logprobs, old, old, torch.full((2,), advantage), torch.full((2,), 0.5), old)
+    terms = grpo_loss(tokens, GrpoConfig(kl_coefficient=0.1))
+    terms.loss.backward()
+    assert logprobs.grad is not None
+    assert torch.isfinite(terms.loss)
+    assert torch.isfinite(logprobs.grad).all()
+
+
+def test_dual_clip_bounds_what_one_token_of_a_bad_episode_counts() -> None:
+    old = torch.tensor([0.0])
+    for ratio, bounded in ((2.0, 2.0), (3.0, 3.0), (50.0, 3.0)):
+        tokens = TokenValues(torch.tensor([math.log(ratio)]), old, old, torch.tensor([-1.0]), torch.tensor([1.0]))
+        assert grpo_loss(tokens, PLAIN).policy.item() == pytest.approx(ratio, rel=1e-5)
+        assert grpo_loss(tokens, GrpoConfig(kl_coefficient=0, dual_clip=3)).policy.item() == pytest.approx(bounded)
 
 
 def test_mismatch_counts_in_nats() -> None:

@@ -1,0 +1,243 @@
+"""An update of the learner: tokens per second and memory against TRL's step and against the bare products.
+
+Run: python -m benchmarks.trainer.learner (needs `make prepare`; about fifteen minutes on two cores).
+
+The episodes have made-up tokens in the lengths of the built-in default; the time does not depend on what they say. No
+layer is frozen, and each case runs in processes of its own. Speed is the median of three updates. Memory is the peak
+above weights, gradients and Adam's two moments. The bound is the time that the matrix products alone take at the speed
+of this machine: each linear layer forward and twice backward, for each token once (a prompt that a group shares counts
+once), the vocabulary projection for sampled tokens only, and attention by its number of operations.
+
+`--formats` measures bfloat16 and float32 in the preset's micro-batches instead, on this processor and on one without
+AVX-512 (emulated, tests/emulated_avx2), with nothing else changed; bfloat16 without AVX-512 takes minutes.
+`--avx2` runs all cases on the emulated processor.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import random
+import statistics
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import psutil
+import torch
+
+from research.config import load_settings
+from research.model_paths import local_checkpoint
+from services.machine.number_formats import cpu_capability
+from services.trainer.learner.batching import TrainingSequence, pack_micro_batches
+from tests.emulated_avx2 import ENVIRONMENT
+
+SELF = [sys.executable, "-m", "benchmarks.trainer.learner"]
+GROUPS, GROUP_SIZE, PROMPT = 6, 4, 75
+
+
+@dataclass(frozen=True)
+class Case:
+    """One way to make the update; `changes` are named in `_apply`."""
+
+    name: str
+    overrides: tuple[str, ...] = ()
+    changes: tuple[str, ...] = ()
+
+
+CASES = [
+    Case("ours"),
+    Case("TRL's step", changes=("trl",)),
+    Case("TRL's step, freed memory kept", changes=("trl", "keep")),
+    Case("without the shared prompt", changes=("unshared",)),
+    Case("with full logits", changes=("full logits",)),
+    Case("with the entropy of every token", changes=("all entropy",)),
+    Case("AdamW not fused", changes=("slow adam",)),
+    Case("freed memory returned", changes=("return",)),
+    Case("micro-batches of 512", overrides=("optimizer.micro_batch_tokens=512",)),
+    Case("micro-batches of 2048", overrides=("optimizer.micro_batch_tokens=2048",)),
+    Case("gradient checkpointing", overrides=("optimizer.gradient_checkpointing=on",)),
+]
+
+
+def episodes() -> list[TrainingSequence]:
+    """24 episodes of six questions, in the lengths of the built-in default."""
+    rng = random.Random(0)
+    made = []
+    for _ in range(GROUPS):
+        prompt = [rng.randrange(1000, 40000) for _ in range(PROMPT)]
+        for _ in range(GROUP_SIZE):
+            length = rng.randint(200, 300)
+            positions = [p for p in range(PROMPT, length) if p == PROMPT or rng.random() < 0.45]
+            ids = prompt + [rng.randrange(1000, 40000) for _ in range(PROMPT, length)]
+            made.append(TrainingSequence(ids, positions, [-8.0] * len(positions), rng.choice([1.0, -1.0]), PROMPT))
+    return made
+
+
+def total_tokens() -> int:
+    return sum(len(episode.token_ids) for episode in episodes())
+
+
+def updater(case: Case, dtype: str) -> tuple[Callable[[], Any], int]:
+    """A function that makes one update, and the number of trained parameters."""
+    if "trl" in case.changes:
+        from benchmarks.trainer.trl_step import TrlStep
+
+        step = TrlStep(dtype)
+        return lambda: step.update(episodes()), sum(p.numel() for p in step.model.parameters())
+    from services.trainer.learner import head, learner
+
+    settings = load_settings(
+        overrides=[f"model.dtype={dtype}", "optimizer.frozen_layers=0", *case.overrides, "optimizer.warmup_steps=0"]
+    )
+    own = learner.Learner(settings, local_checkpoint(settings.model.name, settings.paths.data))
+    own.set_torch_threads()
+    if "unshared" in case.changes:
+        learner.pack_micro_batches = lambda *given: pack_micro_batches(*given, share_prefixes=False)  # type: ignore[assignment]
+        collate = learner.collate
+        learner.collate = lambda *given: collate(*given, share_prefixes=False)  # type: ignore[assignment]
+    if "full logits" in case.changes:
+        head._CPU_ELEMENTS = 2**40
+    if "all entropy" in case.changes:
+        head.ENTROPY_EVERY = 1
+    if "slow adam" in case.changes:
+        own.optimizer = torch.optim.AdamW(own.model.parameters(), lr=4e-5, betas=(0.9, 0.95), weight_decay=0.0)
+    return lambda: own.grpo_update(episodes()), sum(p.numel() for p in own.model.parameters() if p.requires_grad)
+
+
+def speed(case: Case, dtype: str) -> dict[str, float]:
+    """Seconds of an update: the median of three, after one that does not count."""
+    from services.trainer.learner.malloc import keep_freed_memory
+
+    update, _ = updater(case, dtype)
+    if "keep" in case.changes or not {"trl", "return"} & {*case.changes}:
+        keep_freed_memory()
+    update()
+    seconds = []
+    for _ in range(3):
+        started = time.perf_counter()
+        update()
+        seconds.append(time.perf_counter() - started)
+    return {"seconds": statistics.median(seconds)}
+
+
+def memory(case: Case, dtype: str) -> dict[str, float]:
+    """Peak bytes above weights, gradients and Adam, with freed memory returned to the system."""
+    update, trained = updater(case, dtype)
+    update()
+    process, peak, ended = psutil.Process(), 0, threading.Event()
+    idle = process.memory_info().rss  # weights and Adam; gradients are freed between updates
+
+    def watch() -> None:
+        nonlocal peak
+        while not ended.is_set():
+            peak = max(peak, process.memory_info().rss)
+            time.sleep(0.005)
+
+    watching = threading.Thread(target=watch)
+    watching.start()
+    update()
+    ended.set()
+    watching.join()
+    return {"bytes": peak - idle - 4 * trained}
+
+
+def bound(dtype: str) -> dict[str, float]:
+    """Seconds of the products alone."""
+    from transformers import AutoConfig
+
+    settings = load_settings(overrides=[f"model.dtype={dtype}"])
+    torch.set_num_threads(settings.trainer.threads)
+    config = AutoConfig.from_pretrained(local_checkpoint(settings.model.name, settings.paths.data))
+    rows, kind = settings.optimizer.micro_batch_tokens, getattr(torch, dtype)
+    hidden, ffn, layers = config.hidden_size, config.intermediate_size, config.num_hidden_layers
+    kv = hidden // config.num_attention_heads * config.num_key_value_heads
+    tokens = total_tokens() - GROUPS * (GROUP_SIZE - 1) * PROMPT
+    sampled = sum(episode.sampled_tokens for episode in episodes())
+    shapes = {(hidden, hidden): 2, (hidden, kv): 2, (hidden, ffn): 2, (ffn, hidden): 1}
+    body = sum(count * _product_seconds(rows, *shape, kind) for shape, count in shapes.items()) / rows
+    head = _product_seconds(rows // 4, hidden, config.vocab_size, kind) / (rows // 4)
+    rate = 6 * hidden * ffn / (_product_seconds(rows, hidden, ffn, kind) / rows)
+    # Two products forward and four backward, over the causal half.
+    attention = sum(6 * 2 * hidden * len(episode.token_ids) ** 2 / 2 for episode in episodes()) * layers / rate
+    return {"seconds": layers * body * tokens + head * sampled + attention, "gflops": rate / 1e9}
+
+
+def _product_seconds(rows: int, inputs: int, outputs: int, kind: torch.dtype) -> float:
+    """Of one linear layer: forward, and the gradients of input and weight; best of five."""
+    x, weight, dy = (torch.randn(*shape).to(kind) for shape in ((rows, inputs), (outputs, inputs), (rows, outputs)))
+    times = []
+    for _ in range(5):
+        started = time.perf_counter()
+        x @ weight.T
+        dy @ weight
+        dy.T @ x
+        times.append(time.perf_counter() - started)
+    return min(times)
+
+
+def _ask(what: str, name: str, dtype: str, environment: dict[str, str]) -> dict[str, float]:
+    done = subprocess.run(
+        [*SELF, "--measure", what, name, dtype],
+        stdout=subprocess.PIPE,
+        text=True,
+        check=True,
+        env={**os.environ, **environment},
+    )
+    answer: dict[str, float] = json.loads(done.stdout.splitlines()[-1])
+    return answer
+
+
+def compare(dtype: str, environment: dict[str, str]) -> None:
+    """All cases as a table; ratios are against TRL's step and against the bound."""
+    limit = _ask("bound", "", dtype, environment)
+    tokens, bytes_per_gb = total_tokens(), 1e9
+    print(f"{cpu_capability()}{' (AVX2 emulated)' if environment else ''}, {dtype}, {tokens} tokens, no layer frozen; ")
+    print(f"the products alone: {limit['seconds']:.2f} s ({limit['gflops']:.0f} GFLOP/s)\n")
+    print("| update | tokens/s | x TRL | share of the bound | memory above the states, GB | x TRL |")
+    print("|---|---|---|---|---|---|")
+    measured = {}
+    for case in CASES:
+        seconds = _ask("speed", case.name, dtype, environment)["seconds"]
+        measured[case.name] = seconds, _ask("memory", case.name, dtype, environment)["bytes"]
+        print(f"  {case.name}: {seconds:.2f} s", file=sys.stderr)
+    trl_seconds, trl_bytes = measured["TRL's step"]
+    for name, (seconds, peak) in measured.items():
+        cells = [name, f"{tokens / seconds:.0f}", f"{trl_seconds / seconds:.2f}", f"{limit['seconds'] / seconds:.2f}"]
+        print("| " + " | ".join([*cells, f"{peak / bytes_per_gb:.2f}", f"{peak / trl_bytes:.2f}"]) + " |")
+
+
+def formats() -> None:
+    """The default update by number format, on this processor and on an emulated one."""
+    print("| instructions | number format | tokens/s |\n|---|---|---|")
+    for name, environment in (("all of this CPU", {}), ("AVX2 (emulated)", ENVIRONMENT)):
+        for dtype in ("bfloat16", "float32"):
+            seconds = _ask("speed", "ours", dtype, environment)["seconds"]
+            print(f"| {name} | {dtype} | {total_tokens() / seconds:.0f} |", flush=True)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--dtype", choices=("bfloat16", "float32"), default="float32")
+    parser.add_argument("--avx2", action="store_true", help="on an emulated processor without AVX-512")
+    parser.add_argument("--formats", action="store_true", help="compare number formats instead")
+    parser.add_argument("--measure", nargs=3, metavar=("WHAT", "CASE", "DTYPE"), help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
+    if arguments.measure:
+        what, name, dtype = arguments.measure
+        case = next((case for case in CASES if case.name == name), CASES[0])
+        measure = {"speed": speed, "memory": memory}
+        print(json.dumps(bound(dtype) if what == "bound" else measure[what](case, dtype)))
+    elif arguments.formats:
+        formats()
+    else:
+        compare(arguments.dtype, ENVIRONMENT if arguments.avx2 else {})
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,126 @@
+"""The model's forward as training needs it: a packed row in, log-probabilities of its sampled tokens and a loss out.
+
+It replaces the forward of the root module, because sharding (FSDP) gathers a module's parameters in its forward; a
+head called from outside would find shards.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from types import MethodType
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+from transformers import AutoModelForCausalLM
+from transformers.utils import logging as transformers_logging
+
+from research.errors import ConfigurationError, TrainingError
+from services.trainer.learner.attention import PACKED
+from services.trainer.learner.batching import MicroBatch, TrainingSequence, collate
+from services.trainer.learner.head import Projection, TokenLoss, TokenOutput, token_logprobs, token_loss
+
+# Two ways to compute the same float32 log-probabilities differ by about 1e-5; a factor that one forgets, by nats.
+_TOLERANCE_NATS = 1e-2
+_PROBE_TOKENS = 12
+
+
+def load_model(checkpoint: Path, device: torch.device, temperature: float, dtype: torch.dtype) -> Any:
+    """A model whose forward is `packed_forward`, with float32 weights that compute in `dtype`.
+
+    Raises ConfigurationError if its attention cannot be packed, or if it computes in a way that is not known here.
+    """
+    transformers_logging.disable_progress_bar()
+    try:
+        model = AutoModelForCausalLM.from_pretrained(
+            checkpoint, dtype=torch.float32, local_files_only=True, attn_implementation=PACKED
+        )
+    except ValueError as error:
+        raise ConfigurationError(f"model.name: {checkpoint} cannot be trained in packed rows: {error}") from error
+    model.to(device).eval()  # eval: dropout would make the learner another policy than the sampler
+    own_forward = model.forward
+    install_forward(model, temperature, dtype)
+    check_forward(model, own_forward, device)
+    return model
+
+
+def install_forward(model: nn.Module, temperature: float, dtype: torch.dtype) -> None:
+    """Make `packed_forward` the forward of a model: `model(batch, loss)`."""
+    config = cast(Any, model).config.get_text_config()
+    how = Projection(temperature, *_scale_and_cap(config))
+
+    def forward(self: Any, batch: MicroBatch, loss: TokenLoss | None = None) -> TokenOutput:
+        return packed_forward(self, batch, how, dtype, loss)
+
+    model.forward = MethodType(forward, model)
+
+
+def packed_forward(
+    model: Any, batch: MicroBatch, how: Projection, dtype: torch.dtype, loss: TokenLoss | None = None
+) -> TokenOutput:
+    """Log-probabilities of the sampled tokens of a packed row; with a `loss`, its gradient too.
+
+    Only tokens that predict a sampled token go through the vocabulary projection, the costliest layer of a small model.
+    """
+    head = model.get_output_embeddings()
+    with torch.autocast(batch.input_ids.device.type, dtype=dtype, enabled=dtype != torch.float32):
+        hidden = model.base_model(
+            input_ids=batch.input_ids[None],
+            position_ids=batch.position_ids[None],
+            layout=batch.layout,
+            use_cache=False,
+        ).last_hidden_state[0]
+        chosen = hidden.index_select(0, batch.positions).to(dtype)
+    bias: Tensor | None = getattr(head, "bias", None)
+    if loss is None:
+        return TokenOutput(token_logprobs(chosen, head.weight, bias, batch.targets, how))
+    return token_loss(chosen, head.weight, bias, batch.targets, how, loss)
+
+
+def blocks_of(model: Any) -> nn.ModuleList:
+    """The layers of a transformer, lowest first."""
+    for module in model.base_model.children():
+        if isinstance(module, nn.ModuleList):
+            return module
+    raise TrainingError(f"cannot find the layers of {type(model).__name__}; set optimizer.frozen_layers = 0")
+
+
+def check_forward(model: Any, own_forward: Callable[..., Any], device: torch.device) -> None:
+    """Compare `packed_forward` with the model's own forward and attention, on two sequences that share a prompt.
+
+    What a model does to its logits (a cap, a factor) or to its attention is in its own code and in no interface; a
+    model with a peculiarity that is not known here must not be trained on other log-probabilities than it samples with.
+
+    Raises ConfigurationError if they differ.
+    """
+    generator = torch.Generator().manual_seed(0)
+    vocabulary = model.get_input_embeddings().num_embeddings
+    prompt, *answers = torch.randint(vocabulary, (3, _PROBE_TOKENS), generator=generator).tolist()
+    whole = range(1, 2 * _PROBE_TOKENS)
+    sequences = [TrainingSequence(prompt + each, [*whole], [0.0] * len(whole), 0.0, _PROBE_TOKENS) for each in answers]
+    batch = collate(sequences, [0, 1], [0.0, 0.0], device)
+    with torch.no_grad():
+        how = Projection(1.0, *_scale_and_cap(model.config.get_text_config()))
+        found = packed_forward(model, batch, how, torch.float32).logprobs
+        model.set_attn_implementation("sdpa" if model._supports_sdpa else "eager")
+        ids = torch.tensor([sequence.token_ids for sequence in sequences], device=device)
+        logits = own_forward(input_ids=ids).logits[:, :-1]
+        model.set_attn_implementation(PACKED)
+        expected = torch.log_softmax(logits.float(), dim=-1).gather(-1, ids[:, 1:, None]).flatten()
+    difference = float((found - expected).abs().max())
+    if not difference <= _TOLERANCE_NATS:
+        raise ConfigurationError(
+            f"model.name: the learner's log-probabilities of {type(model).__name__} are up to {difference:.2g} nats "
+            "away from the model's own: it computes in a way that the learner does not know, and cannot be trained"
+        )
+
+
+def _scale_and_cap(config: Any) -> tuple[float, float | None]:
+    """What a family of models does to its logits, by the names in its configuration."""
+    scale = 1.0
+    if (divisor := getattr(config, "logits_scaling", None)) is not None:  # Granite
+        scale /= divisor
+    if (factor := getattr(config, "logit_scale", None)) is not None:  # Cohere
+        scale *= factor
+    return scale, getattr(config, "final_logit_softcapping", None)  # Gemma 2 and 3n

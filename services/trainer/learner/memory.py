@@ -1,0 +1,85 @@
+"""What a training step needs of memory, measured on the model, and gradient checkpointing where it must be less."""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+import psutil
+import torch
+from torch import nn
+
+from research.settings.training import OptimizerConfig
+from services.trainer.learner.attention import Layout
+from services.trainer.learner.forward import blocks_of
+
+logger = logging.getLogger(__name__)
+
+_PROBE_TOKENS = 64
+# Of what is free at the start: gradients and optimizer state are still to come, and others live on the machine, too.
+_USABLE = 0.8
+# Per trained parameter, in float32: the gradient and two moments of Adam.
+_BYTES_PER_TRAINED = 12
+
+
+def needs_checkpointing(model: Any, optim: OptimizerConfig, device: torch.device) -> bool:
+    """Whether activations are computed again in the backward pass instead of kept (`optimizer.gradient_checkpointing`).
+
+    `auto` keeps them if those of a full micro-batch fit beside gradients and optimizer state.
+    """
+    if optim.gradient_checkpointing != "auto":
+        return optim.gradient_checkpointing == "on"
+    activations = activation_bytes_per_token(model, device) * optim.micro_batch_tokens
+    states = _BYTES_PER_TRAINED * sum(p.numel() for p in model.parameters() if p.requires_grad)
+    free = _free_bytes(device)
+    needed = bool(activations + states > _USABLE * free)
+    if needed:
+        logger.info(
+            "gradient checkpointing is on: activations of %d tokens would take %.1f GB, gradients and optimizer "
+            "%.1f GB, and %.1f GB are free; a smaller optimizer.micro_batch_tokens may spare the second forward pass",
+            optim.micro_batch_tokens,
+            activations / 1e9,
+            states / 1e9,
+            free / 1e9,
+        )
+    return needed
+
+
+def activation_bytes_per_token(model: Any, device: torch.device) -> float:
+    """Bytes that a forward pass keeps for its backward pass, for each token; parameters do not count."""
+    parameters = {p.untyped_storage().data_ptr() for p in model.parameters()}
+    kept: dict[int, int] = {}
+
+    def pack(tensor: torch.Tensor) -> torch.Tensor:
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in parameters:
+            kept[storage.data_ptr()] = storage.nbytes()
+        return tensor
+
+    ids = torch.zeros(1, _PROBE_TOKENS, dtype=torch.long, device=device)
+    layout = Layout.alone(_PROBE_TOKENS, device)
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+        hidden = model.base_model(input_ids=ids, layout=layout, use_cache=False).last_hidden_state
+    del hidden
+    return sum(kept.values()) / _PROBE_TOKENS
+
+
+def enable_checkpointing(model: Any) -> None:
+    """Keep only the input of each layer, and compute the layer again in the backward pass.
+
+    transformers does so only in training mode, which would also switch on dropout; it is set to zero first.
+    """
+    blocks_of(model)
+    for module in model.modules():
+        if isinstance(module, nn.Dropout):
+            module.p = 0.0
+        if isinstance(getattr(module, "attention_dropout", None), float):
+            module.attention_dropout = 0.0
+    model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+    model.train()
+
+
+def _free_bytes(device: torch.device) -> int:
+    if device.type == "cuda":
+        return int(torch.cuda.mem_get_info(device)[0])
+    return int(psutil.virtual_memory().available)

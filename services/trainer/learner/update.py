@@ -1,0 +1,62 @@
+"""The loss of one micro-batch of GRPO or of the supervised phase, as `head.token_loss` calls it chunk by chunk."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from services.trainer.learner.batching import MicroBatch
+from services.trainer.learner.loss import LossSettings, TokenValues, grpo_loss
+
+
+@dataclass(slots=True)
+class GrpoTokenLoss:
+    """The GRPO loss of a micro-batch, times `scale`; it also sums the parts for the log, unscaled.
+
+    `old` and `reference` are [N] or None: without `old`, the current log-probabilities are the old ones.
+    """
+
+    batch: MicroBatch
+    settings: LossSettings
+    old: Tensor | None
+    reference: Tensor | None
+    scale: Tensor
+    sums: dict[str, Tensor] = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.sums = {name: torch.zeros_like(self.scale) for name in ("loss", "policy", "kl", "clipped")}
+
+    @property
+    def needs_entropy(self) -> bool:
+        return self.settings.entropy_coefficient > 0
+
+    def __call__(self, logprobs: Tensor, entropy: Tensor | None, part: slice) -> Tensor:
+        tokens = TokenValues(
+            logprobs,
+            logprobs.detach() if self.old is None else self.old[part],
+            self.batch.sampler_logprobs[part],
+            self.batch.advantages[part],
+            self.batch.weights[part],
+            None if self.reference is None else self.reference[part],
+            entropy,
+        )
+        terms = grpo_loss(tokens, self.settings)
+        self.sums["loss"] += terms.loss.detach()
+        self.sums["policy"] += terms.policy
+        self.sums["kl"] += terms.kl
+        self.sums["clipped"] += terms.clipped
+        return terms.loss * self.scale
+
+
+@dataclass(frozen=True, slots=True)
+class SupervisedTokenLoss:
+    """The weighted negative log-likelihood of a micro-batch, times `scale`."""
+
+    batch: MicroBatch
+    scale: Tensor
+    needs_entropy: bool = False
+
+    def __call__(self, logprobs: Tensor, entropy: Tensor | None, part: slice) -> Tensor:
+        return -(self.batch.weights[part] * logprobs).sum() * self.scale
