@@ -104,6 +104,9 @@ def serve(
         from services.policy.main import serve as run
     else:
         from services.trainer.main import serve as run
+        from services.trainer.processes import start_processes
+
+        start_processes(settings)
     run(settings)
 
 
@@ -162,8 +165,38 @@ def train(
     Example: `research train run=first grpo.steps=20`
     """
     from services.trainer.main import train as run
+    from services.trainer.processes import start_processes
 
-    run(load_settings(preset, overrides), fresh=fresh, console=console)
+    settings = load_settings(preset, overrides)
+    start_processes(settings)
+    run(settings, fresh=fresh, console=console)
+
+
+@app.command()
+def plan(
+    overrides: Overrides = None,
+    preset: Preset = "qwen2.5-7b-musique",
+    trainer: Annotated[str, typer.Option(help="GPUs of the trainer, such as 4xH100")] = "4xH100",
+    policy: Annotated[str, typer.Option(help="GPUs of the policy servers")] = "4xH100",
+    price: Annotated[float | None, typer.Option(help="of one GPU for one hour, in your currency")] = None,
+) -> None:
+    """Estimate memory, time, disk and costs of a run on given GPUs, before they are rented; needs none.
+
+    It says what does not fit and which settings would make it fit. The figures follow from the model's configuration,
+    the preset, and assumptions that it prints.
+
+    Example: `research plan --preset qwen2.5-7b-musique --trainer 4xH100 --policy 4xH100 --price 2.5`
+    """
+    from apps.plan.fleets import fleet
+    from apps.plan.report import report
+
+    settings = load_settings(preset, overrides)
+    console.print(
+        report(settings, fleet(trainer, "--trainer"), fleet(policy, "--policy"), price),
+        markup=False,
+        highlight=False,
+        soft_wrap=True,
+    )
 
 
 @app.command()

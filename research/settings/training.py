@@ -36,6 +36,16 @@ class TrainerConfig(Section):
         "trainer, `nccl` from GPU to GPU",
     )
     threads: PositiveInt = Field(2, description="torch threads of the learner on a CPU")
+    processes: PositiveInt = Field(
+        1,
+        description="processes of the learner on this host, one per GPU, that hold the model together (FSDP2); "
+        "`research train` and `research serve trainer` start torchrun; for many hosts, start it yourself",
+    )
+    replicate_hosts: bool = Field(
+        False,
+        description="shard the model within a host and replicate it between hosts (HSDP): less traffic between hosts, "
+        "more memory",
+    )
     device: Literal["auto", "cpu", "cuda"] = Field("auto", description="where the learner computes")
     outage_timeout: float = Field(900.0, gt=0, description="seconds that training waits for an unavailable service")
 

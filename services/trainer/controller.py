@@ -10,6 +10,7 @@ from research.errors import ResearchError
 from research.settings import Settings
 from services.machine.number_formats import resolved
 from services.trainer.loop import TrainingLoop
+from services.trainer.parallel.ranks import Ranks
 from services.trainer.run_dir.run_dir import RunDirectory
 from services.trainer.run_dir.wanted import Wanted, delete_wanted, read_wanted, write_wanted
 from services.trainer.status import RunPhase, RunStatus
@@ -21,9 +22,10 @@ logger = logging.getLogger(__name__)
 class RunController:
     """At most one run at a time; `status` always shows where it stands."""
 
-    def __init__(self, settings: Settings, *, keeps_orders: bool = False) -> None:
+    def __init__(self, settings: Settings, ranks: Ranks | None = None, *, keeps_orders: bool = False) -> None:
         """`keeps_orders`: write start, pause and stop to the run directory, for `come_back`."""
         self._settings = settings
+        self._ranks = ranks or Ranks()
         self._keeps_orders = keeps_orders
         self._task: asyncio.Task[None] | None = None
         self._loop: TrainingLoop | None = None
@@ -112,7 +114,7 @@ class RunController:
 
     async def _run(self) -> None:
         try:
-            async with training_loop(self._settings, self.status) as loop:
+            async with training_loop(self._settings, self.status, self._ranks) as loop:
                 self._loop = loop
                 await loop.run()
             if self.status.phase is RunPhase.FINISHED:

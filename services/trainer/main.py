@@ -15,6 +15,8 @@ from research.settings import Settings
 from services.process import stopping
 from services.trainer.api.app import create_app
 from services.trainer.controller import RunController
+from services.trainer.parallel.ranks import Ranks
+from services.trainer.processes import leading
 from services.trainer.run_dir.checkpoints import CheckpointStore
 from services.trainer.run_dir.run_dir import RunDirectory
 from services.trainer.run_dir.size import with_written_size
@@ -31,9 +33,15 @@ def serve(settings: Settings) -> None:
 
     A run that was under way when the server ended, however it ended, continues automatically.
     """
+    with leading(settings) as ranks:
+        if ranks is not None:
+            _serve(settings, ranks)
+
+
+def _serve(settings: Settings, ranks: Ranks) -> None:
     require_free_port(settings.trainer.host, settings.trainer.port, "trainer.port")
     settings = with_written_size(settings)
-    controller = RunController(settings, keeps_orders=True)
+    controller = RunController(settings, ranks, keeps_orders=True)
     app = create_app(controller, RunDirectory(settings.run_dir), returning=True)
     controller.status.listeners.append(logger.info)
     server = new_server(app, settings.trainer.host, settings.trainer.port)
@@ -56,6 +64,12 @@ def train(settings: Settings, *, fresh: bool, console: Console, view: View = sho
         ResearchError: the run cannot start or continue.
         Stopped: a signal ended it; it resumes from its last checkpoint.
     """
+    with leading(settings) as ranks:
+        if ranks is not None:
+            _lead(settings, ranks, fresh=fresh, console=console, view=view)
+
+
+def _lead(settings: Settings, ranks: Ranks, *, fresh: bool, console: Console, view: View) -> None:
     record = RunDirectory(settings.run_dir)
     if fresh:
         shutil.rmtree(record.directory, ignore_errors=True)
@@ -65,11 +79,11 @@ def train(settings: Settings, *, fresh: bool, console: Console, view: View = sho
         return
     require_free_port(settings.trainer.host, settings.trainer.port, "trainer.port")
     with stopping.keeping(lambda: kept(settings, "the same command continues it")):
-        stopping.run(_train(settings, console, view))
+        stopping.run(_train(settings, ranks, console, view))
 
 
-async def _train(settings: Settings, console: Console, view: View) -> None:
-    controller = RunController(settings)
+async def _train(settings: Settings, ranks: Ranks, console: Console, view: View) -> None:
+    controller = RunController(settings, ranks)
     app = create_app(controller, RunDirectory(settings.run_dir))
     server = new_server(app, settings.trainer.host, settings.trainer.port, quiet=True)
     viewing = asyncio.create_task(view(controller.status, console))

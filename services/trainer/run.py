@@ -16,7 +16,7 @@ from research.settings import Settings
 from research.weights.run_weights import delete_quality_after, note_quality
 from services.trainer.clock import PhaseClock
 from services.trainer.evaluation.evaluator import SAMPLED, Evaluator
-from services.trainer.learner.learner import Learner
+from services.trainer.learner.team import Team
 from services.trainer.rollout.rollouts import Rollouts
 from services.trainer.rollout.self_check import compare, probe
 from services.trainer.run_dir.checkpoints import CheckpointStore, RunState
@@ -38,7 +38,7 @@ class Run:
         self,
         settings: Settings,
         *,
-        learner: Learner,
+        learner: Team,
         agent: SearchAgent,
         rollouts: Rollouts,
         publisher: Publisher,
@@ -65,6 +65,7 @@ class Run:
     def close(self) -> None:
         """End the update under way before its next micro-batch, and close the trackers."""
         self.learner.break_off()
+        self._learner_thread.submit(self.learner.close)
         self._learner_thread.shutdown(wait=False)
         if self.trackers is not None:
             self.trackers.close()
@@ -76,8 +77,8 @@ class Run:
     async def publish(self, version: int) -> None:
         """Write the learner's weights as `version` and make every policy server serve them, through outages."""
         with self.clock.phase(RunPhase.PUBLISH):
-            weights = self.learner.model.state_dict()
-            await self.through_outages(lambda: self.publisher.publish(weights, version), self.publisher.unready)
+            write = self.learner.write_weights
+            await self.through_outages(lambda: self.publisher.publish(write, version), self.publisher.unready)
         self.status.version = version
 
     async def check_sampler(self) -> None:

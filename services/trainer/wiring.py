@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from pathlib import Path
 
 import torch
 from transformers import AutoTokenizer
@@ -21,7 +22,9 @@ from research.settings import Settings
 from research.weights.run_weights import Origin, is_trained, weights_dir
 from services.machine.number_formats import NumberFormat, resolved
 from services.trainer.learner.learner import Learner
+from services.trainer.learner.team import Team
 from services.trainer.loop import TrainingLoop
+from services.trainer.parallel.ranks import Ranks
 from services.trainer.rollout.journal import EpisodeJournal
 from services.trainer.rollout.rollouts import Rollouts, ServiceGate
 from services.trainer.run import Run
@@ -35,8 +38,10 @@ from services.web.auth import ADMIN_TOKEN_VARIABLE, API_KEY_VARIABLE, environmen
 
 
 @asynccontextmanager
-async def training_loop(settings: Settings, status: RunStatus) -> AsyncIterator[TrainingLoop]:
+async def training_loop(settings: Settings, status: RunStatus, ranks: Ranks) -> AsyncIterator[TrainingLoop]:
     """Open everything that a run needs, check that it fits together, and close it again.
+
+    `ranks`: the processes that train together; this is rank 0.
 
     Raises:
         ConfigurationError, AssetError: settings or files are invalid; nothing has been started.
@@ -70,11 +75,11 @@ async def training_loop(settings: Settings, status: RunStatus) -> AsyncIterator[
         return await publisher.reconcile()
 
     gate = ServiceGate(check_services, trainer.outage_timeout, status)
-    # 4. Load the learner and hand out the loop.
+    # 4. Load the learner, in every process, and hand out the loop.
     try:
         run = Run(
             settings,
-            learner=await asyncio.to_thread(Learner, settings, base),
+            learner=await asyncio.to_thread(_team, settings, base, ranks),
             agent=agent,
             rollouts=Rollouts(
                 agent,
@@ -112,6 +117,12 @@ def _checked(settings: Settings) -> tuple[Settings, NumberFormat, str]:
         )
     settings, numbers = resolved(settings, settings.trainer.device)
     return settings, numbers, admin_token
+
+
+def _team(settings: Settings, base: Path, ranks: Ranks) -> Team:
+    if not ranks.is_alone:
+        ranks.tell(settings.model_dump_json().encode())  # the others load theirs, too
+    return Team(Learner(settings, base, ranks), ranks)
 
 
 def _replicas(settings: Settings, admin_token: str) -> list[Replica]:

@@ -26,7 +26,9 @@ from research.schemas import WeightsRequest, WeightsResponse
 from research.settings import Settings
 from research.weights.run_weights import weights_dir
 from services.trainer.learner.learner import Learner
+from services.trainer.learner.team import Team
 from services.trainer.loop import TrainingLoop
+from services.trainer.parallel.ranks import Ranks
 from services.trainer.rollout.journal import EpisodeJournal
 from services.trainer.rollout.rollouts import Rollouts, ServiceGate
 from services.trainer.run import Run
@@ -183,6 +185,7 @@ def train(
     overrides: Sequence[str] = (),
     seeded: bool = True,
     may_sample: bool = True,
+    ranks: Ranks | None = None,
 ) -> None:
     """Start or resume the run `demo` below `runs` and follow it to its end.
 
@@ -190,10 +193,10 @@ def train(
     """
     torch.set_num_threads(1)
     policy = InProcessPolicy(told, seeded=seeded, may_sample=may_sample)
-    asyncio.run(_train(tiny_settings(runs, *SETTINGS, *overrides), model, policy))
+    asyncio.run(_train(tiny_settings(runs, *SETTINGS, *overrides), model, policy, ranks or Ranks()))
 
 
-async def _train(settings: Settings, model: Path, policy: InProcessPolicy) -> None:
+async def _train(settings: Settings, model: Path, policy: InProcessPolicy, ranks: Ranks) -> None:
     run_dir, status = RunDirectory(settings.run_dir), RunStatus(settings.run, settings.grpo.steps)
     run_dir.open(settings)
     replicas = Replicas([Replica(cast(PolicyClient, policy), cast(PolicyAdmin, policy))], status.log)
@@ -214,7 +217,7 @@ async def _train(settings: Settings, model: Path, policy: InProcessPolicy) -> No
     )
     run = Run(
         settings,
-        learner=Learner(settings, model),
+        learner=Team(Learner(settings, model, ranks), ranks),
         agent=agent,
         rollouts=rollouts,
         publisher=publisher,

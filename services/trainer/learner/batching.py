@@ -104,6 +104,9 @@ def prompt_groups(sequences: Sequence[TrainingSequence]) -> list[list[int]]:
     return list(groups.values())
 
 
+_NOTHING = TrainingSequence([0], [], [])
+
+
 @dataclass(slots=True)
 class _Row:
     """A packed row as it grows: `own[i]` are the indexes in the row of all tokens of the i-th sequence."""
@@ -140,8 +143,11 @@ def collate(
     *,
     share_prefixes: bool = True,
 ) -> MicroBatch:
-    """Put the members of one micro-batch into one row; each shares what it can with the member before."""
-    chosen = [sequences[i] for i in members]
+    """Put the members of one micro-batch into one row; each shares what it can with the member before.
+
+    A micro-batch of nobody is one token of which nothing is asked: a rank without work must gather with the others.
+    """
+    chosen = [sequences[i] for i in members] or [_NOTHING]
     # 1. Lay out the row.
     row = _Row([], [], [])
     for number, sequence in enumerate(chosen):
@@ -164,5 +170,5 @@ def collate(
         targets=torch.tensor(targets, dtype=torch.long, device=device),
         sampler_logprobs=floats([logprob for s in chosen for logprob in s.sampler_logprobs]),
         advantages=floats([s.advantage for s in chosen for _ in s.sampled_positions]),
-        weights=floats([weights[i] for i, s in zip(members, chosen, strict=True) for _ in s.sampled_positions]),
+        weights=floats([weights[i] for i, s in zip(members, chosen, strict=False) for _ in s.sampled_positions]),
     )

@@ -13,13 +13,15 @@ from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
-from transformers import AutoModelForCausalLM
+from transformers import AutoConfig, AutoModelForCausalLM
 from transformers.utils import logging as transformers_logging
 
 from research.errors import ConfigurationError, TrainingError
 from services.trainer.learner.attention import PACKED
 from services.trainer.learner.batching import MicroBatch, TrainingSequence, collate
 from services.trainer.learner.head import Projection, TokenLoss, TokenOutput, token_logprobs, token_loss
+from services.trainer.parallel.ranks import Ranks
+from services.trainer.parallel.shards import load_rows, shard
 
 # Two ways to compute the same float32 log-probabilities differ by about 1e-5; a factor that one forgets, by nats.
 _TOLERANCE_NATS = 1e-2
@@ -45,26 +47,69 @@ def load_model(checkpoint: Path, device: torch.device, temperature: float, dtype
     return model
 
 
-def install_forward(model: nn.Module, temperature: float, dtype: torch.dtype) -> None:
-    """Make `packed_forward` the forward of a model: `model(batch, loss)`."""
+def load_sharded(checkpoint: Path, device: torch.device, temperature: float, dtype: torch.dtype, ranks: Ranks) -> Any:
+    """As `load_model`, divided over the ranks; no rank ever holds the whole model, and each reads only its own rows.
+
+    The forward is not compared with the model's own here, which would need the whole model; the check of the sampler
+    at the start of every run covers it.
+    """
+    transformers_logging.disable_progress_bar()
+    config = AutoConfig.from_pretrained(checkpoint, local_files_only=True)
+    with torch.device("meta"):
+        model = AutoModelForCausalLM.from_config(config, dtype=torch.float32, attn_implementation=PACKED)
+    model.eval()
+    install_forward(model, temperature, dtype, autocast=False)
+    shard(model, blocks_of(model), ranks, dtype)
+    model.to_empty(device=device)
+    _make_buffers(model, device)
+    load_rows(model, checkpoint)
+    return model
+
+
+def _make_buffers(model: Any, device: torch.device) -> None:
+    """Compute what is in no checkpoint, such as the frequencies of the rotary embedding.
+
+    Raises ConfigurationError for a module of which only its own code knows how.
+    """
+    for name, module in model.named_modules():
+        if not module._non_persistent_buffers_set:
+            continue
+        if not hasattr(module, "config"):
+            raise ConfigurationError(f"model.name: {name} of this model cannot be made anew in several processes")
+        fresh = type(module)(config=module.config)
+        for buffer in module._non_persistent_buffers_set:
+            setattr(module, buffer, getattr(fresh, buffer).to(device))
+
+
+def install_forward(model: nn.Module, temperature: float, dtype: torch.dtype, *, autocast: bool = True) -> None:
+    """Make `packed_forward` the forward of a model: `model(batch, loss)`.
+
+    `autocast`: float32 weights compute in `dtype`; FSDP gathers them in it anyway.
+    """
     config = cast(Any, model).config.get_text_config()
     how = Projection(temperature, *_scale_and_cap(config))
 
     def forward(self: Any, batch: MicroBatch, loss: TokenLoss | None = None) -> TokenOutput:
-        return packed_forward(self, batch, how, dtype, loss)
+        return packed_forward(self, batch, how, dtype, loss, autocast=autocast)
 
     model.forward = MethodType(forward, model)
 
 
 def packed_forward(
-    model: Any, batch: MicroBatch, how: Projection, dtype: torch.dtype, loss: TokenLoss | None = None
+    model: Any,
+    batch: MicroBatch,
+    how: Projection,
+    dtype: torch.dtype,
+    loss: TokenLoss | None = None,
+    *,
+    autocast: bool = True,
 ) -> TokenOutput:
     """Log-probabilities of the sampled tokens of a packed row; with a `loss`, its gradient too.
 
     Only tokens that predict a sampled token go through the vocabulary projection, the costliest layer of a small model.
     """
     head = model.get_output_embeddings()
-    with torch.autocast(batch.input_ids.device.type, dtype=dtype, enabled=dtype != torch.float32):
+    with torch.autocast(batch.input_ids.device.type, dtype=dtype, enabled=autocast and dtype != torch.float32):
         hidden = model.base_model(
             input_ids=batch.input_ids[None],
             position_ids=batch.position_ids[None],

@@ -19,7 +19,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor
 
-from research.errors import TrainingError
+from research.errors import ConfigurationError, TrainingError
 from research.settings import Settings
 from services.machine.number_formats import number_format
 from services.trainer.entry import UpdateEntry
@@ -30,11 +30,15 @@ from services.trainer.learner.batching import (
     pack_micro_batches,
     prompt_groups,
 )
-from services.trainer.learner.forward import blocks_of, load_model
+from services.trainer.learner.forward import blocks_of, load_model, load_sharded
 from services.trainer.learner.head import TokenLoss, TokenOutput
-from services.trainer.learner.loss import mismatch, token_weights
+from services.trainer.learner.loss import MismatchSums, token_weights
 from services.trainer.learner.memory import enable_checkpointing, needs_checkpointing
+from services.trainer.learner.state import read_learner, write_learner
 from services.trainer.learner.update import GrpoTokenLoss, SupervisedTokenLoss
+from services.trainer.parallel.division import cost, divide
+from services.trainer.parallel.ranks import Ranks
+from services.trainer.parallel.shards import free_gathered, whole, write_whole
 
 # float16 only. The loss is a mean over tokens, so its gradient is about one over their number; the scale that keeps it
 # from being rounded to zero begins near that number, and falls when a gradient overflows (D8 of the trainer notes).
@@ -65,19 +69,26 @@ class UpdateReport:
 
 
 class Learner:
-    """Owns the trained model, its optimizer and, if the KL term is on, a frozen reference model."""
+    """Owns the trained model, its optimizer and, if the KL term is on, a frozen reference model.
 
-    def __init__(self, settings: Settings, checkpoint: Path) -> None:
+    With several `ranks`, each has a learner, which holds its share of both and computes its share of each update; all
+    must be called alike (`Team` sees to that). The result is the same as with one, but for the order of sums.
+    """
+
+    def __init__(self, settings: Settings, checkpoint: Path, ranks: Ranks | None = None) -> None:
+        self.ranks = ranks or Ranks()
         self._grpo, self._optim = settings.grpo, settings.optimizer
         self._threads = settings.trainer.threads
         self._temperature = settings.episode.temperature
-        self.device = _device(settings.trainer.device)
+        self.device = device_of(settings.trainer.device)
         self._dtype: torch.dtype = getattr(torch, number_format(settings.model.dtype, self.device.type).name)
+        if self._dtype is torch.float16 and not self.ranks.is_alone:
+            raise ConfigurationError("model.dtype: float16 trains in one process only; use bfloat16 (or auto)")
         torch.manual_seed(settings.seed)
         self.model = self._load(checkpoint)
         freeze_lowest(self.model, self._optim.frozen_layers)
         self.reference = self._load(checkpoint).requires_grad_(False) if self._grpo.kl_coefficient > 0 else None
-        if needs_checkpointing(self.model, self._optim, self.device):
+        if needs_checkpointing(self.model, self._optim, self.device, self.ranks.world):
             enable_checkpointing(self.model)
         self.optimizer = self.new_optimizer(self._optim.learning_rate)
         self.scaler = torch.amp.GradScaler(
@@ -86,6 +97,7 @@ class Learner:
             backoff_factor=_BACKOFF,
             enabled=self._dtype is torch.float16,
         )
+        self._sft_optimizer: torch.optim.AdamW | None = None
         self.updates = 0
         self._broken_off = threading.Event()
 
@@ -94,11 +106,13 @@ class Learner:
         self._broken_off.set()
 
     def _look_up(self) -> None:
-        if self._broken_off.is_set():
+        if self.ranks.any(self._broken_off.is_set()):
             raise TrainingError("the update was aborted")
 
     def _load(self, checkpoint: Path) -> Any:
-        return load_model(checkpoint, self.device, self._temperature, self._dtype)
+        if self.ranks.is_alone:
+            return load_model(checkpoint, self.device, self._temperature, self._dtype)
+        return load_sharded(checkpoint, self.device, self._temperature, self._dtype, self.ranks)
 
     def set_torch_threads(self) -> None:
         """Set torch's threads; the setting applies to the calling thread, so call it in the learner's thread."""
@@ -111,17 +125,36 @@ class Learner:
             trained, lr=learning_rate, betas=self._optim.betas, weight_decay=self._optim.weight_decay, fused=True
         )
 
-    def snapshot_reference(self) -> None:
-        """Make the current weights the reference model of the KL term (after the supervised phase)."""
+    def end_sft(self) -> None:
+        """End the supervised phase: the current weights become the reference model of the KL term."""
+        self._sft_optimizer = None
         if self.reference is not None:
             self.reference.load_state_dict(self.model.state_dict())
+
+    def save(self, directory: Path) -> None:
+        """Write this rank's part of the state to a directory; returns once all have written theirs."""
+        write_learner(self, directory)
+
+    def load(self, directory: Path) -> None:
+        """Restore the state that `save` wrote, by any number of ranks."""
+        read_learner(self, directory)
+
+    def set_updates(self, updates: int) -> None:
+        """Set the number of updates that were made; a schedule may follow it."""
+        self.updates = updates
+
+    def write_weights(self, base: Path, directory: Path) -> None:
+        """Write the weights as safetensors, with the names and dtypes that `base` has."""
+        write_whole(self.model, base, directory, self.ranks)
 
     def logprobs(self, sequences: Sequence[TrainingSequence]) -> list[list[float]]:
         """Log-probability of each sampled token of each sequence, under the current weights."""
         result: list[list[float]] = [[] for _ in sequences]
-        for batch in self._batches(sequences, [0.0] * len(sequences)):
-            flat = self._logprobs(self.model, batch).tolist()
-            for index in batch.members:
+        shares = self._shares(sequences)
+        own = [self._logprobs(self.model, batch) for batch in self._collated(shares, sequences, [0.0] * len(sequences))]
+        for share, found in zip(shares, self.ranks.gather(torch.cat(own)), strict=True):
+            flat = found.tolist()
+            for index in (index for members in share for index in members):
                 count = sequences[index].sampled_tokens
                 result[index], flat = flat[:count], flat[count:]
         return result
@@ -157,11 +190,11 @@ class Learner:
         if not done:
             return None
         self.updates += 1
-        batches = [batch for mini in mini_batches for batch in mini]
-        known = [(each, batch) for each, batch in zip(chain(*old), batches, strict=True) if each is not None]
-        apart = mismatch(
-            torch.cat([each for each, _ in known]), torch.cat([batch.sampler_logprobs for _, batch in known])
-        )
+        differences = MismatchSums()
+        for known, batch in zip(chain(*old), chain(*mini_batches), strict=True):
+            if known is not None:
+                differences.add(known, batch.sampler_logprobs)
+        apart = differences.over(self.ranks.sums, self.ranks.maximum)
         mean = {name: math.fsum(figures[name] for figures in done) / len(done) for name in done[0]}
         return UpdateReport(
             loss=mean["loss"],
@@ -171,7 +204,7 @@ class Learner:
             clipped_share=mean["clipped"],
             grad_norm=mean["grad_norm"],
             learning_rate=learning_rate,
-            tokens=sum(len(batch.targets) for batch in batches),
+            tokens=int(self.ranks.sums([sum(len(batch.targets) for batch in chain(*mini_batches))])[0]),
             mismatch_mean=apart.mean,
             mismatch_max=apart.max,
             mismatch_kl=apart.kl,
@@ -195,6 +228,7 @@ class Learner:
                     sums[name] += value.item()
                 sums["entropy"] += output.entropy_sum
                 sums["entropy_tokens"] += output.entropy_tokens
+            sums.update(zip(sums, self.ranks.sums([*sums.values()]), strict=True))
             return sums["loss"]
 
         grad_norm = self._optimizer_step(backward, self.optimizer)
@@ -203,17 +237,27 @@ class Learner:
         entropy = sums["entropy"] / max(1.0, sums.pop("entropy_tokens"))
         return sums | {"entropy": entropy, "grad_norm": grad_norm}
 
-    def supervised_update(self, sequences: Sequence[TrainingSequence], optimizer: torch.optim.Optimizer) -> float:
-        """One optimizer step on the negative log-likelihood of the sampled tokens; returns the loss per token."""
+    def supervised_update(self, sequences: Sequence[TrainingSequence], learning_rate: float, phase: str) -> float:
+        """One optimizer step on the negative log-likelihood of the sampled tokens; returns the loss per token.
+
+        Args:
+            phase: `sft` has an optimizer of its own, until `end_sft`; `ablation` goes on with that of GRPO.
+        """
+        optimizer = self.optimizer
+        if phase == "sft":
+            optimizer = self._sft_optimizer = self._sft_optimizer or self.new_optimizer(learning_rate)
+        for group in optimizer.param_groups:
+            group["lr"] = learning_rate
         weights = token_weights([s.sampled_tokens for s in sequences], "token", 1)
-        batches = list(self._batches(sequences, weights))
+        batches = self._batches(sequences, weights)
         total = 0.0
 
         def backward() -> float:
             nonlocal total
             scale = self._scale()
             losses = [self._backward(batch, SupervisedTokenLoss(batch, scale)).loss for batch in batches]
-            total = sum(loss.item() for loss in losses if loss is not None) / scale.item()
+            own = sum(loss.item() for loss in losses if loss is not None) / scale.item()
+            (total,) = self.ranks.sums([own])
             return total
 
         if self._optimizer_step(backward, optimizer) is None:
@@ -229,11 +273,24 @@ class Learner:
             [s.sampled_tokens for s in sequences], self._grpo.loss_aggregation, self._grpo.constant_length
         )
         trained = [index for index, sequence in enumerate(sequences) if self._is_trained_on(sequence)]
-        return list(self._batches([sequences[i] for i in trained], [weights[i] for i in trained]))
+        return self._batches([sequences[i] for i in trained], [weights[i] for i in trained])
 
     def _batches(self, sequences: Sequence[TrainingSequence], weights: Sequence[float]) -> list[MicroBatch]:
+        """This rank's micro-batches."""
+        return self._collated(self._shares(sequences), sequences, weights)
+
+    def _shares(self, sequences: Sequence[TrainingSequence]) -> list[list[list[int]]]:
+        """The members of each micro-batch of each rank; every rank comes to the same."""
         groups = pack_micro_batches(sequences, self._optim.micro_batch_tokens)
-        return [collate(sequences, members, weights, self.device) for members in groups]
+        hidden: int = self.model.config.get_text_config().hidden_size
+        costs = [cost([len(sequences[i].token_ids) for i in members], hidden) for members in groups]
+        return [[groups[index] for index in share] for share in divide(costs, self.ranks.world)]
+
+    def _collated(
+        self, shares: list[list[list[int]]], sequences: Sequence[TrainingSequence], weights: Sequence[float]
+    ) -> list[MicroBatch]:
+        own, most = shares[self.ranks.rank], max(map(len, shares))
+        return [collate(sequences, members, weights, self.device) for members in [*own, *[[]] * (most - len(own))]]
 
     def _backward(self, batch: MicroBatch, loss: TokenLoss) -> TokenOutput:
         self._look_up()
@@ -257,7 +314,7 @@ class Learner:
         for _ in range(_MAX_OVERFLOWS):
             loss = backward()
             self.scaler.unscale_(optimizer)
-            norm = torch.nn.utils.clip_grad_norm_(parameters, self._optim.max_grad_norm).item()
+            norm = whole(torch.nn.utils.clip_grad_norm_(parameters, self._optim.max_grad_norm)).item()
             sound = math.isfinite(loss) and math.isfinite(norm)
             if sound:
                 optimizer.step()
@@ -273,13 +330,9 @@ class Learner:
         share = min(1.0, step / warmup) if warmup else 1.0
         if self._optim.schedule == "linear" and step > warmup:
             share = max(0.0, (last - step + 1) / (last - warmup + 1))
-        self.set_learning_rate(self._optim.learning_rate * share)
-        return self._optim.learning_rate * share
-
-    def set_learning_rate(self, learning_rate: float) -> None:
-        """Set the rate of the GRPO optimizer; `grpo_update` sets it by schedule itself."""
         for group in self.optimizer.param_groups:
-            group["lr"] = learning_rate
+            group["lr"] = self._optim.learning_rate * share
+        return self._optim.learning_rate * share
 
     def _reference_logprobs(self, batch: MicroBatch) -> Tensor | None:
         return None if self.reference is None else self._logprobs(self.reference, batch)
@@ -287,6 +340,7 @@ class Learner:
     def _logprobs(self, model: Any, batch: MicroBatch) -> Tensor:
         with torch.no_grad():
             output: TokenOutput = model(batch)
+        free_gathered(model)
         return output.logprobs
 
 
@@ -315,9 +369,10 @@ def _dealt(
     return [mini for mini in dealt.values() if any(map(is_trained_on, mini))]
 
 
-def _device(name: str) -> torch.device:
+def device_of(name: str) -> torch.device:
+    """Where to compute, by `trainer.device`. Raises TrainingError if it asks for a GPU and there is none."""
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
     if name == "cuda" and not torch.cuda.is_available():
         raise TrainingError("trainer.device is 'cuda', but torch finds no CUDA device; set it to auto or cpu")
-    return torch.device(name)
+    return torch.device("cuda", torch.cuda.current_device()) if name == "cuda" else torch.device(name)

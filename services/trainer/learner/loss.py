@@ -6,7 +6,7 @@ retrieved tokens never enter. N is their number.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
@@ -174,7 +174,33 @@ class Mismatch:
     kl: float
 
 
+@dataclass(slots=True)
+class MismatchSums:
+    """The sums that a `Mismatch` is made of, over tokens as they come."""
+
+    difference: float = 0.0
+    k3: float = 0.0
+    tokens: float = 0.0
+    max: float = 0.0
+
+    def add(self, old: Tensor, sampler_logprobs: Tensor) -> None:
+        """Add tokens: [N] log-probabilities by learner and sampler."""
+        if not len(old):
+            return
+        difference = (old - sampler_logprobs).abs().double()
+        self.difference += difference.sum().item()
+        self.k3 += k3(old, sampler_logprobs).double().sum().item()
+        self.tokens += len(old)
+        self.max = max(self.max, difference.max().item())
+
+    def over(self, total: Callable[[list[float]], list[float]], largest: Callable[[float], float]) -> Mismatch:
+        """Mean and maximum absolute difference, and the k3 estimate of KL(sampler || learner), over all ranks."""
+        difference, estimate, tokens = total([self.difference, self.k3, self.tokens])
+        return Mismatch(difference / tokens, largest(self.max), estimate / tokens)
+
+
 def mismatch(old: Tensor, sampler_logprobs: Tensor) -> Mismatch:
-    """Mean and maximum absolute difference, and the k3 estimate of KL(sampler || learner)."""
-    difference = (old - sampler_logprobs).abs()
-    return Mismatch(difference.mean().item(), difference.max().item(), k3(old, sampler_logprobs).mean().item())
+    """The mismatch on [N] tokens, of one process."""
+    sums = MismatchSums()
+    sums.add(old, sampler_logprobs)
+    return sums.over(list, float)

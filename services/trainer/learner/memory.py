@@ -22,13 +22,15 @@ _USABLE = 0.8
 _BYTES_PER_TRAINED = 12
 
 
-def needs_checkpointing(model: Any, optim: OptimizerConfig, device: torch.device) -> bool:
+def needs_checkpointing(model: Any, optim: OptimizerConfig, device: torch.device, ranks: int = 1) -> bool:
     """Whether activations are computed again in the backward pass instead of kept (`optimizer.gradient_checkpointing`).
 
-    `auto` keeps them if those of a full micro-batch fit beside gradients and optimizer state.
+    `auto` keeps them if those of a full micro-batch fit beside gradients and optimizer state, and not on several ranks.
     """
     if optim.gradient_checkpointing != "auto":
         return optim.gradient_checkpointing == "on"
+    if ranks > 1:
+        return True  # whoever divides a model is short of memory, and what fits cannot be tried before all have loaded
     activations = activation_bytes_per_token(model, device) * optim.micro_batch_tokens
     states = _BYTES_PER_TRAINED * sum(p.numel() for p in model.parameters() if p.requires_grad)
     free = _free_bytes(device)

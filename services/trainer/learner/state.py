@@ -1,62 +1,100 @@
-"""The state of a learner as files: tensors in safetensors, the rest in JSON, nothing pickled."""
+"""The state of a learner as files: tensors in safetensors, the rest in JSON, nothing pickled.
+
+Every rank writes its own rows and reads those that it needs, so a run resumes on any number of ranks.
+"""
 
 from __future__ import annotations
 
 import json
 import random
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import torch
-from safetensors.torch import load_file, load_model, save_file, save_model
 from torch import Tensor
 
 from research.atomic_io import write_json
-from services.trainer.learner.learner import Learner
+from services.trainer.parallel.ranks import Ranks
+from services.trainer.parallel.shards import SavedTensors, load_rows, one_by_one, save_part
 
-MODEL, REFERENCE, OPTIMIZER = "model.safetensors", "reference.safetensors", "optimizer.safetensors"
+MODEL, REFERENCE, OPTIMIZER = "model", "reference", "optimizer"
 OPTIMIZER_GROUPS, RANDOM, SCALER = "optimizer.json", "random.json", "scaler.json"
 
 
-def write_learner(learner: Learner, directory: Path) -> None:
+class Stateful(Protocol):
+    """What has the state of a learner (`Learner`)."""
+
+    model: Any
+    reference: Any
+    optimizer: torch.optim.AdamW
+    scaler: torch.amp.GradScaler
+    ranks: Ranks
+    device: torch.device
+
+
+def write_learner(learner: Stateful, directory: Path) -> None:
     """Weights, optimizer state and random states; `read_learner` restores them bit for bit."""
-    save_model(learner.model, str(directory / MODEL))
+    ranks = learner.ranks
+    save_part(_once(learner.model), directory, MODEL, ranks)
     if learner.reference is not None:
-        save_model(learner.reference, str(directory / REFERENCE))
-    optimizer = learner.optimizer.state_dict()
-    save_file(_flat(optimizer["state"]), directory / OPTIMIZER)
-    write_json(directory / OPTIMIZER_GROUPS, optimizer["param_groups"])
-    if learner.scaler.is_enabled():
-        write_json(directory / SCALER, learner.scaler.state_dict())
-    write_json(directory / RANDOM, _random_states(learner.device))
+        save_part(_once(learner.reference), directory, REFERENCE, ranks)
+    save_part(_flat(learner), directory, OPTIMIZER, ranks)
+    if ranks.leads:
+        write_json(directory / OPTIMIZER_GROUPS, learner.optimizer.state_dict()["param_groups"])
+        if learner.scaler.is_enabled():
+            write_json(directory / SCALER, learner.scaler.state_dict())
+        write_json(directory / RANDOM, _random_states(learner.device))
+    ranks.wait()
 
 
-def read_learner(learner: Learner, directory: Path) -> None:
-    """Restore a learner with the same settings to the state that `write_learner` saved."""
-    device = str(learner.device)
-    load_model(learner.model, str(directory / MODEL), device=device)
+def read_learner(learner: Stateful, directory: Path) -> None:
+    """Restore a learner with the same settings to the state that `write_learner` saved, by any number of ranks."""
+    load_rows(learner.model, directory, MODEL)
     if learner.reference is not None:
-        load_model(learner.reference, str(directory / REFERENCE), device=device)
+        load_rows(learner.reference, directory, REFERENCE)
     groups = _read_json(directory / OPTIMIZER_GROUPS)
     for group in groups:
         group["betas"] = tuple(group["betas"])
-    state = _nested(load_file(directory / OPTIMIZER))
-    learner.optimizer.load_state_dict({"state": state, "param_groups": groups})
+        # Not part of the state: how the same step is computed.
+        group |= {key: learner.optimizer.param_groups[0][key] for key in ("fused", "foreach")}
+    learner.optimizer.load_state_dict({"state": _nested(learner, directory), "param_groups": groups})
     if learner.scaler.is_enabled() and (directory / SCALER).exists():
         learner.scaler.load_state_dict(_read_json(directory / SCALER))
     _set_random_states(_read_json(directory / RANDOM), learner.device)
 
 
-def _flat(state: dict[int, dict[str, Tensor]]) -> dict[str, Tensor]:
-    """{3: {"exp_avg": t}} → {"3.exp_avg": t}"""
-    return {f"{index}.{name}": value.contiguous() for index, each in state.items() for name, value in each.items()}
+def _once(model: Any) -> dict[str, Tensor]:
+    return {names[0]: tensor.detach() for names, tensor in one_by_one(model)}
 
 
-def _nested(flat: dict[str, Tensor]) -> dict[int, dict[str, Tensor]]:
+def _trained_names(learner: Stateful) -> list[str]:
+    """Names of the optimizer's parameters, in its order."""
+    names = {id(parameter): name for name, parameter in learner.model.named_parameters()}
+    return [names[id(parameter)] for group in learner.optimizer.param_groups for parameter in group["params"]]
+
+
+def _flat(learner: Stateful) -> dict[str, Tensor]:
+    """{"lm_head.weight.exp_avg": tensor, …}"""
+    names = _trained_names(learner)
+    state = learner.optimizer.state_dict()["state"]
+    return {f"{names[index]}.{key}": value for index, each in state.items() for key, value in each.items()}
+
+
+def _nested(learner: Stateful, directory: Path) -> dict[int, dict[str, Tensor]]:
+    """The state of the optimizer, divided as the parameters are; {} if it has made no step."""
+    saved = SavedTensors(directory, OPTIMIZER)
+    there = set(saved.names())
+    parameters = [parameter for group in learner.optimizer.param_groups for parameter in group["params"]]
     state: dict[int, dict[str, Tensor]] = {}
-    for key, value in flat.items():
-        index, name = key.split(".")
-        state.setdefault(int(index), {})[name] = value
+    for index, (name, parameter) in enumerate(zip(_trained_names(learner), parameters, strict=True)):
+        for key in ("step", "exp_avg", "exp_avg_sq"):
+            # By number, as it was until 2026-11.
+            known = [each for each in (f"{name}.{key}", f"{index}.{key}") if each in there]
+            if not known:
+                continue
+            value = torch.zeros(()) if key == "step" else torch.zeros_like(parameter)
+            saved.copy_into(known[0], value)
+            state.setdefault(index, {})[key] = value
     return state
 
 

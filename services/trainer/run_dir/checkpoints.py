@@ -11,12 +11,11 @@ import logging
 import shutil
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Protocol
 
 from research.atomic_io import write_json
 from research.errors import TrainingError
 from research.weights.checksummed_dir import PARTIAL, atomic_checksummed_dir, corruption_in, discard
-from services.trainer.learner.learner import Learner
-from services.trainer.learner.state import read_learner, write_learner
 
 logger = logging.getLogger(__name__)
 
@@ -46,6 +45,14 @@ class RunState:
     roll_backs: int = 0
 
 
+class Saveable(Protocol):
+    """What a checkpoint is of: a `Learner`, or a `Team` of them."""
+
+    def save(self, directory: Path) -> None: ...
+    def load(self, directory: Path) -> None: ...
+    def set_updates(self, updates: int) -> None: ...
+
+
 class CheckpointStore:
     """The checkpoints of one run; the newest `keep` are kept."""
 
@@ -53,11 +60,11 @@ class CheckpointStore:
         self._directory = directory
         self._keep = keep
 
-    def save(self, learner: Learner, state: RunState) -> Path:
+    def save(self, learner: Saveable, state: RunState) -> Path:
         """Write one checkpoint; blocks until it is on the disk. Older ones are deleted only after that."""
         target = self._directory / self._free_name(state.step)
         with atomic_checksummed_dir(target) as directory:
-            write_learner(learner, directory)
+            learner.save(directory)
             write_json(directory / _STATE, asdict(state))
         for old in self.all()[: -self._keep]:
             discard(old)
@@ -67,7 +74,7 @@ class CheckpointStore:
         """Finished checkpoints, oldest first."""
         return sorted(path for path in self._directory.glob("step-*") if not path.name.endswith(PARTIAL))
 
-    def restore_latest(self, learner: Learner) -> RunState | None:
+    def restore_latest(self, learner: Saveable) -> RunState | None:
         """Load the newest intact checkpoint into the learner; None if the run has none yet.
 
         Corrupt checkpoints are renamed to `damaged-step-…`; call it before the first `save`, because it also removes
@@ -83,8 +90,8 @@ class CheckpointStore:
                 self._set_aside(path)
                 continue
             state = RunState(**json.loads((path / _STATE).read_text(encoding="utf-8")))
-            read_learner(learner, path)
-            learner.updates = state.updates
+            learner.load(path)
+            learner.set_updates(state.updates)
             return state
         if damaged := sorted(self._directory.glob(f"{_DAMAGED}*")):
             raise TrainingError(

@@ -6,8 +6,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
-
-import torch
+from typing import Literal
 
 from research.episode.agent import SearchAgent
 from research.errors import ConfigurationError
@@ -15,7 +14,7 @@ from research.questions import Question
 from research.settings import Settings
 from services.trainer.entry import SupervisedEntry
 from services.trainer.learner.batching import TrainingSequence, sequence_of
-from services.trainer.learner.learner import Learner
+from services.trainer.learner.team import Team
 from services.trainer.run import Run
 from services.trainer.sft.traces import make_traces
 from services.trainer.status import RunPhase
@@ -29,11 +28,11 @@ class TraceBatches:
     sequences: list[TrainingSequence]
     batch_size: int
 
-    def train(self, number: int, learner: Learner, optimizer: torch.optim.Optimizer) -> float:
+    def train(self, number: int, learner: Team, learning_rate: float, phase: Literal["sft", "ablation"]) -> float:
         """One supervised step; returns the loss per token. Blocks."""
         start = number * self.batch_size
         batch = [self.sequences[i % len(self.sequences)] for i in range(start, start + self.batch_size)]
-        return learner.supervised_update(batch, optimizer)
+        return learner.supervised_update(batch, learning_rate, phase)
 
 
 class SftPhase:
@@ -49,13 +48,12 @@ class SftPhase:
         with run.clock.phase(RunPhase.SFT, sft.steps):
             traces = await self.traces()
             run.status.log(f"the supervised phase takes {sft.steps} steps on {len(traces.sequences)} traces")
-            optimizer = run.learner.new_optimizer(sft.learning_rate)
             for number in range(sft.steps):
-                loss = await run.in_learner_thread(partial(traces.train, number, run.learner, optimizer))
+                loss = await run.in_learner_thread(partial(traces.train, number, run.learner, sft.learning_rate, "sft"))
                 run.status.advance()
                 if number == 0 or (number + 1) % 5 == 0:
                     run.status.log(f"sft step {number + 1}/{sft.steps}: loss {loss:.3f} per token")
-            run.learner.snapshot_reference()
+            await run.in_learner_thread(run.learner.end_sft)
 
     async def traces(self) -> TraceBatches:
         if self._traces is None:
@@ -80,15 +78,11 @@ class SupervisedStep:
             started = time.perf_counter()
             while not losses or time.perf_counter() - started < seconds:
                 number = sft.steps + run.learner.updates
-                losses.append(await run.in_learner_thread(partial(self._train, traces, number)))
-                run.learner.updates += 1
+                step_of = partial(traces.train, number, run.learner, sft.learning_rate, "ablation")
+                losses.append(await run.in_learner_thread(step_of))
+                await run.in_learner_thread(partial(run.learner.set_updates, run.learner.updates + 1))
         await run.publish(run.publisher.version + 1)
         return supervised_metrics(step, run.publisher.version, losses, sft.learning_rate)
-
-    def _train(self, traces: TraceBatches, number: int) -> float:
-        learner = self._run.learner
-        learner.set_learning_rate(self._run.settings.sft.learning_rate)
-        return traces.train(number, learner, learner.optimizer)
 
 
 async def prepare_sft(settings: Settings, agent: SearchAgent, questions: Sequence[Question]) -> TraceBatches:

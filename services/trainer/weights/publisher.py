@@ -4,13 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import shutil
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
-
-import torch
-from safetensors import safe_open
-from safetensors.torch import save_file
 
 from research.clients import INITIAL_VERSION
 from research.prompts import TRAINED_PROMPT
@@ -44,8 +40,11 @@ class Publisher:
     def path_of(self, version: int) -> Path:
         return version_path(self._directory, version)
 
-    async def publish(self, state: dict[str, torch.Tensor], version: int) -> float:
+    async def publish(self, write_tensors: Callable[[Path, Path], None], version: int) -> float:
         """Write and serve a version.
+
+        Args:
+            write_tensors: writes the weights, like those of a checkpoint (first argument), to a directory (second).
 
         Returns:
             Seconds that the slowest server was paused.
@@ -55,7 +54,9 @@ class Publisher:
         """
         first = self._origin
         origin = replace(first, version=version, trained=first.trained or version > 0) if first else None
-        await asyncio.to_thread(write_checkpoint, state, self._base, self.path_of(version), self._prompt, origin)
+        await asyncio.to_thread(
+            write_checkpoint, write_tensors, self._base, self.path_of(version), self._prompt, origin
+        )
         seconds = await self._replicas.update(self._request(version))
         self.version = version
         await asyncio.to_thread(self._prune, range(version - KEPT_VERSIONS + 1, version + 1))
@@ -85,9 +86,9 @@ class Publisher:
 
 
 def write_checkpoint(
-    state: dict[str, torch.Tensor], base: Path, target: Path, prompt: str, origin: Origin | None = None
+    write_tensors: Callable[[Path, Path], None], base: Path, target: Path, prompt: str, origin: Origin | None = None
 ) -> None:
-    """Write an ordinary Hugging Face checkpoint: the tensors of `base` by name and dtype, with values from `state`.
+    """Write an ordinary Hugging Face checkpoint: the tensors of `base` by name and dtype, with values of the learner.
 
     Everything else (configuration, tokenizer, chat template) is copied from `base`. What `target` then
     holds is complete, on the disk, and has checksums (`atomic_checksummed_dir`).
@@ -96,17 +97,7 @@ def write_checkpoint(
         for file in base.iterdir():
             if file.is_file() and file.suffix in (".json", ".jinja", ".txt", ".model") and file.name not in _OF_A_RUN:
                 shutil.copyfile(file, partial / file.name)
-        for file in sorted(base.glob("*.safetensors")):
-            with safe_open(file, framework="pt") as tensors:
-                shard = {name: state[name].to(_dtype_of(tensors, name)).contiguous() for name in tensors.keys()}  # noqa: SIM118
-            save_file(shard, partial / file.name, metadata={"format": "pt"})
+        write_tensors(base, partial)
         (partial / TRAINED_PROMPT).write_text(prompt + "\n", encoding="utf-8")
         if origin is not None:
             write_origin(partial, origin)
-
-
-def _dtype_of(tensors: Any, name: str) -> torch.dtype:
-    """The dtype of a tensor in an open file, without reading the tensor."""
-    part = tensors.get_slice(name)
-    dtype: torch.dtype = (part[:0] if part.get_shape() else tensors.get_tensor(name)).dtype
-    return dtype

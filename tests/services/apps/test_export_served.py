@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 
 import httpx
@@ -17,6 +18,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from apps.export.export import export_run
 from research.config import load_settings
+from services.trainer.parallel.shards import write_state
 from services.trainer.weights.publisher import write_checkpoint
 from tests.conftest import server_end
 
@@ -33,7 +35,7 @@ def exported(data_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     torch.manual_seed(0)
     state = AutoModelForCausalLM.from_pretrained(base).state_dict()
     changed = {name: t + 0.001 * torch.randn_like(t) if t.ndim > 1 else t for name, t in state.items()}
-    write_checkpoint(changed, base, run / "weights" / "version-000001", "Think first.")
+    write_checkpoint(partial(write_state, changed), base, run / "weights" / "version-000001", "Think first.")
     settings = load_settings("quickstart-cpu", ["run=first"]).model_dump(mode="json")
     (run / "config.json").write_text(json.dumps(settings))
     return export_run(run, scratch / "my-agent")

@@ -6,6 +6,7 @@ import asyncio
 import os
 import signal
 from collections.abc import Awaitable, Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -20,6 +21,7 @@ from research.episode.agent import Sampling
 from research.episode.tokenizer import HuggingFaceTokenizer
 from research.errors import ServiceError
 from research.prompts import load_prompt
+from services.trainer.parallel.shards import write_state
 from services.trainer.weights.publisher import Publisher
 from services.trainer.weights.replicas import Replica, Replicas
 from tests.conftest import Server
@@ -90,7 +92,7 @@ def test_all_serve_the_published_version_or_are_out(start: Callable[..., Server]
             await replicas.close()
 
     async def scenario(publisher: Publisher, replicas: Replicas) -> None:
-        await publisher.publish(noisy(model, 1), 1)
+        await publisher.publish(partial(write_state, noisy(model, 1)), 1)
         assert await versions(replicas) == {"1"}
         first, second = await asyncio.to_thread(digests_of, servers)
         assert first == second
@@ -98,7 +100,7 @@ def test_all_serve_the_published_version_or_are_out(start: Callable[..., Server]
         killed = servers[1]
         os.killpg(killed.process.pid, signal.SIGKILL)
         killed.process.wait()
-        await publisher.publish(noisy(model, 2), 2)
+        await publisher.publish(partial(write_state, noisy(model, 2)), 2)
         assert f"{killed.url} is taken out of service" in said[-1]
         assert await versions(replicas) == {"2"}
 
@@ -118,7 +120,7 @@ def test_all_serve_the_published_version_or_are_out(start: Callable[..., Server]
         broken = noisy(model, 3)
         broken["model.norm.weight"] = broken["model.norm.weight"] * float("nan")
         with pytest.raises(ServiceError, match="not finite"):
-            await publisher.publish(broken, 3)
+            await publisher.publish(partial(write_state, broken), 3)
         assert await versions(replicas) == {"2"}
         assert await asyncio.to_thread(digests_of, servers) == [third, third]
 

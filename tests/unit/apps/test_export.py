@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -15,6 +16,7 @@ from transformers import AutoModelForCausalLM
 from apps.export.export import export_run
 from research.config import load_settings
 from research.errors import AssetError, ConfigurationError
+from services.trainer.parallel.shards import write_state
 from services.trainer.weights.publisher import write_checkpoint
 from tests.support.tiny_model import write_tiny_model
 
@@ -27,9 +29,9 @@ def run(tmp_path: Path) -> Path:
     directory = tmp_path / "runs" / "first"
     base = write_tiny_model(tmp_path / "base")
     state = AutoModelForCausalLM.from_pretrained(base).state_dict()
-    write_checkpoint(state, base, directory / "weights" / "version-000002", "Think first.")
+    write_checkpoint(partial(write_state, state), base, directory / "weights" / "version-000002", "Think first.")
     doubled = {name: tensor * 2 for name, tensor in state.items()}
-    write_checkpoint(doubled, base, directory / "weights" / "version-000010", "Think first.")
+    write_checkpoint(partial(write_state, doubled), base, directory / "weights" / "version-000010", "Think first.")
     (directory / "weights" / "version-000011.partial").mkdir()
     settings = load_settings("quickstart-cpu", ["run=first", "grpo.steps=2"]).model_dump(mode="json")
     (directory / "config.json").write_text(json.dumps(settings))

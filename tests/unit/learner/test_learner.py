@@ -157,7 +157,7 @@ def test_a_half_written_checkpoint_is_never_taken(tiny: Path, tmp_path: Path) ->
 def test_a_published_checkpoint_is_an_ordinary_one(tiny: Path, tmp_path: Path) -> None:
     learner = Learner(tiny_settings(tmp_path), tiny)
     assert learner.grpo_update(random_sequences(4, seed=8)) is not None
-    write_checkpoint(learner.model.state_dict(), tiny, tmp_path / "version-1", "Think first.")
+    write_checkpoint(learner.write_weights, tiny, tmp_path / "version-1", "Think first.")
     base, new = load_file(tiny / "model.safetensors"), load_file(tmp_path / "version-1" / "model.safetensors")
     assert base.keys() == new.keys()
     assert all(new[name].dtype == torch.bfloat16 for name in new)
@@ -250,7 +250,7 @@ def test_an_update_that_is_broken_off_ends_before_its_next_micro_batch(tiny: Pat
     learner.break_off()
     for update in (
         lambda: learner.grpo_update(random_sequences(4, seed=1)),
-        lambda: learner.supervised_update(random_sequences(4, seed=1), learner.optimizer),
+        lambda: learner.supervised_update(random_sequences(4, seed=1), 1e-4, "sft"),
     ):
         with pytest.raises(TrainingError, match="aborted"):
             update()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from functools import partial
 from pathlib import Path
 from typing import cast
 
@@ -10,6 +11,7 @@ from safetensors.torch import load_file
 
 from research.clients import PolicyAdmin, PolicyClient
 from research.schemas import WeightsRequest, WeightsResponse
+from services.trainer.parallel.shards import write_state
 from services.trainer.weights.publisher import Publisher
 from services.trainer.weights.replicas import Replica, Replicas
 from tests.support.tiny_model import write_tiny_model
@@ -32,7 +34,7 @@ def test_two_versions_stay_and_what_a_kill_left_unfinished_goes(tmp_path: Path) 
     publisher = Publisher(base, weights, replicas, "Think first.")
     state = load_file(base / "model.safetensors")
     for version in (3, 4):
-        asyncio.run(publisher.publish(state, version))
+        asyncio.run(publisher.publish(partial(write_state, state), version))
     assert sorted(path.name for path in weights.iterdir()) == ["version-000003", "version-000004"]
     assert (weights / "version-000004" / "prompt.txt").read_text() == "Think first.\n"
     assert publisher.version == 4

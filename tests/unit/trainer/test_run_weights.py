@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -24,6 +25,7 @@ from research.weights.run_weights import (
     write_origin,
 )
 from services.policy.weights.start_weights import start_weights
+from services.trainer.parallel.shards import write_state
 from services.trainer.weights.publisher import write_checkpoint
 
 BASE = "builtin:smollm2-135m-instruct"
@@ -42,7 +44,9 @@ def publish(settings: Settings, version: int, base: str = BASE) -> Path:
     target = version_path(weights_dir(settings), version)
     origin = Origin("first", str(settings.run_dir), base, version, trained=version > 0)
     source = settings.paths.data / "models" / "smollm2-135m-instruct"
-    write_checkpoint({"a": torch.full((4, 4), float(version))}, source, target, "Think first.", origin)
+    write_checkpoint(
+        partial(write_state, {"a": torch.full((4, 4), float(version))}), source, target, "Think first.", origin
+    )
     return target
 
 
@@ -140,5 +144,5 @@ def test_a_run_that_goes_back_forgets_what_was_said_of_later_versions(settings: 
 def test_a_run_on_published_weights_says_its_own_origin(settings: Settings, tmp_path: Path) -> None:
     ninth, target = publish(settings, 9), tmp_path / "second" / "version-000001"
     origin = Origin("second", "", str(ninth), 1, trained=True)
-    write_checkpoint({"a": torch.ones(4, 4)}, ninth, target, "Think first.", origin)
+    write_checkpoint(partial(write_state, {"a": torch.ones(4, 4)}), ninth, target, "Think first.", origin)
     assert json.loads((target / "origin.json").read_text())["run"] == "second"

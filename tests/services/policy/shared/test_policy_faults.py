@@ -216,11 +216,12 @@ def test_a_disk_that_is_full_publishes_nothing(
 ) -> None:
     target = runs / "version-000001"
     code = (
-        "import resource, sys; from pathlib import Path; from safetensors.torch import load_file;"
+        "import resource, sys; from functools import partial; from pathlib import Path;"
+        "from safetensors.torch import load_file; from services.trainer.parallel.shards import write_state;"
         "from services.trainer.weights.publisher import write_checkpoint;"
         "resource.setrlimit(resource.RLIMIT_FSIZE, (50_000_000, 50_000_000));"
         "base, target = map(Path, sys.argv[1:]);"
-        "write_checkpoint(load_file(base / 'model.safetensors'), base, target, '')"
+        "write_checkpoint(partial(write_state, load_file(base / 'model.safetensors')), base, target, '')"
     )
     command = [sys.executable, "-c", code, str(other), str(target)]
     ended = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, check=False)

@@ -1,0 +1,1 @@
+"""What a training run will take of memory, time, disk and money, before anything is rented."""

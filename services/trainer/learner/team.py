@@ -1,0 +1,152 @@
+"""A learner in several processes, led by rank 0 as if it were one.
+
+Rank 0 calls a `Team` as it would a `Learner`; each call goes to the others as an order first, and all then do the same
+together. The others `follow`. An order is JSON: the name of one of `ORDERS` and its arguments.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import orjson
+
+from research.errors import ResearchError, TrainingError
+from services.trainer.learner.batching import TrainingSequence
+from services.trainer.learner.learner import Learner, UpdateReport
+from services.trainer.parallel.ranks import Ranks
+
+logger = logging.getLogger(__name__)
+
+_END = "end"
+
+
+class Team:
+    """The learner of every rank, as one; only rank 0 has it."""
+
+    def __init__(self, learner: Learner, ranks: Ranks) -> None:
+        self._learner = learner
+        self._ranks = ranks
+
+    @property
+    def updates(self) -> int:
+        """Updates that were made."""
+        return self._learner.updates
+
+    def set_updates(self, updates: int) -> None:
+        self._together("set_updates", updates)
+
+    def break_off(self) -> None:
+        """From another thread: abort the update under way before its next micro-batch; no update follows."""
+        self._learner.break_off()
+
+    def set_torch_threads(self) -> None:
+        """Set torch's threads for the calling thread; the others have set theirs."""
+        self._learner.set_torch_threads()
+
+    def logprobs(self, sequences: Sequence[TrainingSequence]) -> list[list[float]]:
+        """As `Learner.logprobs`."""
+        found: list[list[float]] = self._together("logprobs", sequences)
+        return found
+
+    def grpo_update(self, sequences: Sequence[TrainingSequence], step: int | None = None) -> UpdateReport | None:
+        """As `Learner.grpo_update`."""
+        report: UpdateReport | None = self._together("grpo_update", sequences, step)
+        return report
+
+    def supervised_update(self, sequences: Sequence[TrainingSequence], learning_rate: float, phase: str) -> float:
+        """As `Learner.supervised_update`."""
+        loss: float = self._together("supervised_update", sequences, learning_rate, phase)
+        return loss
+
+    def end_sft(self) -> None:
+        """As `Learner.end_sft`."""
+        self._together("end_sft")
+
+    def save(self, directory: Path) -> None:
+        """As `Learner.save`."""
+        self._together("save", directory)
+
+    def load(self, directory: Path) -> None:
+        """As `Learner.load`."""
+        self._together("load", directory)
+
+    def write_weights(self, base: Path, directory: Path) -> None:
+        """As `Learner.write_weights`."""
+        self._together("write_weights", base, directory)
+
+    def close(self) -> None:
+        """End the run for the others."""
+        if not self._ranks.is_alone:
+            with suppress(RuntimeError):  # they may be gone
+                self._ranks.tell(orjson.dumps([_END, []]))
+
+    def _together(self, name: str, *arguments: Any) -> Any:
+        if not self._ranks.is_alone:
+            arguments_as_json = [_as_json(argument) for argument in arguments]
+            try:
+                self._ranks.tell(orjson.dumps([name, arguments_as_json]))
+                return _do(self._learner, name, arguments)
+            except RuntimeError as error:  # what torch raises if a process of the group is gone
+                if isinstance(error, ResearchError):
+                    raise
+                raise TrainingError(
+                    f"a process of this run was lost in {name!r} ({error}); torchrun's log says which and why. Start "
+                    "the run again: it continues from the last checkpoint, on as many processes as there are then"
+                ) from error
+        return _do(self._learner, name, arguments)
+
+
+def follow(learner: Learner, ranks: Ranks) -> None:
+    """Do what rank 0 orders until the run ends; raises what torch raises if rank 0 is lost."""
+    learner.set_torch_threads()
+    while True:
+        name, arguments = orjson.loads(ranks.tell(None))
+        if name == _END:
+            return
+        try:
+            _do(learner, name, _from_json(name, arguments))
+        except TrainingError as error:
+            # Rank 0 has the same error, and decides.
+            logger.warning("%s: %s", name, error)
+
+
+def _do(learner: Learner, name: str, arguments: Sequence[Any]) -> Any:
+    match name:
+        case "set_updates":
+            return learner.set_updates(*arguments)
+        case "logprobs":
+            return learner.logprobs(*arguments)
+        case "grpo_update":
+            return learner.grpo_update(*arguments)
+        case "supervised_update":
+            return learner.supervised_update(*arguments)
+        case "end_sft":
+            return learner.end_sft()
+        case "save":
+            return learner.save(*arguments)
+        case "load":
+            return learner.load(*arguments)
+        case "write_weights":
+            return learner.write_weights(*arguments)
+    raise TrainingError(f"an unknown order, {name!r}: do all processes run the same version?")
+
+
+def _as_json(argument: Any) -> Any:
+    if isinstance(argument, Path):
+        return str(argument)
+    if isinstance(argument, Sequence) and not isinstance(argument, str):
+        return [asdict(each) for each in argument]
+    return argument
+
+
+def _from_json(name: str, arguments: list[Any]) -> list[Any]:
+    if name in ("logprobs", "grpo_update", "supervised_update"):
+        return [[TrainingSequence(**each) for each in arguments[0]], *arguments[1:]]
+    if name in ("save", "load", "write_weights"):
+        return [Path(argument) for argument in arguments]
+    return arguments

@@ -1,0 +1,124 @@
+"""The processes that train together, as torchrun started them, and the few things that they say to each other.
+
+Rank 0 leads: it keeps the loop, HTTP and the journal. Nothing here is pickled: what travels is JSON and tensors.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
+
+# Followers wait for orders through rollouts, evaluations and outages. A rank that dies is noticed at once, by its
+# closed connection; only one that hangs is noticed by these times.
+_ORDERS, _COLLECTIVES = timedelta(days=7), timedelta(minutes=20)
+
+
+@dataclass(frozen=True, slots=True)
+class Ranks:
+    """Who we are among the processes of a run; without torchrun, the only one.
+
+    Attributes:
+        rank: 0 leads.
+        world: number of processes.
+        mesh: over which parameters are sharded; None if alone.
+        orders: a gloo group for orders, sums and texts; None if alone.
+    """
+
+    rank: int = 0
+    world: int = 1
+    mesh: DeviceMesh | None = None
+    orders: Any = None
+
+    @classmethod
+    def join(cls, device: str, hosts_replicate: bool = False) -> Ranks:
+        """Join the others, by the variables that torchrun sets; returns once all have.
+
+        Args:
+            device: `cpu` or `cuda`; there, this process takes the GPU of its local rank.
+            hosts_replicate: shard within a host and replicate between hosts (HSDP), so that weights are gathered over
+                the fast links only.
+        """
+        world = int(os.environ.get("WORLD_SIZE", "1"))
+        if world == 1:
+            return cls()
+        if device == "cuda":
+            torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
+        if not dist.is_initialized():
+            dist.init_process_group("cpu:gloo,cuda:nccl" if device == "cuda" else "gloo", timeout=_COLLECTIVES)
+        local = int(os.environ.get("LOCAL_WORLD_SIZE", str(world)))
+        if hosts_replicate and local < world:
+            mesh = init_device_mesh(device, (world // local, local), mesh_dim_names=("replicate", "shard"))
+        else:
+            mesh = init_device_mesh(device, (world,), mesh_dim_names=("shard",))
+        return cls(dist.get_rank(), world, mesh, dist.new_group(backend="gloo", timeout=_ORDERS))
+
+    @property
+    def leads(self) -> bool:
+        return self.rank == 0
+
+    @property
+    def is_alone(self) -> bool:
+        return self.world == 1
+
+    def leave(self) -> None:
+        """Leave the group; a process that ends without it makes the others wait."""
+        if not self.is_alone and dist.is_initialized():
+            dist.destroy_process_group()
+
+    def tell(self, text: bytes | None) -> bytes:
+        """Rank 0's text, on every rank; the others pass None."""
+        if self.is_alone:
+            assert text is not None
+            return text
+        length = torch.tensor([len(text or b"")])
+        dist.broadcast(length, 0, group=self.orders)
+        body = torch.empty(int(length), dtype=torch.uint8)
+        if text:
+            body = torch.frombuffer(bytearray(text), dtype=torch.uint8)
+        if int(length):
+            dist.broadcast(body, 0, group=self.orders)
+        return body.numpy().tobytes()
+
+    def sums(self, values: Sequence[float]) -> list[float]:
+        """Sums over all ranks, in float64."""
+        return self._reduced(values, dist.ReduceOp.SUM)
+
+    def maximum(self, value: float) -> float:
+        return self._reduced([value], dist.ReduceOp.MAX)[0]
+
+    def any(self, value: bool) -> bool:
+        """Whether it holds on any rank."""
+        return self.maximum(float(value)) > 0
+
+    def gather(self, values: Tensor) -> list[Tensor]:
+        """The float32 vector of every rank, of whatever lengths, on the CPU of every rank."""
+        values = values.detach().float().cpu()
+        if self.is_alone:
+            return [values]
+        lengths = torch.zeros(self.world, dtype=torch.long)
+        lengths[self.rank] = len(values)
+        dist.all_reduce(lengths, group=self.orders)
+        padded = torch.zeros(int(lengths.max()))
+        padded[: len(values)] = values
+        found = [torch.empty_like(padded) for _ in range(self.world)]
+        dist.all_gather(found, padded, group=self.orders)
+        return [each[:length] for each, length in zip(found, lengths.tolist(), strict=True)]
+
+    def wait(self) -> None:
+        """Return once every rank has come here."""
+        self.any(False)
+
+    def _reduced(self, values: Sequence[float], how: Any) -> list[float]:
+        tensor = torch.tensor(values, dtype=torch.float64)
+        if not self.is_alone:
+            dist.all_reduce(tensor, how, group=self.orders)
+        found: list[float] = tensor.tolist()
+        return found

@@ -1,0 +1,62 @@
+"""Starts a trainer in several processes, and makes all but the first follow."""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+
+from research.model_paths import local_checkpoint
+from research.settings import Settings
+from services.process.parent import child_environment, end_with_parent
+from services.trainer.learner.learner import Learner, device_of
+from services.trainer.learner.team import follow
+from services.trainer.parallel.ranks import Ranks
+
+logger = logging.getLogger(__name__)
+
+
+def start_processes(settings: Settings) -> None:
+    """With `trainer.processes` above 1, replace this process by torchrun, which starts this command that often.
+
+    Does nothing in a process that torchrun has started, here or on many hosts (`torchrun … -m cli.main train …`).
+    """
+    if "WORLD_SIZE" in os.environ:
+        end_with_parent()
+    elif settings.trainer.processes > 1:
+        torchrun = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={settings.trainer.processes}"]
+        sys.stdout.flush()
+        os.execve(sys.executable, [sys.executable, *torchrun, "-m", "cli.main", *sys.argv[1:]], child_environment())
+
+
+@contextmanager
+def leading(settings: Settings) -> Iterator[Ranks | None]:
+    """Join the other processes; yields the ranks to lead, or None in a process that followed until its leader ended."""
+    ranks = Ranks.join(device_of(settings.trainer.device).type, settings.trainer.replicate_hosts)
+    if not ranks.leads:
+        _follow_runs(ranks)
+        yield None
+        return
+    try:
+        yield ranks
+    finally:
+        # The others may be gone already: Ctrl-C reaches all.
+        with suppress(RuntimeError):
+            if not ranks.is_alone:
+                ranks.tell(b"")
+                ranks.leave()
+
+
+def _follow_runs(ranks: Ranks) -> None:
+    """Take part in each run that rank 0 begins, until it ends."""
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_DFL)  # there is nothing to keep, and Python's handlers would wait for an order
+    while text := ranks.tell(None):
+        settings = Settings.model_validate_json(text)
+        learner = Learner(settings, local_checkpoint(settings.model.name, settings.paths.data), ranks)
+        logger.info("rank %d of %d follows", ranks.rank, ranks.world)
+        follow(learner, ranks)
+    ranks.leave()

@@ -1,0 +1,186 @@
+"""Two processes of the learner against one: FSDP2 over gloo, started by torchrun, as on a machine with two GPUs."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from services.trainer.learner.learner import Learner
+from services.trainer.learner.team import Team
+from services.trainer.parallel.ranks import Ranks
+from services.trainer.parallel.shards import SavedTensors
+from tests.conftest import REPOSITORY
+from tests.support import ranks_child
+from tests.support.tiny_model import tiny_settings, write_tiny_model
+
+NAMES = ("model", "reference", "optimizer")
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    directory = tmp_path_factory.mktemp("ranks")
+    write_tiny_model(directory / "tiny")
+    return directory
+
+
+def started(scenario: str, work: Path, world: int = 2) -> subprocess.Popen[bytes]:
+    work.mkdir(parents=True, exist_ok=True)
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={world}"]
+    with (work / "log").open("wb") as log:
+        return subprocess.Popen(
+            [*torchrun, "-m", "tests.support.ranks_child", scenario, str(work)],
+            cwd=REPOSITORY,
+            env={**os.environ, "OMP_NUM_THREADS": "1"},
+            stdout=log,
+            stderr=log,
+            start_new_session=True,
+        )
+
+
+def together(scenario: str, work: Path, world: int = 2) -> Any:
+    """Run a scenario in several processes; returns its result."""
+    process = started(scenario, work, world)
+    try:
+        assert process.wait(180) == 0, (work / "log").read_text()
+    finally:
+        if process.poll() is None:
+            os.killpg(process.pid, signal.SIGKILL)
+    return json.loads((work / "result.json").read_text()) if (work / "result.json").exists() else None
+
+
+def alone(scenario: str, work: Path) -> dict[str, Any]:
+    """The same scenario in this process."""
+    work.mkdir(parents=True, exist_ok=True)
+    learner = Learner(tiny_settings(work, *ranks_child.SETTINGS), work.parent / "tiny")
+    return ranks_child.SCENARIOS[scenario](Team(learner, Ranks()), work)
+
+
+def same_numbers(one: Any, other: Any, where: str = "", within: float = 1e-5) -> None:
+    if isinstance(one, dict):
+        assert one.keys() == other.keys(), where
+        for key in one:
+            same_numbers(one[key], other[key], f"{where}.{key}", within)
+    elif isinstance(one, list):
+        assert len(one) == len(other), where
+        for index, (left, right) in enumerate(zip(one, other, strict=True)):
+            same_numbers(left, right, f"{where}[{index}]", within)
+    else:
+        assert one == pytest.approx(other, rel=1e-4, abs=within), where
+
+
+def saved(directory: Path, name: str) -> dict[str, torch.Tensor]:
+    tensors = SavedTensors(directory, name)
+    return {key: tensors.assembled(key) for key in tensors.names()}
+
+
+@pytest.fixture(scope="module")
+def results(root: Path) -> tuple[Any, Any]:
+    return alone("update", root / "one"), together("update", root / "two")
+
+
+def test_two_processes_compute_what_one_does(root: Path, results: tuple[Any, Any]) -> None:
+    """Log-probabilities, losses, gradient norms and weights, over two supervised steps and five updates."""
+    same_numbers(*results)
+    one, two = (load_whole(root / name / "weights") for name in ("one", "two"))
+    assert one.keys() == two.keys()
+    for name in one:
+        torch.testing.assert_close(one[name], two[name], rtol=1e-2, atol=1e-5)  # bf16, as published
+    for name in NAMES:
+        mine, other = saved(root / "one" / "checkpoint", name), saved(root / "two" / "checkpoint", name)
+        assert mine.keys() == other.keys()
+        for key in mine:
+            torch.testing.assert_close(mine[key], other[key], rtol=1e-3, atol=1e-6, msg=f"{name}: {key}")
+
+
+def load_whole(directory: Path) -> dict[str, torch.Tensor]:
+    return {
+        name: tensor for file in sorted(directory.glob("*.safetensors")) for name, tensor in load_file(file).items()
+    }
+
+
+def test_a_checkpoint_goes_from_two_to_one_to_two_bit_for_bit(root: Path, results: tuple[Any, Any]) -> None:
+    shutil.copytree(root / "two" / "checkpoint", root / "to-one" / "from")
+    first = alone("again", root / "to-one")
+    shutil.copytree(root / "to-one" / "checkpoint", root / "to-two" / "from")
+    second = together("again", root / "to-two")
+    for name in NAMES:
+        original = saved(root / "two" / "checkpoint", name)
+        for step in ("to-one", "to-two"):
+            found = saved(root / step / "checkpoint", name)
+            assert found.keys() == original.keys()
+            assert all(torch.equal(found[key], original[key]) for key in original), (step, name)
+    assert len(list((root / "to-two" / "checkpoint").glob("model-*.safetensors"))) == 2
+    same_numbers(first, second)
+
+
+def test_weights_are_published_byte_for_byte_as_one_process_would(root: Path, results: tuple[Any, Any]) -> None:
+    for work, world in (("publish-one", 1), ("publish-two", 2)):
+        shutil.copytree(root / "two" / "checkpoint", root / work / "from")
+        if world == 1:
+            alone("again", root / work)
+        else:
+            together("again", root / work)
+    one, two = load_whole(root / "publish-one" / "weights"), load_whole(root / "publish-two" / "weights")
+    assert one.keys() == two.keys()
+    assert all(torch.equal(one[name], two[name]) and one[name].dtype == two[name].dtype for name in one)
+    index = json.loads((root / "publish-two" / "weights" / "model.safetensors.index.json").read_text())
+    assert index["weight_map"].keys() == two.keys()
+    assert len({*index["weight_map"].values()}) == 2
+
+
+def test_a_whole_run_in_two_processes_is_that_of_one(root: Path) -> None:
+    model = root / "run" / "tiny"
+    write_tiny_model(model)
+    process = started("run", root / "run" / "two")
+    assert process.wait(240) == 0, (root / "run" / "two" / "log").read_text()
+    other = subprocess.run(
+        [sys.executable, "-m", "tests.support.ranks_child", "run", str(root / "run" / "one")],
+        cwd=REPOSITORY,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert other.returncode == 0, other.stderr
+    one, two = (
+        [json.loads(line) for line in (root / "run" / name / "runs/demo/metrics.jsonl").read_text().splitlines()]
+        for name in ("one", "two")
+    )
+    for entry in (*one, *two):
+        del entry["seconds"]
+    # What is published is rounded to bf16, now and then to the other side.
+    same_numbers(one, two, within=1e-2)
+
+
+@pytest.mark.parametrize("lost", ["leader", "follower"])
+def test_if_a_process_is_killed_the_others_end_soon(root: Path, lost: str) -> None:
+    work = root / f"lost-{lost}"
+    process = started("lose", work)
+    try:
+        deadline = time.monotonic() + 120
+        while not ((work / "ready").exists() and (work / "follower-1").exists()):
+            assert process.poll() is None, (work / "log").read_text()
+            assert time.monotonic() < deadline, (work / "log").read_text()
+            time.sleep(0.05)
+        pids = {
+            name: int((work / file).read_text()) for name, file in (("leader", "ready"), ("follower", "follower-1"))
+        }
+        os.kill(pids[lost], signal.SIGKILL)
+        assert process.wait(60) != 0
+        log = (work / "log").read_text()
+        assert f"(pid: {pids[lost]})" in log or f"pid={pids[lost]}" in log or "Signal 9" in log, log
+        if lost == "follower":
+            assert "a process of this run was lost" in log
+    finally:
+        if process.poll() is None:
+            os.killpg(process.pid, signal.SIGKILL)

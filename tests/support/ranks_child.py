@@ -1,0 +1,94 @@
+"""What each process does in the tests of several ranks; torchrun starts it with a scenario and a directory."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import sys
+from collections.abc import Callable
+from dataclasses import asdict
+from multiprocessing import Pipe
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from services.trainer.learner.learner import Learner
+from services.trainer.learner.team import Team, follow
+from services.trainer.parallel.ranks import Ranks
+from tests.support import tiny_run
+from tests.support.tiny_model import random_sequences, tiny_settings
+
+SETTINGS = ["grpo.kl_coefficient=0.01", "grpo.entropy_coefficient=0.01", "optimizer.micro_batch_tokens=48"]
+STEPS = 5
+
+
+def update(team: Team, work: Path) -> dict[str, Any]:
+    """Five updates, the last of a single episode, so that a rank has nothing; then everything is written."""
+    batches = [random_sequences(7, seed=step) for step in range(1, STEPS)] + [random_sequences(1, seed=STEPS)]
+    before = team.logprobs(batches[0])
+    losses = [team.supervised_update(batches[0], 1e-3, "sft") for _ in range(2)]
+    team.end_sft()
+    reports = [asdict(report) for batch in batches if (report := team.grpo_update(batch)) is not None]
+    for name in ("checkpoint", "weights"):
+        (work / name).mkdir(parents=True)
+    team.save(work / "checkpoint")
+    team.write_weights(work.parent / "tiny", work / "weights")
+    return {"before": before, "losses": losses, "reports": reports, "after": team.logprobs(batches[0])}
+
+
+def again(team: Team, work: Path) -> dict[str, Any]:
+    """Load the checkpoint `from` and save it again as it is, then make one more update."""
+    team.load(work / "from")
+    for name in ("checkpoint", "weights"):
+        (work / name).mkdir(parents=True)
+    team.save(work / "checkpoint")
+    team.write_weights(work.parent / "tiny", work / "weights")
+    report = team.grpo_update(random_sequences(7, seed=99))
+    assert report is not None
+    return {"report": asdict(report)}
+
+
+def lose(team: Team, work: Path) -> dict[str, Any]:
+    """Update until a process is lost; says who is who first."""
+    (work / "ready").write_text(str(os.getpid()))
+    step = 0
+    while True:
+        step += 1
+        team.grpo_update(random_sequences(7, seed=step))
+
+
+SCENARIOS: dict[str, Callable[[Team, Path], dict[str, Any]]] = {"update": update, "again": again, "lose": lose}
+
+
+def run(ranks: Ranks, work: Path) -> None:
+    """A whole run of the tiny model, against the policy in this process."""
+    telling, _told = Pipe()
+    tiny_run.train(work.parent / "tiny", work, telling, ranks=ranks)
+
+
+def main() -> None:
+    scenario, work = sys.argv[1], Path(sys.argv[2])
+    torch.set_num_threads(1)
+    ranks = Ranks.join("cpu")
+    if ranks.leads and scenario == "run":
+        run(ranks, work)
+        ranks.leave()
+        return
+    settings = tiny_settings(work, *(tiny_run.SETTINGS if scenario == "run" else SETTINGS))
+    if scenario == "lose" and not ranks.leads:
+        (work / f"follower-{ranks.rank}").write_text(str(os.getpid()))
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    learner = Learner(settings, work.parent / "tiny", ranks)
+    if ranks.leads:
+        team = Team(learner, ranks)
+        (work / "result.json").write_text(json.dumps(SCENARIOS[scenario](team, work)))
+        team.close()
+    else:
+        follow(learner, ranks)
+    ranks.leave()
+
+
+if __name__ == "__main__":
+    main()
