@@ -122,6 +122,8 @@ def plan(settings: Settings, shape: ModelShape, trainer: Fleet, policy: Fleet, a
     rollout = _rollout_seconds(shape, policy, assumed, episodes, tokens_of_episode, max(concurrent, 1), per_server)
     trained = episodes * (1.0 if settings.grpo.count_silent_groups else assumed.trained)
     checkpoint = shape.parameters * (12 + (4 if settings.grpo.kl_coefficient > 0 else 0)) / GB
+    if settings.lora.rank:
+        checkpoint = 12 * shape.lora_parameters(settings.lora.rank) / GB
     published = 2 * shape.parameters / GB
     nccl = settings.trainer.weight_sync == "nccl"
     return Plan(
@@ -149,11 +151,12 @@ def plan(settings: Settings, shape: ModelShape, trainer: Fleet, policy: Fleet, a
 def trainer_memory(settings: Settings, shape: ModelShape, ranks: int) -> dict[str, float]:
     """GB per GPU of the learner, by part.
 
-    States are 16 bytes per parameter (float32 weights, gradients, two moments), divided over the ranks. What a layer
+    States are 16 bytes per parameter (float32 weights, gradients, two moments), divided over the ranks; with LoRA,
+    of the factors only, beside frozen weights in bf16, and the reference is the model without them. What a layer
     needs while it computes is whole on every rank: its weights and the next one's in bf16, and its gradient.
     Kept activations are in bf16; with gradient checkpointing only each layer's input, and one layer's whole.
     """
-    tokens = settings.optimizer.micro_batch_tokens
+    tokens = max(settings.optimizer.micro_batch_tokens, settings.model.max_model_len)  # the longest episode is a batch
     kv = shape.kv_heads * shape.head_dim
     of_layer = 2 * tokens * (8 * shape.hidden + 2 * kv + 4 * shape.ffn)
     inputs = 2 * tokens * shape.hidden
@@ -164,15 +167,20 @@ def trainer_memory(settings: Settings, shape: ModelShape, ranks: int) -> dict[st
     embedding = shape.vocabulary * shape.hidden
     gathered = 2 * 2 * shape.layer_parameters + 2 * shape.embedding_parameters if ranks > 1 else 2 * shape.parameters
     gradients = 4 * shape.layer_parameters + 4 * shape.embedding_parameters if ranks > 1 else 0
+    rank = settings.lora.rank
+    states = {"weights, gradients, Adam": 16 * shape.parameters / ranks}
+    if rank:
+        states = {"frozen weights": 2 * shape.parameters, "factors, gradients, Adam": 16 * shape.lora_parameters(rank)}
+        gathered, embedding = 0, 0
     memory = {
-        "weights, gradients, Adam": 16 * shape.parameters / ranks,
+        **states,
         "weights as they compute": gathered,
         "gradients before they are divided": gradients,
         "activations": kept,
-        "logits of a chunk": 4 * 4 * 2**27,
+        "logits of a chunk": 4 * 4 * 2**26,
         "gradient of the head": 4 * embedding,
     }
-    if settings.grpo.kl_coefficient > 0:
+    if settings.grpo.kl_coefficient > 0 and not rank:
         memory["reference"] = (2 if ranks > 1 else 4) * shape.parameters / ranks
     return {part: bytes_ / GB for part, bytes_ in memory.items()}
 

@@ -41,6 +41,11 @@ class ModelShape:
     def parameters(self) -> int:
         return self.layers * self.layer_parameters + self.embedding_parameters
 
+    def lora_parameters(self, rank: int) -> int:
+        """Parameters of LoRA's factors beside all linear layers."""
+        attention = 2 * (self.hidden + self.heads * self.head_dim) + 2 * (self.hidden + self.kv_heads * self.head_dim)
+        return self.layers * rank * (attention + 3 * (self.hidden + self.ffn))
+
     @property
     def kv_bytes_per_token(self) -> int:
         """Keys and values of all layers, in bf16."""

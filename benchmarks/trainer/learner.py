@@ -1,24 +1,24 @@
 """An update of the learner: tokens per second and memory against TRL's step and against the bare products.
 
-Run: python -m benchmarks.trainer.learner (needs `make prepare`; about fifteen minutes on two cores).
+Run: python -m benchmarks.trainer.learner (needs `make prepare`; about half an hour on two cores).
 
-The episodes have made-up tokens in the lengths of the built-in default; the time does not depend on what they say. No
+The episodes are the 24 that `make demo` trained on in its fifth step, recorded in episodes.json.gz beside this file. No
 layer is frozen, and each case runs in processes of its own. Speed is the median of three updates. Memory is the peak
 above weights, gradients and Adam's two moments. The bound is the time that the matrix products alone take at the speed
-of this machine: each linear layer forward and twice backward, for each token once (a prompt that a group shares counts
-once), the vocabulary projection for sampled tokens only, and attention by its number of operations.
+of this machine: each linear layer forward and twice backward, for each token once (what several episodes begin with
+counts once), the vocabulary projection for sampled tokens only, and attention by its number of operations.
 
 `--formats` measures bfloat16 and float32 in the preset's micro-batches instead, on this processor and on one without
 AVX-512 (emulated, tests/emulated_avx2), with nothing else changed; bfloat16 without AVX-512 takes minutes.
-`--avx2` runs all cases on the emulated processor.
+`--avx2` runs all cases on the emulated processor; `--only` some of them.
 """
 
 from __future__ import annotations
 
 import argparse
+import gzip
 import json
 import os
-import random
 import statistics
 import subprocess
 import sys
@@ -26,6 +26,8 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import pairwise
+from pathlib import Path
 from typing import Any
 
 import psutil
@@ -34,11 +36,10 @@ import torch
 from research.config import load_settings
 from research.model_paths import local_checkpoint
 from services.machine.number_formats import cpu_capability
-from services.trainer.learner.batching import TrainingSequence, pack_micro_batches
+from services.trainer.learner.batching import TrainingSequence, common_prefix, pack_micro_batches
 from tests.emulated_avx2 import ENVIRONMENT
 
 SELF = [sys.executable, "-m", "benchmarks.trainer.learner"]
-GROUPS, GROUP_SIZE, PROMPT = 6, 4, 75
 
 
 @dataclass(frozen=True)
@@ -54,7 +55,7 @@ CASES = [
     Case("ours"),
     Case("TRL's step", changes=("trl",)),
     Case("TRL's step, freed memory kept", changes=("trl", "keep")),
-    Case("without the shared prompt", changes=("unshared",)),
+    Case("without shared prefixes", changes=("unshared",)),
     Case("with full logits", changes=("full logits",)),
     Case("with the entropy of every token", changes=("all entropy",)),
     Case("AdamW not fused", changes=("slow adam",)),
@@ -66,17 +67,9 @@ CASES = [
 
 
 def episodes() -> list[TrainingSequence]:
-    """24 episodes of six questions, in the lengths of the built-in default."""
-    rng = random.Random(0)
-    made = []
-    for _ in range(GROUPS):
-        prompt = [rng.randrange(1000, 40000) for _ in range(PROMPT)]
-        for _ in range(GROUP_SIZE):
-            length = rng.randint(200, 300)
-            positions = [p for p in range(PROMPT, length) if p == PROMPT or rng.random() < 0.45]
-            ids = prompt + [rng.randrange(1000, 40000) for _ in range(PROMPT, length)]
-            made.append(TrainingSequence(ids, positions, [-8.0] * len(positions), rng.choice([1.0, -1.0]), PROMPT))
-    return made
+    """The recorded episodes."""
+    lines = gzip.decompress((Path(__file__).parent / "episodes.json.gz").read_bytes())
+    return [TrainingSequence(**episode) for episode in json.loads(lines)]
 
 
 def total_tokens() -> int:
@@ -112,7 +105,7 @@ def updater(case: Case, dtype: str) -> tuple[Callable[[], Any], int]:
 
 def speed(case: Case, dtype: str) -> dict[str, float]:
     """Seconds of an update: the median of three, after one that does not count."""
-    from services.trainer.learner.malloc import keep_freed_memory
+    from services.trainer.learner.memory import keep_freed_memory
 
     update, _ = updater(case, dtype)
     if "keep" in case.changes or not {"trl", "return"} & {*case.changes}:
@@ -157,14 +150,17 @@ def bound(dtype: str) -> dict[str, float]:
     rows, kind = settings.optimizer.micro_batch_tokens, getattr(torch, dtype)
     hidden, ffn, layers = config.hidden_size, config.intermediate_size, config.num_hidden_layers
     kv = hidden // config.num_attention_heads * config.num_key_value_heads
-    tokens = total_tokens() - GROUPS * (GROUP_SIZE - 1) * PROMPT
+    ordered = sorted(episode.token_ids for episode in episodes())
+    shared = [0, *(common_prefix(left, right) for left, right in pairwise(ordered))]
+    tokens = total_tokens() - sum(shared)
     sampled = sum(episode.sampled_tokens for episode in episodes())
     shapes = {(hidden, hidden): 2, (hidden, kv): 2, (hidden, ffn): 2, (ffn, hidden): 1}
     body = sum(count * _product_seconds(rows, *shape, kind) for shape, count in shapes.items()) / rows
     head = _product_seconds(rows // 4, hidden, config.vocab_size, kind) / (rows // 4)
     rate = 6 * hidden * ffn / (_product_seconds(rows, hidden, ffn, kind) / rows)
-    # Two products forward and four backward, over the causal half.
-    attention = sum(6 * 2 * hidden * len(episode.token_ids) ** 2 / 2 for episode in episodes()) * layers / rate
+    # Two products forward and four backward, for each pair of a token that is new and one before it.
+    pairs = sum((len(ids) ** 2 - known**2) / 2 for ids, known in zip(ordered, shared, strict=True))
+    attention = 6 * 2 * hidden * pairs * layers / rate
     return {"seconds": layers * body * tokens + head * sampled + attention, "gflops": rate / 1e9}
 
 
@@ -193,8 +189,8 @@ def _ask(what: str, name: str, dtype: str, environment: dict[str, str]) -> dict[
     return answer
 
 
-def compare(dtype: str, environment: dict[str, str]) -> None:
-    """All cases as a table; ratios are against TRL's step and against the bound."""
+def compare(dtype: str, environment: dict[str, str], only: list[str]) -> None:
+    """The cases as a table; ratios are against TRL's step and against the bound."""
     limit = _ask("bound", "", dtype, environment)
     tokens, bytes_per_gb = total_tokens(), 1e9
     print(f"{cpu_capability()}{' (AVX2 emulated)' if environment else ''}, {dtype}, {tokens} tokens, no layer frozen; ")
@@ -203,6 +199,8 @@ def compare(dtype: str, environment: dict[str, str]) -> None:
     print("|---|---|---|---|---|---|")
     measured = {}
     for case in CASES:
+        if only and case.name not in ("ours", "TRL's step", *only):
+            continue
         seconds = _ask("speed", case.name, dtype, environment)["seconds"]
         measured[case.name] = seconds, _ask("memory", case.name, dtype, environment)["bytes"]
         print(f"  {case.name}: {seconds:.2f} s", file=sys.stderr)
@@ -225,6 +223,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--dtype", choices=("bfloat16", "float32"), default="float32")
     parser.add_argument("--avx2", action="store_true", help="on an emulated processor without AVX-512")
+    parser.add_argument("--only", nargs="*", default=[], help="of the other cases, these")
     parser.add_argument("--formats", action="store_true", help="compare number formats instead")
     parser.add_argument("--measure", nargs=3, metavar=("WHAT", "CASE", "DTYPE"), help=argparse.SUPPRESS)
     arguments = parser.parse_args()
@@ -236,7 +235,7 @@ def main() -> None:
     elif arguments.formats:
         formats()
     else:
-        compare(arguments.dtype, ENVIRONMENT if arguments.avx2 else {})
+        compare(arguments.dtype, ENVIRONMENT if arguments.avx2 else {}, arguments.only)
 
 
 if __name__ == "__main__":

@@ -134,6 +134,18 @@ class OptimizerConfig(Section):
     frozen_layers: int = Field(0, ge=0, description="lowest layers (and the embeddings) that are not trained")
 
 
+class LoraConfig(Section):
+    """LoRA: train a few factors beside frozen weights. With rank 0, all weights are trained."""
+
+    rank: int = Field(0, ge=0, description="rank of the factors, 16 to 64 are usual; 0: no LoRA")
+    alpha: PositiveInt = Field(32, description="what the factors add is multiplied by alpha / rank")
+    targets: list[str] = Field(
+        ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"],
+        min_length=1,
+        description="linear layers that get factors, by the ends of their names",
+    )
+
+
 class SftConfig(Section):
     """Supervised fine-tuning on the format, before GRPO, for models that are too small to follow it."""
 

@@ -19,7 +19,14 @@ from research.settings.measuring import (
 from research.settings.model import ModelConfig, PathsConfig
 from research.settings.policy import EndpointsConfig, PolicyConfig
 from research.settings.retriever import CorpusConfig, EncoderConfig, RetrieverConfig
-from research.settings.training import GrpoConfig, OptimizerConfig, QuestionsConfig, SftConfig, TrainerConfig
+from research.settings.training import (
+    GrpoConfig,
+    LoraConfig,
+    OptimizerConfig,
+    QuestionsConfig,
+    SftConfig,
+    TrainerConfig,
+)
 
 
 class Settings(Section):
@@ -39,6 +46,7 @@ class Settings(Section):
     episode: EpisodeConfig = EpisodeConfig()
     grpo: GrpoConfig = GrpoConfig()
     optimizer: OptimizerConfig = OptimizerConfig()
+    lora: LoraConfig = LoraConfig()
     sft: SftConfig = SftConfig()
     evaluation: EvaluationConfig = EvaluationConfig()
     checkpoints: CheckpointsConfig = CheckpointsConfig()

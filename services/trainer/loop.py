@@ -16,7 +16,7 @@ from services.trainer.groups import Group
 from services.trainer.learner.advantages import compute_advantages, rewards_of
 from services.trainer.learner.batching import TrainingSequence
 from services.trainer.learner.learner import UpdateReport
-from services.trainer.learner.malloc import keep_freed_memory
+from services.trainer.learner.memory import keep_freed_memory
 from services.trainer.run import Run
 from services.trainer.sft.phase import SftPhase, SupervisedStep
 from services.trainer.status import RunPhase

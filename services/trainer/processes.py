@@ -12,7 +12,7 @@ from contextlib import contextmanager, suppress
 from research.model_paths import local_checkpoint
 from research.settings import Settings
 from services.process.parent import child_environment, end_with_parent
-from services.trainer.learner.learner import Learner, device_of
+from services.trainer.learner.learner import Learner, device_type
 from services.trainer.learner.team import follow
 from services.trainer.parallel.ranks import Ranks
 
@@ -35,7 +35,7 @@ def start_processes(settings: Settings) -> None:
 @contextmanager
 def leading(settings: Settings) -> Iterator[Ranks | None]:
     """Join the other processes; yields the ranks to lead, or None in a process that followed until its leader ended."""
-    ranks = Ranks.join(device_of(settings.trainer.device).type, settings.trainer.replicate_hosts)
+    ranks = Ranks.join(device_type(settings.trainer.device), settings.trainer.replicate_hosts)
     if not ranks.leads:
         _follow_runs(ranks)
         yield None

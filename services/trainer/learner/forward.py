@@ -24,26 +24,32 @@ from services.trainer.parallel.ranks import Ranks
 from services.trainer.parallel.shards import load_rows, shard
 
 # Two ways to compute the same float32 log-probabilities differ by about 1e-5; a factor that one forgets, by nats.
-_TOLERANCE_NATS = 1e-2
+_TOLERANCE_NATS, _HALF_TOLERANCE_NATS = 1e-2, 0.5
 _PROBE_TOKENS = 12
 
 
-def load_model(checkpoint: Path, device: torch.device, temperature: float, dtype: torch.dtype) -> Any:
-    """A model whose forward is `packed_forward`, with float32 weights that compute in `dtype`.
+def load_model(
+    checkpoint: Path,
+    device: torch.device,
+    temperature: float,
+    dtype: torch.dtype,
+    weights: torch.dtype = torch.float32,
+) -> Any:
+    """A model whose forward is `packed_forward`, with weights in one format that compute in another, `dtype`.
 
     Raises ConfigurationError if its attention cannot be packed, or if it computes in a way that is not known here.
     """
     transformers_logging.disable_progress_bar()
     try:
         model = AutoModelForCausalLM.from_pretrained(
-            checkpoint, dtype=torch.float32, local_files_only=True, attn_implementation=PACKED
+            checkpoint, dtype=weights, local_files_only=True, attn_implementation=PACKED
         )
     except ValueError as error:
         raise ConfigurationError(f"model.name: {checkpoint} cannot be trained in packed rows: {error}") from error
     model.to(device).eval()  # eval: dropout would make the learner another policy than the sampler
     own_forward = model.forward
     install_forward(model, temperature, dtype)
-    check_forward(model, own_forward, device)
+    check_forward(model, own_forward, device, _TOLERANCE_NATS if weights == torch.float32 else _HALF_TOLERANCE_NATS)
     return model
 
 
@@ -131,7 +137,9 @@ def blocks_of(model: Any) -> nn.ModuleList:
     raise TrainingError(f"cannot find the layers of {type(model).__name__}; set optimizer.frozen_layers = 0")
 
 
-def check_forward(model: Any, own_forward: Callable[..., Any], device: torch.device) -> None:
+def check_forward(
+    model: Any, own_forward: Callable[..., Any], device: torch.device, tolerance: float = _TOLERANCE_NATS
+) -> None:
     """Compare `packed_forward` with the model's own forward and attention, on two sequences that share a prompt.
 
     What a model does to its logits (a cap, a factor) or to its attention is in its own code and in no interface; a
@@ -154,7 +162,7 @@ def check_forward(model: Any, own_forward: Callable[..., Any], device: torch.dev
         model.set_attn_implementation(PACKED)
         expected = torch.log_softmax(logits.float(), dim=-1).gather(-1, ids[:, 1:, None]).flatten()
     difference = float((found - expected).abs().max())
-    if not difference <= _TOLERANCE_NATS:
+    if not difference <= tolerance:
         raise ConfigurationError(
             f"model.name: the learner's log-probabilities of {type(model).__name__} are up to {difference:.2g} nats "
             "away from the model's own: it computes in a way that the learner does not know, and cannot be trained"

@@ -16,8 +16,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import linear
 
-# Elements of a chunk's logits: 64 MiB in float32 on a CPU, 512 MiB on a GPU, where small products are slow.
-_CPU_ELEMENTS, _GPU_ELEMENTS = 2**24, 2**27
+# Elements of a chunk's logits: 64 MiB in float32 on a CPU, 256 MiB on a GPU, where small products are slow.
+_CPU_ELEMENTS, _GPU_ELEMENTS = 2**24, 2**26
 # Entropy that only the log asks for is computed in every so many chunks.
 ENTROPY_EVERY = 4
 

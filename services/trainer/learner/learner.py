@@ -32,13 +32,14 @@ from services.trainer.learner.batching import (
 )
 from services.trainer.learner.forward import blocks_of, load_model, load_sharded
 from services.trainer.learner.head import TokenLoss, TokenOutput
+from services.trainer.learner.lora import MergedState, add_lora, require_lora, without_lora, write_adapter
 from services.trainer.learner.loss import MismatchSums, token_weights
 from services.trainer.learner.memory import enable_checkpointing, needs_checkpointing
 from services.trainer.learner.state import read_learner, write_learner
 from services.trainer.learner.update import GrpoTokenLoss, SupervisedTokenLoss
 from services.trainer.parallel.division import cost, divide
 from services.trainer.parallel.ranks import Ranks
-from services.trainer.parallel.shards import free_gathered, whole, write_whole
+from services.trainer.parallel.shards import free_gathered, whole, write_state, write_whole
 
 # float16 only. The loss is a mean over tokens, so its gradient is about one over their number; the scale that keeps it
 # from being rounded to zero begins near that number, and falls when a gradient overflows (D8 of the trainer notes).
@@ -80,14 +81,25 @@ class Learner:
         self._grpo, self._optim = settings.grpo, settings.optimizer
         self._threads = settings.trainer.threads
         self._temperature = settings.episode.temperature
-        self.device = device_of(settings.trainer.device)
+        self.device = torch.device(device_type(settings.trainer.device))
+        if self.device.type == "cuda":
+            self.device = torch.device("cuda", torch.cuda.current_device())  # that of this rank
         self._dtype: torch.dtype = getattr(torch, number_format(settings.model.dtype, self.device.type).name)
         if self._dtype is torch.float16 and not self.ranks.is_alone:
             raise ConfigurationError("model.dtype: float16 trains in one process only; use bfloat16 (or auto)")
         torch.manual_seed(settings.seed)
+        self._lora, self._base_name = settings.lora, settings.model.name
         self.model = self._load(checkpoint)
-        freeze_lowest(self.model, self._optim.frozen_layers)
-        self.reference = self._load(checkpoint).requires_grad_(False) if self._grpo.kl_coefficient > 0 else None
+        # Frozen weights beside LoRA's factors are those of the base model, wherever the run continues.
+        self.keeps_trained_only = self._lora.rank > 0
+        needs_reference = self._grpo.kl_coefficient > 0
+        self.reference: Any = None
+        if self._lora.rank:
+            require_lora(settings, self.ranks)
+            add_lora(self.model, self._lora)
+        else:
+            freeze_lowest(self.model, self._optim.frozen_layers)
+            self.reference = self._load(checkpoint).requires_grad_(False) if needs_reference else None
         if needs_checkpointing(self.model, self._optim, self.device, self.ranks.world):
             enable_checkpointing(self.model)
         self.optimizer = self.new_optimizer(self._optim.learning_rate)
@@ -111,7 +123,8 @@ class Learner:
 
     def _load(self, checkpoint: Path) -> Any:
         if self.ranks.is_alone:
-            return load_model(checkpoint, self.device, self._temperature, self._dtype)
+            weights = self._dtype if self._lora.rank else torch.float32  # frozen weights need no more
+            return load_model(checkpoint, self.device, self._temperature, self._dtype, weights)
         return load_sharded(checkpoint, self.device, self._temperature, self._dtype, self.ranks)
 
     def set_torch_threads(self) -> None:
@@ -132,12 +145,17 @@ class Learner:
             self.reference.load_state_dict(self.model.state_dict())
 
     def save(self, directory: Path) -> None:
-        """Write this rank's part of the state to a directory; returns once all have written theirs."""
+        """Write this rank's part of the state to a directory; returns once all have written theirs.
+
+        With LoRA, the factors are there also as an adapter that peft and the policy read.
+        """
         write_learner(self, directory)
+        if self._lora.rank:
+            write_adapter(self.model, self._lora, self._base_name, directory)
 
     def load(self, directory: Path) -> None:
         """Restore the state that `save` wrote, by any number of ranks."""
-        read_learner(self, directory)
+        self.ranks.together(lambda: read_learner(self, directory))
 
     def set_updates(self, updates: int) -> None:
         """Set the number of updates that were made; a schedule may follow it."""
@@ -145,7 +163,10 @@ class Learner:
 
     def write_weights(self, base: Path, directory: Path) -> None:
         """Write the weights as safetensors, with the names and dtypes that `base` has."""
-        write_whole(self.model, base, directory, self.ranks)
+        if self._lora.rank:
+            write_state(MergedState(self.model), base, directory)
+        else:
+            write_whole(self.model, base, directory, self.ranks)
 
     def logprobs(self, sequences: Sequence[TrainingSequence]) -> list[list[float]]:
         """Log-probability of each sampled token of each sequence, under the current weights."""
@@ -335,6 +356,9 @@ class Learner:
         return self._optim.learning_rate * share
 
     def _reference_logprobs(self, batch: MicroBatch) -> Tensor | None:
+        if self._lora.rank and self._grpo.kl_coefficient > 0:
+            with without_lora(self.model):
+                return self._logprobs(self.model, batch)
         return None if self.reference is None else self._logprobs(self.reference, batch)
 
     def _logprobs(self, model: Any, batch: MicroBatch) -> Tensor:
@@ -369,10 +393,10 @@ def _dealt(
     return [mini for mini in dealt.values() if any(map(is_trained_on, mini))]
 
 
-def device_of(name: str) -> torch.device:
-    """Where to compute, by `trainer.device`. Raises TrainingError if it asks for a GPU and there is none."""
+def device_type(name: str) -> str:
+    """`cpu` or `cuda`, by `trainer.device`. Raises TrainingError if it asks for a GPU and there is none."""
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
     if name == "cuda" and not torch.cuda.is_available():
         raise TrainingError("trainer.device is 'cuda', but torch finds no CUDA device; set it to auto or cpu")
-    return torch.device("cuda", torch.cuda.current_device()) if name == "cuda" else torch.device(name)
+    return name

@@ -1,8 +1,10 @@
-"""What a training step needs of memory, measured on the model, and gradient checkpointing where it must be less."""
+"""Memory of a training step: what it needs, gradient checkpointing where that is too much, and glibc's habits."""
 
 from __future__ import annotations
 
+import ctypes
 import logging
+import platform
 from typing import Any
 
 import psutil
@@ -15,11 +17,26 @@ from services.trainer.learner.forward import blocks_of
 
 logger = logging.getLogger(__name__)
 
+_M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4
+
 _PROBE_TOKENS = 64
 # Of what is free at the start: gradients and optimizer state are still to come, and others live on the machine, too.
 _USABLE = 0.8
 # Per trained parameter, in float32: the gradient and two moments of Adam.
 _BYTES_PER_TRAINED = 12
+
+
+def keep_freed_memory() -> None:
+    """Make glibc keep what a step frees for the next step, instead of returning it to the kernel.
+
+    A step allocates and frees the same large activations over and over; by default each is mapped, zeroed and unmapped
+    again. Measured on two cores: 1.18 x the tokens per second (benchmarks/trainer/learner.py). Does nothing without
+    glibc.
+    """
+    if platform.libc_ver()[0] == "glibc":
+        libc = ctypes.CDLL(None)
+        libc.mallopt(_M_MMAP_MAX, 0)
+        libc.mallopt(_M_TRIM_THRESHOLD, 2**31 - 1)
 
 
 def needs_checkpointing(model: Any, optim: OptimizerConfig, device: torch.device, ranks: int = 1) -> bool:

@@ -30,12 +30,20 @@ class Stateful(Protocol):
     scaler: torch.amp.GradScaler
     ranks: Ranks
     device: torch.device
+    keeps_trained_only: bool
 
 
 def write_learner(learner: Stateful, directory: Path) -> None:
-    """Weights, optimizer state and random states; `read_learner` restores them bit for bit."""
+    """Weights, optimizer state and random states; `read_learner` restores them bit for bit.
+
+    Returns once every rank has written its part; raises on every rank if one of them could not.
+    """
+    learner.ranks.together(lambda: _write_part(learner, directory))
+
+
+def _write_part(learner: Stateful, directory: Path) -> None:
     ranks = learner.ranks
-    save_part(_once(learner.model), directory, MODEL, ranks)
+    save_part(_once(learner.model, trained_only=learner.keeps_trained_only), directory, MODEL, ranks)
     if learner.reference is not None:
         save_part(_once(learner.reference), directory, REFERENCE, ranks)
     save_part(_flat(learner), directory, OPTIMIZER, ranks)
@@ -44,12 +52,11 @@ def write_learner(learner: Stateful, directory: Path) -> None:
         if learner.scaler.is_enabled():
             write_json(directory / SCALER, learner.scaler.state_dict())
         write_json(directory / RANDOM, _random_states(learner.device))
-    ranks.wait()
 
 
 def read_learner(learner: Stateful, directory: Path) -> None:
     """Restore a learner with the same settings to the state that `write_learner` saved, by any number of ranks."""
-    load_rows(learner.model, directory, MODEL)
+    load_rows(learner.model, directory, MODEL, trained_only=learner.keeps_trained_only)
     if learner.reference is not None:
         load_rows(learner.reference, directory, REFERENCE)
     groups = _read_json(directory / OPTIMIZER_GROUPS)
@@ -63,8 +70,8 @@ def read_learner(learner: Stateful, directory: Path) -> None:
     _set_random_states(_read_json(directory / RANDOM), learner.device)
 
 
-def _once(model: Any) -> dict[str, Tensor]:
-    return {names[0]: tensor.detach() for names, tensor in one_by_one(model)}
+def _once(model: Any, *, trained_only: bool = False) -> dict[str, Tensor]:
+    return {names[0]: tensor.detach() for names, tensor in one_by_one(model, trained_only=trained_only)}
 
 
 def _trained_names(learner: Stateful) -> list[str]:

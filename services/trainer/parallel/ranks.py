@@ -6,7 +6,7 @@ Rank 0 leads: it keeps the loop, HTTP and the journal. Nothing here is pickled: 
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
@@ -15,6 +15,8 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
+
+from research.errors import TrainingError
 
 # Followers wait for orders through rollouts, evaluations and outages. A rank that dies is noticed at once, by its
 # closed connection; only one that hangs is noticed by these times.
@@ -112,9 +114,18 @@ class Ranks:
         dist.all_gather(found, padded, group=self.orders)
         return [each[:length] for each, length in zip(found, lengths.tolist(), strict=True)]
 
-    def wait(self) -> None:
-        """Return once every rank has come here."""
-        self.any(False)
+    def together(self, work: Callable[[], None]) -> None:
+        """Do work that may fail on one rank alone (a full disk), and return once every rank has done it.
+
+        Raises the error of this rank; TrainingError if only another one failed, so that none waits for it for ever.
+        """
+        fault: Exception | None = None
+        try:
+            work()
+        except Exception as error:
+            fault = error
+        if self.any(fault is not None):
+            raise fault or TrainingError("another process of this run failed; see its log")
 
     def _reduced(self, values: Sequence[float], how: Any) -> list[float]:
         tensor = torch.tensor(values, dtype=torch.float64)

@@ -150,14 +150,14 @@ class SavedTensors:
                 own.copy_(self.rows(name, place_of(tensor)[0], own.shape[0]))
 
 
-def load_rows(model: nn.Module, directory: Path, name: str = "model") -> None:
+def load_rows(model: nn.Module, directory: Path, name: str = "model", *, trained_only: bool = False) -> None:
     """Copy this rank's rows of a model's state straight from files into the model.
 
     Raises AssetError if a tensor is missing. Of tensors that are one (tied embeddings), one name is enough.
     """
     saved = SavedTensors(directory, name)
     there = set(saved.names())
-    for names, tensor in one_by_one(model):
+    for names, tensor in one_by_one(model, trained_only=trained_only):
         known = [each for each in names if each in there]
         if not known:
             raise AssetError(
@@ -167,12 +167,13 @@ def load_rows(model: nn.Module, directory: Path, name: str = "model") -> None:
         saved.copy_into(known[0], tensor)
 
 
-def one_by_one(model: nn.Module) -> list[tuple[list[str], Tensor]]:
-    """Each tensor of a model's state once, with all names that it has."""
+def one_by_one(model: nn.Module, *, trained_only: bool = False) -> list[tuple[list[str], Tensor]]:
+    """Each tensor of a model's state once, with all names that it has; or only those that are trained."""
     found: dict[int, tuple[list[str], Tensor]] = {}
     state = model.state_dict(keep_vars=True)
     for name, tensor in state.items():
-        found.setdefault(id(tensor), ([], tensor))[0].append(name)
+        if tensor.requires_grad or not trained_only:
+            found.setdefault(id(tensor), ([], tensor))[0].append(name)
     return list(found.values())
 
 
@@ -197,10 +198,13 @@ def write_whole(model: nn.Module, base: Path, directory: Path, ranks: Ranks) -> 
         where[name] = files[owner]
         if owner == ranks.rank:
             own[name] = value.cpu().contiguous()
-    save_file(own, directory / files[ranks.rank], metadata={"format": "pt"})
-    if ranks.leads:
-        write_json(directory / INDEX, {"metadata": {}, "weight_map": where})
-    ranks.wait()
+
+    def write() -> None:
+        save_file(own, directory / files[ranks.rank], metadata={"format": "pt"})
+        if ranks.leads:
+            write_json(directory / INDEX, {"metadata": {}, "weight_map": where})
+
+    ranks.together(write)
 
 
 def write_state(state: Mapping[str, Tensor], base: Path, directory: Path) -> None:

@@ -22,7 +22,7 @@ from services.trainer.run_dir.run_dir import RunDirectory
 from tests.support.tiny_model import write_tiny_model
 from tests.support.tiny_run import STEPS, train
 
-KILLS = 8
+KILLS = 16
 NAMES_OF_STEP_2 = ["step-000002", "step-000002-01"]
 TENSORS = ["model.safetensors", "reference.safetensors", "optimizer.safetensors", "optimizer.json"]
 
@@ -62,7 +62,7 @@ def train_and_kill(model: Path, work: Path, after_kill: Callable[[], None] = lam
     rng, stood_at = random.Random(7), []
     for _ in range(KILLS):
         with child(model, work, **kwargs) as (process, told):
-            for _ in range(QUESTIONS + rng.randint(8, 40)):  # every start begins with the check of the sampler
+            for _ in range(QUESTIONS + rng.randint(6, 24)):  # every start begins with the check of the sampler
                 if not heard(told):
                     break
             time.sleep(rng.uniform(0.0, 0.05))  # so that not every kill meets the beginning of a generation

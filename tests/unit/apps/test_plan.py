@@ -18,6 +18,8 @@ PRESETS = {
     "qwen2.5-7b-musique": ("4xH100", "4xH100"),
     "qwen2.5-3b-musique": ("4xH100", "4xH100"),
     "qwen2.5-32b-musique": ("32xH100", "32xH100"),
+    "qwen2.5-1.5b-lora": ("1xA10", "1xA10"),
+    "qwen2.5-7b-lora": ("1xA10", "1xA10"),
 }
 
 
@@ -54,7 +56,7 @@ def test_each_preset_fits_its_machines(preset: str) -> None:
     made = plan(settings, KNOWN[settings.model.name], trainer, policy, Assumptions())
     assert made.trainer_fits, made
     assert made.policy_fits, made
-    assert 0 < made.hours < 100
+    assert 0 < made.hours < 400
     assert made.searches_per_second > 1
     text = report(settings, trainer, policy, price=2.5)
     assert "does not fit" not in text
@@ -68,6 +70,12 @@ def test_the_papers_run_on_eight_cards_takes_what_the_notes_worked_out() -> None
     assert made.tokens == pytest.approx(4.6e6, rel=0.02)
     assert 180 < made.step_seconds < 280
     assert 8 < made.hours < 12
+
+
+def test_trainer_and_policy_of_the_small_lora_preset_share_one_card() -> None:
+    settings = load_settings("qwen2.5-1.5b-lora")
+    trainer = sum(trainer_memory(settings, KNOWN[settings.model.name], 1).values())
+    assert trainer + settings.policy.gpu_memory_utilization * GPUS["A10"].memory < 0.92 * GPUS["A10"].memory
 
 
 def test_twice_the_cards_halve_the_update_and_the_states() -> None:
