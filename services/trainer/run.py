@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TypeVar
 
 from research.episode.agent import SearchAgent
@@ -61,11 +61,12 @@ class Run:
         # The learner gets a thread of its own: torch's thread settings apply per thread, and the loop stays responsive.
         self._learner_thread = ThreadPoolExecutor(1, thread_name_prefix="learner")
         self.trackers: Trackers | None = None
+        self.ended: Future[None] | None = None  # once closed: done when the other processes know that the run has ended
 
     def close(self) -> None:
         """End the update under way before its next micro-batch, and close the trackers."""
         self.learner.break_off()
-        self._learner_thread.submit(self.learner.close)
+        self.ended = self._learner_thread.submit(self.learner.close)
         self._learner_thread.shutdown(wait=False)
         if self.trackers is not None:
             self.trackers.close()

@@ -96,7 +96,12 @@ async def training_loop(settings: Settings, status: RunStatus, ranks: Ranks) -> 
             train=train,
             held_out=held_out,
         )
-        yield TrainingLoop(run)
+        try:
+            yield TrainingLoop(run)
+        finally:
+            # Whoever leads other processes leaves their group only after it has told them.
+            if run.ended is not None and not ranks.is_alone:
+                await asyncio.wrap_future(run.ended)
     finally:
         await asyncio.gather(retriever.close(), policy.close())
 

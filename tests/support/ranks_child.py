@@ -76,7 +76,7 @@ def main() -> None:
         run(ranks, work)
         ranks.leave()
         return
-    settings = tiny_settings(work, *(tiny_run.SETTINGS if scenario == "run" else SETTINGS))
+    settings = tiny_settings(work, *(tiny_run.SETTINGS if scenario == "run" else SETTINGS), *sys.argv[3:])
     if scenario == "lose" and not ranks.leads:
         (work / f"follower-{ranks.rank}").write_text(str(os.getpid()))
         signal.signal(signal.SIGTERM, signal.SIG_DFL)

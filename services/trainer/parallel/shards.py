@@ -38,7 +38,10 @@ def shard(model: Any, blocks: Iterable[nn.Module], ranks: Ranks, dtype: torch.dt
     Shards stay in float32; layers compute in `dtype`. Gradients are summed over ranks, not averaged: the weights of the
     loss are those of the whole update.
     """
-    policy = MixedPrecisionPolicy() if dtype == torch.float32 else MixedPrecisionPolicy(dtype, torch.float32)
+    policy = MixedPrecisionPolicy()
+    if dtype != torch.float32:
+        # Inputs stay as they are: among those of the root are the weights of the loss, in float32.
+        policy = MixedPrecisionPolicy(dtype, torch.float32, cast_forward_inputs=False)
     for block in blocks:
         fully_shard(block, mesh=ranks.mesh, mp_policy=policy)
     fully_shard(model, mesh=ranks.mesh, mp_policy=policy)

@@ -164,7 +164,8 @@ def _differences(former: dict[str, Any], current: dict[str, Any]) -> list[str]:
     for section in sorted(former.keys() | current.keys()):
         if section in _CHANGEABLE or section == _NUMBERS or former.get(section) == current.get(section):
             continue
-        old, new = former.get(section), current.get(section)
+        new = current.get(section)
+        old = former.get(section, {} if isinstance(new, dict) else None)
         if isinstance(old, dict) and isinstance(new, dict):
             old = _defaults(section) | old  # settings that are newer than the run
             differing += [f"{section}.{k}" for k in sorted(old.keys() | new.keys()) if old.get(k) != new.get(k)]

@@ -16,7 +16,7 @@ SCRIPT = ROOT / "deploy" / "slurm" / "train.sbatch"
 
 
 def run(
-    tmp_path: Path, nodes: list[str], gpus: int, *arguments: str, **variables: str
+    tmp_path: Path, nodes: list[str], gpus: int, *arguments: str, services: int = 0, **variables: str
 ) -> tuple[int, list[list[str]], str]:
     """Exit code, the commands that were started (the trainer's last), and what was said."""
     programs = tmp_path / "bin"
@@ -24,8 +24,12 @@ def run(
     log = tmp_path / "srun.log"
     made = {
         "scontrol": f"printf '%s\\n' {' '.join(nodes)}",
-        # A service runs until the script ends it, the trainer ends by itself.
-        "srun": f'printf "%q " "$@" >> {log}; echo >> {log}; case "$*" in *torchrun*) ;; *) exec sleep 60 ;; esac',
+        # A service runs until the script ends it; the trainer ends once all of them have been started.
+        "srun": f"""line=$(printf '%q ' "$@"); printf '%s\\n' "$line" >> {log}
+case "$*" in
+*torchrun*) for _ in {{1..200}}; do [[ $(wc -l < {log}) -gt {services} ]] && break; sleep 0.05; done ;;
+*) exec sleep 60 ;;
+esac""",
     }
     for name, body in made.items():
         program = programs / name
@@ -48,7 +52,7 @@ def run(
 
 
 def test_two_nodes_are_one_that_trains_and_one_that_samples(tmp_path: Path) -> None:
-    code, commands, said = run(tmp_path, ["a", "b"], 8, "qwen2.5-7b-musique", "grpo.steps=3")
+    code, commands, said = run(tmp_path, ["a", "b"], 8, "qwen2.5-7b-musique", "grpo.steps=3", services=9)
     assert code == 0, said
     policies = [command for command in commands if "policy" in command]
     assert len(policies) == 8
@@ -64,7 +68,7 @@ def test_two_nodes_are_one_that_trains_and_one_that_samples(tmp_path: Path) -> N
 
 
 def test_a_single_node_is_divided(tmp_path: Path) -> None:
-    code, commands, said = run(tmp_path, ["a"], 8, "qwen2.5-3b-musique", SERVER_GPUS="2")
+    code, commands, said = run(tmp_path, ["a"], 8, "qwen2.5-3b-musique", services=3, SERVER_GPUS="2")
     assert code == 0, said
     policies = [command for command in commands if "policy" in command]
     devices = {word for command in policies for word in command if word.startswith("CUDA")}
