@@ -248,9 +248,11 @@ def _rollout_seconds(
 def _update_seconds(
     settings: Settings, shape: ModelShape, trainer: Fleet, assumed: Assumptions, tokens: float
 ) -> float:
-    """Six operations per parameter and token; two more for checkpointing, two for a reference."""
+    """Six operations per parameter and token, four with LoRA, where frozen weights need no gradient; two more for
+    checkpointing, two for a reference."""
     optimizer = settings.optimizer.gradient_checkpointing
     again = 2 if optimizer == "on" or (optimizer == "auto" and trainer.count > 1) else 0
     reference = 2 if settings.grpo.kl_coefficient > 0 else 0
-    passes = settings.grpo.num_iterations * (6 + again) + reference
+    own = 4 if settings.lora.rank else 6
+    passes = settings.grpo.num_iterations * (own + again) + reference
     return passes * shape.parameters * tokens / (trainer.count * trainer.gpu.tflops * 1e12 * assumed.flops)

@@ -78,6 +78,14 @@ def test_trainer_and_policy_of_the_small_lora_preset_share_one_card() -> None:
     assert trainer + settings.policy.gpu_memory_utilization * GPUS["A10"].memory < 0.92 * GPUS["A10"].memory
 
 
+def test_frozen_weights_need_no_gradient_of_their_own() -> None:
+    full = load_settings("qwen2.5-7b-musique")
+    factors = full.model_copy(update={"lora": full.lora.model_copy(update={"rank": 32})})
+    made = [plan(each, SEVEN, Fleet(1, "H100"), Fleet(1, "H100"), Assumptions()) for each in (full, factors)]
+    # Forward 2, backward 4 or 2, once more forward 2, reference 2.
+    assert made[1].seconds["update"] / made[0].seconds["update"] == pytest.approx(8 / 10)
+
+
 def test_twice_the_cards_halve_the_update_and_the_states() -> None:
     settings = load_settings("qwen2.5-7b-musique")
     four, eight = (plan(settings, SEVEN, Fleet(n, "H100"), Fleet(4, "H100"), Assumptions()) for n in (4, 8))
