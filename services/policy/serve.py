@@ -1,4 +1,4 @@
-"""Becomes vLLM's own OpenAI server with our plugin; settings become its arguments and environment.
+"""Runs vLLM's own OpenAI server with our plugin; settings become its arguments and environment.
 
 Run as a module by `services.policy.main`.
 """
@@ -18,7 +18,6 @@ from research.prompts import check_prompt, load_prompt, trained_prompt
 from research.settings import Settings
 from services.machine.number_formats import resolved
 from services.policy.adapters.checks import MAX_AT_ONCE, MAX_LOADED
-from services.policy.cpu_binding import BIND_VARIABLE, cores_to_bind
 from services.policy.plugin import PLUGIN_NAMES
 from services.policy.settings_variable import NUMBERS_VARIABLE, SETTINGS_VARIABLE, settings_from_environment
 from services.policy.weights.start_weights import VERSION_VARIABLE, start_weights
@@ -29,13 +28,14 @@ from services.web.logs import LOGGING
 logger = logging.getLogger(__name__)
 
 SERVED_NAME = "policy"
+ONE_PROCESS = "vllm.v1.executor.uniproc_executor.UniProcExecutor"
 # On a CPU, oneDNN caches the code of 1,024 matrix products. Each number of tokens in a batch adds more, about 1 MiB
 # each. With 64 the server is as fast and stops growing (docs/results/policy.md).
 ONEDNN_CACHE_VARIABLE = "ONEDNN_PRIMITIVE_CACHE_CAPACITY"
 
 
-def become_server(settings: Settings) -> None:
-    """Replace this process with the policy server.
+def run_server(settings: Settings) -> None:
+    """Run the policy server in this process until it ends.
 
     Raises:
         AssetError: the model is missing.
@@ -57,14 +57,10 @@ def become_server(settings: Settings) -> None:
     model = str(weights.path)
     os.environ.update(server_environment(settings))
     os.environ |= {VERSION_VARIABLE: weights.version, NUMBERS_VARIABLE: numbers.line}
-    command = [
-        sys.executable,
-        "-m",
-        "vllm.entrypoints.launchers.api_server.entry",
-        *server_arguments(settings, model),
-    ]
-    sys.stdout.flush()
-    os.execv(sys.executable, command)
+    sys.argv[1:] = server_arguments(settings, model)
+    from vllm.entrypoints.launchers.api_server.entry import main  # reads the environment as it is imported
+
+    main()
 
 
 def server_arguments(settings: Settings, model: str) -> list[str]:
@@ -99,6 +95,10 @@ def server_arguments(settings: Settings, model: str) -> list[str]:
         # On a CPU, vLLM 0.32 crashes when a request with a seed is prefilled in parts: it then takes back a random
         # draw, which CPU generators cannot do ("CPU Generator does not use offset").
         arguments.append("--no-enable-chunked-prefill")
+        if policy.tensor_parallel_size == 1:
+            # By default vLLM computes in a process of its own on a CPU: a start took 27 s instead of 20, one request
+            # made 34 tokens/s instead of 40 (docs/adr/069).
+            arguments += ["--distributed-executor-backend", ONE_PROCESS]
     if policy.enforce_eager:
         arguments.append("--enforce-eager")
     return arguments
@@ -115,8 +115,6 @@ def server_environment(settings: Settings) -> dict[str, str]:
         "VLLM_CPU_KVCACHE_SPACE": str(settings.policy.kv_cache_gib),
         "OMP_NUM_THREADS": str(settings.policy.threads),
     }
-    if BIND_VARIABLE not in os.environ and hasattr(os, "sched_getaffinity"):
-        environment[BIND_VARIABLE] = cores_to_bind(settings.policy.threads)
     if ONEDNN_CACHE_VARIABLE not in os.environ:
         environment[ONEDNN_CACHE_VARIABLE] = "64"
     if settings.policy.enforce_eager:
@@ -131,7 +129,7 @@ if __name__ == "__main__":
     logging.config.dictConfig(LOGGING)
     end_with_parent()
     try:
-        become_server(settings_from_environment())
+        run_server(settings_from_environment())
     except ResearchError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)

@@ -17,7 +17,6 @@ from typing import IO
 _ONE_THREAD = {
     "RESEARCH__POLICY__THREADS": "1",
     "RESEARCH__TRAINER__THREADS": "1",
-    "VLLM_CPU_OMP_THREADS_BIND": "nobind",
 }
 _WITH_VLLM = [
     ["tests/end_to_end", "tests/services/restarts"],

@@ -212,7 +212,7 @@ def test_the_engine_does_not_outlive_a_server_that_is_killed(
     arguments = ["serve", "policy", f"paths.data={data_dir}", f"paths.runs={tmp_path}", f"policy.port={port}"]
     with command(tmp_path / "log", arguments, WAYS[1], service_environment) as running:
         await_condition("the policy", lambda: answers(port), running)
-        [server] = [process for process in running.family() if "api_server" in " ".join(process.cmdline())]
+        [server] = [process for process in running.family() if "services.policy.serve" in " ".join(process.cmdline())]
         server.kill()
         assert running.process.wait(20) == 137
         await_end_of_all(running)
