@@ -16,8 +16,8 @@ from research.episode.agent import Sampling
 from research.model_paths import local_checkpoint
 from research.settings import Settings
 from services.process import stopping
-from services.trainer.learner.batching import TrainingSequence
 from services.trainer.learner.learner import Learner
+from services.trainer.model.batching import TrainingSequence
 from services.trainer.run_dir.run_dir import CONFIG
 from services.trainer.run_dir.size import with_written_size, write_size
 from services.trainer.telemetry.forecast import Speeds, forecast, minutes

@@ -36,7 +36,7 @@ import torch
 from research.config import load_settings
 from research.model_paths import local_checkpoint
 from services.machine.number_formats import cpu_capability
-from services.trainer.learner.batching import TrainingSequence, common_prefix, pack_micro_batches
+from services.trainer.model.batching import TrainingSequence, common_prefix, pack_micro_batches
 from tests.emulated_avx2 import ENVIRONMENT
 
 SELF = [sys.executable, "-m", "benchmarks.trainer.learner"]
@@ -83,7 +83,8 @@ def updater(case: Case, dtype: str) -> tuple[Callable[[], Any], int]:
 
         step = TrlStep(dtype)
         return lambda: step.update(episodes()), sum(p.numel() for p in step.model.parameters())
-    from services.trainer.learner import head, learner
+    from services.trainer.learner import learner
+    from services.trainer.model import head
 
     settings = load_settings(
         overrides=[f"model.dtype={dtype}", "optimizer.frozen_layers=0", *case.overrides, "optimizer.warmup_steps=0"]
@@ -105,7 +106,7 @@ def updater(case: Case, dtype: str) -> tuple[Callable[[], Any], int]:
 
 def speed(case: Case, dtype: str) -> dict[str, float]:
     """Seconds of an update: the median of three, after one that does not count."""
-    from services.trainer.learner.memory import keep_freed_memory
+    from services.trainer.model.memory import keep_freed_memory
 
     update, _ = updater(case, dtype)
     if "keep" in case.changes or not {"trl", "return"} & {*case.changes}:

@@ -16,7 +16,7 @@ from trl.trainer.utils import add_fused_lm_head
 
 from research.config import load_settings
 from research.model_paths import local_checkpoint
-from services.trainer.learner.batching import TrainingSequence
+from services.trainer.model.batching import TrainingSequence
 
 # Episodes per forward pass: about the tokens of one of our micro-batches (1,024).
 _BATCH = 4

@@ -11,8 +11,8 @@ from pathlib import Path
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from services.machine.number_formats import number_format
-from services.trainer.learner.batching import TrainingSequence
 from services.trainer.learner.learner import Learner
+from services.trainer.model.batching import TrainingSequence
 from tests.support.tiny_model import tiny_settings
 
 _IDS = list(range(100, 228))

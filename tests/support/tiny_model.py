@@ -11,7 +11,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 from research.config import load_settings
 from research.settings import Settings
-from services.trainer.learner.batching import TrainingSequence
+from services.trainer.model.batching import TrainingSequence
 
 VOCABULARY = 60
 

@@ -20,8 +20,8 @@ from research.episode.agent import Episode
 from research.settings import Settings
 from research.settings.training import GrpoConfig
 from services.trainer.groups import Group, TrainingUse
-from services.trainer.learner.batching import TrainingSequence, sequence_of
 from services.trainer.learner.loss import group_advantages, keep_most_varied
+from services.trainer.model.batching import TrainingSequence, sequence_of
 
 
 @dataclass(frozen=True, slots=True)

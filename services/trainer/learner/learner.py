@@ -23,20 +23,20 @@ from research.errors import ConfigurationError, TrainingError
 from research.settings import Settings
 from services.machine.number_formats import number_format
 from services.trainer.entry import UpdateEntry
-from services.trainer.learner.batching import (
+from services.trainer.learner.loss import MismatchSums, token_weights
+from services.trainer.learner.state import read_learner, write_learner
+from services.trainer.learner.update import GrpoTokenLoss, SupervisedTokenLoss
+from services.trainer.model.batching import (
     MicroBatch,
     TrainingSequence,
     collate,
     pack_micro_batches,
     prompt_groups,
 )
-from services.trainer.learner.forward import blocks_of, load_model, load_sharded
-from services.trainer.learner.head import TokenLoss, TokenOutput
-from services.trainer.learner.lora import MergedState, add_lora, require_lora, without_lora, write_adapter
-from services.trainer.learner.loss import MismatchSums, token_weights
-from services.trainer.learner.memory import enable_checkpointing, needs_checkpointing
-from services.trainer.learner.state import read_learner, write_learner
-from services.trainer.learner.update import GrpoTokenLoss, SupervisedTokenLoss
+from services.trainer.model.forward import blocks_of, load_model, load_sharded
+from services.trainer.model.head import TokenLoss, TokenOutput
+from services.trainer.model.lora import MergedState, add_lora, require_lora, without_lora, write_adapter
+from services.trainer.model.memory import enable_checkpointing, needs_checkpointing
 from services.trainer.parallel.division import cost, divide
 from services.trainer.parallel.ranks import Ranks
 from services.trainer.parallel.shards import free_gathered, whole, write_state, write_whole

@@ -16,8 +16,8 @@ from typing import Any
 import orjson
 
 from research.errors import ResearchError, TrainingError
-from services.trainer.learner.batching import TrainingSequence
 from services.trainer.learner.learner import Learner, UpdateReport
+from services.trainer.model.batching import TrainingSequence
 from services.trainer.parallel.ranks import Ranks
 
 logger = logging.getLogger(__name__)

@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from services.trainer.learner.batching import MicroBatch
 from services.trainer.learner.loss import LossSettings, TokenValues, grpo_loss
+from services.trainer.model.batching import MicroBatch
 
 
 @dataclass(slots=True)

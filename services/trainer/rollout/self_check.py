@@ -14,7 +14,7 @@ from statistics import fmean
 from research.episode.agent import Sampling, SearchAgent
 from research.errors import TrainingError
 from research.questions import Question
-from services.trainer.learner.batching import TrainingSequence
+from services.trainer.model.batching import TrainingSequence
 
 QUESTIONS, TOKENS = 8, 16
 _SHOWN = 5

@@ -13,8 +13,8 @@ from research.errors import ConfigurationError
 from research.questions import Question
 from research.settings import Settings
 from services.trainer.entry import SupervisedEntry
-from services.trainer.learner.batching import TrainingSequence, sequence_of
 from services.trainer.learner.team import Team
+from services.trainer.model.batching import TrainingSequence, sequence_of
 from services.trainer.run import Run
 from services.trainer.sft.traces import make_traces
 from services.trainer.status import RunPhase

@@ -27,8 +27,8 @@ from research.episode.tokenizer import HuggingFaceTokenizer
 from research.prompts import load_prompt
 from research.schemas import WeightsRequest
 from research.settings import Settings
-from services.trainer.learner.batching import TrainingSequence
 from services.trainer.learner.learner import Learner
+from services.trainer.model.batching import TrainingSequence
 from tests.conftest import Server, server_end
 
 KEY, ADMIN = "key-for-tests", "admin-for-tests"

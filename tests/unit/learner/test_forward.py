@@ -10,11 +10,11 @@ import torch
 import transformers
 
 from research.errors import ResearchError
-from services.trainer.learner import forward
-from services.trainer.learner.batching import TrainingSequence, collate
-from services.trainer.learner.forward import load_model
-from services.trainer.learner.memory import activation_bytes_per_token, enable_checkpointing
 from services.trainer.learner.update import SupervisedTokenLoss
+from services.trainer.model import forward
+from services.trainer.model.batching import TrainingSequence, collate
+from services.trainer.model.forward import load_model
+from services.trainer.model.memory import activation_bytes_per_token, enable_checkpointing
 
 CPU = torch.device("cpu")
 SMALL = {

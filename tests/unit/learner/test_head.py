@@ -8,8 +8,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from services.trainer.learner import head
-from services.trainer.learner.head import Projection, token_logprobs, token_loss
+from services.trainer.model import head
+from services.trainer.model.head import Projection, token_logprobs, token_loss
 
 TOKENS, HIDDEN, VOCABULARY = 37, 8, 50
 

@@ -13,8 +13,8 @@ from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
 from research.errors import TrainingError
-from services.trainer.learner.batching import TrainingSequence
 from services.trainer.learner.learner import Learner
+from services.trainer.model.batching import TrainingSequence
 from services.trainer.run_dir.checkpoints import CheckpointStore, RunState
 from services.trainer.weights.publisher import write_checkpoint
 from tests.support.tiny_model import flat_parameters, random_sequences, tiny_settings, write_tiny_model

@@ -12,7 +12,7 @@ from transformers import AutoModelForCausalLM
 
 from research.errors import ConfigurationError
 from services.trainer.learner.learner import Learner
-from services.trainer.learner.lora import MergedState
+from services.trainer.model.lora import MergedState
 from services.trainer.run_dir.checkpoints import CheckpointStore, RunState
 from tests.support.tiny_model import random_sequences, tiny_settings, write_tiny_model
 

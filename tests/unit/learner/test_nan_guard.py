@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 import torch
 
-from services.trainer.learner.batching import TrainingSequence
 from services.trainer.learner.learner import Learner
+from services.trainer.model.batching import TrainingSequence
 from tests.support.tiny_model import random_sequences, tiny_settings, write_tiny_model
 
 NOT_FINITE = [math.nan, math.inf, -math.inf]

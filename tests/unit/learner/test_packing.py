@@ -12,11 +12,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers import AutoModelForCausalLM
 
-from services.trainer.learner.batching import TrainingSequence, collate, pack_micro_batches
-from services.trainer.learner.forward import load_model
-from services.trainer.learner.head import chunks
 from services.trainer.learner.learner import Learner
 from services.trainer.learner.update import SupervisedTokenLoss
+from services.trainer.model.batching import TrainingSequence, collate, pack_micro_batches
+from services.trainer.model.forward import load_model
+from services.trainer.model.head import chunks
 from tests.support.tiny_model import VOCABULARY, flat_parameters, tiny_settings, write_tiny_model
 
 CPU = torch.device("cpu")

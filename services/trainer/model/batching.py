@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from research.episode.agent import Episode
-from services.trainer.learner.attention import Layout
+from services.trainer.model.attention import Layout
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,8 +12,8 @@ import torch
 from torch import nn
 
 from research.settings.training import OptimizerConfig
-from services.trainer.learner.attention import Layout
-from services.trainer.learner.forward import blocks_of
+from services.trainer.model.attention import Layout
+from services.trainer.model.forward import blocks_of
 
 logger = logging.getLogger(__name__)
 

@@ -17,9 +17,9 @@ from transformers import AutoConfig, AutoModelForCausalLM
 from transformers.utils import logging as transformers_logging
 
 from research.errors import ConfigurationError, TrainingError
-from services.trainer.learner.attention import PACKED
-from services.trainer.learner.batching import MicroBatch, TrainingSequence, collate
-from services.trainer.learner.head import Projection, TokenLoss, TokenOutput, token_logprobs, token_loss
+from services.trainer.model.attention import PACKED
+from services.trainer.model.batching import MicroBatch, TrainingSequence, collate
+from services.trainer.model.head import Projection, TokenLoss, TokenOutput, token_logprobs, token_loss
 from services.trainer.parallel.ranks import Ranks
 from services.trainer.parallel.shards import load_rows, shard
 
