@@ -6,7 +6,6 @@ head called from outside would find shards.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 from types import MethodType
 from typing import Any, cast
@@ -20,6 +19,7 @@ from research.errors import ConfigurationError, TrainingError
 from services.trainer.model.attention import PACKED
 from services.trainer.model.batching import MicroBatch, TrainingSequence, collate
 from services.trainer.model.head import Projection, TokenLoss, TokenOutput, token_logprobs, token_loss
+from services.trainer.model.lean import make_lean
 from services.trainer.parallel.ranks import Ranks
 from services.trainer.parallel.shards import load_rows, shard
 
@@ -47,9 +47,9 @@ def load_model(
     except ValueError as error:
         raise ConfigurationError(f"model.name: {checkpoint} cannot be trained in packed rows: {error}") from error
     model.to(device).eval()  # eval: dropout would make the learner another policy than the sampler
-    own_forward = model.forward
+    expected = own_logprobs(model, device)
     install_forward(model, temperature, dtype)
-    check_forward(model, own_forward, device, _TOLERANCE_NATS if weights == torch.float32 else _HALF_TOLERANCE_NATS)
+    check_forward(model, expected, device, _TOLERANCE_NATS if weights == torch.float32 else _HALF_TOLERANCE_NATS)
     return model
 
 
@@ -88,7 +88,7 @@ def _make_buffers(model: Any, device: torch.device) -> None:
 
 
 def install_forward(model: nn.Module, temperature: float, dtype: torch.dtype, *, autocast: bool = True) -> None:
-    """Make `packed_forward` the forward of a model: `model(batch, loss)`.
+    """Make `packed_forward` the forward of a model, `model(batch, loss)`, and its layers lean.
 
     `autocast`: float32 weights compute in `dtype`; FSDP gathers them in it anyway.
     """
@@ -98,6 +98,7 @@ def install_forward(model: nn.Module, temperature: float, dtype: torch.dtype, *,
     def forward(self: Any, batch: MicroBatch, loss: TokenLoss | None = None) -> TokenOutput:
         return packed_forward(self, batch, how, dtype, loss, autocast=autocast)
 
+    make_lean(model)
     model.forward = MethodType(forward, model)
 
 
@@ -137,36 +138,43 @@ def blocks_of(model: Any) -> nn.ModuleList:
     raise TrainingError(f"cannot find the layers of {type(model).__name__}; set optimizer.frozen_layers = 0")
 
 
-def check_forward(
-    model: Any, own_forward: Callable[..., Any], device: torch.device, tolerance: float = _TOLERANCE_NATS
-) -> None:
-    """Compare `packed_forward` with the model's own forward and attention, on two sequences that share a prompt.
+def own_logprobs(model: Any, device: torch.device) -> Tensor:
+    """Log-probabilities of two sequences that share a prompt, by the model's own forward and attention."""
+    model.set_attn_implementation("sdpa" if model._supports_sdpa else "eager")
+    ids = torch.tensor([sequence.token_ids for sequence in _probe(model)], device=device)
+    with torch.no_grad():
+        logits = model(input_ids=ids).logits[:, :-1]
+    model.set_attn_implementation(PACKED)
+    return torch.log_softmax(logits.float(), dim=-1).gather(-1, ids[:, 1:, None]).flatten()
+
+
+def check_forward(model: Any, expected: Tensor, device: torch.device, tolerance: float = _TOLERANCE_NATS) -> None:
+    """Compare `packed_forward` with what `own_logprobs` was before the model's forward was replaced.
 
     What a model does to its logits (a cap, a factor) or to its attention is in its own code and in no interface; a
     model with a peculiarity that is not known here must not be trained on other log-probabilities than it samples with.
 
     Raises ConfigurationError if they differ.
     """
-    generator = torch.Generator().manual_seed(0)
-    vocabulary = model.get_input_embeddings().num_embeddings
-    prompt, *answers = torch.randint(vocabulary, (3, _PROBE_TOKENS), generator=generator).tolist()
-    whole = range(1, 2 * _PROBE_TOKENS)
-    sequences = [TrainingSequence(prompt + each, [*whole], [0.0] * len(whole), 0.0, _PROBE_TOKENS) for each in answers]
-    batch = collate(sequences, [0, 1], [0.0, 0.0], device)
+    batch = collate(_probe(model), [0, 1], [0.0, 0.0], device)
     with torch.no_grad():
         how = Projection(1.0, *_scale_and_cap(model.config.get_text_config()))
         found = packed_forward(model, batch, how, torch.float32).logprobs
-        model.set_attn_implementation("sdpa" if model._supports_sdpa else "eager")
-        ids = torch.tensor([sequence.token_ids for sequence in sequences], device=device)
-        logits = own_forward(input_ids=ids).logits[:, :-1]
-        model.set_attn_implementation(PACKED)
-        expected = torch.log_softmax(logits.float(), dim=-1).gather(-1, ids[:, 1:, None]).flatten()
     difference = float((found - expected).abs().max())
     if not difference <= tolerance:
         raise ConfigurationError(
             f"model.name: the learner's log-probabilities of {type(model).__name__} are up to {difference:.2g} nats "
             "away from the model's own: it computes in a way that the learner does not know, and cannot be trained"
         )
+
+
+def _probe(model: Any) -> list[TrainingSequence]:
+    """Two made-up sequences with the same prompt."""
+    generator = torch.Generator().manual_seed(0)
+    vocabulary = model.get_input_embeddings().num_embeddings
+    prompt, *answers = torch.randint(vocabulary, (3, _PROBE_TOKENS), generator=generator).tolist()
+    whole = range(1, 2 * _PROBE_TOKENS)
+    return [TrainingSequence(prompt + each, [*whole], [0.0] * len(whole), 0.0, _PROBE_TOKENS) for each in answers]
 
 
 def _scale_and_cap(config: Any) -> tuple[float, float | None]:

@@ -165,4 +165,4 @@ def test_no_cut_and_no_packing_changes_an_update(
         before = flat_parameters(learner.model)
         assert learner.grpo_update(sequences) is not None
         after.append(flat_parameters(learner.model) - before)
-    torch.testing.assert_close(after[0], after[1], rtol=1e-3, atol=1e-6)
+    torch.testing.assert_close(after[0], after[1], rtol=1e-3, atol=1e-5)
