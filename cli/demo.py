@@ -16,7 +16,7 @@ from research.questions.sampling import first_of_each_kind
 from research.questions.sources import load_questions
 from research.settings import Settings
 from services.process import stopping
-from services.system.launcher import require_free_ports, running
+from services.system.launcher import require_startable, running
 from services.trainer.main import kept, train
 from services.trainer.run_dir.run_dir import RunDirectory
 from services.trainer.run_dir.size import with_written_size
@@ -35,7 +35,7 @@ def run_demo(settings: Settings, preset: str, arguments: Sequence[str], console:
 
 def _run(settings: Settings, preset: str, arguments: Sequence[str], console: Console) -> None:
     started = time.monotonic()
-    require_free_ports(("retriever", "policy", "trainer"), settings)
+    require_startable(("retriever", "policy", "trainer"), settings)
     prepare(settings, console)
     record = RunDirectory(settings.run_dir)
     size = with_written_size(settings).grpo

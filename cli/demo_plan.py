@@ -6,6 +6,7 @@ import asyncio
 import gc
 import time
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import AsyncExitStack
 from typing import Any
 
 from rich.console import Console
@@ -121,9 +122,12 @@ def _shaped(settings: Settings, asked: float, steps: float, questions: float) ->
 
 
 async def _policy_speed(settings: Settings) -> float:
-    """Tokens per second in a burst, after a first burst that warms the server up."""
+    """Tokens per second of all servers in a burst, after a first burst that warms them up."""
     key = environment_secret(API_KEY_VARIABLE)
-    async with PolicyClient(settings.endpoints.policy_urls[0], api_key=key) as policy:
+    async with AsyncExitStack() as opened:
+        policies = [
+            await opened.enter_async_context(PolicyClient(url, api_key=key)) for url in settings.endpoints.policy_urls
+        ]
 
         async def burst(first: int) -> float:
             started = time.perf_counter()
@@ -131,6 +135,7 @@ async def _policy_speed(settings: Settings) -> float:
                 *(
                     policy.generate([first + 41 * request + i for i in range(72)], _NEW_TOKENS, Sampling(1.0))
                     for request in range(_REQUESTS)
+                    for policy in policies
                 )
             )
             return sum(len(each.token_ids) for each in made) / (time.perf_counter() - started)

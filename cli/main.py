@@ -121,11 +121,12 @@ def up(overrides: Overrides = None, preset: Preset = DEFAULT_PRESET) -> None:
     Example: `research up`
     """
     from builtin.prepare import prepare as prepare_all
-    from services.system.launcher import Service, require_free_ports, running
+    from services.system.launcher import require_startable, running
+    from services.system.programs import Service
 
     settings = load_settings(preset, overrides)
     everything: tuple[Service, ...] = ("retriever", "policy", "trainer")
-    require_free_ports(everything, settings)
+    require_startable(everything, settings)
     with stopping.keeping(lambda: "the services have ended; `research up` restarts them and continues an active run"):
         prepare_all(settings, console)
         with running(everything, _passed_on(preset, overrides), settings, console):

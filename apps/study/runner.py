@@ -12,7 +12,7 @@ from apps.study.report import write_study_report
 from apps.study.view import StudyView
 from builtin.prepare import prepare
 from services.process import stopping
-from services.system.launcher import require_free_ports, running
+from services.system.launcher import require_startable, running
 from services.trainer.main import train
 
 
@@ -34,7 +34,7 @@ def _run(plan: StudyPlan, arguments: Sequence[str], console: Console) -> None:
     plan.check_same_settings()
     unfinished = [run for run in plan.runs if not plan.is_finished(run)]
     if unfinished:
-        require_free_ports(("retriever", "policy", "trainer"), plan.settings)
+        require_startable(("retriever", "policy", "trainer"), plan.settings)
         prepare(plan.settings, console)
         view = StudyView(plan)
         with running(("retriever", "policy"), arguments, plan.settings, console):

@@ -5,9 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
-from research.settings.base import Fraction, Port, PositiveInt, Section
+from research.settings.base import LAST_PORT, Fraction, Port, PositiveInt, Section
 
 
 class PolicyConfig(Section):
@@ -15,12 +15,15 @@ class PolicyConfig(Section):
 
     host: str = Field("127.0.0.1", description="address to listen on; 0.0.0.0: every network")
     port: Port = Field(8001, description="port to listen on")
-    threads: PositiveInt = Field(2, description="threads of vLLM on a CPU")
-    kv_cache_gib: PositiveInt = Field(2, description="size of the KV cache on a CPU, in GiB")
+    replicas: PositiveInt = Field(
+        1, description="policy servers on this machine, at ports policy.port, policy.port + 1, …; each has its own GPUs"
+    )
+    threads: PositiveInt = Field(2, description="threads of each policy server on a CPU")
+    kv_cache_gib: PositiveInt = Field(2, description="size of the KV cache of each policy server on a CPU, in GiB")
     max_num_seqs: PositiveInt = Field(64, description="most requests that are decoded together")
     enforce_eager: bool = Field(False, description="skip compilation: faster start, slower decoding on a GPU")
     gpu_memory_utilization: Fraction = Field(0.85, description="fraction of GPU memory that vLLM may take")
-    tensor_parallel_size: PositiveInt = Field(1, description="GPUs that share one model")
+    tensor_parallel_size: PositiveInt = Field(1, description="GPUs that share one model, in each policy server")
     max_lora_rank: Literal[0, 8, 16, 32, 64, 128, 256] = Field(
         0, description="largest rank of LoRA adapters that can be loaded; 0: no adapters"
     )
@@ -35,6 +38,17 @@ class PolicyConfig(Section):
     weights_dir: Path = Field(
         Path("runs"), description="new weights are accepted from below this directory only; default: paths.runs"
     )
+
+    @property
+    def ports(self) -> range:
+        """One port for each server."""
+        return range(self.port, self.port + self.replicas)
+
+    @model_validator(mode="after")
+    def _ports_exist(self) -> PolicyConfig:
+        if self.ports[-1] > LAST_PORT:
+            raise ValueError(f"replicas = {self.replicas} from port {self.port} on needs ports beyond {LAST_PORT}")
+        return self
 
 
 class EndpointsConfig(Section):

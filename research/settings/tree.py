@@ -60,12 +60,26 @@ class Settings(Section):
         """A service without an address is where its own section puts it; weights come from the runs."""
         found = {
             "retriever_url": self.endpoints.retriever_url or _address(self.retriever.host, self.retriever.port),
-            "policy_urls": self.endpoints.policy_urls or [_address(self.policy.host, self.policy.port)],
+            "policy_urls": self.endpoints.policy_urls
+            or [_address(self.policy.host, port) for port in self.policy.ports],
             "trainer_url": self.endpoints.trainer_url or _address(self.trainer.host, self.trainer.port),
         }
         object.__setattr__(self, "endpoints", self.endpoints.model_copy(update=found))
         if "weights_dir" not in self.policy.model_fields_set:
             object.__setattr__(self, "policy", self.policy.model_copy(update={"weights_dir": self.paths.runs}))
+        return self
+
+    @model_validator(mode="after")
+    def _policies_have_ports_of_their_own(self) -> Settings:
+        # The port of a single policy may be that of a service on another machine.
+        if self.policy.replicas > 1:
+            for name, port in (("retriever.port", self.retriever.port), ("trainer.port", self.trainer.port)):
+                if port in self.policy.ports:
+                    raise ValueError(
+                        f"policy.replicas = {self.policy.replicas} takes ports {self.policy.ports[0]} to "
+                        f"{self.policy.ports[-1]}, and {name} = {port} is one of them; choose others, such as "
+                        "policy.port=8100"
+                    )
         return self
 
     @model_validator(mode="after")

@@ -11,7 +11,6 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
 import httpx
 from rich.console import Console
@@ -19,12 +18,12 @@ from rich.console import Console
 from research.errors import ServiceError
 from research.settings import Settings
 from services.process import stopping
+from services.process.children import how_it_ended
 from services.process.parent import child_environment
 from services.system.admin_token import shared_admin_token
+from services.system.programs import Program, Service, programs_of
 from services.system.supervisor import Supervisor, tail
 from services.web.ports import require_free_port
-
-Service = Literal["retriever", "policy", "trainer"]
 
 _START_SECONDS = 600
 # Less than `stopping.GRACE_SECONDS`, in which this process has to end as well.
@@ -33,11 +32,10 @@ _STOP_SECONDS = 7.5
 
 @dataclass(frozen=True, slots=True)
 class RunningService:
-    """A child process and where it listens and logs."""
+    """A child process and where it logs."""
 
-    name: Service
+    program: Program
     process: subprocess.Popen[bytes]
-    url: str
     log: Path
 
 
@@ -47,17 +45,18 @@ def running(
 ) -> Iterator[None]:
     """Start services, wait until each is ready, restart those that die meanwhile, and stop them all at the end.
 
-    They share an admin token (`shared_admin_token`). A service that dies five times in a row ends this process; the
+    They share an admin token (`shared_admin_token`). With `policy.replicas`, each policy server is a child by itself. A
+    service that dies five times in a row ends this process; the
     error shows the end of its log.
 
     Args:
         arguments: the command line's settings, passed on to each service.
 
     Raises:
-        ConfigurationError: a port is taken.
+        ConfigurationError: a port is taken, or the machine has too few GPUs or cores for `policy.replicas`.
         ServiceError: a service ended or did not become ready; the message shows the end of its log.
     """
-    require_free_ports(services, settings)
+    programs = {program.name: program for program in require_startable(services, settings)}
     started: dict[str, RunningService] = {}
 
     def kill() -> None:
@@ -66,19 +65,19 @@ def running(
 
     with shared_admin_token(settings), stopping.killing(kill):
         try:
-            for name in services:
-                started[name] = _start(name, arguments, settings)
+            for name, program in programs.items():
+                started[name] = _start(program, arguments, settings)
             for service in list(started.values()):
                 _await_ready(service, console)
 
-            def start_again(name: Service) -> RunningService:
+            def start_again(name: str) -> RunningService:
                 _signal(started[name], signal.SIGKILL)  # a process that it left behind would hold its port
-                return _start(name, arguments, settings, again=True)
+                return _start(programs[name], arguments, settings, again=True)
 
             supervisor = Supervisor(
                 started,
                 start=start_again,
-                is_ready=lambda service: _is_ready(service.url),
+                is_ready=lambda service: _is_ready(service.program.url),
                 log=lambda line: console.print(line, highlight=False, markup=False, soft_wrap=True),
             )
             supervisor.start()
@@ -90,46 +89,53 @@ def running(
             _stop(list(started.values()))
 
 
-def require_free_ports(services: Sequence[Service], settings: Settings) -> None:
-    """Raise ConfigurationError, before anything slow begins, if a service could not listen on its port."""
-    for name in services:
-        require_free_port(getattr(settings, name).host, getattr(settings, name).port, f"{name}.port")
+def require_startable(services: Sequence[Service], settings: Settings) -> list[Program]:
+    """Check, before anything slow begins, that the services can be started.
+
+    Returns:
+        The processes that they are.
+
+    Raises:
+        ConfigurationError: a port is taken, or the machine has too few GPUs or cores for `policy.replicas`.
+    """
+    programs = programs_of(services, settings)
+    for program in programs:
+        require_free_port(program.host, program.port, f"{program.service}.port")
+    return programs
 
 
-def _start(name: Service, arguments: Sequence[str], settings: Settings, *, again: bool = False) -> RunningService:
-    log = settings.paths.runs / "logs" / f"{name}.log"
+def _start(program: Program, arguments: Sequence[str], settings: Settings, *, again: bool = False) -> RunningService:
+    log = settings.paths.runs / "logs" / f"{program.name}.log"
     log.parent.mkdir(parents=True, exist_ok=True)
     # Keeps what a service logged before it died.
     with log.open("ab" if again else "wb") as out:
         # A separate session: Ctrl-C reaches only this process, which ends the children in order.
         process = subprocess.Popen(
-            [sys.executable, "-m", "cli.main", "serve", name, *arguments],
-            env=child_environment(),
+            [sys.executable, "-m", "cli.main", "serve", program.service, *arguments, *program.own_settings],
+            env=child_environment() | program.environment,
             stdin=subprocess.DEVNULL,
             stdout=out,
             stderr=subprocess.STDOUT,
             start_new_session=True,
         )
-    at = getattr(settings, name)
-    host = "127.0.0.1" if at.host == "0.0.0.0" else at.host
-    return RunningService(name, process, f"http://{host}:{at.port}", log)
+    return RunningService(program, process, log)
 
 
 def _await_ready(service: RunningService, console: Console) -> None:
-    started = time.monotonic()
-    with console.status(f"{service.name} is starting; log: {service.log}"):
+    started, name, url = time.monotonic(), service.program.name, service.program.url
+    with console.status(f"{name} is starting; log: {service.log}"):
         while time.monotonic() - started < _START_SECONDS:
             if service.process.poll() is not None:
                 raise ServiceError(
-                    f"the {service.name} ended with code {service.process.returncode} while starting; "
+                    f"the {name} {how_it_ended(service.process.returncode)} while starting; "
                     f"the end of {service.log}:\n{tail(service.log)}"
                 )
-            if _is_ready(service.url):
+            if _is_ready(url):
                 seconds = time.monotonic() - started
-                console.print(f"{service.name} is ready at {service.url} ({seconds:.0f} s)", highlight=False)
+                console.print(f"{name} is ready at {url} ({seconds:.0f} s)", highlight=False)
                 return
             time.sleep(0.3)
-    raise ServiceError(f"the {service.name} was not ready within {_START_SECONDS} s; its log is {service.log}")
+    raise ServiceError(f"the {name} was not ready within {_START_SECONDS} s; its log is {service.log}")
 
 
 def _is_ready(url: str) -> bool:

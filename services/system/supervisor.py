@@ -12,6 +12,7 @@ from typing import Generic, Protocol, TypeVar
 
 from research.errors import ServiceError
 from services.process import stopping
+from services.process.children import how_it_ended
 
 _POLL_SECONDS = 0.5
 _DEATHS = 5
@@ -98,7 +99,7 @@ class Supervisor(threading.Thread, Generic[Child]):
             return True
         code = child.process.poll()
         if code is not None:
-            return self._died(name, health, f"ended with code {code}" if code >= 0 else f"ended by signal {-code}")
+            return self._died(name, health, how_it_ended(code))
         if health.ready_since is None and self._is_ready(child):
             health.ready_since = now
             self._say(f"the {name} is ready again")

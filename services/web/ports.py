@@ -15,6 +15,6 @@ def require_free_port(host: str, port: int, setting: str) -> None:
             probe.bind((host, port))
         except OSError as error:
             raise ConfigurationError(
-                f"{setting} = {port}: cannot listen on {host}:{port} ({error.strerror}); "
+                f"{setting}: cannot listen on {host}:{port} ({error.strerror}); "
                 f"stop what uses it or choose another port with {setting}=…"
             ) from error

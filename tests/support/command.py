@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -154,6 +155,15 @@ def answers(port: int, path: str = "/readyz") -> bool:
     with suppress(httpx.HTTPError):
         return httpx.get(f"http://127.0.0.1:{port}{path}", timeout=5).status_code == 200
     return False
+
+
+def ports_in_a_row(free_port: Callable[[], int]) -> int:
+    """The first of two ports for `policy.replicas=2`."""
+    while True:
+        first = free_port()
+        with socket.socket() as probe, suppress(OSError):
+            probe.bind(("127.0.0.1", first + 1))
+            return first
 
 
 def phase_of(port: int) -> str:

@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import json
-import os
 import secrets
 import shutil
 import sys
@@ -22,6 +21,7 @@ from research.atomic_io import write_json
 from research.errors import AssetError, ConfigurationError, ResearchError
 from research.passages import Passage
 from research.settings import Settings
+from services.machine.division import usable_cores
 from services.process.progress import progress
 from services.retriever.build.passage_readers import corpus_digest, read_passages
 from services.retriever.build.vector_shards import SHARD, VectorShards
@@ -96,7 +96,8 @@ def _build(settings: Settings, checkpoint: Checkpoint, recipe: Recipe, passages:
         _check_buildable(settings, checkpoint, len(store))
         vectors = VectorShards(work / "shards", store)
         if vectors.missing:
-            vectors.encode(load_encoders(checkpoint, settings.encoder, backend, _usable_cores(), settings.paths.data))
+            # A build has its machine to itself; serving shares one, so it has a setting.
+            vectors.encode(load_encoders(checkpoint, settings.encoder, backend, usable_cores(), settings.paths.data))
         _write_index(settings, checkpoint, recipe, store, vectors, index, build_id)
     _publish(index, settings.index_dir)
 
@@ -230,8 +231,3 @@ def _only_builder(target: Path) -> Iterator[None]:
 
 def _log(message: str) -> None:
     print(message, file=sys.stderr, flush=True)
-
-
-def _usable_cores() -> int:
-    """A build has its machine to itself, so it uses every core it may; serving shares one, so it has a setting."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -72,7 +72,7 @@ class Evaluator:
                 self._agent,
                 self.questions(name),
                 sampling=sampling,
-                concurrency=self._settings.policy.max_num_seqs,
+                concurrency=self._settings.policy.max_num_seqs * len(self._settings.endpoints.policy_urls),
                 on_answer=self._status.advance,
             )
             fault: Exception | None = None

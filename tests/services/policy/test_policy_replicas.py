@@ -1,30 +1,33 @@
-"""Two real policy servers that are updated as one; one of them dies and comes back."""
+"""`policy.replicas=2`: two real policy servers that are updated as one; one of them dies and is restarted."""
 
 from __future__ import annotations
 
 import asyncio
-import os
-import signal
-from collections.abc import Awaitable, Callable
+import io
+import time
+from collections.abc import Awaitable, Callable, Iterator
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
-from urllib.parse import urlsplit
 
+import psutil
 import pytest
 import torch
+from rich.console import Console
 from safetensors.torch import load_file
 from transformers import AutoTokenizer
 
 from research.clients import PolicyAdmin, PolicyClient
+from research.config import load_settings
 from research.episode.agent import Sampling
 from research.episode.tokenizer import HuggingFaceTokenizer
 from research.errors import ServiceError
 from research.prompts import load_prompt
+from services.system.launcher import running
 from services.trainer.parallel.shards import write_state
 from services.trainer.weights.publisher import Publisher
 from services.trainer.weights.replicas import Replica, Replicas
-from tests.conftest import Server
+from tests.support.command import ports_in_a_row
 
 ADMIN = "admin-for-tests"
 
@@ -39,20 +42,43 @@ def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("weights")
 
 
-@pytest.fixture
-def start(launch: Any, weights: Path) -> Callable[..., Server]:
-    def start(**options: Any) -> Server:
-        server: Server = launch(
-            "policy",
-            f"policy.weights_dir={weights}",
-            "policy.kv_cache_gib=1",
-            timeout=300,
-            environment={"RESEARCH_ADMIN_TOKEN": ADMIN},
-            **options,
-        )
-        return server
+@dataclass(frozen=True)
+class Servers:
+    """What `research up` starts for `policy.replicas=2`, and what it says meanwhile."""
 
-    return start
+    urls: list[str]
+    runs: Path
+    said: io.StringIO
+
+    def kill(self, url: str) -> None:
+        """Kill the vLLM at this address, and nothing of ours."""
+        port = url.rpartition(":")[2]
+        children = psutil.Process().children(recursive=True)
+        [supervised] = [each for each in children if f"policy.port={port}" in each.cmdline()[-2:]]
+        [vllm] = supervised.children()
+        vllm.kill()
+        vllm.wait(20)
+
+
+@pytest.fixture
+def servers(
+    weights: Path,
+    data_dir: Path,
+    tmp_path: Path,
+    free_port: Callable[[], int],
+    service_environment: dict[str, str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> Iterator[Servers]:
+    for name, value in (service_environment | {"RESEARCH_ADMIN_TOKEN": ADMIN}).items():
+        monkeypatch.setenv(name, value)
+    arguments = [
+        *(f"paths.data={data_dir}", f"paths.runs={tmp_path}", f"policy.weights_dir={weights}"),
+        *("policy.replicas=2", f"policy.port={ports_in_a_row(free_port)}", "policy.threads=1"),
+        *("policy.serve=base", "policy.kv_cache_gib=1"),
+    ]
+    settings, said = load_settings(overrides=arguments), io.StringIO()
+    with running(["policy"], arguments, settings, Console(file=said)):
+        yield Servers(settings.endpoints.policy_urls, tmp_path, said)
 
 
 def noisy(model: Path, seed: int) -> dict[str, torch.Tensor]:
@@ -61,19 +87,16 @@ def noisy(model: Path, seed: int) -> dict[str, torch.Tensor]:
     return {name: t + 0.01 * torch.randn_like(t) if t.ndim > 1 else t for name, t in tensors.items()}
 
 
-def digests_of(servers: list[Server]) -> list[dict[str, str]]:
-    async def run() -> list[dict[str, str]]:
-        found = []
-        for server in servers:
-            async with PolicyAdmin(server.url, token=ADMIN) as admin:
-                found.append(await admin.digests())
-        return found
-
-    return asyncio.run(run())
+async def digests_of(urls: list[str]) -> list[dict[str, str]]:
+    found = []
+    for url in urls:
+        async with PolicyAdmin(url, token=ADMIN) as admin:
+            found.append(await admin.digests())
+    return found
 
 
-def test_all_serve_the_published_version_or_are_out(start: Callable[..., Server], model: Path, weights: Path) -> None:
-    servers = [start(), start()]
+def test_all_serve_the_published_version_or_are_out(servers: Servers, model: Path, weights: Path) -> None:
+    urls = servers.urls
     said: list[str] = []
     tokenizer = HuggingFaceTokenizer(AutoTokenizer.from_pretrained(model))
     prompt = load_prompt("research-small")
@@ -84,7 +107,7 @@ def test_all_serve_the_published_version_or_are_out(start: Callable[..., Server]
         return {version for generation in drawn for version in generation.versions}
 
     async def with_publisher(scenario: Callable[[Publisher, Replicas], Awaitable[None]]) -> None:
-        pairs = [Replica(PolicyClient(s.url, retries=0), PolicyAdmin(s.url, token=ADMIN, retries=0)) for s in servers]
+        pairs = [Replica(PolicyClient(url, retries=0), PolicyAdmin(url, token=ADMIN, retries=0)) for url in urls]
         replicas = Replicas(pairs, said.append)
         try:
             await scenario(Publisher(model, weights, replicas, prompt.text), replicas)
@@ -94,25 +117,31 @@ def test_all_serve_the_published_version_or_are_out(start: Callable[..., Server]
     async def scenario(publisher: Publisher, replicas: Replicas) -> None:
         await publisher.publish(partial(write_state, noisy(model, 1)), 1)
         assert await versions(replicas) == {"1"}
-        first, second = await asyncio.to_thread(digests_of, servers)
+        for url in urls:
+            async with PolicyClient(url, retries=0) as client:
+                assert set((await client.generate(prompts[0], 8, Sampling(1.0))).versions) == {"1"}
+        first, second = await digests_of(urls)
         assert first == second
 
-        killed = servers[1]
-        os.killpg(killed.process.pid, signal.SIGKILL)
-        killed.process.wait()
+        killed = urls[1]
+        servers.kill(killed)
         await publisher.publish(partial(write_state, noisy(model, 2)), 2)
-        assert f"{killed.url} is taken out of service" in said[-1]
+        assert f"{killed} is taken out of service" in said[-1]
         assert await versions(replicas) == {"2"}
 
-        # It comes back with the model that it was started with, and is given the published version before it is asked.
-        servers[1] = await asyncio.to_thread(start, port=urlsplit(killed.url).port)
-        for _ in range(60):
+        # It is restarted by itself, with the model that it was started with, and is given the published version before
+        # it is asked.
+        deadline = time.monotonic() + 240
+        while "is in service again; 2 of 2 serve" not in said[-1] and time.monotonic() < deadline:
             assert await publisher.reconcile() is None
-            if "is in service again; 2 of 2 serve" in said[-1]:
-                break
+            await asyncio.sleep(0.1)
         assert "is in service again; 2 of 2 serve" in said[-1]
         assert await versions(replicas) == {"2"}
-        third, fourth = await asyncio.to_thread(digests_of, servers)
+        first_name, second_name = (f"policy-{url.rpartition(':')[2]}" for url in urls)
+        assert f"the {second_name} ended with code 137; it is restarted" in servers.said.getvalue()
+        assert f"the {first_name} ended" not in servers.said.getvalue()
+        assert {log.stem for log in (servers.runs / "logs").iterdir()} == {first_name, second_name}
+        third, fourth = await digests_of(urls)
         assert third == fourth
         assert third != first
 
@@ -122,6 +151,6 @@ def test_all_serve_the_published_version_or_are_out(start: Callable[..., Server]
         with pytest.raises(ServiceError, match="not finite"):
             await publisher.publish(partial(write_state, broken), 3)
         assert await versions(replicas) == {"2"}
-        assert await asyncio.to_thread(digests_of, servers) == [third, third]
+        assert await digests_of(urls) == [third, third]
 
     asyncio.run(with_publisher(scenario))

@@ -32,6 +32,7 @@ from tests.support.command import (
     crossed,
     note,
     phase_of,
+    ports_in_a_row,
 )
 
 FRESH = ["starting", "evaluation", "sft"]
@@ -117,6 +118,49 @@ def test_the_policy_ends(
         assert running_before > 1
         assert not left
         assert last.startswith("stopped: ")
+
+
+@pytest.fixture
+def two_policies(data_dir: Path, tmp_path: Path, free_port: Callable[[], int]) -> tuple[list[str], list[str]]:
+    """Arguments that serve two of them, and the names by which they are told apart."""
+    port = ports_in_a_row(free_port)
+    places = [f"paths.data={data_dir}", f"paths.runs={tmp_path}", f"policy.port={port}"]
+    arguments = ["serve", "policy", *places, "policy.replicas=2", "policy.threads=1"]
+    return arguments, [f"policy-{port}", f"policy-{port + 1}"]
+
+
+def vllms(running: Command) -> list[psutil.Process]:
+    return [process for process in running.family() if "services.policy.serve" in process.cmdline()]
+
+
+@pytest.mark.parametrize(("phase", "way"), crossed(["two importing"]))
+def test_two_policies_end(
+    phase: str,
+    way: Way,
+    two_policies: tuple[list[str], list[str]],
+    tmp_path: Path,
+    service_environment: dict[str, str],
+) -> None:
+    with command(tmp_path / "log", two_policies[0], way, service_environment) as running:
+        await_condition(phase, lambda: len(vllms(running)) == 2, running)
+        assert running.stop("serve policy", phase, way, []).startswith("stopped: ")
+
+
+def test_the_death_of_one_policy_ends_the_other_and_is_told(
+    two_policies: tuple[list[str], list[str]], tmp_path: Path, service_environment: dict[str, str]
+) -> None:
+    arguments, names = two_policies
+    with command(tmp_path / "log", arguments, WAYS[1], service_environment) as running:
+        # Each says its number format, under its name, before it imports vLLM.
+        await_condition(
+            "both", lambda: all(f"{name} | " in running.log.read_text(errors="replace") for name in names), running
+        )
+        killed = max(vllms(running), key=lambda process: process.create_time())
+        killed.kill()
+        assert running.process.wait(PROMISED_SECONDS) == 137
+        assert not running.family()
+    last = running.log.read_text(errors="replace").strip().splitlines()[-1]
+    assert last == f"the {names[1]} ended by signal 9; all 2 policy servers were ended"
 
 
 @pytest.mark.parametrize(("phase", "way"), crossed(["ready"], first=1))
