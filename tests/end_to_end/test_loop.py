@@ -19,6 +19,7 @@ import httpx
 import pytest
 
 from tests.conftest import REPOSITORY, Server, server_end
+from tests.support.command import local
 
 ENVIRONMENT = {"RESEARCH_ADMIN_TOKEN": "admin-for-tests", "OMP_NUM_THREADS": "2"}
 STEPS, GROUPS, GROUP_SIZE = 4, 3, 4
@@ -69,7 +70,7 @@ class Line:
 
     def status(self) -> dict[str, Any]:
         with contextlib.suppress(httpx.HTTPError):
-            status: dict[str, Any] = httpx.get(f"http://127.0.0.1:{self.port}/status", timeout=10).json()
+            status: dict[str, Any] = local(self.port, "/status", timeout=10).json()
             return status
         return {}
 

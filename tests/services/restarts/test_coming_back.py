@@ -23,6 +23,7 @@ from tests.support.command import (
     answers,
     await_condition,
     command,
+    local,
 )
 
 STEPS = 2
@@ -30,7 +31,7 @@ TOKEN = {"Authorization": f"Bearer {ENVIRONMENT['RESEARCH_ADMIN_TOKEN']}"}
 
 
 def status(port: int) -> dict[str, Any]:
-    found: dict[str, Any] = httpx.get(f"http://127.0.0.1:{port}/status", timeout=10).json()
+    found: dict[str, Any] = local(port, "/status", timeout=10).json()
     return found
 
 
