@@ -2,6 +2,8 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+# Every version is pinned, so nothing is to be resolved. Modules are compiled when they are first imported; most never are.
+INSTALL := $(BIN)/python -m pip install -qq --no-deps --no-compile
 # Arguments for the program, such as: make demo ARGS="grpo.steps=3"
 ARGS ?=
 
@@ -15,14 +17,13 @@ setup: $(VENV)/.ready ## create the environment in .venv (3.6 GB, CPU)
 
 $(VENV)/.ready: requirements/torch-cpu.txt requirements/cpu.txt requirements/dev.txt pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 11) else "Python 3.11 or newer is needed; set PYTHON=…")'
-	@echo "[setup 1/4] environment in $(VENV)"
+	@echo "[setup 1/3] environment in $(VENV)"
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	@echo "[setup 2/4] torch"
-	@$(BIN)/python -m pip install -qq -r requirements/torch-cpu.txt
-	@echo "[setup 3/4] pinned packages, vLLM among them (about 800 MB to download)"
-	@$(BIN)/python -m pip install -qq --no-deps -r requirements/cpu.txt -r requirements/dev.txt
-	@echo "[setup 4/4] this project"
-	@$(BIN)/python -m pip install -qq --no-deps --editable .
+	@echo "[setup 2/3] torch, vLLM and all else, as pinned (about 1 GB to download)"
+	@$(INSTALL) -r requirements/torch-cpu.txt -r requirements/dev.txt & torch=$$!; \
+		$(INSTALL) -r requirements/cpu.txt; code=$$?; wait $$torch && exit $$code
+	@echo "[setup 3/3] this project"
+	@$(INSTALL) --editable .
 	@touch $@
 
 prepare: setup ## make model, encoder, corpus, questions and index (cached in data/)

@@ -32,6 +32,9 @@ SMALL = [
     "sft.steps=3",
     "evaluation.per_kind={ one_hop = 2 }",
     "checkpoints.interval=1",
+    # What so small a model says after three supervised steps matters to nobody here, so it is cut short.
+    "episode.max_turn_tokens=32",
+    "episode.max_tokens=192",
 ]
 
 

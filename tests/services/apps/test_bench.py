@@ -35,7 +35,9 @@ from tests.conftest import REPOSITORY, Launch, Server
 
 FEW_SHOT = Path(__file__).parents[2] / "support" / "few_shot.txt"
 ADMIN = "admin-for-tests"
-ASKED = 3
+ASKED = 2
+# What the untrained model says is long and matters to nobody here.
+SHORT = "episode.max_turn_tokens=48"
 
 
 @dataclass(frozen=True)
@@ -53,7 +55,8 @@ class Bench:
             f"endpoints.retriever_url={self.retriever.url}",
             f'endpoints.policy_urls=["{self.policy.url}"]',
             f"episode.prompt={FEW_SHOT}",
-            "bench.per_kind={ one_hop = 1, two_hop = 1, comparison = 1 }",
+            SHORT,
+            "bench.per_kind={ one_hop = 1, two_hop = 1 }",
             "policy.max_num_seqs=1",
             *more,
         ]
@@ -79,6 +82,7 @@ def bench(launch: Launch, shared_retriever: Server, data_dir: Path, tmp_path_fac
         f"endpoints.retriever_url={shared_retriever.url}",
         f"policy.weights_dir={weights}",
         f"episode.prompt={FEW_SHOT}",
+        SHORT,
         "model.dtype=float32",
         timeout=300,
         environment={"RESEARCH_ADMIN_TOKEN": ADMIN, "OMP_NUM_THREADS": "2"},
