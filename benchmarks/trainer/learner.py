@@ -22,7 +22,6 @@ import os
 import statistics
 import subprocess
 import sys
-import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -30,9 +29,9 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-import psutil
 import torch
 
+from benchmarks.trainer.peak import RETURNING, peak_above_states
 from research.config import load_settings
 from research.model_paths import local_checkpoint
 from services.machine.number_formats import cpu_capability
@@ -58,6 +57,7 @@ CASES = [
     Case("without shared prefixes", changes=("unshared",)),
     Case("with full logits", changes=("full logits",)),
     Case("with the entropy of every token", changes=("all entropy",)),
+    Case("layers that keep all for the backward pass", changes=("not lean",)),
     Case("AdamW not fused", changes=("slow adam",)),
     Case("freed memory returned", changes=("return",)),
     Case("micro-batches of 512", overrides=("optimizer.micro_batch_tokens=512",)),
@@ -84,8 +84,10 @@ def updater(case: Case, dtype: str) -> tuple[Callable[[], Any], int]:
         step = TrlStep(dtype)
         return lambda: step.update(episodes()), sum(p.numel() for p in step.model.parameters())
     from services.trainer.learner import learner
-    from services.trainer.model import head
+    from services.trainer.model import forward, head
 
+    if "not lean" in case.changes:
+        forward.make_lean = lambda model: None
     settings = load_settings(
         overrides=[f"model.dtype={dtype}", "optimizer.frozen_layers=0", *case.overrides, "optimizer.warmup_steps=0"]
     )
@@ -121,24 +123,8 @@ def speed(case: Case, dtype: str) -> dict[str, float]:
 
 
 def memory(case: Case, dtype: str) -> dict[str, float]:
-    """Peak bytes above weights, gradients and Adam, with freed memory returned to the system."""
-    update, trained = updater(case, dtype)
-    update()
-    process, peak, ended = psutil.Process(), 0, threading.Event()
-    idle = process.memory_info().rss  # weights and Adam; gradients are freed between updates
-
-    def watch() -> None:
-        nonlocal peak
-        while not ended.is_set():
-            peak = max(peak, process.memory_info().rss)
-            time.sleep(0.005)
-
-    watching = threading.Thread(target=watch)
-    watching.start()
-    update()
-    ended.set()
-    watching.join()
-    return {"bytes": peak - idle - 4 * trained}
+    """Peak bytes above weights, gradients and Adam."""
+    return {"bytes": peak_above_states(*updater(case, dtype))}
 
 
 def bound(dtype: str) -> dict[str, float]:
@@ -203,7 +189,7 @@ def compare(dtype: str, environment: dict[str, str], only: list[str]) -> None:
         if only and case.name not in ("ours", "TRL's step", *only):
             continue
         seconds = _ask("speed", case.name, dtype, environment)["seconds"]
-        measured[case.name] = seconds, _ask("memory", case.name, dtype, environment)["bytes"]
+        measured[case.name] = seconds, _ask("memory", case.name, dtype, environment | RETURNING)["bytes"]
         print(f"  {case.name}: {seconds:.2f} s", file=sys.stderr)
     trl_seconds, trl_bytes = measured["TRL's step"]
     for name, (seconds, peak) in measured.items():
