@@ -9,6 +9,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 
+from research.errors import TrainingError
 from research.model_paths import local_checkpoint
 from research.settings import Settings
 from services.process.parent import child_environment, end_with_parent
@@ -17,6 +18,9 @@ from services.trainer.learner.team import follow
 from services.trainer.parallel.ranks import Ranks
 
 logger = logging.getLogger(__name__)
+
+# What rank 0 says last, in place of a run's settings.
+_ENDED, _FAILED = b"", b"failed"
 
 
 def start_processes(settings: Settings) -> None:
@@ -40,23 +44,30 @@ def leading(settings: Settings) -> Iterator[Ranks | None]:
         _follow_runs(ranks)
         yield None
         return
+    last_word = _FAILED
     try:
         yield ranks
+        last_word = _ENDED
     finally:
         # The others may be gone already: Ctrl-C reaches all.
         with suppress(RuntimeError):
             if not ranks.is_alone:
-                ranks.tell(b"")
+                ranks.tell(last_word)
                 ranks.leave()
 
 
 def _follow_runs(ranks: Ranks) -> None:
-    """Take part in each run that rank 0 begins, until it ends."""
+    """Take part in each run that rank 0 begins, until it ends.
+
+    Raises TrainingError if rank 0 fails: torchrun on another host starts again only what ends with an error.
+    """
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_DFL)  # there is nothing to keep, and Python's handlers would wait for an order
-    while text := ranks.tell(None):
+    while (text := ranks.tell(None)) not in (_ENDED, _FAILED):
         settings = Settings.model_validate_json(text)
         learner = Learner(settings, local_checkpoint(settings.model.name, settings.paths.data), ranks)
         logger.info("rank %d of %d follows", ranks.rank, ranks.world)
         follow(learner, ranks)
     ranks.leave()
+    if text == _FAILED:
+        raise TrainingError("rank 0 ended before the run did; its log says why")

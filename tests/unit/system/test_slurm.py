@@ -62,6 +62,7 @@ def test_two_nodes_are_one_that_trains_and_one_that_samples(tmp_path: Path) -> N
     }
     trainer = commands[-1]
     assert {"--nodelist=a", "--nnodes=1", "--nproc-per-node=8", "grpo.steps=3", "qwen2.5-7b-musique"} <= set(trainer)
+    assert "TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1" in trainer
     (urls,) = [word for word in trainer if word.startswith("endpoints.policy_urls=")]
     assert urls == "endpoints.policy_urls=[" + ",".join(f'"http://b:{8100 + card}"' for card in range(8)) + "]"
     assert sum("retriever" in command for command in commands) == 1
