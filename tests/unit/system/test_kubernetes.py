@@ -11,6 +11,7 @@ from urllib.parse import urlsplit
 import kubernetes_validate
 import pytest
 from fastapi import FastAPI
+from torch.distributed.elastic.rendezvous.dynamic_rendezvous import _NodeDesc
 from torch.distributed.run import get_args_parser
 
 from cli.main import app as program
@@ -150,6 +151,8 @@ def test_torchrun_is_told_what_the_job_has(manifests: Manifests, clean: pytest.M
     assert host == "trainer-0"  # as an indexed Job names its first pod
     assert int(port) in {each["containerPort"] for each in container["ports"]}
     assert int(port) in {each["port"] for each in manifests.get("Service", host)["spec"]["ports"]}
+    # torch's order of hosts, from which ranks follow.
+    assert min(_NodeDesc(f"trainer-{number}", 20 - number, 0) for number in range(12)).addr == host
     assert (said.module, said.training_script, said.training_script_args) == (True, "cli.main", ["train"])
 
 
