@@ -14,7 +14,7 @@ from research.episode.agent import Finish, Generation, Sampling
 from research.episode.protocol import SEARCH_END
 from research.errors import ConditionsChangedError, ServiceBusyError, ServiceError
 from research.passages import Passage, ScoredPassage
-from research.schemas import WeightsRequest, WeightsResponse, WeightsStatus
+from research.schemas import BroadcastOffer, BroadcastRequest, WeightsRequest, WeightsResponse, WeightsStatus
 
 INITIAL_VERSION = "0"
 
@@ -173,6 +173,18 @@ class PolicyAdmin(HttpService):
 
     async def update_weights(self, request: WeightsRequest) -> WeightsResponse:
         return WeightsResponse.model_validate(await self.request("POST", "/admin/weights", json=request.model_dump()))
+
+    async def offer(self, offer: BroadcastOffer) -> WeightsStatus:
+        """What is served, by a server that would take such weights; raises ServiceError if it would not."""
+        return WeightsStatus.model_validate(
+            await self.request("POST", "/admin/weights/offer", json=offer.model_dump(), limit=_READY_TIMEOUT_SECONDS)
+        )
+
+    async def receive(self, request: BroadcastRequest) -> WeightsResponse:
+        """Make the server's workers join a group and serve what they receive there."""
+        return WeightsResponse.model_validate(
+            await self.request("POST", "/admin/weights/broadcast", json=request.model_dump())
+        )
 
     async def weights(self) -> WeightsStatus:
         return WeightsStatus.model_validate(await self.request("GET", "/admin/weights", limit=_READY_TIMEOUT_SECONDS))

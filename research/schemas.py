@@ -169,13 +169,20 @@ class TensorOnWire(Request):
     shape: list[int]
 
 
-class BroadcastRequest(Request):
-    """Body of `POST /admin/weights/broadcast`: the tensors in the order in which the trainer sends them over NCCL."""
+class BroadcastOffer(Request):
+    """Body of `POST /admin/weights/offer`: the tensors in the order in which the trainer would send them over NCCL."""
+
+    tensors: dict[str, TensorOnWire]
+
+
+class BroadcastRequest(BroadcastOffer):
+    """Body of `POST /admin/weights/broadcast`: where this server's workers sit in the group of all servers."""
 
     group_id: Annotated[str, StringConstraints(min_length=1, max_length=1024)] = Field(
-        description="id of an NCCL group, in base64; the trainer is rank 0 and the workers follow"
+        description="id of an NCCL group, in base64; the trainer is rank 0 and the workers of all servers follow"
     )
-    tensors: dict[str, TensorOnWire]
+    first_rank: int = Field(ge=1, description="rank of this server's first worker")
+    ranks: int = Field(ge=2, description="ranks of the whole group")
     version: Version
 
 

@@ -76,10 +76,9 @@ class Run:
         return await asyncio.get_running_loop().run_in_executor(self._learner_thread, work)
 
     async def publish(self, version: int) -> None:
-        """Write the learner's weights as `version` and make every policy server serve them, through outages."""
+        """Make every policy server serve the learner's weights as `version`, and keep them, through outages."""
         with self.clock.phase(RunPhase.PUBLISH):
-            write = self.learner.write_weights
-            await self.through_outages(lambda: self.publisher.publish(write, version), self.publisher.unready)
+            await self.through_outages(lambda: self.publisher.publish(self.learner, version), self.publisher.unready)
         self.status.version = version
 
     async def check_sampler(self) -> None:
@@ -127,6 +126,7 @@ class Run:
             roll_backs=self.rollbacks,
         )
         with self.clock.phase(RunPhase.CHECKPOINT):
+            await self.publisher.settled()
             await self.in_learner_thread(lambda: self._checkpoints.save(self.learner, state))
 
     async def restore(self) -> RunState | None:

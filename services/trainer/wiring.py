@@ -31,9 +31,10 @@ from services.trainer.run import Run
 from services.trainer.run_dir.run_dir import RunDirectory
 from services.trainer.status import RunStatus
 from services.trainer.telemetry.forecast import Speeds, forecast
-from services.trainer.weights.nccl_publisher import BroadcastingAdmin
+from services.trainer.weights.nccl_sync import NcclSync
 from services.trainer.weights.publisher import Publisher
 from services.trainer.weights.replicas import Replica, Replicas
+from services.trainer.weights.weight_sync import DiskSync, WeightSync
 from services.web.auth import ADMIN_TOKEN_VARIABLE, API_KEY_VARIABLE, environment_secret
 
 
@@ -61,7 +62,7 @@ async def training_loop(settings: Settings, status: RunStatus, ranks: Ranks) -> 
     # 2. Create the clients of the retriever and the policy servers.
     limits, trainer, endpoints = settings.episode, settings.trainer, settings.endpoints
     retriever = RetrieverClient(endpoints.retriever_url, timeout=limits.search_timeout, retries=limits.retries)
-    policy = Replicas(_replicas(settings, admin_token), status.log)
+    policy = Replicas(_replicas(settings, admin_token), _weight_sync(settings, status), status.log)
     # 3. Assemble the agent, the publisher and the service gate.
     agent = build_agent(settings, policy, retriever, HuggingFaceTokenizer(AutoTokenizer.from_pretrained(base)))
     origin = Origin(settings.run, str(run_dir.directory.resolve()), settings.model.name, 0, is_trained(base))
@@ -103,7 +104,7 @@ async def training_loop(settings: Settings, status: RunStatus, ranks: Ranks) -> 
             if run.ended is not None and not ranks.is_alone:
                 await asyncio.wrap_future(run.ended)
     finally:
-        await asyncio.gather(retriever.close(), policy.close())
+        await asyncio.gather(retriever.close(), policy.close(), publisher.close())
 
 
 def _checked(settings: Settings) -> tuple[Settings, NumberFormat, str]:
@@ -132,10 +133,14 @@ def _team(settings: Settings, base: Path, ranks: Ranks) -> Team:
 
 def _replicas(settings: Settings, admin_token: str) -> list[Replica]:
     limits, api_key = settings.episode, environment_secret(API_KEY_VARIABLE)
-    admins = zip(settings.endpoints.policy_urls, _admins(settings, admin_token), strict=True)
+    # No worker joins an NCCL group twice.
+    tries = {"retries": 0} if settings.trainer.weight_sync == "nccl" else {}
     return [
-        Replica(PolicyClient(url, timeout=limits.request_timeout, retries=limits.retries, api_key=api_key), admin)
-        for url, admin in admins
+        Replica(
+            PolicyClient(url, timeout=limits.request_timeout, retries=limits.retries, api_key=api_key),
+            PolicyAdmin(url, token=admin_token, **tries),
+        )
+        for url in settings.endpoints.policy_urls
     ]
 
 
@@ -145,12 +150,9 @@ def foresee(settings: Settings, numbers: NumberFormat, status: RunStatus) -> Non
         status.forecast(forecast(settings, speeds))
 
 
-def _admins(settings: Settings, token: str) -> list[PolicyAdmin]:
-    """One client per policy server, which sends weights in the way that `trainer.weight_sync` names."""
-    urls = settings.endpoints.policy_urls
+def _weight_sync(settings: Settings, status: RunStatus) -> WeightSync:
     if settings.trainer.weight_sync == "file":
-        return [PolicyAdmin(url, token=token) for url in urls]
+        return DiskSync()
     if settings.trainer.device == "cpu" or not torch.cuda.is_available():
         raise ConfigurationError("trainer.weight_sync: nccl sends from GPU to GPU, but this trainer has none; use file")
-    device, sending = torch.device("cuda", torch.cuda.current_device()), asyncio.Lock()
-    return [BroadcastingAdmin(url, token=token, device=device, sending=sending) for url in urls]
+    return NcclSync(torch.device("cuda", torch.cuda.current_device()), status.log)

@@ -36,6 +36,7 @@ from services.trainer.run_dir.run_dir import RunDirectory
 from services.trainer.status import RunStatus
 from services.trainer.weights.publisher import Publisher
 from services.trainer.weights.replicas import Replica, Replicas
+from services.trainer.weights.weight_sync import DiskSync
 from tests.support.tiny_model import tiny_settings
 
 STEPS = 6
@@ -199,7 +200,7 @@ def train(
 async def _train(settings: Settings, model: Path, policy: InProcessPolicy, ranks: Ranks) -> None:
     run_dir, status = RunDirectory(settings.run_dir), RunStatus(settings.run, settings.grpo.steps)
     run_dir.open(settings)
-    replicas = Replicas([Replica(cast(PolicyClient, policy), cast(PolicyAdmin, policy))], status.log)
+    replicas = Replicas([Replica(cast(PolicyClient, policy), cast(PolicyAdmin, policy))], DiskSync(), status.log)
     publisher = Publisher(model, weights_dir(settings), replicas, "none")
 
     async def all_ready() -> None:

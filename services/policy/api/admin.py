@@ -8,7 +8,7 @@ from typing import Any
 from fastapi import APIRouter, Depends
 from vllm.entrypoints.rl.online.api_router import router as vllm_rl_router
 
-from research.schemas import BroadcastRequest, ErrorBody, WeightsRequest, WeightsResponse, WeightsStatus
+from research.schemas import BroadcastOffer, BroadcastRequest, ErrorBody, WeightsRequest, WeightsResponse, WeightsStatus
 from services.policy.service import PolicyService
 from services.policy.weights.checkpoint_checks import TensorSpec
 from services.policy.weights.updates import UpdateFailedError
@@ -58,12 +58,22 @@ def _weight_routes(service: PolicyService) -> APIRouter:
             raise HttpError(500, "update_failed", str(error)) from error
         return WeightsResponse(version=service.updates.version, seconds=seconds)
 
+    @router.post("/weights/offer", responses=_ERRORS)
+    async def consider_weights(body: BroadcastOffer) -> WeightsStatus:
+        """Whether this server would take such weights by broadcast; nothing changes. Who refuses, joins no group."""
+        try:
+            await service.updates.consider(_specs(body))
+        except UpdateFailedError as error:
+            raise HttpError(500, "update_failed", str(error)) from error
+        return _status(service)
+
     @router.post("/weights/broadcast", responses=_ERRORS)
     async def receive_weights(body: BroadcastRequest) -> WeightsResponse:
-        """Serve weights that the trainer broadcasts to this server's GPUs by NCCL while this request waits."""
-        tensors = {name: TensorSpec(tensor.dtype, tuple(tensor.shape)) for name, tensor in body.tensors.items()}
+        """Serve weights that the trainer broadcasts by NCCL to the GPUs of all servers while their requests wait."""
         try:
-            seconds = await service.updates.receive(body.group_id, tensors, body.version)
+            seconds = await service.updates.receive(
+                body.group_id, body.first_rank, body.ranks, _specs(body), body.version
+            )
         except UpdateFailedError as error:
             raise HttpError(500, "update_failed", str(error)) from error
         return WeightsResponse(version=service.updates.version, seconds=seconds)
@@ -71,8 +81,7 @@ def _weight_routes(service: PolicyService) -> APIRouter:
     @router.get("/weights")
     async def served_weights() -> WeightsStatus:
         """Which weights are served."""
-        updates = service.updates
-        return WeightsStatus(version=updates.version, source=str(updates.source), workers=service.workers)
+        return _status(service)
 
     @router.get("/weights/digests")
     async def weight_digests() -> dict[str, str]:
@@ -80,3 +89,12 @@ def _weight_routes(service: PolicyService) -> APIRouter:
         return await service.weight_digests()
 
     return router
+
+
+def _specs(body: BroadcastOffer) -> dict[str, TensorSpec]:
+    return {name: TensorSpec(tensor.dtype, tuple(tensor.shape)) for name, tensor in body.tensors.items()}
+
+
+def _status(service: PolicyService) -> WeightsStatus:
+    updates = service.updates
+    return WeightsStatus(version=updates.version, source=str(updates.source), workers=service.workers)

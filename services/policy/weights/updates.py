@@ -29,7 +29,7 @@ PHASE_SECONDS = Histogram(
 )
 SERVED = Gauge("research_policy_weight_version", "1 for the version that is served.", ["version"])
 
-# Shorter than the trainer waits for the response (`PolicyAdmin`).
+# Shorter than the trainer waits for the response (`PolicyAdmin`). It leaves out who has not even given up by then.
 RECEIVE_SECONDS = 240
 
 logger = init_logger("vllm.research.updates")
@@ -83,20 +83,40 @@ class WeightUpdates:
 
         return await self._exclusively(update)
 
-    async def receive(self, group_id: str, tensors: dict[str, TensorSpec], version: str) -> dict[str, float]:
-        """As `apply`, with weights that the trainer broadcasts by NCCL, in the order of `tensors`."""
+    async def consider(self, tensors: dict[str, TensorSpec]) -> None:
+        """Whether `receive` would begin to receive such tensors; raises what it would raise."""
+        self._require_receivable(tensors)
+        if self._lost:
+            raise UpdateFailedError(str(self.fault))
+        try:
+            await self._engine.check_health()
+        except Exception as error:
+            raise UpdateFailedError(f"the engine takes no weights ({str(error) or repr(error)})") from error
+
+    async def receive(
+        self, group_id: str, first_rank: int, ranks: int, tensors: dict[str, TensorSpec], version: str
+    ) -> dict[str, float]:
+        """As `apply`, with weights that the trainer broadcasts by NCCL, in the order of `tensors`.
+
+        Nothing is loaded before all workers of all servers in the group have received everything.
+
+        Args:
+            group_id: of the group of `ranks` ranks; this server's workers have those from `first_rank` on.
+        """
 
         async def update() -> dict[str, float]:
-            require_same_tensors(tensors, self.tensors)
-            if strange := {spec.dtype for spec in tensors.values()} - DTYPES.keys():
-                raise ConfigurationError(
-                    f"tensors: {', '.join(strange)} cannot be broadcast; set trainer.weight_sync=file"
-                )
+            self._require_receivable(tensors)
+            order = [(name, spec.dtype, list(spec.shape)) for name, spec in tensors.items()]
             seconds: dict[str, float] = {}
-            await self._receive(group_id, tensors, version, seconds)
+            await self._receive((group_id, first_rank, ranks, order), version, seconds)
             return await self._swap(Received(group_id), version, seconds)
 
         return await self._exclusively(update)
+
+    def _require_receivable(self, tensors: dict[str, TensorSpec]) -> None:
+        require_same_tensors(tensors, self.tensors)
+        if strange := {spec.dtype for spec in tensors.values()} - DTYPES.keys():
+            raise ConfigurationError(f"tensors: {', '.join(strange)} cannot be broadcast; set trainer.weight_sync=file")
 
     @property
     def busy(self) -> bool:
@@ -119,22 +139,19 @@ class WeightUpdates:
         running.add_done_callback(self._running.discard)
         return await asyncio.shield(running)
 
-    async def _receive(
-        self, group_id: str, tensors: dict[str, TensorSpec], version: str, seconds: dict[str, float]
-    ) -> None:
-        order = [(name, spec.dtype, list(spec.shape)) for name, spec in tensors.items()]
+    async def _receive(self, where_and_what: tuple[Any, ...], version: str, seconds: dict[str, float]) -> None:
         try:
             with _timed(seconds, "receive"):
                 async with asyncio.timeout(RECEIVE_SECONDS):
-                    await call_workers(self._engine, "research_receive_weights", group_id, order)
+                    await call_workers(self._engine, "research_receive_weights", *where_and_what)
         except Exception as error:
             UPDATES.labels("failed").inc()
             if isinstance(error, TimeoutError):
-                # NCCL waits forever for a rank that does not join, and so do vLLM's workers: no request is answered.
+                # Workers give up a lost rank long before. These cannot: no request is answered.
                 self._lost = True
                 self.fault = (
-                    f"version {version} was not received within {RECEIVE_SECONDS} s, and the workers wait for it "
-                    "forever; restart this server"
+                    f"version {version} was not received within {RECEIVE_SECONDS} s, and the workers do not "
+                    "answer; restart this server"
                 )
             now = self.fault or f"version {self.version} is still served"
             raise UpdateFailedError(f"version {version} could not be received ({error}); {now}") from error

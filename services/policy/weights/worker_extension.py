@@ -17,7 +17,8 @@ from vllm.config import set_current_vllm_config
 from vllm.logger import init_logger
 from vllm.lora.request import LoRARequest
 
-from services.transport.nccl import DTYPES, join_group
+from services.transport.broadcast import receive
+from services.transport.nccl import Seat
 
 logger = init_logger("vllm.research.worker")
 
@@ -52,31 +53,21 @@ class ResearchWorker:
         """Load a LoRA adapter; it replaces the one with the same number."""
         self.add_lora(LoRARequest(name, number, path, load_inplace=True))
 
-    def research_receive_weights(self, group_id: str, tensors: list[tuple[str, str, list[int]]]) -> None:
+    def research_receive_weights(
+        self, group_id: str, first_rank: int, ranks: int, tensors: list[tuple[str, str, list[int]]]
+    ) -> None:
         """Keep in host memory what the trainer broadcasts; nothing is loaded yet.
 
         Args:
-            group_id: the group to join, as a rank after the trainer's; also the engine's key for the weights.
+            group_id: the group to join; also the engine's key for the weights.
+            first_rank: of this server's workers in it.
+            ranks: of the whole group.
             tensors: name, dtype (in safetensors' spelling) and shape of each, in the order of the broadcast.
 
-        Raises ValueError that names tensors with numbers that are not finite, once all have been received.
+        Raises what `services.transport.broadcast.receive` raises.
         """
-        ranks = 1 + self.vllm_config.parallel_config.world_size
-        group = join_group(group_id, 1 + self.rank, ranks, self.device)
-        received: dict[str, torch.Tensor] = {}
-        broken: list[str] = []
-        try:
-            for name, dtype, shape in tensors:
-                tensor = torch.empty(shape, dtype=DTYPES[dtype], device=self.device)
-                group.broadcast(tensor, src=0)
-                received[name] = tensor.cpu()
-                if not torch.isfinite(received[name]).all():
-                    broken.append(name)
-        finally:
-            group.destroy()
-        if broken:
-            raise ValueError(f"{', '.join(broken[:3])} arrived with numbers that are not finite")
-        self.weight_transfer_engine.received[group_id] = received
+        seat = Seat(group_id, first_rank + self.rank, ranks, self.device)
+        self.weight_transfer_engine.received[group_id] = receive(seat, tensors)
 
     def research_keep_received(self, group_ids: list[str]) -> None:
         """Drop all received weights except these."""

@@ -39,7 +39,7 @@ from services.trainer.model.lora import MergedState, add_lora, require_lora, wit
 from services.trainer.model.memory import enable_checkpointing, needs_checkpointing
 from services.trainer.parallel.division import cost, divide
 from services.trainer.parallel.ranks import Ranks
-from services.trainer.parallel.shards import free_gathered, whole, write_state, write_whole
+from services.trainer.parallel.shards import by_name, free_gathered, gather_state, whole, write_state, write_whole
 
 # float16 only. The loss is a mean over tokens, so its gradient is about one over their number; the scale that keeps it
 # from being rounded to zero begins near that number, and falls when a gradient overflows (D8 of the trainer notes).
@@ -167,6 +167,11 @@ class Learner:
             write_state(MergedState(self.model), base, directory)
         else:
             write_whole(self.model, base, directory, self.ranks)
+
+    def gather_weights(self, base: Path) -> dict[str, Tensor]:
+        """What `write_weights` would write, as copies in host memory; {} on all ranks but 0."""
+        state = MergedState(self.model) if self._lora.rank else by_name(self.model)
+        return gather_state(state, base, self.ranks)
 
     def logprobs(self, sequences: Sequence[TrainingSequence]) -> list[list[float]]:
         """Log-probability of each sampled token of each sequence, under the current weights."""

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import orjson
+from torch import Tensor
 
 from research.errors import ResearchError, TrainingError
 from services.trainer.learner.learner import Learner, UpdateReport
@@ -79,6 +80,11 @@ class Team:
         """As `Learner.write_weights`."""
         self._together("write_weights", base, directory)
 
+    def gather_weights(self, base: Path) -> dict[str, Tensor]:
+        """As `Learner.gather_weights`."""
+        gathered: dict[str, Tensor] = self._together("gather_weights", base)
+        return gathered
+
     def close(self) -> None:
         """End the run for the others."""
         if not self._ranks.is_alone:
@@ -133,6 +139,8 @@ def _do(learner: Learner, name: str, arguments: Sequence[Any]) -> Any:
             return learner.load(*arguments)
         case "write_weights":
             return learner.write_weights(*arguments)
+        case "gather_weights":
+            return learner.gather_weights(*arguments)
     raise TrainingError(f"an unknown order, {name!r}: do all processes run the same version?")
 
 
@@ -147,6 +155,6 @@ def _as_json(argument: Any) -> Any:
 def _from_json(name: str, arguments: list[Any]) -> list[Any]:
     if name in ("logprobs", "grpo_update", "supervised_update"):
         return [[TrainingSequence(**each) for each in arguments[0]], *arguments[1:]]
-    if name in ("save", "load", "write_weights"):
+    if name in ("save", "load", "write_weights", "gather_weights"):
         return [Path(argument) for argument in arguments]
     return arguments

@@ -188,15 +188,13 @@ def write_whole(model: nn.Module, base: Path, directory: Path, ranks: Ranks) -> 
 
     Raises AssetError if `base` has a tensor that the model does not have.
     """
-    current = {name: tensor.detach() for names, tensor in one_by_one(model) for name in names}
     if ranks.is_alone:
-        write_state(current, base, directory)
+        write_state(by_name(model), base, directory)
         return
     files = [f"model-{rank + 1:05d}-of-{ranks.world:05d}.safetensors" for rank in range(ranks.world)]
     own: dict[str, Tensor] = {}
     where: dict[str, str] = {}
-    for number, (name, dtype) in enumerate(_named_dtypes(base)):
-        value = whole(_known(current, name, base)).to(dtype)
+    for number, (name, value) in enumerate(_gathered(by_name(model), base)):
         owner = number % ranks.world
         where[name] = files[owner]
         if owner == ranks.rank:
@@ -208,6 +206,29 @@ def write_whole(model: nn.Module, base: Path, directory: Path, ranks: Ranks) -> 
             write_json(directory / INDEX, {"metadata": {}, "weight_map": where})
 
     ranks.together(write)
+
+
+def gather_state(state: Mapping[str, Tensor], base: Path, ranks: Ranks) -> dict[str, Tensor]:
+    """Copies in host memory, by the names and in the dtypes of `base`, that no later update changes; {} but on rank 0.
+
+    Every rank must ask; tensors are gathered one by one. Raises as `write_whole`.
+    """
+    gathered = _gathered(state, base)
+    if ranks.leads:
+        return {name: value.to("cpu", copy=True).contiguous() for name, value in gathered}
+    for _ in gathered:
+        pass
+    return {}
+
+
+def by_name(model: nn.Module) -> dict[str, Tensor]:
+    """A model's state; a tensor with several names is there under each."""
+    return {name: tensor.detach() for names, tensor in one_by_one(model) for name in names}
+
+
+def _gathered(state: Mapping[str, Tensor], base: Path) -> Iterator[tuple[str, Tensor]]:
+    for name, dtype in _named_dtypes(base):
+        yield name, whole(_known(state, name, base)).to(dtype)
 
 
 def write_state(state: Mapping[str, Tensor], base: Path, directory: Path) -> None:

@@ -1,11 +1,10 @@
-"""Publishes new weights to every policy server: writes a checkpoint, then makes each server load it."""
+"""Publishes new weights to every policy server, and keeps each version as a checkpoint."""
 
 from __future__ import annotations
 
-import asyncio
 import shutil
-from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 from research.clients import INITIAL_VERSION
@@ -14,6 +13,7 @@ from research.schemas import WeightsRequest
 from research.weights.checksummed_dir import MANIFEST, atomic_checksummed_dir
 from research.weights.run_weights import ORIGIN, Origin, version_path, write_origin
 from services.trainer.weights.replicas import Replicas
+from services.trainer.weights.weight_sync import Learned, WriteTensors
 
 # Files that a run wrote into a base which is itself a published version; they do not apply to the next version.
 _OF_A_RUN = frozenset({MANIFEST, ORIGIN})
@@ -40,27 +40,34 @@ class Publisher:
     def path_of(self, version: int) -> Path:
         return version_path(self._directory, version)
 
-    async def publish(self, write_tensors: Callable[[Path, Path], None], version: int) -> float:
-        """Write and serve a version.
-
-        Args:
-            write_tensors: writes the weights, like those of a checkpoint (first argument), to a directory (second).
+    async def publish(self, learned: Learned, version: int) -> float:
+        """Serve what the learner has as a version, and write it.
 
         Returns:
             Seconds that the slowest server was paused.
 
         Raises:
             ServiceError: no server took it; all still serve the former version.
+            OSError: the version, or a former one that was written meanwhile, could not be written.
         """
         first = self._origin
         origin = replace(first, version=version, trained=first.trained or version > 0) if first else None
-        await asyncio.to_thread(
-            write_checkpoint, write_tensors, self._base, self.path_of(version), self._prompt, origin
+        write = partial(
+            write_checkpoint, base=self._base, target=self.path_of(version), prompt=self._prompt, origin=origin
         )
+        await self._replicas.sync.stage(learned, self._base, write, str(version))
         seconds = await self._replicas.update(self._request(version))
         self.version = version
-        await asyncio.to_thread(self._prune, range(version - KEPT_VERSIONS + 1, version + 1))
+        await self._replicas.sync.keep(partial(self._prune, range(version - KEPT_VERSIONS + 1, version + 1)))
         return seconds
+
+    async def settled(self) -> None:
+        """Return once every published version is on the disk. Raises what went wrong when it was written."""
+        await self._replicas.sync.settled()
+
+    async def close(self) -> None:
+        """Leave nothing half-written under a version's name."""
+        await self._replicas.sync.close()
 
     async def reconcile(self) -> str | None:
         """Send the published version to servers that serve another (a restarted server serves its base).
@@ -86,7 +93,7 @@ class Publisher:
 
 
 def write_checkpoint(
-    write_tensors: Callable[[Path, Path], None], base: Path, target: Path, prompt: str, origin: Origin | None = None
+    write_tensors: WriteTensors, base: Path, target: Path, prompt: str, origin: Origin | None = None
 ) -> None:
     """Write an ordinary Hugging Face checkpoint: the tensors of `base` by name and dtype, with values of the learner.
 

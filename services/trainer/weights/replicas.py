@@ -15,6 +15,7 @@ from research.clients import INITIAL_VERSION, PolicyAdmin, PolicyClient
 from research.episode.agent import Generation, Sampling
 from research.errors import ServiceError
 from research.schemas import RECEIVED, WeightsRequest, WeightsStatus
+from services.trainer.weights.weight_sync import WeightSync
 
 # How long servers in service wait for the check of one that is not; the check continues afterwards.
 _GRACE_SECONDS = 1.0
@@ -39,11 +40,13 @@ class Replicas:
 
     Args:
         replicas: at least one.
+        sync: how weights reach them.
         log: receives a line when one is taken out and when it returns.
     """
 
-    def __init__(self, replicas: Sequence[Replica], log: Callable[[str], None]) -> None:
+    def __init__(self, replicas: Sequence[Replica], sync: WeightSync, log: Callable[[str], None]) -> None:
         self._replicas = list(replicas)
+        self.sync = sync
         self._log = log
         self._published: WeightsRequest | None = None
 
@@ -67,13 +70,8 @@ class Replicas:
             ServiceError: none took it; all stay as they were.
         """
         serving = [replica for replica in self._replicas if replica.in_service] or self._replicas
-        answers = await asyncio.gather(
-            *(replica.admin.update_weights(request) for replica in serving), return_exceptions=True
-        )
-        faults = [answer for answer in answers if isinstance(answer, BaseException)]
-        for fault in faults:
-            if not isinstance(fault, ServiceError):
-                raise fault
+        answers = await self.sync.deliver([replica.admin for replica in serving], request)
+        faults = [answer for answer in answers if isinstance(answer, ServiceError)]
         if len(faults) == len(answers):
             raise faults[0]
         self._published = request
@@ -81,10 +79,8 @@ class Replicas:
             if replica not in serving and replica.in_service:
                 self._set_in_service(replica, "it came back during an update", request.version)
         for replica, answer in zip(serving, answers, strict=True):
-            self._set_in_service(
-                replica, None if not isinstance(answer, BaseException) else str(answer), request.version
-            )
-        return max(sum(answer.seconds.values()) for answer in answers if not isinstance(answer, BaseException))
+            self._set_in_service(replica, str(answer) if isinstance(answer, ServiceError) else None, request.version)
+        return max(sum(answer.seconds.values()) for answer in answers if not isinstance(answer, ServiceError))
 
     async def reconcile(self, published: WeightsRequest) -> str | None:
         """Take out servers that are not ready, put back those that are, and send them the published version if needed.
@@ -123,12 +119,23 @@ class Replicas:
         return replica.check
 
     async def _reconcile(self, replica: Replica, published: WeightsRequest) -> None:
-        fault = await _reconcile_one(replica, published)
+        fault = await self._reconcile_one(replica, published)
         while fault is None and self._published is not None and self._published != published:
             published = self._published  # published since then
-            fault = await _reconcile_one(replica, published)
+            fault = await self._reconcile_one(replica, published)
         replica.fault = fault or ""
         self._set_in_service(replica, fault, published.version)
+
+    async def _reconcile_one(self, replica: Replica, published: WeightsRequest) -> str | None:
+        """Why a server cannot be in service, or None once it has the published weights."""
+        try:
+            await replica.client.check_ready()
+            if replica.given == published.version and _serves(await replica.admin.weights(), published):
+                return None
+            [answer] = await self.sync.deliver([replica.admin], published)
+        except ServiceError as error:
+            return str(error)
+        return str(answer) if isinstance(answer, ServiceError) else None
 
     async def close(self) -> None:
         """Close all connections."""
@@ -154,14 +161,3 @@ def _serves(served: WeightsStatus, published: WeightsRequest) -> bool:
     """Whether a server has exactly these weights: another run's may have the same number."""
     of_this_run = served.source == RECEIVED or Path(served.source) == Path(published.path)
     return served.version == published.version and of_this_run
-
-
-async def _reconcile_one(replica: Replica, published: WeightsRequest) -> str | None:
-    """Why a server cannot be in service, or None once it has the published weights."""
-    try:
-        await replica.client.check_ready()
-        if replica.given != published.version or not _serves(await replica.admin.weights(), published):
-            await replica.admin.update_weights(published)
-    except ServiceError as error:
-        return str(error)
-    return None

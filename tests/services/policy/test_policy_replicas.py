@@ -7,7 +7,6 @@ import io
 import time
 from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 
 import psutil
@@ -24,10 +23,11 @@ from research.episode.tokenizer import HuggingFaceTokenizer
 from research.errors import ServiceError
 from research.prompts import load_prompt
 from services.system.launcher import running
-from services.trainer.parallel.shards import write_state
 from services.trainer.weights.publisher import Publisher
 from services.trainer.weights.replicas import Replica, Replicas
+from services.trainer.weights.weight_sync import DiskSync
 from tests.support.command import ports_in_a_row
+from tests.support.fixed_weights import FixedWeights
 
 ADMIN = "admin-for-tests"
 
@@ -108,14 +108,14 @@ def test_all_serve_the_published_version_or_are_out(servers: Servers, model: Pat
 
     async def with_publisher(scenario: Callable[[Publisher, Replicas], Awaitable[None]]) -> None:
         pairs = [Replica(PolicyClient(url, retries=0), PolicyAdmin(url, token=ADMIN, retries=0)) for url in urls]
-        replicas = Replicas(pairs, said.append)
+        replicas = Replicas(pairs, DiskSync(), said.append)
         try:
             await scenario(Publisher(model, weights, replicas, prompt.text), replicas)
         finally:
             await replicas.close()
 
     async def scenario(publisher: Publisher, replicas: Replicas) -> None:
-        await publisher.publish(partial(write_state, noisy(model, 1)), 1)
+        await publisher.publish(FixedWeights(noisy(model, 1)), 1)
         assert await versions(replicas) == {"1"}
         for url in urls:
             async with PolicyClient(url, retries=0) as client:
@@ -125,7 +125,7 @@ def test_all_serve_the_published_version_or_are_out(servers: Servers, model: Pat
 
         killed = urls[1]
         servers.kill(killed)
-        await publisher.publish(partial(write_state, noisy(model, 2)), 2)
+        await publisher.publish(FixedWeights(noisy(model, 2)), 2)
         assert f"{killed} is taken out of service" in said[-1]
         assert await versions(replicas) == {"2"}
 
@@ -149,7 +149,7 @@ def test_all_serve_the_published_version_or_are_out(servers: Servers, model: Pat
         broken = noisy(model, 3)
         broken["model.norm.weight"] = broken["model.norm.weight"] * float("nan")
         with pytest.raises(ServiceError, match="not finite"):
-            await publisher.publish(partial(write_state, broken), 3)
+            await publisher.publish(FixedWeights(broken), 3)
         assert await versions(replicas) == {"2"}
         assert await digests_of(urls) == [third, third]
 

@@ -1,4 +1,4 @@
-"""On the path of a policy server under test: a disk that fails, and sockets in the place of NCCL, which needs two GPUs.
+"""On the path of a policy server under test: a disk that fails, and gloo in the place of NCCL, which needs two GPUs.
 
 Python imports this at the start of every process of the server. In vLLM's worker a file below a folder named
 `unreadable-from-<tensor>` breaks at that tensor; nothing else changes until a test asks for it.
@@ -11,7 +11,7 @@ from typing import Any
 import safetensors
 
 import services.transport.nccl as nccl
-from tests.support.socket_group import join_sockets
+from tests.support.gloo_group import join_gloo
 
 _open = safetensors.safe_open
 
@@ -40,4 +40,4 @@ class _Breaking:
 
 
 safetensors.safe_open = _Breaking
-nccl.join_group = join_sockets
+nccl.join_group = join_gloo

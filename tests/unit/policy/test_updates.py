@@ -76,7 +76,11 @@ class RecordingEngine:
     async def _research_abandon_update(self) -> None:
         self.open_session = False
 
-    async def _research_receive_weights(self, group_id: str, tensors: list[Any]) -> None:
+    async def check_health(self) -> None:
+        self._may_fail("check_health")
+
+    async def _research_receive_weights(self, group_id: str, first_rank: int, ranks: int, tensors: list[Any]) -> None:
+        assert (first_rank, ranks) == (1, 2)
         assert tensors == [("weight", "F32", [2, 3])]
         if self.slow is not None:
             await self.slow.wait()
@@ -231,18 +235,33 @@ def test_what_was_received_is_kept_only_while_it_is_served(tmp_path: Path) -> No
     engine = RecordingEngine()
 
     async def scenario(updates: WeightUpdates, new: Path) -> None:
-        await updates.receive("first", TENSORS, "1")
+        await updates.receive("first", 1, 2, TENSORS, "1")
         assert (engine.loaded, engine.received) == ("first", ["first"])
         engine.failures["update_weights"] = 1
         with pytest.raises(UpdateFailedError, match="version 1 is still served"):
-            await updates.receive("second", TENSORS, "2")
+            await updates.receive("second", 1, 2, TENSORS, "2")
         assert (engine.loaded, engine.received) == ("first", ["first"])
         with pytest.raises(AssetError, match="more is not part"):
-            await updates.receive("third", {**TENSORS, "more": TensorSpec("F32", (1,))}, "3")
+            await updates.receive("third", 1, 2, {**TENSORS, "more": TensorSpec("F32", (1,))}, "3")
         await updates.apply(str(new), "4")
         assert (engine.loaded, engine.received) == ("new", [])
 
     with_updates(tmp_path, engine, scenario)
+
+
+def test_who_would_not_take_weights_says_so_before_a_group_waits_for_it(tmp_path: Path) -> None:
+    engine = RecordingEngine({"check_health": 1})
+
+    async def scenario(updates: WeightUpdates, _new: Path) -> None:
+        with pytest.raises(UpdateFailedError, match="check_health failed"):
+            await updates.consider(TENSORS)
+        with pytest.raises(AssetError, match="weight is missing"):
+            await updates.consider({})
+        with pytest.raises(AssetError, match=r"weight is I64 \[2, 3\]"):
+            await updates.consider({"weight": TensorSpec("I64", (2, 3))})
+        await updates.consider(TENSORS)
+
+    assert with_updates(tmp_path, engine, scenario).version == "0"
 
 
 def test_a_group_that_nobody_joins_is_told_and_blocks_no_further_update(
@@ -254,10 +273,12 @@ def test_a_group_that_nobody_joins_is_told_and_blocks_no_further_update(
     async def scenario(updates: WeightUpdates, new: Path) -> None:
         engine.slow = asyncio.Event()
         with pytest.raises(UpdateFailedError, match="restart this server"):
-            await updates.receive("first", TENSORS, "1")
+            await updates.receive("first", 1, 2, TENSORS, "1")
         assert updates.fault is not None
         with pytest.raises(UpdateFailedError, match="restart this server"):
             await updates.apply(str(new), "2")
+        with pytest.raises(UpdateFailedError, match="restart this server"):
+            await updates.consider(TENSORS)
 
     with_updates(tmp_path, engine, scenario)
 

@@ -13,6 +13,7 @@ from research.episode.agent import Finish, Generation, Sampling
 from research.errors import ServiceError
 from research.schemas import WeightsRequest, WeightsResponse, WeightsStatus
 from services.trainer.weights.replicas import Replica, Replicas
+from services.trainer.weights.weight_sync import DiskSync
 
 
 @dataclass
@@ -62,7 +63,7 @@ class Bench:
 
     def __post_init__(self) -> None:
         pairs = [Replica(cast(PolicyClient, server), cast(PolicyAdmin, server)) for server in self.servers]
-        self.replicas = Replicas(pairs, self.said.append)
+        self.replicas = Replicas(pairs, DiskSync(), self.said.append)
 
     def update(self, version: str) -> float:
         return asyncio.run(self.replicas.update(WeightsRequest(path="x", version=version)))

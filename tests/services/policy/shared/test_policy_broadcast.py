@@ -1,4 +1,4 @@
-"""Weights that are broadcast to a real vLLM; sockets stand for NCCL, which needs two GPUs. The rest is as with NCCL."""
+"""Weights that are broadcast to a real vLLM; gloo stands for NCCL, which needs two GPUs. The rest is as with NCCL."""
 
 from __future__ import annotations
 
@@ -14,11 +14,12 @@ from safetensors.torch import load_file, save_file
 from research.clients import PolicyAdmin
 from research.errors import ServiceError
 from research.schemas import WeightsRequest
-from services.trainer.weights import nccl_publisher as broadcast
-from services.trainer.weights.nccl_publisher import BroadcastingAdmin
+from services.trainer.weights.nccl_sync import NcclSync
+from services.trainer.weights.weight_sync import DiskSync
+from services.transport import nccl
 from tests.conftest import Server
 from tests.services.policy.shared.conftest import ADMIN
-from tests.support.socket_group import SocketGroup, join_sockets, new_socket_group
+from tests.support.gloo_group import GlooGroup, join_gloo, new_gloo_id
 
 MATRIX = "model.layers.7.mlp.down_proj.weight"
 
@@ -47,20 +48,19 @@ def noisy(model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(autouse=True)
-def sockets(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(broadcast, "new_group_id", new_socket_group)
-    monkeypatch.setattr(broadcast, "join_group", join_sockets)
+def gloo(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(nccl, "new_group_id", new_gloo_id)
+    monkeypatch.setattr(nccl, "join_group", join_gloo)
 
 
 def give(policy: Server, checkpoint: Path, version: str, broadcasting: bool = True) -> dict[str, float]:
+    sync = NcclSync(torch.device("cpu"), print) if broadcasting else DiskSync()
+
     async def run() -> dict[str, float]:
-        admin = (
-            BroadcastingAdmin(policy.url, token=ADMIN, device=torch.device("cpu"), sending=asyncio.Lock())
-            if broadcasting
-            else PolicyAdmin(policy.url, token=ADMIN, retries=0)
-        )
-        async with asyncio.timeout(120), admin:
-            answer = await admin.update_weights(WeightsRequest(path=str(checkpoint), version=version))
+        async with asyncio.timeout(120), PolicyAdmin(policy.url, token=ADMIN, retries=0) as admin:
+            [answer] = await sync.deliver([admin], WeightsRequest(path=str(checkpoint), version=version))
+            if isinstance(answer, ServiceError):
+                raise answer
             return answer.seconds
 
     return asyncio.run(run())
@@ -110,24 +110,20 @@ def test_what_cannot_be_served_leaves_what_was_broadcast_before(
         give(policy, wrong_shape, "bad")
     assert served(policy) == before
 
-    class Dying(SocketGroup):
+    class Dying(GlooGroup):
         """The trainer is killed after some tensors."""
 
         sent = 0
 
-        def broadcast(self, tensor: torch.Tensor, src: int) -> None:
+        def broadcast(self, tensor: torch.Tensor) -> None:
             self.sent += 1
             if self.sent == 100:
                 raise RuntimeError("killed")
-            super().broadcast(tensor, src)
-
-    def join_and_die(group_id: str, rank: int, ranks: int, device: torch.device) -> Dying:
-        group = join_sockets(group_id, rank, ranks, device)
-        return Dying(group._connection, rank)
+            super().broadcast(tensor)
 
     with monkeypatch.context() as dying:
-        dying.setattr(broadcast, "join_group", join_and_die)
-        with pytest.raises(ServiceError, match=r"killed|sender is gone"):
+        dying.setattr(nccl, "join_group", Dying)
+        with pytest.raises(ServiceError, match=r"could not be received.*version good is still served"):
             give(policy, noisy, "bad")
     assert served(policy) == before
     give(policy, model, "next")
