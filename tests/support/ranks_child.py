@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors.torch import save_file
 
 from services.trainer.learner.learner import Learner
 from services.trainer.learner.team import Team, follow
@@ -39,14 +40,16 @@ def update(team: Team, work: Path) -> dict[str, Any]:
 
 
 def again(team: Team, work: Path) -> dict[str, Any]:
-    """Load the checkpoint `from` and save it again as it is, then make one more update."""
+    """Load the checkpoint `from`, save it again as it is and gather its weights, then make one more update."""
     team.load(work / "from")
     for name in ("checkpoint", "weights"):
         (work / name).mkdir(parents=True)
     team.save(work / "checkpoint")
     team.write_weights(work.parent / "tiny", work / "weights")
+    gathered = team.gather_weights(work.parent / "tiny")
     report = team.grpo_update(random_sequences(7, seed=99))
     assert report is not None
+    save_file(gathered, work / "gathered.safetensors")
     return {"report": asdict(report)}
 
 

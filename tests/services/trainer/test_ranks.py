@@ -146,6 +146,9 @@ def test_weights_are_published_byte_for_byte_as_one_process_would(root: Path, re
     one, two = load_whole(root / "publish-one" / "weights"), load_whole(root / "publish-two" / "weights")
     assert one.keys() == two.keys()
     assert all(torch.equal(one[name], two[name]) and one[name].dtype == two[name].dtype for name in one)
+    for gathered in (load_file(root / work / "gathered.safetensors") for work in ("publish-one", "publish-two")):
+        assert gathered.keys() == one.keys()
+        assert all(torch.equal(gathered[name], one[name]) and gathered[name].dtype == one[name].dtype for name in one)
     index = json.loads((root / "publish-two" / "weights" / "model.safetensors.index.json").read_text())
     assert index["weight_map"].keys() == two.keys()
     assert len({*index["weight_map"].values()}) == 2

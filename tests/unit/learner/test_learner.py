@@ -168,6 +168,22 @@ def test_a_published_checkpoint_is_an_ordinary_one(tiny: Path, tmp_path: Path) -
     assert json.loads((tmp_path / "version-1" / "config.json").read_text())["model_type"] == "llama"
 
 
+def test_gathered_weights_are_those_that_would_be_written_and_stay_so(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    tiny = write_tiny_model(tmp_path / "tiny")
+    # In the learner's own dtype, in which nothing has to be converted.
+    AutoModelForCausalLM.from_pretrained(tiny, dtype=torch.float32).save_pretrained(tiny)
+    learner = Learner(tiny_settings(tmp_path), tiny)
+    (tmp_path / "out").mkdir()
+    learner.write_weights(tiny, tmp_path / "out")
+    gathered = learner.gather_weights(tiny)
+    assert learner.grpo_update(random_sequences(4, seed=8)) is not None
+    written, now = load_file(tmp_path / "out" / "model.safetensors"), learner.gather_weights(tiny)
+    assert gathered.keys() == written.keys() == now.keys()
+    assert all(torch.equal(gathered[name], written[name]) for name in written)
+    assert not all(torch.equal(gathered[name], now[name]) for name in now)
+
+
 @pytest.mark.parametrize("overrides", [("grpo.mini_batches=3",), ("grpo.mini_batches=2", "grpo.num_iterations=2")])
 def test_mini_batches_are_optimizer_steps_on_parts_with_the_first_policy_as_old(
     tiny: Path, tmp_path: Path, overrides: tuple[str, ...]

@@ -82,9 +82,12 @@ def test_published_weights_have_the_names_and_dtypes_of_the_base(tiny: Path, tmp
     learner = trained(tiny, tmp_path)
     (tmp_path / "out").mkdir()
     learner.write_weights(tiny, tmp_path / "out")
+    gathered = learner.gather_weights(tiny)
     base, found = load_file(tiny / "model.safetensors"), load_file(tmp_path / "out" / "model.safetensors")
     assert {name: value.dtype for name, value in found.items()} == {name: value.dtype for name, value in base.items()}
     assert any(not torch.equal(found[name], base[name]) for name in base)
+    assert gathered.keys() == found.keys()
+    assert all(torch.equal(gathered[name], found[name]) and gathered[name].dtype == found[name].dtype for name in found)
 
 
 def test_a_resumed_run_is_the_unbroken_one_and_its_checkpoint_is_small(tiny: Path, tmp_path: Path) -> None:
