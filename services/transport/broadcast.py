@@ -21,6 +21,8 @@ from services.transport.nccl import DTYPES, Group, Seat
 
 # A rank that waits for longer than this without a tensor gives up; the whole transfer may take longer.
 STALL_SECONDS = 60.0
+# For leaving a group in which all is done: a rank that is lost even then is not waited for.
+_LEAVE_SECONDS = 5.0
 # Numbers that are checked at a time: the check needs a few bytes for each, and the KV cache leaves little memory.
 _CHECKED_AT_ONCE = 2**26
 
@@ -50,7 +52,8 @@ class Transfer(Generic[Result]):
         self._lock = threading.Lock()
         self._group: Group | None = None
         self._given_up = False
-        threading.Thread(target=self._run, name="transfer", daemon=True).start()
+        self._thread = threading.Thread(target=self._run, name="transfer", daemon=True)
+        self._thread.start()
 
     def result(self) -> Result:
         """What `work` returned; waits for it, but for no tensor longer than `STALL_SECONDS`.
@@ -66,6 +69,7 @@ class Transfer(Generic[Result]):
             if isinstance(news, TransferError):
                 raise news
             if news is not None:
+                self._thread.join(_LEAVE_SECONDS)
                 return news.value
 
     def give_up(self, why: str) -> None:

@@ -33,7 +33,15 @@ class GlooGroup:
     def __init__(self, seat: Seat) -> None:
         assert seat.device.type == "cpu"
         self._store = dist.TCPStore("127.0.0.1", int(seat.group_id), is_master=False, timeout=_PATIENCE)
-        self._group = dist.ProcessGroupGloo(self._store, seat.rank, seat.ranks, _PATIENCE)
+        self._joined: dist.ProcessGroupGloo | None = dist.ProcessGroupGloo(
+            self._store, seat.rank, seat.ranks, _PATIENCE
+        )
+
+    @property
+    def _group(self) -> dist.ProcessGroupGloo:
+        if self._joined is None:
+            raise ConnectionAbortedError("this rank has left the group")
+        return self._joined
 
     def broadcast(self, tensor: torch.Tensor) -> None:
         self._group.broadcast([tensor], dist.BroadcastOptions()).wait()
@@ -46,4 +54,4 @@ class GlooGroup:
         self._group.barrier(dist.BarrierOptions()).wait()
 
     def abort(self) -> None:
-        self._group.abort()
+        self._joined = None  # closes its connections; gloo's own `abort` does not
