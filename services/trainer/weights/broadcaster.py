@@ -41,7 +41,7 @@ class _Member:
 class Broadcaster:
     """Makes a group of the trainer and the workers of all servers that are willing, for each try anew.
 
-    A group is not kept: who is lost between two versions would break it, and making one takes about a second.
+    A group is not kept: who is lost between two versions would break it for all.
     """
 
     def __init__(self, device: torch.device, log: Callable[[str], None]) -> None:
