@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from datetime import timedelta
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -33,25 +35,33 @@ class GlooGroup:
     def __init__(self, seat: Seat) -> None:
         assert seat.device.type == "cpu"
         self._store = dist.TCPStore("127.0.0.1", int(seat.group_id), is_master=False, timeout=_PATIENCE)
-        self._joined: dist.ProcessGroupGloo | None = dist.ProcessGroupGloo(
-            self._store, seat.rank, seat.ranks, _PATIENCE
-        )
-
-    @property
-    def _group(self) -> dist.ProcessGroupGloo:
-        if self._joined is None:
-            raise ConnectionAbortedError("this rank has left the group")
-        return self._joined
+        self._group: Any = dist.ProcessGroupGloo(self._store, seat.rank, seat.ranks, _PATIENCE)
+        self._waits = self._aborted = False
 
     def broadcast(self, tensor: torch.Tensor) -> None:
-        self._group.broadcast([tensor], dist.BroadcastOptions()).wait()
+        self._do(lambda group: group.broadcast([tensor], dist.BroadcastOptions()))
 
     def sums(self, tensor: torch.Tensor) -> torch.Tensor:
-        self._group.allreduce([tensor], dist.AllreduceOptions()).wait()
+        self._do(lambda group: group.allreduce([tensor], dist.AllreduceOptions()))
         return tensor
 
     def leave(self) -> None:
-        self._group.barrier(dist.BarrierOptions()).wait()
+        self._do(lambda group: group.barrier(dist.BarrierOptions()))
 
     def abort(self) -> None:
-        self._joined = None  # closes its connections; gloo's own `abort` does not
+        # Without it, its connections close; gloo's own `abort` leaves them open. But as long as it waits for another
+        # rank, it cannot be deleted: then the thread that waits does so.
+        self._aborted = True
+        if not self._waits:
+            self._group = None
+
+    def _do(self, work: Callable[[Any], Any]) -> None:
+        if self._aborted:
+            raise ConnectionAbortedError("this rank has left the group")
+        self._waits = True
+        try:
+            work(self._group).wait()
+        finally:
+            self._waits = False
+            if self._aborted:
+                self._group = None

@@ -142,6 +142,25 @@ def test_numbers_that_are_not_finite_are_loaded_by_nobody(servers: Servers, trai
     assert len(trainer.groups) == 1
 
 
+def test_if_a_try_fails_and_all_seem_well_each_gets_it_by_itself(servers: Servers, trainer: Trainer) -> None:
+    servers.start(1, 1)
+    tensors, tries = state(1), []
+
+    def read() -> Iterator[Tensor]:
+        tries.append(1)
+        yield from list(tensors.values())[:2]
+        if len(tries) == 1:
+            raise OSError("once")
+        yield from list(tensors.values())[2:]
+
+    assert taken(trainer.deliver(tensors, "1", read)) == [True, True]
+    first, second = servers.served(0, 1)
+    assert first == second
+    assert first[0] == "1"
+    assert len(trainer.groups) == 3
+    assert "(once); all seem well, and it is sent to each by itself" in trainer.said[0]
+
+
 def test_a_trainer_that_fails_on_the_way_changes_nothing(servers: Servers, trainer: Trainer) -> None:
     servers.start(1, 1)
     before, tensors = servers.served(0, 1), state(1)
