@@ -120,8 +120,11 @@ class Broadcaster:
             else:
                 await asyncio.wait(asked)
             for member, task in zip(members, asked, strict=True):
-                hangs = ServiceError(f"the policy at {member.admin.url} does not answer since the transfer failed")
-                answers[member.admin] = task.result() if task.done() else hangs
+                answer = task.result() if task.done() else ServiceError(f"{member.admin.url} does not answer")
+                if fault and isinstance(answer, ServiceError):
+                    # Without the server's status: it refuses nothing, so the run may wait and publish again.
+                    answer = ServiceError(f"{fault}: {answer}")
+                answers[member.admin] = answer
         finally:
             transfer.give_up("the trainer does not wait any longer")
             for task in asked:
