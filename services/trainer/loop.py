@@ -14,7 +14,7 @@ from services.trainer.evaluation.evaluator import AFTER, BEFORE, SAMPLED, SFT, i
 from services.trainer.evaluation.report import write_report
 from services.trainer.groups import Group
 from services.trainer.learner.advantages import compute_advantages, rewards_of
-from services.trainer.learner.learner import UpdateReport
+from services.trainer.learner.grpo import UpdateReport
 from services.trainer.model.batching import TrainingSequence
 from services.trainer.model.memory import keep_freed_memory
 from services.trainer.run import Run

@@ -17,7 +17,8 @@ import orjson
 from torch import Tensor
 
 from research.errors import ResearchError, TrainingError
-from services.trainer.learner.learner import Learner, UpdateReport
+from services.trainer.learner.grpo import UpdateReport
+from services.trainer.learner.learner import Learner
 from services.trainer.model.batching import TrainingSequence
 from services.trainer.parallel.ranks import Ranks
 

@@ -9,7 +9,7 @@ from statistics import fmean
 from research.episode.search_analysis import corrected_queries
 from services.trainer.entry import Entry, GrpoEntry, Means, SupervisedEntry, is_grpo
 from services.trainer.groups import Group, Member
-from services.trainer.learner.learner import UpdateReport
+from services.trainer.learner.grpo import UpdateReport
 
 Row = tuple[Group, Member]
 
