@@ -121,9 +121,12 @@ def plan(settings: Settings, shape: ModelShape, trainer: Fleet, policy: Fleet, a
     episodes = settings.grpo.questions_per_step * settings.grpo.group_size
     rollout = _rollout_seconds(shape, policy, assumed, episodes, tokens_of_episode, max(concurrent, 1), per_server)
     trained = episodes * (1.0 if settings.grpo.count_silent_groups else assumed.trained)
-    checkpoint = shape.parameters * (12 + (4 if settings.grpo.kl_coefficient > 0 else 0)) / GB
+    checkpoint = 12 * shape.parameters / GB
     if settings.lora.rank:
         checkpoint = 12 * shape.lora_parameters(settings.lora.rank) / GB
+    kept = {"checkpoints": checkpoint * (settings.checkpoints.keep + 1)}
+    if settings.grpo.kl_coefficient > 0 and not settings.lora.rank:
+        kept["reference"] = 4 * shape.parameters / GB  # once a run
     published = 2 * shape.parameters / GB
     nccl = settings.trainer.weight_sync == "nccl"
     return Plan(
@@ -141,10 +144,7 @@ def plan(settings: Settings, shape: ModelShape, trainer: Fleet, policy: Fleet, a
         },
         steps=settings.grpo.steps,
         searches_per_second=episodes * assumed.searches / rollout,
-        disk={
-            "checkpoints": checkpoint * (settings.checkpoints.keep + 1),
-            "published versions": published * 3,
-        },
+        disk=kept | {"published versions": published * 3},
     )
 
 

@@ -14,6 +14,7 @@ from research.errors import ConfigurationError
 from research.settings import Settings
 from services.trainer.evaluation.evaluator import BEFORE, SAMPLED, SFT
 from services.trainer.run_dir.checkpoints import step_name
+from services.trainer.run_dir.references import link_checkpoint
 from services.trainer.run_dir.run_dir import FORMER_EVALUATIONS, RunDirectory
 
 Arm = Literal["start", "grpo", "shuffled_rewards", "supervised"]
@@ -124,7 +125,7 @@ class StudyPlan:
                 )
             _link_evaluations(source, partial, [BEFORE, SFT, SAMPLED])
             checkpoint = source.checkpoints_dir / step_name(0)
-            shutil.copytree(checkpoint, partial / "checkpoints" / checkpoint.name, copy_function=os.link)
+            link_checkpoint(checkpoint, partial / "checkpoints")
         if partial.exists():
             partial.rename(target.directory)
 

@@ -32,20 +32,23 @@ def update(team: Team, work: Path) -> dict[str, Any]:
     losses = [team.supervised_update(batches[0], 1e-3, "sft") for _ in range(2)]
     team.end_sft()
     reports = [asdict(report) for batch in batches if (report := team.grpo_update(batch)) is not None]
-    for name in ("checkpoint", "weights"):
+    write_all(team, work)
+    return {"before": before, "losses": losses, "reports": reports, "after": team.logprobs(batches[0])}
+
+
+def write_all(team: Team, work: Path) -> None:
+    for name in ("checkpoint", "reference", "weights"):
         (work / name).mkdir(parents=True)
     team.save(work / "checkpoint")
+    team.save_reference(work / "reference")
     team.write_weights(work.parent / "tiny", work / "weights")
-    return {"before": before, "losses": losses, "reports": reports, "after": team.logprobs(batches[0])}
 
 
 def again(team: Team, work: Path) -> dict[str, Any]:
     """Load the checkpoint `from`, save it again as it is and gather its weights, then make one more update."""
-    team.load(work / "from")
-    for name in ("checkpoint", "weights"):
-        (work / name).mkdir(parents=True)
-    team.save(work / "checkpoint")
-    team.write_weights(work.parent / "tiny", work / "weights")
+    reference = work / "from-reference"
+    team.load(work / "from", reference if reference.exists() else work / "from")
+    write_all(team, work)
     gathered = team.gather_weights(work.parent / "tiny")
     report = team.grpo_update(random_sequences(7, seed=99))
     assert report is not None

@@ -21,7 +21,7 @@ from services.trainer.learner.compute import Computation
 from services.trainer.learner.grpo import GrpoUpdate, UpdateReport
 from services.trainer.learner.loss import token_weights
 from services.trainer.learner.optimizer_steps import OptimizerSteps, freeze_lowest
-from services.trainer.learner.state import read_learner, write_learner
+from services.trainer.learner.state import read_learner, write_learner, write_reference
 from services.trainer.learner.update import SupervisedTokenLoss
 from services.trainer.model.batching import TrainingSequence
 from services.trainer.model.forward import load_model, load_sharded
@@ -69,6 +69,12 @@ class Learner:
         self._grpo = GrpoUpdate(settings.grpo, self._compute, self._steps, self.ranks)
         self._sft_optimizer: torch.optim.AdamW | None = None
         self.updates = 0
+        self._reference_changes = 0
+
+    @property
+    def reference_changes(self) -> int | None:
+        """How often the reference was set since this learner was made; None if there is none."""
+        return None if self.reference is None else self._reference_changes
 
     def break_off(self) -> None:
         """From another thread: abort the update under way before its next micro-batch; no update follows."""
@@ -90,9 +96,10 @@ class Learner:
         self._sft_optimizer = None
         if self.reference is not None:
             self.reference.load_state_dict(self.model.state_dict())
+            self._reference_changes += 1
 
     def save(self, directory: Path) -> None:
-        """Write this rank's part of the state to a directory; returns once all have written theirs.
+        """Write this rank's part of the state, without the reference; returns once all have written theirs.
 
         With LoRA, the factors are there also as an adapter that peft and the policy read.
         """
@@ -100,9 +107,14 @@ class Learner:
         if self._lora.rank:
             write_adapter(self.model, self._lora, self._base_name, directory)
 
-    def load(self, directory: Path) -> None:
-        """Restore the state that `save` wrote, by any number of ranks."""
-        self.ranks.together(lambda: read_learner(self, directory))
+    def save_reference(self, directory: Path) -> None:
+        """Write this rank's part of the reference; returns once all have written theirs."""
+        write_reference(self, directory)
+
+    def load(self, directory: Path, reference: Path) -> None:
+        """Restore what `save` and `save_reference` wrote, by any number of ranks."""
+        self._reference_changes += 1  # also if it fails halfway
+        self.ranks.together(lambda: read_learner(self, directory, reference))
 
     def set_updates(self, updates: int) -> None:
         """Set the number of updates that were made; a schedule may follow it."""

@@ -34,18 +34,21 @@ class Stateful(Protocol):
 
 
 def write_learner(learner: Stateful, directory: Path) -> None:
-    """Weights, optimizer state and random states; `read_learner` restores them bit for bit.
+    """Weights, optimizer state and random states, without the reference; `read_learner` restores them bit for bit.
 
     Returns once every rank has written its part; raises on every rank if one of them could not.
     """
     learner.ranks.together(lambda: _write_part(learner, directory))
 
 
+def write_reference(learner: Stateful, directory: Path) -> None:
+    """The weights of the reference; returns and raises as `write_learner`."""
+    learner.ranks.together(lambda: save_part(_once(learner.reference), directory, REFERENCE, learner.ranks))
+
+
 def _write_part(learner: Stateful, directory: Path) -> None:
     ranks = learner.ranks
     save_part(_once(learner.model, trained_only=learner.keeps_trained_only), directory, MODEL, ranks)
-    if learner.reference is not None:
-        save_part(_once(learner.reference), directory, REFERENCE, ranks)
     save_part(_flat(learner), directory, OPTIMIZER, ranks)
     if ranks.leads:
         write_json(directory / OPTIMIZER_GROUPS, learner.optimizer.state_dict()["param_groups"])
@@ -54,11 +57,14 @@ def _write_part(learner: Stateful, directory: Path) -> None:
         write_json(directory / RANDOM, _random_states(learner.device))
 
 
-def read_learner(learner: Stateful, directory: Path) -> None:
-    """Restore a learner with the same settings to the state that `write_learner` saved, by any number of ranks."""
+def read_learner(learner: Stateful, directory: Path, reference: Path) -> None:
+    """Restore a learner with the same settings to the state that `write_learner` saved, by any number of ranks.
+
+    `reference`: where `write_reference` wrote; not read if the learner has none.
+    """
     load_rows(learner.model, directory, MODEL, trained_only=learner.keeps_trained_only)
     if learner.reference is not None:
-        load_rows(learner.reference, directory, REFERENCE)
+        load_rows(learner.reference, reference, REFERENCE)
     groups = _read_json(directory / OPTIMIZER_GROUPS)
     for group in groups:
         group["betas"] = tuple(group["betas"])

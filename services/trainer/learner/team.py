@@ -39,6 +39,11 @@ class Team:
         """Updates that were made."""
         return self._learner.updates
 
+    @property
+    def reference_changes(self) -> int | None:
+        """As `Learner.reference_changes`."""
+        return self._learner.reference_changes
+
     def set_updates(self, updates: int) -> None:
         self._together("set_updates", updates)
 
@@ -73,9 +78,13 @@ class Team:
         """As `Learner.save`."""
         self._together("save", directory)
 
-    def load(self, directory: Path) -> None:
+    def save_reference(self, directory: Path) -> None:
+        """As `Learner.save_reference`."""
+        self._together("save_reference", directory)
+
+    def load(self, directory: Path, reference: Path) -> None:
         """As `Learner.load`."""
-        self._together("load", directory)
+        self._together("load", directory, reference)
 
     def write_weights(self, base: Path, directory: Path) -> None:
         """As `Learner.write_weights`."""
@@ -136,6 +145,8 @@ def _do(learner: Learner, name: str, arguments: Sequence[Any]) -> Any:
             return learner.end_sft()
         case "save":
             return learner.save(*arguments)
+        case "save_reference":
+            return learner.save_reference(*arguments)
         case "load":
             return learner.load(*arguments)
         case "write_weights":
@@ -156,6 +167,6 @@ def _as_json(argument: Any) -> Any:
 def _from_json(name: str, arguments: list[Any]) -> list[Any]:
     if name in ("logprobs", "grpo_update", "supervised_update"):
         return [[TrainingSequence(**each) for each in arguments[0]], *arguments[1:]]
-    if name in ("save", "load", "write_weights", "gather_weights"):
+    if name in ("save", "save_reference", "load", "write_weights", "gather_weights"):
         return [Path(argument) for argument in arguments]
     return arguments

@@ -1,7 +1,7 @@
 """The checkpoints of a run; from any of them it continues as if it had never stopped.
 
-A directory named `step-…` was complete when written (`atomic_checksummed_dir`); one that is corrupt is set aside, with
-a warning.
+A directory named `step-…` was complete when written (`atomic_checksummed_dir`); one that is corrupt, or whose reference
+is, is set aside, with a warning.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from typing import Protocol
 from research.atomic_io import write_json
 from research.errors import TrainingError
 from research.weights.checksummed_dir import PARTIAL, atomic_checksummed_dir, corruption_in, discard
+from services.trainer.run_dir.references import HasReference, References
 
 logger = logging.getLogger(__name__)
 
@@ -45,11 +46,11 @@ class RunState:
     roll_backs: int = 0
 
 
-class Saveable(Protocol):
+class Saveable(HasReference, Protocol):
     """What a checkpoint is of: a `Learner`, or a `Team` of them."""
 
     def save(self, directory: Path) -> None: ...
-    def load(self, directory: Path) -> None: ...
+    def load(self, directory: Path, reference: Path) -> None: ...
     def set_updates(self, updates: int) -> None: ...
 
 
@@ -59,15 +60,21 @@ class CheckpointStore:
     def __init__(self, directory: Path, keep: int) -> None:
         self._directory = directory
         self._keep = keep
+        self._references = References(directory)
 
     def save(self, learner: Saveable, state: RunState) -> Path:
-        """Write one checkpoint; blocks until it is on the disk. Older ones are deleted only after that."""
+        """Write one checkpoint, and before it the reference if it is new; blocks until both are on the disk.
+
+        Older ones are deleted only after that.
+        """
         target = self._directory / self._free_name(state.step)
         with atomic_checksummed_dir(target) as directory:
+            self._references.name_in(directory, learner)
             learner.save(directory)
             write_json(directory / _STATE, asdict(state))
         for old in self.all()[: -self._keep]:
             discard(old)
+        self._references.discard_unnamed()
         return target
 
     def all(self) -> list[Path]:
@@ -85,18 +92,20 @@ class CheckpointStore:
         for unfinished in self._directory.glob(f"*{PARTIAL}"):
             shutil.rmtree(unfinished)
         for path in reversed(self.all()):
-            if fault := corruption_in(path):
+            if fault := corruption_in(path) or self._references.fault_in(path):
                 logger.warning("checkpoint %s is corrupt (%s) and was set aside; the one before is used", path, fault)
                 self._set_aside(path)
                 continue
             state = RunState(**json.loads((path / _STATE).read_text(encoding="utf-8")))
-            learner.load(path)
+            learner.load(path, self._references.of(path))
+            self._references.restored(path, learner)
             learner.set_updates(state.updates)
             return state
         if damaged := sorted(self._directory.glob(f"{_DAMAGED}*")):
             raise TrainingError(
                 f"no checkpoint in {self._directory} is intact ({', '.join(path.name for path in damaged)}); "
-                "restore a good copy of one under its step-… name, or start over with --fresh"
+                "restore a good copy of one under its step-… name, with the reference that it names, or start over "
+                "with --fresh"
             )
         return None
 

@@ -18,13 +18,14 @@ from typing import Any
 import pytest
 
 from services.trainer.rollout.self_check import QUESTIONS
+from services.trainer.run_dir.references import link_checkpoint
 from services.trainer.run_dir.run_dir import RunDirectory
 from tests.support.tiny_model import write_tiny_model
 from tests.support.tiny_run import STEPS, train
 
 KILLS = 16
 NAMES_OF_STEP_2 = ["step-000002", "step-000002-01"]
-TENSORS = ["model.safetensors", "reference.safetensors", "optimizer.safetensors", "optimizer.json"]
+TENSORS = ["model.safetensors", "optimizer.safetensors", "optimizer.json", "reference.json"]
 
 
 @pytest.fixture(scope="module")
@@ -114,10 +115,17 @@ def metrics(work: Path) -> list[dict[str, Any]]:
     return found
 
 
+def reference(work: Path) -> bytes:
+    """What a run keeps of its reference; it was written once, whatever happened."""
+    [path] = (work / "runs" / "demo" / "checkpoints").glob("reference-*")
+    return (path / "reference.safetensors").read_bytes()
+
+
 def assert_same_end(one: Path, other: Path) -> None:
     checkpoints = [work / "runs" / "demo" / "checkpoints" / f"step-{STEPS:06d}" for work in (one, other)]
     for name in TENSORS:
         assert (checkpoints[0] / name).read_bytes() == (checkpoints[1] / name).read_bytes(), name
+    assert reference(one) == reference(other)
     # Python's own generator starts from the system's entropy; only retries of requests draw from it.
     assert len({json.loads((path / "random.json").read_text())["torch"] for path in checkpoints}) == 1
     states = [without_seconds(json.loads((path / "state.json").read_text())) for path in checkpoints]
@@ -171,7 +179,7 @@ def test_what_was_sampled_once_is_what_is_trained_on(tiny: Path, tmp_path: Path)
 
     run = replayed / "runs" / "demo"
     shutil.copytree(killed / "runs" / "demo" / "episodes", run / "episodes")
-    shutil.copytree(killed / "runs" / "demo" / "checkpoints" / "step-000000", run / "checkpoints" / "step-000000")
+    link_checkpoint(killed / "runs" / "demo" / "checkpoints" / "step-000000", run / "checkpoints")
     unchecked = ["alarms.start_mismatch_ceiling=None"]  # the check of the sampler samples
     assert train_unbroken(tiny, replayed, seeded=False, may_sample=False, overrides=unchecked) == 0
     assert_same_end(killed, replayed)
@@ -181,7 +189,8 @@ def test_a_roll_back_goes_another_way_and_outlives_the_process(tiny: Path, tmp_p
     alarm = ["alarms.well_formed_floor=1.0", "alarms.on_malformed=rollback", "alarms.max_rollbacks=1"]
     assert train_unbroken(tiny, tmp_path, overrides=alarm) == 1  # the second alarm, after step 3, stops the run
     checkpoints = tmp_path / "runs" / "demo" / "checkpoints"
-    assert sorted(path.name for path in checkpoints.iterdir()) == ["step-000000", "step-000002", "step-000002-01"]
+    names = ["reference-01", "step-000000", "step-000002", "step-000002-01"]
+    assert sorted(path.name for path in checkpoints.iterdir()) == names
     first, again = (json.loads((checkpoints / name / "state.json").read_text()) for name in NAMES_OF_STEP_2)
     assert again["question_cursors"][""] == first["question_cursors"][""] + 3  # those of the step that was undone
     assert again["version"] > first["version"]

@@ -25,7 +25,8 @@ from tests.conftest import REPOSITORY
 from tests.support import ranks_child
 from tests.support.tiny_model import tiny_settings, write_tiny_model
 
-NAMES = ("model", "reference", "optimizer")
+# Of what, and in which directory.
+NAMES = {"model": "checkpoint", "reference": "reference", "optimizer": "checkpoint"}
 
 
 @pytest.fixture(scope="module")
@@ -97,8 +98,8 @@ def test_two_processes_compute_what_one_does(root: Path, results: tuple[Any, Any
     assert one.keys() == two.keys()
     for name in one:
         torch.testing.assert_close(one[name], two[name], rtol=1e-2, atol=1e-5)  # bf16, as published
-    for name in NAMES:
-        mine, other = saved(root / "one" / "checkpoint", name), saved(root / "two" / "checkpoint", name)
+    for name, where in NAMES.items():
+        mine, other = saved(root / "one" / where, name), saved(root / "two" / where, name)
         assert mine.keys() == other.keys()
         for key in mine:
             torch.testing.assert_close(mine[key], other[key], rtol=1e-3, atol=1e-6, msg=f"{name}: {key}")
@@ -121,15 +122,22 @@ def load_whole(directory: Path) -> dict[str, torch.Tensor]:
     }
 
 
+def give(source: Path, work: Path, reference: str = "from-reference") -> None:
+    """What `again` begins from."""
+    shutil.copytree(source / "checkpoint", work / "from")
+    shutil.copytree(source / "reference", work / reference, dirs_exist_ok=True)
+
+
 def test_a_checkpoint_goes_from_two_to_one_to_two_bit_for_bit(root: Path, results: tuple[Any, Any]) -> None:
-    shutil.copytree(root / "two" / "checkpoint", root / "to-one" / "from")
+    """The second time with the reference inside, as checkpoints had it until 2026-11."""
+    give(root / "two", root / "to-one")
     first = alone("again", root / "to-one")
-    shutil.copytree(root / "to-one" / "checkpoint", root / "to-two" / "from")
+    give(root / "to-one", root / "to-two", "from")
     second = together("again", root / "to-two")
-    for name in NAMES:
-        original = saved(root / "two" / "checkpoint", name)
+    for name, where in NAMES.items():
+        original = saved(root / "two" / where, name)
         for step in ("to-one", "to-two"):
-            found = saved(root / step / "checkpoint", name)
+            found = saved(root / step / where, name)
             assert found.keys() == original.keys()
             assert all(torch.equal(found[key], original[key]) for key in original), (step, name)
     assert len(list((root / "to-two" / "checkpoint").glob("model-*.safetensors"))) == 2
@@ -138,7 +146,7 @@ def test_a_checkpoint_goes_from_two_to_one_to_two_bit_for_bit(root: Path, result
 
 def test_weights_are_published_byte_for_byte_as_one_process_would(root: Path, results: tuple[Any, Any]) -> None:
     for work, world in (("publish-one", 1), ("publish-two", 2)):
-        shutil.copytree(root / "two" / "checkpoint", root / work / "from")
+        give(root / "two", root / work)
         if world == 1:
             alone("again", root / work)
         else:

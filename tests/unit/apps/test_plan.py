@@ -72,6 +72,14 @@ def test_the_papers_run_on_eight_cards_takes_what_the_notes_worked_out() -> None
     assert 8 < made.hours < 12
 
 
+def test_a_checkpoint_is_twelve_bytes_per_parameter_and_the_reference_is_written_once() -> None:
+    settings = load_settings("qwen2.5-7b-musique")
+    assert settings.grpo.kl_coefficient > 0
+    disk = plan(settings, SEVEN, Fleet(4, "H100"), Fleet(4, "H100"), Assumptions()).disk
+    assert disk["checkpoints"] / (settings.checkpoints.keep + 1) == pytest.approx(91.4, abs=0.3)
+    assert disk["reference"] == pytest.approx(30.5, abs=0.1)
+
+
 def test_trainer_and_policy_of_the_small_lora_preset_share_one_card() -> None:
     settings = load_settings("qwen2.5-1.5b-lora")
     trainer = sum(trainer_memory(settings, KNOWN[settings.model.name], 1).values())

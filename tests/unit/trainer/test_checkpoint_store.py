@@ -21,10 +21,10 @@ from tests.support.tiny_model import random_sequences, write_tiny_model
 
 FILES = [
     "model.safetensors",
-    "reference.safetensors",
     "optimizer.safetensors",
     "optimizer.json",
     "random.json",
+    "reference.json",
     "state.json",
 ]
 
@@ -92,7 +92,8 @@ def test_a_damaged_checkpoint_is_set_aside_and_the_one_before_is_taken(
     assert digest(learner, state) == saved[1][2]
     (warning,) = caplog.messages
     assert "step-000003" in warning
-    assert name in warning
+    # A bit of the manifest may be one of another file's checksum.
+    assert name in warning or (name == "manifest.json" and "a different checksum" in warning)
     assert [path.name for path in store.all()] == ["step-000001", "step-000002"]
     assert (directory / "damaged-step-000003").is_dir()
 
@@ -142,7 +143,7 @@ def test_leftovers_are_removed_and_the_newest_are_kept(run: Run) -> None:
     assert store.restore_latest(learner) is not None
     assert not list(directory.glob("*.partial"))
     store.save(learner, RunState(4, 4, 3, {}, {}))
-    assert sorted(path.name for path in directory.iterdir()) == ["step-000003", "step-000004"]
+    assert sorted(path.name for path in directory.iterdir()) == ["reference-01", "step-000003", "step-000004"]
 
 
 def test_a_save_that_fails_takes_nothing_away(run: Run) -> None:
