@@ -15,7 +15,7 @@ from research.settings import Settings
 from services.process.parent import child_environment, end_with_parent
 from services.trainer.learner.learner import Learner, device_type
 from services.trainer.learner.team import follow
-from services.trainer.parallel.ranks import Ranks
+from services.trainer.parallel.ranks import OWN_STORE, Ranks
 
 logger = logging.getLogger(__name__)
 
@@ -33,7 +33,8 @@ def start_processes(settings: Settings) -> None:
     elif settings.trainer.processes > 1:
         torchrun = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={settings.trainer.processes}"]
         sys.stdout.flush()
-        os.execve(sys.executable, [sys.executable, *torchrun, "-m", "cli.main", *sys.argv[1:]], child_environment())
+        environment = child_environment() | {OWN_STORE: "1"}
+        os.execve(sys.executable, [sys.executable, *torchrun, "-m", "cli.main", *sys.argv[1:]], environment)
 
 
 @contextmanager
@@ -63,7 +64,7 @@ def _follow_runs(ranks: Ranks) -> None:
     """
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_DFL)  # there is nothing to keep, and Python's handlers would wait for an order
-    while (text := ranks.tell(None)) not in (_ENDED, _FAILED):
+    while (text := _next_run(ranks)) not in (_ENDED, _FAILED):
         settings = Settings.model_validate_json(text)
         learner = Learner(settings, local_checkpoint(settings.model.name, settings.paths.data), ranks)
         logger.info("rank %d of %d follows", ranks.rank, ranks.world)
@@ -71,3 +72,8 @@ def _follow_runs(ranks: Ranks) -> None:
     ranks.leave()
     if text == _FAILED:
         raise TrainingError("rank 0 ended before the run did; its log says why")
+
+
+def _next_run(ranks: Ranks) -> bytes:
+    with ranks.naming_the_lost("wait for a run"):
+        return ranks.tell(None)

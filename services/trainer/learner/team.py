@@ -16,7 +16,7 @@ from typing import Any
 import orjson
 from torch import Tensor
 
-from research.errors import ResearchError, TrainingError
+from research.errors import TrainingError
 from services.trainer.learner.grpo import UpdateReport
 from services.trainer.learner.learner import Learner
 from services.trainer.model.batching import TrainingSequence
@@ -102,33 +102,26 @@ class Team:
                 self._ranks.tell(orjson.dumps([_END, []]))
 
     def _together(self, name: str, *arguments: Any) -> Any:
-        if not self._ranks.is_alone:
-            arguments_as_json = [_as_json(argument) for argument in arguments]
-            try:
-                self._ranks.tell(orjson.dumps([name, arguments_as_json]))
-                return _do(self._learner, name, arguments)
-            except RuntimeError as error:  # what torch raises if a process of the group is gone
-                if isinstance(error, ResearchError):
-                    raise
-                raise TrainingError(
-                    f"a process of this run was lost in {name!r} ({error}); torchrun's log says which and why. Start "
-                    "the run again: it continues from the last checkpoint, on as many processes as there are then"
-                ) from error
-        return _do(self._learner, name, arguments)
+        with self._ranks.naming_the_lost(name):
+            if not self._ranks.is_alone:
+                self._ranks.tell(orjson.dumps([name, [_as_json(argument) for argument in arguments]]))
+            return _do(self._learner, name, arguments)
 
 
 def follow(learner: Learner, ranks: Ranks) -> None:
-    """Do what rank 0 orders until the run ends; raises what torch raises if rank 0 is lost."""
+    """Do what rank 0 orders until the run ends; raises TrainingError if another process is lost."""
     learner.set_torch_threads()
     while True:
-        name, arguments = orjson.loads(ranks.tell(None))
+        with ranks.naming_the_lost("wait for orders"):
+            name, arguments = orjson.loads(ranks.tell(None))
         if name == _END:
             return
-        try:
-            _do(learner, name, _from_json(name, arguments))
-        except TrainingError as error:
-            # Rank 0 has the same error, and decides.
-            logger.warning("%s: %s", name, error)
+        with ranks.naming_the_lost(name):
+            try:
+                _do(learner, name, _from_json(name, arguments))
+            except TrainingError as error:
+                # Rank 0 has the same error, and decides.
+                logger.warning("%s: %s", name, error)
 
 
 def _do(learner: Learner, name: str, arguments: Sequence[Any]) -> Any:

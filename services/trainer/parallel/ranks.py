@@ -6,7 +6,8 @@ Rank 0 leads: it keeps the loop, HTTP and the journal. Nothing here is pickled: 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
@@ -15,12 +16,18 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
+from torch.distributed.distributed_c10d import PrefixStore
+from torch.distributed.rendezvous import rendezvous
 
-from research.errors import TrainingError
+from research.errors import ConfigurationError, ResearchError, TrainingError
+from services.trainer.parallel.heart import Heart, is_store_shared
 
 # Followers wait for orders through rollouts, evaluations and outages. A rank that dies is noticed at once, by its
-# closed connection; only one that hangs is noticed by these times.
+# closed connection, and one that hangs by its `Heart`; these times are for what neither of them sees.
 _ORDERS, _COLLECTIVES = timedelta(days=7), timedelta(minutes=20)
+
+# With this set to 1, torchrun makes a new store for each of its attempts.
+OWN_STORE = "TORCH_DISABLE_SHARE_RDZV_TCP_STORE"
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,12 +39,14 @@ class Ranks:
         world: number of processes.
         mesh: over which parameters are sharded; None if alone.
         orders: a gloo group for orders, sums and texts; None if alone.
+        heart: shows and watches signs of life; None if alone.
     """
 
     rank: int = 0
     world: int = 1
     mesh: DeviceMesh | None = None
     orders: Any = None
+    heart: Heart | None = None
 
     @classmethod
     def join(cls, device: str, hosts_replicate: bool = False) -> Ranks:
@@ -47,20 +56,36 @@ class Ranks:
             device: `cpu` or `cuda`; there, this process takes the GPU of its local rank.
             hosts_replicate: shard within a host and replicate between hosts (HSDP), so that weights are gathered over
                 the fast links only.
+
+        Raises ConfigurationError if torchrun starts the ranks again in the store of the former ones.
         """
         world = int(os.environ.get("WORLD_SIZE", "1"))
         if world == 1:
             return cls()
         if device == "cuda":
             torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
-        if not dist.is_initialized():
-            dist.init_process_group("cpu:gloo,cuda:nccl" if device == "cuda" else "gloo", timeout=_COLLECTIVES)
+        if is_store_shared() and os.environ.get("TORCHELASTIC_RESTART_COUNT", "0") != "0":
+            # The ranks would look for each other at the addresses of the former ones (pytorch/pytorch#135712).
+            raise ConfigurationError(
+                f"{OWN_STORE} is not set; set it to 1 for torchrun, or it cannot start the ranks of a run again"
+            )
+        store, rank, world = next(rendezvous("env://", timeout=_COLLECTIVES))
+        heart = Heart(store, rank, world)
+        dist.init_process_group(
+            "cpu:gloo,cuda:nccl" if device == "cuda" else "gloo",
+            timeout=_COLLECTIVES,
+            store=PrefixStore("group", store),
+            rank=rank,
+            world_size=world,
+        )
         local = int(os.environ.get("LOCAL_WORLD_SIZE", str(world)))
         if hosts_replicate and local < world:
             mesh = init_device_mesh(device, (world // local, local), mesh_dim_names=("replicate", "shard"))
         else:
             mesh = init_device_mesh(device, (world,), mesh_dim_names=("shard",))
-        return cls(dist.get_rank(), world, mesh, dist.new_group(backend="gloo", timeout=_ORDERS))
+        orders = dist.new_group(backend="gloo", timeout=_ORDERS)
+        heart.start()
+        return cls(rank, world, mesh, orders, heart)
 
     @property
     def leads(self) -> bool:
@@ -72,8 +97,25 @@ class Ranks:
 
     def leave(self) -> None:
         """Leave the group; a process that ends without it makes the others wait."""
-        if not self.is_alone and dist.is_initialized():
+        if self.heart is not None:
+            self.heart.stop()
             dist.destroy_process_group()
+
+    @contextmanager
+    def naming_the_lost(self, task: str) -> Iterator[None]:
+        """Turn what torch raises when a process of the group is gone into a TrainingError that names it.
+
+        An error while all are alive is this rank's own, and stays what it is.
+        """
+        try:
+            yield
+        except RuntimeError as error:
+            if self.heart is None or isinstance(error, ResearchError) or not (lost := self.heart.lost()):
+                raise
+            raise TrainingError(
+                f"a process of this run was lost in {task!r}: {lost} ({error}). Start the run again: it continues from "
+                "the last checkpoint, on as many processes as there are then"
+            ) from error
 
     def tell(self, text: bytes | None) -> bytes:
         """Rank 0's text, on every rank; the others pass None."""
