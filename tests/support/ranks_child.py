@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import signal
 import sys
 from collections.abc import Callable
 from dataclasses import asdict
@@ -56,16 +54,7 @@ def again(team: Team, work: Path) -> dict[str, Any]:
     return {"report": asdict(report)}
 
 
-def lose(team: Team, work: Path) -> dict[str, Any]:
-    """Update until a process is lost; says who is who first."""
-    (work / "ready").write_text(str(os.getpid()))
-    step = 0
-    while True:
-        step += 1
-        team.grpo_update(random_sequences(7, seed=step))
-
-
-SCENARIOS: dict[str, Callable[[Team, Path], dict[str, Any]]] = {"update": update, "again": again, "lose": lose}
+SCENARIOS: dict[str, Callable[[Team, Path], dict[str, Any]]] = {"update": update, "again": again}
 
 
 def run(ranks: Ranks, work: Path) -> None:
@@ -83,9 +72,6 @@ def main() -> None:
         ranks.leave()
         return
     settings = tiny_settings(work, *(tiny_run.SETTINGS if scenario == "run" else SETTINGS), *sys.argv[3:])
-    if scenario == "lose" and not ranks.leads:
-        (work / f"follower-{ranks.rank}").write_text(str(os.getpid()))
-        signal.signal(signal.SIGTERM, signal.SIG_DFL)
     learner = Learner(settings, work.parent / "tiny", ranks)
     if ranks.leads:
         team = Team(learner, ranks)

@@ -8,8 +8,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -183,55 +181,3 @@ def test_a_whole_run_in_two_processes_is_that_of_one(root: Path) -> None:
         del entry["seconds"]
     # What is published is rounded to bf16, now and then to the other side.
     same_numbers(one, two, within=1e-2)
-
-
-def test_if_the_leader_is_killed_torchrun_ends_the_others_and_names_it(root: Path) -> None:
-    work = root / "lost-leader"
-    process = started("lose", work)
-    try:
-        leader, _ = ids_at_work(work, [process])
-        os.kill(leader, signal.SIGKILL)
-        assert process.wait(60) != 0
-        log = (work / "log").read_text()
-        assert f"(pid: {leader})" in log or f"pid={leader}" in log or "Signal 9" in log, log
-    finally:
-        if process.poll() is None:
-            os.killpg(process.pid, signal.SIGKILL)
-
-
-def test_if_a_follower_is_killed_the_leader_says_so_and_ends(root: Path, free_port: Callable[[], int]) -> None:
-    """Without torchrun, which would end the leader too, and now and then before it has said a word."""
-    work = root / "lost-follower"
-    work.mkdir()
-    group = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port()), "OMP_NUM_THREADS": "1"}
-    with (work / "log").open("wb") as log:
-        processes = [
-            subprocess.Popen(
-                [sys.executable, "-m", "tests.support.ranks_child", "lose", str(work)],
-                cwd=REPOSITORY,
-                env={**os.environ, **group, "RANK": str(rank), "LOCAL_RANK": str(rank)},
-                stdout=log,
-                stderr=log,
-            )
-            for rank in range(2)
-        ]
-    try:
-        ids_at_work(work, processes)
-        processes[1].kill()
-        assert processes[0].wait(60) == 1
-        assert "a process of this run was lost" in (work / "log").read_text()
-    finally:
-        for process in processes:
-            process.kill()
-            process.wait()
-
-
-def ids_at_work(work: Path, processes: list[subprocess.Popen[bytes]]) -> tuple[int, int]:
-    """Process ids of leader and follower as soon as both are at work."""
-    files = [work / "ready", work / "follower-1"]
-    deadline = time.monotonic() + 120
-    while not all(file.exists() and file.read_text() for file in files):
-        assert all(process.poll() is None for process in processes), (work / "log").read_text()
-        assert time.monotonic() < deadline, (work / "log").read_text()
-        time.sleep(0.05)
-    return int(files[0].read_text()), int(files[1].read_text())
