@@ -83,7 +83,7 @@ def updater(case: Case, dtype: str) -> tuple[Callable[[], Any], int]:
 
         step = TrlStep(dtype)
         return lambda: step.update(episodes()), sum(p.numel() for p in step.model.parameters())
-    from services.trainer.learner import learner
+    from services.trainer.learner import compute, learner
     from services.trainer.model import forward, head
 
     if "not lean" in case.changes:
@@ -94,15 +94,15 @@ def updater(case: Case, dtype: str) -> tuple[Callable[[], Any], int]:
     own = learner.Learner(settings, local_checkpoint(settings.model.name, settings.paths.data))
     own.set_torch_threads()
     if "unshared" in case.changes:
-        learner.pack_micro_batches = lambda *given: pack_micro_batches(*given, share_prefixes=False)  # type: ignore[assignment]
-        collate = learner.collate
-        learner.collate = lambda *given: collate(*given, share_prefixes=False)  # type: ignore[assignment]
+        compute.pack_micro_batches = lambda *given: pack_micro_batches(*given, share_prefixes=False)  # type: ignore[assignment]
+        collate = compute.collate
+        compute.collate = lambda *given: collate(*given, share_prefixes=False)  # type: ignore[assignment]
     if "full logits" in case.changes:
         head._CPU_ELEMENTS = 2**40
     if "all entropy" in case.changes:
         head.ENTROPY_EVERY = 1
     if "slow adam" in case.changes:
-        own.optimizer = torch.optim.AdamW(own.model.parameters(), lr=4e-5, betas=(0.9, 0.95), weight_decay=0.0)
+        own._steps.optimizer = torch.optim.AdamW(own.model.parameters(), lr=4e-5, betas=(0.9, 0.95), weight_decay=0.0)
     return lambda: own.grpo_update(episodes()), sum(p.numel() for p in own.model.parameters() if p.requires_grad)
 
 
