@@ -228,7 +228,7 @@ def by_name(model: nn.Module) -> dict[str, Tensor]:
 
 def _gathered(state: Mapping[str, Tensor], base: Path) -> Iterator[tuple[str, Tensor]]:
     for name, dtype in _named_dtypes(base):
-        yield name, whole(_known(state, name, base)).to(dtype)
+        yield name, whole(_known(state, name, base).to(dtype))  # cast first: half as much travels
 
 
 def write_state(state: Mapping[str, Tensor], base: Path, directory: Path) -> None:
