@@ -1,6 +1,6 @@
 """Two processes of the learner against one, on one machine: what an update and a publish cost, and what bounds them.
 
-Run: python -m benchmarks.trainer.ranks (needs `make prepare`; about ten minutes on two cores).
+Run: python -m benchmarks.trainer.ranks (needs `make prepare`; about four minutes on two cores).
 
 Weak scaling: the built-in model, one thread per process, float32, no layer frozen, no checkpointing; one rank makes an
 update of `--sequences` sequences of 256 tokens (half of them sampled, no prefix shared), two ranks one of twice as
@@ -242,7 +242,7 @@ def compare(per_rank: int) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--sequences", type=int, default=8, help="per rank; an even number")
+    parser.add_argument("--sequences", type=int, default=4, help="per rank; an even number")
     parser.add_argument("--measure", type=int, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.measure:
