@@ -30,7 +30,7 @@ SMALL = [
     f"grpo.group_size={GROUP_SIZE}",
     "sft.traces={ one_hop = 24, two_hop = 12 }",
     "sft.steps=8",
-    "evaluation.per_kind={ one_hop = 8, two_hop = 8 }",
+    "evaluation.per_kind={ one_hop = 4, two_hop = 4 }",
     "checkpoints.interval=1",
     "episode.retries=1",
     "episode.search_timeout=5",
@@ -214,7 +214,7 @@ def _summary_is_whole(line: Line) -> None:
     for stage in ("before", "after"):
         for kind in ("one_hop", "two_hop"):
             figures = summary["eval"][stage][kind]
-            assert figures["n"] == 8
+            assert figures["n"] == 4
             assert 0 <= figures["em"] <= figures["f1"] <= 1
     assert summary["eval"]["after"]["one_hop"]["well_formed"] > summary["eval"]["before"]["one_hop"]["well_formed"]
     assert {"rollout", "evaluation", "publish", "sft"} <= summary["seconds"].keys()
