@@ -7,6 +7,7 @@ from types import TracebackType
 from typing import Any, Self
 
 import httpx
+import orjson
 from httpx_aiohttp import AiohttpTransport
 from tenacity import AsyncRetrying, retry_if_exception, stop_after_attempt, wait_random_exponential
 
@@ -19,7 +20,8 @@ from research.schemas import BroadcastOffer, BroadcastRequest, WeightsRequest, W
 INITIAL_VERSION = "0"
 
 _RETRIED_STATUSES = frozenset({429, 500, 502, 503, 504})
-_MAX_BACKOFF_SECONDS = 10.0
+_JSON = {"Content-Type": "application/json"}
+MAX_BACKOFF_SECONDS = 10.0
 _MAX_QUERY_CHARS = 4096  # the default of `retriever.max_query_chars`; encoders read far less
 _READY_TIMEOUT_SECONDS = 5.0  # for a server's reports about itself
 _AS_MANY_AS_NEEDED = httpx.Limits(max_connections=0)  # aiohttp reads 0 as unlimited; None would be 100
@@ -72,17 +74,20 @@ class HttpService:
             ServiceBusyError: the service still answered 429 after the last retry.
             ServiceError: the service could not be reached or answered with any other error.
         """
+        body = None if json is None else orjson.dumps(json)
         try:
             async for attempt in AsyncRetrying(
                 retry=retry_if_exception(self._is_transient),
                 stop=stop_after_attempt(self._retries + 1),
-                wait=wait_random_exponential(multiplier=0.25, max=_MAX_BACKOFF_SECONDS),
+                wait=wait_random_exponential(multiplier=0.25, max=MAX_BACKOFF_SECONDS),
                 reraise=True,
             ):
                 with attempt:
-                    answer = await self._client.request(method, path, json=json, timeout=limit or self._client.timeout)
+                    answer = await self._client.request(
+                        method, path, content=body, headers=_JSON, timeout=limit or self._client.timeout
+                    )
                     answer.raise_for_status()
-            return answer.json()
+            return orjson.loads(answer.content)
         except httpx.HTTPStatusError as error:
             status, detail = error.response.status_code, error.response.text[:500]
             kind = ServiceBusyError if status == 429 else ServiceError

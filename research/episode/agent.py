@@ -7,6 +7,7 @@ trained on; each prompt is the previous prompt, the sampled ids and the ids of t
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
@@ -135,7 +136,7 @@ class Episode:
     @property
     def weight_versions(self) -> list[str]:
         """The versions that wrote this episode, in order of appearance."""
-        return list(dict.fromkeys(version for version in self.versions if version))
+        return [version for version in dict.fromkeys(self.versions) if version]
 
     @property
     def answer(self) -> str | None:
@@ -184,7 +185,7 @@ class SearchAgent:
 
     async def steps(self, question: str, sampling: Sampling) -> AsyncGenerator[Episode]:
         """Like `run`, but yields the growing episode after each turn and each search."""
-        prompt_ids = self.tokenizer.prompt_ids(self.prompt, question)
+        prompt_ids = await asyncio.to_thread(self.tokenizer.prompt_ids, self.prompt, question)
         room = min(self.limits.max_tokens, self.context_length - len(prompt_ids))
         if room <= 0:
             raise ContextFullError(
@@ -222,13 +223,18 @@ class SearchAgent:
         passages = await self.retriever.search(query, self.limits.top_k)
         episode.search_seconds += time.perf_counter() - started
         turn.query, turn.passages = query, passages
-        served = [self._cut(passage) for passage in passages]
-        turn.result = result_block(served, self.tokenizer.special_tokens)
-        ids = self.tokenizer.encode(turn.result)
+        # Five passages take a millisecond; thousands of searches would hold up all other requests for seconds.
+        turn.result, ids = await asyncio.to_thread(self._as_result, passages)
         if len(episode.token_ids) + len(ids) >= room:
             return StopReason.TOKEN_LIMIT
         episode._append_result(ids)
         return None
+
+    def _as_result(self, passages: Sequence[Passage]) -> tuple[str, list[int]]:
+        """What the model sees of passages, as text and as tokens."""
+        served = [self._cut(passage) for passage in passages]
+        text = result_block(served, self.tokenizer.special_tokens)
+        return text, self.tokenizer.encode(text)
 
     def _cut(self, passage: Passage) -> Passage:
         limit = self.limits.max_passage_tokens

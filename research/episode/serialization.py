@@ -1,7 +1,8 @@
-"""Episodes read back from JSON, exactly as they were when `dataclasses.asdict` and `json.dumps` wrote them."""
+"""Episodes read back from JSON, exactly as they were when `orjson.dumps` wrote them."""
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 from research.episode.agent import Episode, StopReason, Turn
@@ -10,13 +11,18 @@ from research.passages import Passage
 
 
 def episode_from_dict(record: dict[str, Any]) -> Episode:
-    """The inverse of `dataclasses.asdict` through JSON; floats come back bit for bit.
+    """The inverse of `orjson.dumps`, parsed; finite floats come back bit for bit.
+
+    A log-probability that was not finite comes back as NaN, since JSON has neither: no such episode is trained on.
 
     Raises ProtocolError if fields are missing or unknown, or if the token streams differ in length.
     """
     try:
         turns = [_turn_from_dict(turn) for turn in record["turns"]]
-        episode = Episode(**{**record, "turns": turns, "stop_reason": StopReason(record["stop_reason"])})
+        logprobs = [math.nan if value is None else value for value in record["logprobs"]]
+        episode = Episode(
+            **{**record, "turns": turns, "logprobs": logprobs, "stop_reason": StopReason(record["stop_reason"])}
+        )
     except (KeyError, TypeError, ValueError) as error:
         raise ProtocolError(f"not an episode record ({error!r})") from error
     if not len(episode.token_ids) == len(episode.sampled) == len(episode.logprobs) == len(episode.versions):

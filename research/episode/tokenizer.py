@@ -11,7 +11,7 @@ from research.prompts import Prompt
 
 
 class Tokenizer(Protocol):
-    """Text to ids and back, without ever adding special tokens by itself."""
+    """Text to ids and back, without ever adding special tokens by itself; several threads may use it at a time."""
 
     eos_id: int
     special_tokens: tuple[str, ...]
@@ -33,6 +33,7 @@ class HuggingFaceTokenizer:
         self.eos_id: int = tokenizer.eos_token_id
         added = {str(token) for token in tokenizer.added_tokens_decoder.values() if token.special}
         self.special_tokens = tuple(sorted(added | set(tokenizer.all_special_tokens)))
+        tokenizer.encode("")  # the first call changes what later ones only read, from any thread
         self._special_ids = frozenset(tokenizer.convert_tokens_to_ids(list(self.special_tokens)))
 
     def encode(self, text: str) -> list[int]:

@@ -37,6 +37,7 @@ class QuestionSampler:
             if not pool:
                 known = ", ".join(sorted({q.kind for q in questions}))
                 raise ConfigurationError(f"questions.mix: no training question has kind {kind!r}; known: {known}")
+        self._orders: dict[str, tuple[int, list[int]]] = {}  # by kind: an epoch, and the pool's order in it
         self.cursors = dict.fromkeys(self._shares, 0)
         self.success: dict[str, float] = {}
 
@@ -64,8 +65,11 @@ class QuestionSampler:
     def _at(self, kind: str, cursor: int) -> Question:
         pool = self._pools[kind]
         epoch, position = divmod(cursor, len(pool))
-        order = list(range(len(pool)))
-        random.Random(f"{self._seed}/{kind}/{epoch}").shuffle(order)
+        kept, order = self._orders.get(kind, (-1, []))
+        if kept != epoch:
+            order = list(range(len(pool)))
+            random.Random(f"{self._seed}/{kind}/{epoch}").shuffle(order)
+            self._orders[kind] = epoch, order
         return pool[order[position]]
 
 

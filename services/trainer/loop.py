@@ -41,16 +41,16 @@ class GrpoStep:
 
     async def take(self, step: int) -> Entry:
         run, grpo = self._run, self._run.settings.grpo
-        questions = run.sampler.draw(grpo.questions_per_step)
+        questions = await asyncio.to_thread(run.sampler.draw, grpo.questions_per_step)
         groups = await self._sample_episodes(step, questions)
         rewards = rewards_of(groups, run.settings, step)
-        batch = compute_advantages(groups, rewards, grpo)
+        batch = await asyncio.to_thread(compute_advantages, groups, rewards, grpo)
         update = await self._update(step, batch.sequences)
+        await run.record_episodes(step, groups, batch.uses(updated=update is not None))
         if update is not None:
             await run.publish(run.publisher.version + 1)
-        run.run_dir.write_episodes(step, groups, batch.uses(updated=update is not None))
-        run.rollouts.journal.close(step)
-        return step_metrics(
+        measured = partial(
+            step_metrics,
             step,
             run.publisher.version,
             groups,
@@ -58,6 +58,7 @@ class GrpoStep:
             infra_errors=run.rollouts.infra_errors,
             update=update,
         )
+        return await asyncio.to_thread(measured)
 
     async def _sample_episodes(self, step: int, questions: Sequence[Question]) -> list[Group]:
         run, size = self._run, self._run.settings.grpo.group_size
@@ -114,7 +115,7 @@ class TrainingLoop:
         try:
             await self._train()
         finally:
-            self._run.close()
+            await self._run.close()
 
     async def _train(self) -> None:
         run, steps = self._run, self._run.settings.grpo.steps

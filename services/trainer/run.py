@@ -16,6 +16,7 @@ from research.settings import Settings
 from research.weights.run_weights import delete_quality_after, note_quality
 from services.trainer.clock import PhaseClock
 from services.trainer.evaluation.evaluator import SAMPLED, Evaluator
+from services.trainer.groups import Group, TrainingUse
 from services.trainer.learner.team import Team
 from services.trainer.rollout.rollouts import Rollouts
 from services.trainer.rollout.self_check import compare, probe
@@ -23,6 +24,7 @@ from services.trainer.run_dir.checkpoints import CheckpointStore, RunState
 from services.trainer.run_dir.run_dir import RunDirectory
 from services.trainer.status import RunPhase, RunStatus
 from services.trainer.telemetry.trackers import Trackers
+from services.trainer.weights.disk_copy import DiskCopy
 from services.trainer.weights.publisher import Publisher
 
 Result = TypeVar("Result")
@@ -32,7 +34,7 @@ _UNAVAILABLE = (None, 502, 503, 504)
 
 
 class Run:
-    """Owns the learner's thread and the trackers; `close` ends both."""
+    """Owns the learner's thread, the trackers and what writes the record; `close` ends them."""
 
     def __init__(
         self,
@@ -60,16 +62,18 @@ class Run:
         self._checkpoints = CheckpointStore(run_dir.checkpoints_dir, settings.checkpoints.keep)
         # The learner gets a thread of its own: torch's thread settings apply per thread, and the loop stays responsive.
         self._learner_thread = ThreadPoolExecutor(1, thread_name_prefix="learner")
+        self._record = DiskCopy()
         self.trackers: Trackers | None = None
         self.ended: Future[None] | None = None  # once closed: done when the other processes know that the run has ended
 
-    def close(self) -> None:
-        """End the update under way before its next micro-batch, and close the trackers."""
+    async def close(self) -> None:
+        """End the update under way before its next micro-batch, and close the trackers and the record."""
         self.learner.break_off()
         self.ended = self._learner_thread.submit(self.learner.close)
         self._learner_thread.shutdown(wait=False)
         if self.trackers is not None:
             self.trackers.close()
+        await self._record.close()
 
     async def in_learner_thread(self, work: Callable[[], Result]) -> Result:
         """Run blocking work in the learner's thread."""
@@ -80,6 +84,19 @@ class Run:
         with self.clock.phase(RunPhase.PUBLISH):
             await self.through_outages(lambda: self.publisher.publish(self.learner, version), self.publisher.unready)
         self.status.version = version
+
+    async def record_episodes(self, step: int, groups: Sequence[Group], uses: Sequence[Sequence[TrainingUse]]) -> None:
+        """Begin to write the episodes of a step to the record, while the run goes on; `save_checkpoint` waits for it.
+
+        Until they are there the journal keeps them. Raises what went wrong with the step before.
+        """
+
+        def write() -> None:
+            self.run_dir.write_episodes(step, groups, uses)
+            self.rollouts.journal.close(step)
+
+        await self._record.written()
+        self._record.begin(write)
 
     async def check_sampler(self) -> None:
         """Compare the served policy with the learner on a few tokens.
@@ -105,7 +122,7 @@ class Run:
             note_quality(self.run_dir.directory, self.publisher.version, name, figures_as_dict(figures))
         if self.trackers is not None:
             self.trackers.evaluation(name, self.status.step, figures_as_dict(figures))
-        self.status.log(self._evaluator.summary_line(name, figures))
+        self.status.log(await asyncio.to_thread(self._evaluator.summary_line, name, figures))
 
     async def evaluate_once(self, name: str) -> None:
         """Like `evaluate`, unless the record has it from before an interruption (or from the start of a study)."""
@@ -126,11 +143,13 @@ class Run:
             roll_backs=self.rollbacks,
         )
         with self.clock.phase(RunPhase.CHECKPOINT):
+            await self._record.written()
             await self.publisher.settled()
             await self.in_learner_thread(lambda: self._checkpoints.save(self.learner, state))
 
     async def restore(self) -> RunState | None:
         """Restore learner, questions and record to the last checkpoint, if there is one."""
+        await self._record.written()
         state = await self.in_learner_thread(lambda: self._checkpoints.restore_latest(self.learner))
         if state is not None:
             self.sampler.cursors = dict(state.question_cursors)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Sequence
 from dataclasses import replace
 
@@ -88,7 +89,7 @@ class Evaluator:
             self._log(f"{fault}; every question is asked again")
         else:
             raise TrainingError(f"{fault}; see the services' logs")
-        self._run_dir.write_evaluation(name, answered, figures)
+        await asyncio.to_thread(self._run_dir.write_evaluation, name, answered, figures)
         return figures
 
     def summary_line(self, name: str, figures: dict[str, KindFigures]) -> str:

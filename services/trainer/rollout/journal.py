@@ -10,11 +10,13 @@ from __future__ import annotations
 import gzip
 import json
 import os
+import threading
 import zlib
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
+
+import orjson
 
 from research.episode.agent import Episode
 from research.episode.serialization import episode_from_dict
@@ -24,10 +26,11 @@ Place = tuple[int, int]  # number of the group within its step, and of the membe
 
 
 class EpisodeJournal:
-    """Works in the directory where the record keeps the episodes of finished steps."""
+    """Works in the directory where the record keeps the episodes of finished steps; any thread may use it."""
 
     def __init__(self, directory: Path) -> None:
         self._directory = directory
+        self._appends = threading.Lock()
 
     def recorded(self, step: int, questions: Sequence[str], version: str) -> dict[Place, Episode]:
         """The episodes of a step that were sampled before and are still valid.
@@ -46,16 +49,16 @@ class EpisodeJournal:
         }
 
     def add(self, step: int, group: int, member: int, episode: Episode) -> None:
-        """Append one finished episode."""
+        """Append one finished episode; it is safe from a kill when this returns."""
         self._directory.mkdir(parents=True, exist_ok=True)
-        entry = {"group": group, "member": member, "episode": asdict(episode)}
+        line = orjson.dumps({"group": group, "member": member, "episode": episode}, option=orjson.OPT_APPEND_NEWLINE)
         # No fsync: a kill loses nothing that the kernel has; after a power cut the episode may be sampled again.
-        with self._journal(step).open("a+b") as out:
+        with self._appends, self._journal(step).open("a+b") as out:
             if out.tell():
                 out.seek(-1, os.SEEK_END)
                 if out.read(1) != b"\n":
                     out.write(b"\n")  # a kill left half a line; it gets a line of its own and is never read
-            out.write(json.dumps(entry).encode() + b"\n")
+            out.write(line)
 
     def close(self, step: int) -> None:
         """Delete the journal of a step whose episodes are in the record."""

@@ -90,18 +90,18 @@ class Rollouts:
         """Sample `size` episodes per question, all concurrently; failures may make a group smaller."""
 
         await self.gate.wait_until_ready()
-        recorded = self.journal.recorded(step, [question.text for question in questions], self.version())
+        texts = [question.text for question in questions]
+        recorded = await asyncio.to_thread(self.journal.recorded, step, texts, self.version())
 
         async def member(place: Place, question: Question) -> Member | None:
             episode = recorded.get(place)
-            if episode is None:
+            if anew := episode is None:
                 episode = await self._sampled(question, self._sampling_at(step, place))
-                if episode is not None:
-                    self.journal.add(step, *place, episode)
+            finished = None
+            if episode is not None:
+                finished = await asyncio.to_thread(self._finish, step, place, question, episode, anew=anew)
             on_episode()
-            if episode is None:
-                return None
-            return Member(episode, score(episode.answer, question.answers, episode.format_fault), place[1])
+            return finished
 
         async def group(number: int, question: Question) -> Group:
             members = await asyncio.gather(*(member((number, place), question) for place in range(size)))
@@ -110,6 +110,12 @@ class Rollouts:
         async with asyncio.TaskGroup() as tasks:
             running = [tasks.create_task(group(number, question)) for number, question in enumerate(questions)]
         return [task.result() for task in running]
+
+    def _finish(self, step: int, place: Place, question: Question, episode: Episode, *, anew: bool) -> Member:
+        """Score an episode, and write down one that is not yet; blocks."""
+        if anew:
+            self.journal.add(step, *place, episode)
+        return Member(episode, score(episode.answer, question.answers, episode.format_fault), place[1])
 
     def _sampling_at(self, step: int, place: Place) -> Sampling:
         if self.seed is None:

@@ -8,10 +8,11 @@ from __future__ import annotations
 import gzip
 import json
 import zlib
-from collections.abc import Sequence
-from dataclasses import asdict
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
+
+import orjson
 
 from research.atomic_io import atomic_write, write_json
 from research.config import recorded_settings
@@ -23,6 +24,7 @@ from services.trainer.entry import Entry, entry_from_json
 from services.trainer.groups import Group, TrainingUse
 
 CONFIG = "config.json"
+_COMPRESSION = 6
 _QUESTIONS, _NUMBERS = "question_files", "number_format"
 # Settings that follow the machine, or may be raised.
 _FREE = frozenset({"grpo.steps", "grpo.minutes", "model.dtype", "optimizer.gradient_checkpointing"})
@@ -109,12 +111,12 @@ class RunDirectory:
         """All episodes of a step and how training used each, one JSON object per line, compressed."""
         _write_gzip_lines(
             self.episodes_dir / f"step-{step:06d}.jsonl.gz",
-            [
-                {"group": group.id, "member": member.place, "question": asdict(group.question)}
-                | {"score": asdict(member.score), "episode": asdict(member.episode), "training": asdict(use)}
+            (
+                {"group": group.id, "member": member.place, "question": group.question}
+                | {"score": member.score, "episode": member.episode, "training": use}
                 for group, own in zip(groups, uses, strict=True)
                 for member, use in zip(group.members, own, strict=True)
-            ],
+            ),
         )
 
     def answers(self, name: str) -> list[dict[str, Any]]:
@@ -152,10 +154,7 @@ class RunDirectory:
         write_json(directory / f"{name}.json", figures_as_dict(figures))
         _write_gzip_lines(
             directory / f"{name}.jsonl.gz",
-            [
-                {"question": asdict(a.question), "score": asdict(a.score), "episode": asdict(a.episode)}
-                for a in answered
-            ],
+            ({"question": a.question, "score": a.score, "episode": a.episode} for a in answered),
         )
 
 
@@ -188,8 +187,9 @@ def _defaults(section: str) -> dict[str, Any]:
     return model.model_construct(**values).model_dump(mode="json", include=set(values))
 
 
-def _write_gzip_lines(path: Path, records: Sequence[dict[str, Any]]) -> None:
+def _write_gzip_lines(path: Path, records: Iterable[dict[str, Any]]) -> None:
+    """One JSON object per line; orjson reads dataclasses as they are."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    with atomic_write(path) as file, gzip.open(file, "wt", encoding="utf-8") as out:
+    with atomic_write(path) as file, gzip.open(file, "wb", compresslevel=_COMPRESSION) as out:
         for record in records:
-            out.write(json.dumps(record, ensure_ascii=False) + "\n")
+            out.write(orjson.dumps(record, option=orjson.OPT_APPEND_NEWLINE))

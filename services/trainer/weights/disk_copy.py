@@ -1,4 +1,4 @@
-"""Writes a copy of published weights while the run goes on."""
+"""Writes to the disk while the run goes on: a copy of published weights, the episodes of a step."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _LAST_SECONDS = 3.0
 class DiskCopy:
     """One piece of writing at a time, in a thread that ends with the process.
 
-    What it writes must be under another name until it is complete (`atomic_checksummed_dir`).
+    What it writes must be under another name until it is complete (`atomic_checksummed_dir`, `atomic_write`).
     """
 
     def __init__(self) -> None:
@@ -42,5 +42,5 @@ class DiskCopy:
         threading.Thread(target=run, name="disk-copy", daemon=True).start()
 
     async def close(self) -> None:
-        """Give what is being written a last few seconds; an unfinished directory is believed by nobody."""
+        """Give what is being written a last few seconds; what is unfinished is believed by nobody."""
         await asyncio.to_thread(wait, [self._writing], _LAST_SECONDS)

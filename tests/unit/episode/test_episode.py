@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
 from itertools import pairwise
+from threading import Event
 
 import pytest
 
@@ -123,6 +125,26 @@ def test_long_passages_are_cut_by_tokens() -> None:
     episode = run(agent([SEARCH, ANSWER], [Passage("1", "Long", "x" * 500)], max_passage_tokens=20))
     assert episode.turns[0].result.count("x") == 20
     assert len(episode.turns[0].passages[0].text) == 500
+
+
+def test_other_work_goes_on_while_text_is_tokenized() -> None:
+    went_on: list[bool] = []
+
+    class Slow(CharacterTokenizer):
+        def encode(self, text: str) -> list[int]:
+            others = Event()
+            loop.call_soon_threadsafe(others.set)
+            went_on.append(others.wait(5))
+            return super().encode(text)
+
+    async def scenario() -> Episode:
+        nonlocal loop
+        loop = asyncio.get_running_loop()
+        return await replace(agent([SEARCH, ANSWER]), tokenizer=Slow()).run("Q?", Sampling())
+
+    loop: asyncio.AbstractEventLoop
+    assert asyncio.run(scenario()).searches == 1
+    assert went_on == [True, True]  # the prompt and the result
 
 
 def test_a_prompt_that_fills_the_context_is_refused() -> None:

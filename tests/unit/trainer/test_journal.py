@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import json
+import math
 import struct
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, replace
 from pathlib import Path
 
+import orjson
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -21,7 +24,7 @@ from services.trainer.groups import Group, Member, TrainingUse
 from services.trainer.rollout.journal import EpisodeJournal
 from services.trainer.run_dir.run_dir import RunDirectory
 
-FLOATS = st.floats(allow_nan=False)
+FLOATS = st.floats(allow_nan=False, allow_infinity=False)
 PASSAGES = st.builds(Passage, st.text(), st.text(), st.text())
 TURNS = st.builds(Turn, st.text(), st.none() | st.text(), st.lists(PASSAGES, max_size=3), st.text())
 
@@ -53,10 +56,27 @@ def bits(values: list[float]) -> bytes:
 
 @given(episodes())
 def test_an_episode_survives_json_bit_for_bit(episode: Episode) -> None:
-    again = episode_from_dict(json.loads(json.dumps(asdict(episode))))
+    again = episode_from_dict(json.loads(orjson.dumps(episode)))
     assert again == episode
+    assert episode_from_dict(json.loads(json.dumps(asdict(episode)))) == episode  # as runs before 2026-11-26 wrote it
     assert bits(again.logprobs) == bits(episode.logprobs)  # == would take -0.0 for 0.0
     assert isinstance(again.stop_reason, StopReason)
+
+
+@pytest.mark.parametrize("wrong", [float("nan"), float("inf"), float("-inf")])
+def test_a_number_that_is_not_finite_stays_so(tmp_path: Path, wrong: float) -> None:
+    journal, bad = EpisodeJournal(tmp_path), replace(sampled("Q0", "3", "3"), logprobs=[wrong, -0.5])
+    journal.add(7, 0, 0, bad)
+    kept, fine = journal.recorded(7, ["Q0"], "3")[0, 0].logprobs
+    assert not math.isfinite(kept)
+    assert fine == -0.5
+
+
+def test_many_threads_may_add_at_a_time(tmp_path: Path) -> None:
+    journal, episode = EpisodeJournal(tmp_path), sampled("Q0", *["3"] * 2000)
+    with ThreadPoolExecutor(8) as threads:
+        list(threads.map(lambda member: journal.add(7, 0, member, episode), range(64)))
+    assert journal.recorded(7, ["Q0"], "3") == {(0, member): episode for member in range(64)}
 
 
 @pytest.mark.parametrize(
