@@ -9,12 +9,29 @@ import pytest
 from research.config import PRESET_DIR, load_settings
 from research.errors import ConfigurationError
 from research.prompts import load_prompt
+from research.questions import Question
+from research.questions.sampling import first_of_each_kind
 from research.settings import Settings
 
 
 @pytest.mark.parametrize("preset", sorted(path.stem for path in PRESET_DIR.glob("*.toml")))
 def test_every_preset_is_valid_and_its_prompt_exists(preset: str) -> None:
     load_prompt(load_settings(preset).episode.prompt)
+
+
+MUSIQUE_KINDS = ("2hop", "3hop1", "3hop2", "4hop1", "4hop2", "4hop3")
+PAPER = sorted(path.stem for path in PRESET_DIR.glob("qwen2.5-*.toml"))
+
+
+@pytest.mark.parametrize("preset", PAPER)
+def test_presets_of_the_paper_sample_without_seeds_and_evaluate_on_a_hundred_questions(preset: str) -> None:
+    settings = load_settings(preset)
+    held_out = [Question(f"{kind}-{i}", "?", ("x",), kind) for kind in MUSIQUE_KINDS for i in range(500)]
+    for count in (settings.evaluation.per_kind, settings.evaluation.interim_per_kind):
+        assert 90 <= len(first_of_each_kind(held_out, count)) <= 110
+    assert not settings.grpo.per_episode_seeds
+    longest_turn = settings.episode.max_turn_tokens or settings.episode.max_tokens
+    assert longest_turn / settings.episode.request_timeout < 20  # tokens a second: a slow server is still waited for
 
 
 def test_command_line_beats_environment_beats_preset(monkeypatch: pytest.MonkeyPatch) -> None:
