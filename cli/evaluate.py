@@ -11,12 +11,13 @@ from transformers import AutoTokenizer
 
 from cli.show import show_evaluations
 from research.atomic_io import atomic_write
-from research.clients import PolicyClient, RetrieverClient
+from research.clients import PolicyClient
 from research.episode.build import build_agent
 from research.episode.tokenizer import HuggingFaceTokenizer
 from research.model_paths import local_checkpoint
 from research.questions.sampling import first_of_each_kind
 from research.questions.sources import load_questions
+from research.retrievers import retriever_of
 from research.scoring.evaluate import evaluate, figures_as_dict
 from research.settings import Settings
 from services.process.progress import progress
@@ -31,7 +32,7 @@ async def evaluate_policy(settings: Settings, output: Path | None, console: Cons
     tokenizer = AutoTokenizer.from_pretrained(local_checkpoint(settings.model.name, settings.paths.data))
     key = environment_secret(API_KEY_VARIABLE)
     async with (
-        RetrieverClient(settings.endpoints.retriever_url, timeout=limits.search_timeout) as retriever,
+        retriever_of(settings.endpoints.retriever_urls, timeout=limits.search_timeout) as retriever,
         PolicyClient(settings.endpoints.policy_urls[0], timeout=limits.request_timeout, api_key=key) as policy,
     ):
         await retriever.check_ready()

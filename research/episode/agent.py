@@ -13,7 +13,7 @@ from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from research.episode.protocol import (
     SEARCH_END,
@@ -88,6 +88,15 @@ class Policy(Protocol):
     """Something that continues a token sequence up to `</search>`, EOS or a length."""
 
     async def generate(self, prompt_ids: Sequence[int], max_tokens: int, sampling: Sampling) -> Generation: ...
+
+
+@runtime_checkable
+class PolicyServers(Policy, Protocol):
+    """A policy of several servers, each with a prefix cache of its own."""
+
+    def of_episode(self, group: str) -> Policy:
+        """The policy for the turns of one episode; episodes of a `group` share a prompt."""
+        ...
 
 
 class Retriever(Protocol):
@@ -169,6 +178,13 @@ class SearchAgent:
     prompt: Prompt
     limits: EpisodeConfig
     context_length: int
+
+    def for_episode(self, group: str) -> SearchAgent:
+        """The same agent for one episode: where several servers sample, its turns stay where their prefix is cached.
+
+        `group` names what asks the same question at the same time.
+        """
+        return replace(self, policy=self.policy.of_episode(group)) if isinstance(self.policy, PolicyServers) else self
 
     async def run(self, question: str, sampling: Sampling) -> Episode:
         """Run one episode to its end.

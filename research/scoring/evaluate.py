@@ -61,7 +61,7 @@ async def evaluate(
         # The same question may be asked several times: each time with its own seed.
         own = sampling if sampling.seed is None else replace(sampling, seed=sampling.seed + index)
         try:
-            episode = await agent.run(question.text, own)
+            episode = await agent.for_episode(question.id).run(question.text, own)
         finally:
             on_answer()
         return Answered(question, episode, score(episode.answer, question.answers, episode.format_fault))

@@ -55,6 +55,10 @@ class EndpointsConfig(Section):
     """Where services find each other. An empty address means: on this machine, at the port of the service."""
 
     retriever_url: str = Field("", description="where episodes and /answer search; such as http://host:8000")
+    retriever_urls: list[str] = Field(
+        default_factory=list,
+        description="several retrievers with the same index, among which searches are divided; default: retriever_url",
+    )
     policy_urls: list[str] = Field(
         default_factory=list, description="policy servers that sample; each gets every new version of the weights"
     )

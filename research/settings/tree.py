@@ -58,8 +58,13 @@ class Settings(Section):
     @model_validator(mode="after")
     def _fill_in_addresses(self) -> Settings:
         """A service without an address is where its own section puts it; weights come from the runs."""
+        given, several = self.endpoints.retriever_url, self.endpoints.retriever_urls
+        if given and several and given not in several:
+            raise ValueError("endpoints.retriever_url is not among endpoints.retriever_urls; set one of the two")
+        url = given or next(iter(several), "") or _address(self.retriever.host, self.retriever.port)
         found = {
-            "retriever_url": self.endpoints.retriever_url or _address(self.retriever.host, self.retriever.port),
+            "retriever_url": url,
+            "retriever_urls": several or [url],
             "policy_urls": self.endpoints.policy_urls
             or [_address(self.policy.host, port) for port in self.policy.ports],
             "trainer_url": self.endpoints.trainer_url or _address(self.trainer.host, self.trainer.port),

@@ -11,6 +11,7 @@ from transformers import AutoTokenizer
 from research.clients import RetrieverClient
 from research.episode.build import build_agent
 from research.episode.tokenizer import HuggingFaceTokenizer
+from research.retrievers import Retrievers, retriever_of
 from research.schemas import ServiceStatus
 from research.settings import Settings
 from services.policy.adapters.adapters import Adapters
@@ -35,7 +36,7 @@ class PolicyService:
     updates: WeightUpdates
     adapters: Adapters
     answers: AnswerService
-    retriever: RetrieverClient
+    retriever: RetrieverClient | Retrievers
     workers: int
 
     def __init__(self, settings: Settings) -> None:
@@ -51,8 +52,8 @@ class PolicyService:
         self.updates = updates = WeightUpdates(engine, Path(args.model), policy.weights_dir, start_version())
         await updates.announce_initial_version()
         self.adapters = adapters = Adapters(engine, models, updates.tensors, policy.weights_dir, policy.max_lora_rank)
-        self.retriever = RetrieverClient(
-            settings.endpoints.retriever_url, timeout=limits.search_timeout, retries=limits.retries
+        self.retriever = retriever_of(
+            settings.endpoints.retriever_urls, timeout=limits.search_timeout, retries=limits.retries
         )
         tokenizer = AutoTokenizer.from_pretrained(args.model)
         words = HuggingFaceTokenizer(tokenizer)

@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 from transformers import AutoTokenizer
 
-from research.clients import PolicyAdmin, PolicyClient, RetrieverClient
+from research.clients import PolicyAdmin, PolicyClient
 from research.episode.agent import Sampling
 from research.episode.build import build_agent
 from research.episode.tokenizer import HuggingFaceTokenizer
@@ -18,6 +18,7 @@ from research.errors import ConfigurationError, ServiceError
 from research.model_paths import local_checkpoint
 from research.questions.model import digest_of
 from research.questions.sources import load_questions
+from research.retrievers import retriever_of
 from research.settings import Settings
 from research.weights.run_weights import Origin, is_trained, weights_dir
 from services.machine.number_formats import NumberFormat, resolved
@@ -61,7 +62,7 @@ async def training_loop(settings: Settings, status: RunStatus, ranks: Ranks) -> 
     base = local_checkpoint(settings.model.name, settings.paths.data)
     # 2. Create the clients of the retriever and the policy servers.
     limits, trainer, endpoints = settings.episode, settings.trainer, settings.endpoints
-    retriever = RetrieverClient(endpoints.retriever_url, timeout=limits.search_timeout, retries=limits.retries)
+    retriever = retriever_of(endpoints.retriever_urls, timeout=limits.search_timeout, retries=limits.retries)
     policy = Replicas(_replicas(settings, admin_token), _weight_sync(settings, status), status.log)
     # 3. Assemble the agent, the publisher and the service gate.
     agent = build_agent(settings, policy, retriever, HuggingFaceTokenizer(AutoTokenizer.from_pretrained(base)))

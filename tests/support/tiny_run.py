@@ -127,6 +127,8 @@ class Atlas:
 class InProcessPolicy:
     """A policy server without the server: it loads what is published and samples from it, token by token."""
 
+    url = "in this process"
+
     def __init__(self, told: Connection, *, seeded: bool, may_sample: bool) -> None:
         self._told, self._seeded, self._may_sample = told, seeded, may_sample
         self._version = "0"

@@ -96,7 +96,7 @@ class Rollouts:
         async def member(place: Place, question: Question) -> Member | None:
             episode = recorded.get(place)
             if anew := episode is None:
-                episode = await self._sampled(question, self._sampling_at(step, place))
+                episode = await self._sampled(f"{step}.{place[0]}", question, self._sampling_at(step, place))
             finished = None
             if episode is not None:
                 finished = await asyncio.to_thread(self._finish, step, place, question, episode, anew=anew)
@@ -122,11 +122,11 @@ class Rollouts:
             return self.sampling
         return replace(self.sampling, seed=zlib.crc32(f"{self.seed}/{step}/{place}".encode()) >> 1)
 
-    async def _sampled(self, question: Question, sampling: Sampling) -> Episode | None:
+    async def _sampled(self, group: str, question: Question, sampling: Sampling) -> Episode | None:
         failures = 0
         while failures <= self.service_retries:
             try:
-                episode = await self.agent.run(question.text, sampling)
+                episode = await self.agent.for_episode(group).run(question.text, sampling)
                 require_version([episode], self.version())
             except (ServiceError, WrongWeightsError) as error:
                 self.infra_errors += 1

@@ -6,21 +6,22 @@ A server that was taken out returns as soon as it is ready again and has receive
 from __future__ import annotations
 
 import asyncio
+import time
 import zlib
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
+from weakref import WeakValueDictionary
 
 from research.clients import INITIAL_VERSION, PolicyAdmin, PolicyClient
-from research.episode.agent import Generation, Sampling
+from research.episode.agent import Generation, Policy, Sampling
 from research.errors import ServiceError
+from research.routing import Load, choose
 from research.schemas import RECEIVED, WeightsRequest, WeightsStatus
 from services.trainer.weights.weight_sync import WeightSync
 
 # How long servers in service wait for the check of one that is not; the check continues afterwards.
 _GRACE_SECONDS = 1.0
-# Prompt tokens that choose the server: a question returns to the server that caches its prefix.
-_KEY_TOKENS = 256
 
 
 @dataclass(slots=True, eq=False)
@@ -33,6 +34,37 @@ class Replica:
     given: str = INITIAL_VERSION  # the version that this run gave it; a server may serve the same number of another run
     check: asyncio.Task[None] | None = None  # the one under way, or the last
     fault: str = ""  # what the last check found
+    load: Load = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.load = Load(self.client.url)
+
+
+@dataclass(slots=True, eq=False, weakref_slot=True)
+class _Group:
+    """Episodes of one question, which share a prompt; `first` is where its first turn was sampled."""
+
+    key: str
+    first: Replica | None = None
+
+
+@dataclass(slots=True, eq=False)
+class _EpisodePolicy:
+    """A `Policy` for the turns of one episode: each goes where the turns before are cached, if it can."""
+
+    replicas: Replicas
+    group: _Group
+    latest: Replica | None = None
+
+    async def generate(self, prompt_ids: Sequence[int], max_tokens: int, sampling: Sampling) -> Generation:
+        """Sample a turn; raises what `PolicyClient` raises."""
+        replica = self.replicas.server_for(self.group.key, self.latest or self.group.first, bounded=bool(self.latest))
+        self.latest, self.group.first = replica, self.group.first or replica
+        started = time.perf_counter()
+        with replica.load.request():
+            generation = await replica.client.generate(prompt_ids, max_tokens, sampling)
+        replica.load.answered(len(generation.token_ids), time.perf_counter() - started)
+        return generation
 
 
 class Replicas:
@@ -49,14 +81,35 @@ class Replicas:
         self.sync = sync
         self._log = log
         self._published: WeightsRequest | None = None
+        self._groups: WeakValueDictionary[str, _Group] = WeakValueDictionary()  # those with episodes under way
+
+    def of_episode(self, group: str) -> Policy:
+        """The policy for the turns of one episode: they stay on one server, as long as it has not too much to do.
+
+        Episodes of a `group` that are under way at the same time begin on the same server, since they share a prompt.
+        """
+        return _EpisodePolicy(self, self._groups.setdefault(group, _Group(group)))
 
     async def generate(self, prompt_ids: Sequence[int], max_tokens: int, sampling: Sampling) -> Generation:
-        """Sample a turn from the server in service that this question belongs to; raises what `PolicyClient` raises."""
+        """Sample a turn that belongs to no episode; the same prompt goes to the same server.
+
+        Raises what `PolicyClient` raises.
+        """
+        key = f"prompt {zlib.crc32(repr(prompt_ids).encode())}"
+        return await self.of_episode(key).generate(prompt_ids, max_tokens, sampling)
+
+    def server_for(self, key: str, stay: Replica | None, *, bounded: bool) -> Replica:
+        """The server in service for a turn: `stay` if it can be, else the one that the key belongs to.
+
+        `bounded`: not even `stay` may be overloaded. Raises ServiceError if none is in service.
+        """
         serving = [replica for replica in self._replicas if replica.in_service]
         if not serving:
             raise ServiceError("no policy server is in service")
-        key = zlib.crc32(repr((prompt_ids[:_KEY_TOKENS], sampling.seed)).encode())
-        return await serving[key % len(serving)].client.generate(prompt_ids, max_tokens, sampling)
+        if stay in serving and not bounded:
+            return stay
+        loads = [replica.load for replica in serving]
+        return serving[loads.index(choose(key, loads, stay.load if stay is not None else None))]
 
     async def update(self, request: WeightsRequest) -> float:
         """Make every server in service serve a version; those that do not take it go out of service.

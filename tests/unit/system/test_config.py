@@ -103,6 +103,16 @@ def test_addresses_follow_the_ports_unless_given() -> None:
     assert given.endpoints.policy_urls == ["http://a", "http://b"]
 
 
+def test_one_retriever_or_several() -> None:
+    one = load_settings(overrides=["endpoints.retriever_url=http://a"]).endpoints
+    assert one.retriever_urls == ["http://a"]
+    several = load_settings(overrides=['endpoints.retriever_urls=["http://a", "http://b"]'])
+    assert (several.endpoints.retriever_url, several.endpoints.retriever_urls) == ("http://a", ["http://a", "http://b"])
+    assert Settings.model_validate_json(several.model_dump_json()) == several
+    with pytest.raises(ConfigurationError, match="retriever_url is not among"):
+        load_settings(overrides=["endpoints.retriever_url=http://c", 'endpoints.retriever_urls=["http://a"]'])
+
+
 @pytest.mark.parametrize(
     ("overrides", "named"),
     [

@@ -1,0 +1,170 @@
+"""Several retrievers with the same index as one; one that does not answer is left out until it is back."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from tenacity import AsyncRetrying, retry_if_exception_type, stop_after_attempt, wait_random_exponential
+
+from research.clients import MAX_BACKOFF_SECONDS, RetrieverClient
+from research.errors import ConditionsChangedError, ConfigurationError, ServiceBusyError, ServiceError
+from research.passages import Passage, ScoredPassage
+from research.routing import Load, choose
+from research.schemas import RetrieverInfo
+
+logger = logging.getLogger(__name__)
+
+_CHECK_SECONDS = 2.0
+
+
+@dataclass(slots=True, eq=False)
+class _Server:
+    client: RetrieverClient
+    load: Load = field(init=False)
+    check: asyncio.Task[None] | None = None  # under way while the server is left out
+
+    def __post_init__(self) -> None:
+        self.load = Load(self.client.url)
+
+
+class Retrievers:
+    """Like a `RetrieverClient` of several addresses. The same query goes to the same server, which has it cached."""
+
+    def __init__(self, urls: Sequence[str], *, timeout: float = 30.0, retries: int = 4) -> None:
+        # The next server is a better second try than the same one.
+        self._servers = [_Server(RetrieverClient(url, timeout=timeout, retries=0)) for url in urls]
+        self._retries = retries
+        self._revision: str | None = None
+
+    async def __aenter__(self) -> Retrievers:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.close()
+
+    async def close(self) -> None:
+        checks = [server.check for server in self._servers if server.check is not None]
+        for check in checks:
+            check.cancel()
+        await asyncio.gather(*checks, return_exceptions=True)
+        await asyncio.gather(*(server.client.close() for server in self._servers))
+
+    async def check_ready(self) -> None:
+        """Leave out the servers that are not ready or have another index than before, and take back the others.
+
+        Raises:
+            ServiceError: no server is ready.
+            ConfigurationError: at the first check, two servers have different indexes.
+        """
+        answers = await asyncio.gather(*(_revision_of(server.client) for server in self._servers))
+        revisions = {s.client.url: a for s, a in zip(self._servers, answers, strict=True) if isinstance(a, str)}
+        if self._revision is None and revisions:
+            if len(set(revisions.values())) > 1:
+                raise ConfigurationError(
+                    "endpoints.retriever_urls: the retrievers have different indexes "
+                    f"({', '.join(f'{url}: revision {revision}' for url, revision in revisions.items())}); "
+                    "give each the same index directory"
+                )
+            self._revision = next(iter(revisions.values()))
+            for server in self._servers:
+                server.client.revision = self._revision
+        faults = [self._fault(answer) for answer in answers]
+        for server, fault in zip(self._servers, faults, strict=True):
+            if fault is None:
+                self._take_back(server)
+            else:
+                self._leave_out(server, fault)
+        if None not in faults:
+            raise ServiceError(str(faults[0]))
+
+    async def search(self, query: str, top_k: int) -> list[Passage]:
+        return [found.passage for found in await self.search_scored(query, top_k)]
+
+    async def search_scored(self, query: str, top_k: int) -> list[ScoredPassage]:
+        """Search at the server of this query, or at another if it fails; raises what `RetrieverClient` raises."""
+        async for attempt in AsyncRetrying(
+            retry=retry_if_exception_type(_NoneAnsweredError),
+            stop=stop_after_attempt(self._retries + 1),
+            wait=wait_random_exponential(multiplier=0.25, max=MAX_BACKOFF_SECONDS),
+            reraise=True,
+        ):
+            with attempt:
+                return await self._search_once(query, top_k)
+        raise AssertionError("tenacity raises the last error")
+
+    async def _search_once(self, query: str, top_k: int) -> list[ScoredPassage]:
+        """Try each server in service once; all of them, if none is."""
+        left = [server for server in self._servers if server.check is None] or list(self._servers)
+        while True:
+            loads = [server.load for server in left]
+            server = left[loads.index(choose(query, loads))]
+            started = time.perf_counter()
+            try:
+                with server.load.request():
+                    found = await server.client.search_scored(query, top_k)
+            except (ServiceError, ConditionsChangedError) as error:
+                status = error.status if isinstance(error, ServiceError) else None
+                busy = isinstance(error, ServiceBusyError)
+                if status is not None and status < 500 and not busy:
+                    raise  # the fault of the query
+                if not busy:
+                    self._leave_out(server, str(error))
+                left.remove(server)
+                if not left:
+                    raise _NoneAnsweredError(str(error), status) from error
+                continue
+            server.load.answered(1.0, time.perf_counter() - started)
+            self._take_back(server)
+            return found
+
+    def _fault(self, answer: str | ServiceError) -> str | None:
+        if isinstance(answer, ServiceError):
+            return str(answer)
+        if self._revision in (None, answer):
+            return None
+        return f"it has revision {answer} of the index, not {self._revision}"
+
+    def _leave_out(self, server: _Server, fault: str) -> None:
+        if server.check is None:
+            logger.warning("the retriever at %s is left out: %s", server.client.url, fault)
+            server.check = asyncio.create_task(self._wait_for(server))
+
+    def _take_back(self, server: _Server) -> None:
+        if server.check is not None:
+            logger.warning("the retriever at %s is back", server.client.url)
+            server.check.cancel()
+            server.check = None
+
+    async def _wait_for(self, server: _Server) -> None:
+        fault: str | None = "it has just failed"
+        while fault is not None:
+            await asyncio.sleep(_CHECK_SECONDS)
+            fault = self._fault(await _revision_of(server.client))
+        self._take_back(server)
+
+
+class _NoneAnsweredError(ServiceError):
+    """No server could answer, but another try may succeed."""
+
+
+async def _revision_of(client: RetrieverClient) -> str | ServiceError:
+    """The revision of the index that a server answers with, or why it does not."""
+    try:
+        await client.check_ready()
+        info = RetrieverInfo.model_validate(await client.request("GET", "/info"))
+    except ServiceError as error:
+        return error
+    except ValueError as error:
+        return ServiceError(f"{client.url}/info does not describe an index of this project: {error}")
+    return next(index.revision for index in info.indexes if index.name == info.index)
+
+
+def retriever_of(urls: Sequence[str], *, timeout: float = 30.0, retries: int = 4) -> RetrieverClient | Retrievers:
+    """What searches at one address or at several."""
+    if len(urls) == 1:
+        return RetrieverClient(urls[0], timeout=timeout, retries=retries)
+    return Retrievers(urls, timeout=timeout, retries=retries)
