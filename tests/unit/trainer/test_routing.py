@@ -3,22 +3,15 @@
 from __future__ import annotations
 
 import asyncio
-import random
 from collections import Counter
-from collections.abc import Awaitable
-from dataclasses import dataclass
-from itertools import pairwise
-from typing import cast
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from research.clients import PolicyAdmin, PolicyClient
-from research.episode.agent import Finish, Generation, Policy, Sampling
+from research.episode.agent import Sampling
 from research.routing import BOUND, FREE, Load, choose, home
-from services.trainer.weights.replicas import Replica, Replicas
-from services.trainer.weights.weight_sync import DiskSync
+from tests.support.fleet import Fleet, stays
 
 KEYS = [f"1.{number}" for number in range(3000)]
 NAMES = st.lists(st.text(min_size=1), min_size=1, max_size=12, unique=True)
@@ -87,66 +80,11 @@ def test_a_slow_server_is_given_less() -> None:
     assert loads[1].in_flight < 0.4 * loads[0].in_flight
 
 
-@dataclass
-class Server:
-    """A policy server that takes a while, and writes its own number."""
-
-    number: int
-    busy: int = 0
-    busiest: int = 0
-
-    @property
-    def url(self) -> str:
-        return f"http://{self.number}"
-
-    async def generate(self, prompt_ids: list[int], max_tokens: int, sampling: Sampling) -> Generation:
-        self.busy += 1
-        self.busiest = max(self.busiest, self.busy)
-        for _ in range(random.Random(sampling.seed).randint(1, 9)):
-            await asyncio.sleep(0)
-        self.busy -= 1
-        return Generation([self.number, sampling.seed or 0], [0.0] * 2, ["0"] * 2, Finish.SEARCH)
-
-
-class Fleet:
-    """Some servers behind `Replicas`, and a step's episodes as a run has them: prompts grow, seeds differ by turn."""
-
-    def __init__(self, count: int) -> None:
-        self.servers = [Server(number) for number in range(count)]
-        self.pairs = [Replica(cast(PolicyClient, each), cast(PolicyAdmin, each)) for each in self.servers]
-        self.replicas = Replicas(self.pairs, DiskSync(), lambda line: None)
-
-    async def episode(self, policy: Policy, prompt: list[int], seed: int, turns: int) -> list[int]:
-        """The server of each turn."""
-        places = []
-        for turn in range(turns):
-            ids = (await policy.generate(prompt, 9, Sampling(seed=seed + 7919 * turn))).token_ids
-            prompt, places = prompt + ids, [*places, ids[0]]
-            await asyncio.sleep(0)
-        return places
-
-    def step(self, questions: int, members: int, turns: int) -> list[list[list[int]]]:
-        """By group and episode."""
-
-        async def group(number: int) -> list[list[int]]:
-            def member(place: int) -> Awaitable[list[int]]:
-                policy = self.replicas.of_episode(f"1.{number}")
-                return self.episode(policy, [number] * 80, 1000 * number + place, turns)
-
-            return await asyncio.gather(*map(member, range(members)))
-
-        async def all_groups() -> list[list[list[int]]]:
-            return await asyncio.gather(*(group(number) for number in range(questions)))
-
-        return asyncio.run(all_groups())
-
-
 @pytest.mark.parametrize("count", [2, 8])
 def test_the_turns_of_an_episode_stay_and_a_group_begins_together(count: int) -> None:
     fleet = Fleet(count)
     groups = fleet.step(questions=256, members=5, turns=4)
-    pairs = [pair for episodes in groups for places in episodes for pair in pairwise(places)]
-    assert sum(before == after for before, after in pairs) / len(pairs) > 0.95
+    assert stays(groups) > 0.95
     assert all(len({places[0] for places in episodes}) == 1 for episodes in groups)
     assert max(server.busiest for server in fleet.servers) < 1.5 * 256 * 5 / count
 
