@@ -166,4 +166,4 @@ def _made_up(number: int) -> TrainingSequence:
     """A sequence as long as an episode, a third of it sampled; its content does not affect the time."""
     ids = [1000 + (number * 7919 + position * 31) % 40000 for position in range(245)]
     positions = [position for position in range(75, 245) if position % 5 < 2]
-    return TrainingSequence(ids, positions, [-1.0] * len(positions), 1.0)
+    return TrainingSequence(ids, positions, [-1.0] * len(positions), [1.0] * len(positions))

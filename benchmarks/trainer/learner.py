@@ -69,7 +69,12 @@ CASES = [
 def episodes() -> list[TrainingSequence]:
     """The recorded episodes."""
     lines = gzip.decompress((Path(__file__).parent / "episodes.json.gz").read_bytes())
-    return [TrainingSequence(**episode) for episode in json.loads(lines)]
+    return [_sequence(**episode) for episode in json.loads(lines)]
+
+
+def _sequence(advantage: float, **fields: Any) -> TrainingSequence:
+    """The file is from when an episode had one advantage."""
+    return TrainingSequence(**fields, advantages=[advantage] * len(fields["sampled_positions"]))
 
 
 def total_tokens() -> int:

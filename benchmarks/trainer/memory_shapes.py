@@ -57,7 +57,7 @@ def measure(model: Path, length: int, checkpointing: str) -> int:
     learner = Learner(settings, model)
     learner.set_torch_threads()
     ids, sampled = [7 + 31 * place % 40_000 for place in range(length)], range(length // 2, length)
-    episode = TrainingSequence(ids, [*sampled], [-10.8] * len(sampled), 1.0)
+    episode = TrainingSequence(ids, [*sampled], [-10.8] * len(sampled), [1.0] * len(sampled))
     trained = sum(parameter.numel() for parameter in learner.model.parameters() if parameter.requires_grad)
     return peak_above_states(lambda: learner.grpo_update([episode]), trained)
 

@@ -75,7 +75,7 @@ def sequences(count: int) -> list[TrainingSequence]:
             token_ids=[rng.randrange(1000, 20_000) for _ in range(256)],
             sampled_positions=list(range(128, 256)),
             sampler_logprobs=[-8.0] * 128,
-            advantage=1.0 if number % 2 else -1.0,
+            advantages=[1.0 if number % 2 else -1.0] * 128,
         )
         for number in range(count)
     ]

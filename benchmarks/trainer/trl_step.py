@@ -107,7 +107,7 @@ def _inputs(sequences: Sequence[TrainingSequence], total: Tensor) -> dict[str, T
         "completion_ids": completion_ids,
         "completion_mask": completion_mask,
         "tool_mask": tool_mask,
-        "advantages": torch.tensor([s.advantage for s in sequences]),
+        "advantages": torch.tensor([s.advantages[0] for s in sequences]),
         "importance_sampling_ratio": torch.ones(rows, longest),
         "num_items_in_batch": total,
     }

@@ -16,7 +16,7 @@ from services.trainer.model.batching import TrainingSequence
 from tests.support.tiny_model import tiny_settings
 
 _IDS = list(range(100, 228))
-SEQUENCES = [TrainingSequence(_IDS, list(range(64, 128)), [-1.0] * 64, 1.0)]
+SEQUENCES = [TrainingSequence(_IDS, list(range(64, 128)), [-1.0] * 64, [1.0] * 64)]
 
 
 def seconds(model: Path, work: Path, dtype: str) -> float:

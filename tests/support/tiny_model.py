@@ -50,7 +50,7 @@ def random_sequences(count: int, seed: int) -> list[TrainingSequence]:
                 token_ids=[rng.randrange(VOCABULARY) for _ in range(length)],
                 sampled_positions=positions,
                 sampler_logprobs=[-rng.uniform(3.5, 4.5) for _ in positions],
-                advantage=rng.uniform(-1.5, 1.5),
+                advantages=[rng.uniform(-1.5, 1.5)] * len(positions),
             )
         )
     return made

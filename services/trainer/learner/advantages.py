@@ -59,7 +59,7 @@ def compute_advantages(groups: Sequence[Group], rewards: Sequence[Sequence[float
         batch.group_uses.append(uses)
         for member, use in zip(group.members, uses, strict=True):
             if use.skip_reason is None and use.advantage is not None:
-                batch.sequences.append(sequence_of(member.episode, use.advantage))
+                batch.sequences.append(sequence_of(member.episode, [use.advantage] * member.episode.sampled_tokens))
     return batch
 
 

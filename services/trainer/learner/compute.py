@@ -84,7 +84,7 @@ class Computation:
 
     def _is_trained_on(self, sequence: TrainingSequence) -> bool:
         """Whether any term of the loss has a gradient there; if not, the sequence only counts in the denominators."""
-        return sequence.advantage != 0 or self._grpo.kl_coefficient > 0 or self._grpo.entropy_coefficient > 0
+        return any(sequence.advantages) or self._grpo.kl_coefficient > 0 or self._grpo.entropy_coefficient > 0
 
     def _dealt(self, sequences: Sequence[TrainingSequence]) -> list[list[TrainingSequence]]:
         """Mini-batches of whole groups (equal prompts), dealt in turn; without those that have nothing to train on."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import pairwise
 
 import torch
@@ -16,15 +16,16 @@ from services.trainer.model.attention import Layout
 
 @dataclass(frozen=True, slots=True)
 class TrainingSequence:
-    """One episode as tokens; `sampler_logprobs[i]` belongs to the i-th *sampled* token.
+    """One episode as tokens; `sampler_logprobs[i]` and `advantages[i]` belong to the i-th *sampled* token.
 
-    The first `prompt_length` tokens are the prompt, by which the sequences of one question are known.
+    Where nothing asks for advantages, in the supervised phase, there are none. The first `prompt_length` tokens are
+    the prompt, by which the sequences of one question are known.
     """
 
     token_ids: list[int]
     sampled_positions: list[int]
     sampler_logprobs: list[float]
-    advantage: float = 1.0
+    advantages: list[float] = field(default_factory=list)
     prompt_length: int = 0
 
     @property
@@ -32,14 +33,14 @@ class TrainingSequence:
         return len(self.sampled_positions)
 
 
-def sequence_of(episode: Episode, advantage: float = 1.0) -> TrainingSequence:
-    """Prompt and response as one sequence, with the positions of the sampled tokens."""
+def sequence_of(episode: Episode, advantages: Sequence[float] = ()) -> TrainingSequence:
+    """Prompt and response as one sequence, with the positions and the advantages of the sampled tokens."""
     offset = len(episode.prompt_ids)
     return TrainingSequence(
         token_ids=episode.prompt_ids + episode.token_ids,
         sampled_positions=[offset + i for i, sampled in enumerate(episode.sampled) if sampled],
         sampler_logprobs=[lp for lp, sampled in zip(episode.logprobs, episode.sampled, strict=True) if sampled],
-        advantage=advantage,
+        advantages=[*advantages],
         prompt_length=offset,
     )
 
@@ -157,7 +158,7 @@ def collate(
     positions = [own[p - 1] for own, s in zip(row.own, chosen, strict=True) for p in s.sampled_positions]
     targets = [s.token_ids[p] for s in chosen for p in s.sampled_positions]
 
-    # 3. Repeat each episode's advantage and weight for its sampled tokens.
+    # 3. Line up what belongs to each sampled token; an episode's weight is that of each of them.
     def floats(values: list[float]) -> Tensor:
         return torch.tensor(values, dtype=torch.float32, device=device)
 
@@ -169,6 +170,6 @@ def collate(
         positions=torch.tensor(positions, dtype=torch.long, device=device),
         targets=torch.tensor(targets, dtype=torch.long, device=device),
         sampler_logprobs=floats([logprob for s in chosen for logprob in s.sampler_logprobs]),
-        advantages=floats([s.advantage for s in chosen for _ in s.sampled_positions]),
+        advantages=floats([advantage for s in chosen for advantage in s.advantages]),
         weights=floats([weights[i] for i, s in zip(members, chosen, strict=False) for _ in s.sampled_positions]),
     )

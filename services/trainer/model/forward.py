@@ -174,7 +174,8 @@ def _probe(model: Any) -> list[TrainingSequence]:
     vocabulary = model.get_input_embeddings().num_embeddings
     prompt, *answers = torch.randint(vocabulary, (3, _PROBE_TOKENS), generator=generator).tolist()
     whole = range(1, 2 * _PROBE_TOKENS)
-    return [TrainingSequence(prompt + each, [*whole], [0.0] * len(whole), 0.0, _PROBE_TOKENS) for each in answers]
+    logprobs = [0.0] * len(whole)
+    return [TrainingSequence(prompt + each, [*whole], logprobs, prompt_length=_PROBE_TOKENS) for each in answers]
 
 
 def _scale_and_cap(config: Any) -> tuple[float, float | None]:

@@ -37,7 +37,7 @@ def batch_of(groups: list[Group], settings: Settings, step: int) -> TrainingBatc
 def test_groups_without_a_difference_are_left_out_and_the_others_get_their_advantages(tmp_path: Path) -> None:
     selection = batch_of(GROUPS, tiny_settings(tmp_path, "grpo.train_per_group=4"), 1)
     expected = [a for g in (GROUPS[0], GROUPS[2]) for a in group_advantages(g.rewards) or []]
-    assert [s.advantage for s in selection.sequences] == pytest.approx(expected)
+    assert [s.advantages[0] for s in selection.sequences] == pytest.approx(expected)
     assert selection.zero_signal_groups == 1
     assert selection.sequences[0].token_ids == [1, 2, 3, 4, 5]
     assert selection.sequences[0].sampled_positions == [2, 4]
@@ -47,7 +47,7 @@ def test_the_most_varied_of_a_group_are_kept_and_compared_with_each_other(tmp_pa
     selection = batch_of(GROUPS[:1], tiny_settings(tmp_path, "grpo.train_per_group=2"), 1)
     kept = group_advantages([GROUPS[0].rewards[0], GROUPS[0].rewards[1]])
     assert kept is not None
-    assert sorted(s.advantage for s in selection.sequences) == pytest.approx(sorted(kept))
+    assert sorted(s.advantages[0] for s in selection.sequences) == pytest.approx(sorted(kept))
 
 
 @given(st.lists(st.sampled_from(["right", "wrong", "cut"]), min_size=2, max_size=8), st.sampled_from([None, 2, 4]))
@@ -60,7 +60,7 @@ def test_the_advantages_of_what_is_trained_on_sum_to_zero(members: list[str], ke
     grpo = GrpoConfig(train_per_group=keep, mask_truncated=True)
     groups = [Group("1.0", GROUPS[0].question, made)]
     batch = compute_advantages(groups, [groups[0].rewards], grpo)
-    assert sum(s.advantage for s in batch.sequences) == pytest.approx(0, abs=1e-9)
+    assert sum(s.advantages[0] for s in batch.sequences) == pytest.approx(0, abs=1e-9)
     for each, use in zip(members, batch.group_uses[0], strict=True):
         assert each != "cut" or use.skip_reason
 
@@ -88,7 +88,7 @@ def test_silent_groups_can_count_with_advantage_zero(tmp_path: Path) -> None:
     settings = tiny_settings(tmp_path, "grpo.train_per_group=4", "grpo.count_silent_groups=true")
     batch = batch_of(GROUPS, settings, 1)
     assert len(batch.sequences) == 12
-    assert [s.advantage for s in batch.sequences[4:8]] == [0.0] * 4
+    assert [s.advantages[0] for s in batch.sequences[4:8]] == [0.0] * 4
     assert batch.zero_signal_groups == 1
 
 
@@ -102,7 +102,7 @@ def test_shuffled_rewards_say_nothing_about_the_episodes(tmp_path: Path) -> None
     def advantage_of_right(settings, step: int) -> float:  # type: ignore[no-untyped-def]
         selection = batch_of(groups, settings, step)
         # Groups may be silent after the shuffle; those that are left list their four members in order.
-        return fmean(s.advantage for number, s in enumerate(selection.sequences) if number % 4 in (0, 3))
+        return fmean(s.advantages[0] for number, s in enumerate(selection.sequences) if number % 4 in (0, 3))
 
     assert advantage_of_right(honest, 1) > 0.8
     means = [advantage_of_right(shuffled, step) for step in range(200)]

@@ -30,7 +30,7 @@ SMALL = {
     "bos_token_id": 1,
     "eos_token_id": 2,
 }
-SEQUENCES = [TrainingSequence([5, 9, 3, 7, 8, 4, 11], [3, 4, 6], [-4.0] * 3, 1.0, 3)]
+SEQUENCES = [TrainingSequence([5, 9, 3, 7, 8, 4, 11], [3, 4, 6], [-4.0] * 3, prompt_length=3)]
 
 
 def saved(name: str, path: Path, **more: Any) -> tuple[Path, Any]:

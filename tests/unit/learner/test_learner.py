@@ -69,14 +69,14 @@ def test_an_update_makes_good_episodes_likelier_and_bad_ones_less(tiny: Path, tm
     sequences = random_sequences(6, seed=4)
     learner = Learner(tiny_settings(tmp_path, "optimizer.warmup_steps=0"), tiny)
     on_policy = [
-        TrainingSequence(s.token_ids, s.sampled_positions, lp, s.advantage)
+        TrainingSequence(s.token_ids, s.sampled_positions, lp, s.advantages)
         for s, lp in zip(sequences, learner.logprobs(sequences), strict=True)
     ]
     report = learner.grpo_update(on_policy)
     assert report is not None
     assert report.mismatch_max == pytest.approx(0.0, abs=1e-5)
     gain = sum(
-        s.advantage * (sum(new) - sum(s.sampler_logprobs))
+        s.advantages[0] * (sum(new) - sum(s.sampler_logprobs))
         for s, new in zip(on_policy, learner.logprobs(on_policy), strict=True)
     )
     assert gain > 0
@@ -113,7 +113,9 @@ def test_a_loss_that_is_not_finite_changes_nothing(tiny: Path, tmp_path: Path, a
     learner = Learner(tiny_settings(tmp_path), tiny)
     before = flat_parameters(learner.model)
     (good,) = random_sequences(1, seed=6)
-    bad = TrainingSequence(good.token_ids, good.sampled_positions, good.sampler_logprobs, advantage)
+    bad = TrainingSequence(
+        good.token_ids, good.sampled_positions, good.sampler_logprobs, [advantage] * good.sampled_tokens
+    )
     assert learner.grpo_update([bad]) is None
     assert torch.equal(flat_parameters(learner.model), before)
     assert learner.updates == 0
@@ -210,7 +212,7 @@ def test_mini_batches_are_optimizer_steps_on_parts_with_the_first_policy_as_old(
 def test_episodes_without_advantage_count_in_the_denominator_and_cost_nothing(tiny: Path, tmp_path: Path) -> None:
     """Half of the tokens carry nothing, so that a token of the others counts half."""
     sequence = random_sequences(1, seed=1)[0]
-    silent = replace(sequence, advantage=0.0)
+    silent = replace(sequence, advantages=[0.0] * sequence.sampled_tokens)
     norms, tokens = [], []
     for batch in ([sequence], [sequence, silent]):
         learner = Learner(tiny_settings(tmp_path, "grpo.kl_coefficient=0", "optimizer.max_grad_norm=1e9"), tiny)

@@ -36,7 +36,7 @@ def with_behaviour(sequence: TrainingSequence, value: float) -> TrainingSequence
 
 
 def with_advantage(sequence: TrainingSequence, value: float) -> TrainingSequence:
-    return replace(sequence, advantage=value)
+    return replace(sequence, advantages=[*sequence.advantages[:-1], value])
 
 
 @pytest.mark.parametrize("value", NOT_FINITE)

@@ -37,7 +37,9 @@ def group_of(size: int, seed: int, prompt_length: int = 7) -> list[TrainingSeque
         positions = sorted({prompt_length, *(prompt_length + i for i in rng.sample(range(length), length // 2))})
         ids = prompt + [rng.randrange(VOCABULARY) for _ in range(length)]
         made.append(
-            TrainingSequence(ids, positions, [-4.0] * len(positions), rng.choice([1.0, -1.0, 0.5]), prompt_length)
+            TrainingSequence(
+                ids, positions, [-4.0] * len(positions), [rng.choice([1.0, -1.0, 0.5])] * len(positions), prompt_length
+            )
         )
     return made
 
@@ -87,7 +89,7 @@ def test_a_shared_prompt_is_in_the_row_once() -> None:
 def of_tokens(*texts: str) -> list[TrainingSequence]:
     """Sequences of one token per letter, all but the first sampled."""
     rows = [[ord(letter) % VOCABULARY for letter in text] for text in texts]
-    return [TrainingSequence(row, list(range(1, len(row))), [-4.0] * (len(row) - 1), 1.0, 1) for row in rows]
+    return [TrainingSequence(row, list(range(1, len(row))), [-4.0] * (len(row) - 1), prompt_length=1) for row in rows]
 
 
 TREES = [
@@ -137,7 +139,7 @@ LENGTHS = st.lists(st.tuples(st.integers(0, 3), st.integers(1, 40)), min_size=1,
 def test_micro_batches_hold_everything_once_within_the_budget(
     members: list[tuple[int, int]], budget: int, share: bool
 ) -> None:
-    sequences = [TrainingSequence([group] * 6 + [9] * length, [], [], 1.0, 6) for group, length in members]
+    sequences = [TrainingSequence([group] * 6 + [9] * length, [], [], prompt_length=6) for group, length in members]
     bins = pack_micro_batches(sequences, budget, share_prefixes=share)
     assert sorted(i for each in bins for i in each) == list(range(len(members)))
     for each in bins:
