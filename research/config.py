@@ -12,7 +12,7 @@ import logging
 import os
 import shlex
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from difflib import SequenceMatcher
 from pathlib import Path
 from typing import Any
@@ -23,6 +23,7 @@ from research.errors import AssetError, ConfigurationError
 from research.settings import Settings
 from research.settings.describe import setting_names
 from research.settings.former_names import present_name, with_present_names
+from research.settings.objectives import with_objective
 
 logger = logging.getLogger(__name__)
 _warned: set[str] = set()
@@ -30,6 +31,7 @@ _warned: set[str] = set()
 ENV_PREFIX = "RESEARCH__"
 # Assignments as on the command line, separated by spaces as in a shell.
 SETTINGS_VARIABLE = "RESEARCH_SETTINGS"
+_OBJECTIVE, _OBJECTIVE_VARIABLE = "grpo.objective", "RESEARCH__GRPO__OBJECTIVE"
 PRESET_DIR = Path(__file__).resolve().parent / "presets"
 DEFAULT_PRESET = "quickstart-cpu"
 
@@ -54,6 +56,7 @@ def load_settings(
         raise ConfigurationError(f"{path} is not valid TOML: {error}") from error
     for old, new in former.items():
         _warn(old, new, path.name)
+    _forget_former_objective(tree, overrides or [], environment)
     if environment:
         _assign_environment(tree)
     for assignment in overrides or []:
@@ -62,6 +65,15 @@ def load_settings(
         return Settings.model_validate(tree)
     except ValidationError as error:
         raise ConfigurationError(_explain(error, path)) from error
+
+
+def _forget_former_objective(tree: dict[str, Any], overrides: Sequence[str], environment: bool) -> None:
+    """Drop from a preset what an objective that is named after it sets, which the preset chose for another one."""
+    assignments = [*(_environment_settings() if environment else []), *overrides]
+    named = dict(assignment.replace(" ", "").split("=", 1) for assignment in assignments if "=" in assignment)
+    objective = os.environ.get(_OBJECTIVE_VARIABLE) if environment else None
+    for key in with_objective({"objective": named.get(_OBJECTIVE, objective)}):
+        tree.get("grpo", {}).pop(key, None)
 
 
 def _preset_path(preset: str | Path) -> Path:

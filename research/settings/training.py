@@ -2,11 +2,20 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from research.settings.base import Fraction, Port, PositiveInt, Section
+from research.settings.objectives import (
+    IMPORTANCE_BANDS,
+    AdvantageRule,
+    ClipForm,
+    ImportanceCorrection,
+    ObjectiveName,
+    RatioLevel,
+    with_objective,
+)
 
 
 class QuestionsConfig(Section):
@@ -62,13 +71,46 @@ class GrpoConfig(Section):
     )
     questions_per_step: PositiveInt = Field(256, description="questions per training step, a group of episodes each")
     group_size: int = Field(5, ge=2, description="episodes per question")
+    objective: ObjectiveName = Field(
+        "grpo",
+        description="sets advantage, scale_advantages, ratio_level, clip_form, clip_low, clip_high, loss_aggregation "
+        "and, where its paper has no KL term, kl_coefficient; each can still be set beside it (docs/objectives.md)",
+    )
+    advantage: AdvantageRule = Field(
+        "group",
+        description="what a reward is compared with: the mean of its group, that of the others of its group (RLOO), "
+        "the mean over all tokens of the batch (REINFORCE++), or the group's and then the batch's (REINFORCE++ with "
+        "baseline)",
+    )
+    ratio_level: RatioLevel = Field(
+        "token",
+        description="ratio of new to old policy: per token, its geometric mean over the sequence (GSPO), or its "
+        "product (RLOO); these two cost a forward pass per optimizer step after the first. While a batch gets one "
+        "optimizer step the ratio is 1, and neither this nor a clip does anything",
+    )
+    clip_form: ClipForm = Field(
+        "surrogate",
+        description="what is clipped: PPO's surrogate, so that clipped tokens lose their gradient, or the weight of "
+        "the gradient (CISPO), so that they keep it",
+    )
     clip_low: float = Field(0.2, gt=0, description="the importance ratio is clipped below 1 - clip_low")
     clip_high: float = Field(0.2, gt=0, description="the importance ratio is clipped above 1 + clip_high")
     kl_coefficient: float = Field(
         0.001, ge=0, description="weight of the KL divergence from the reference; 0: no reference model in memory"
     )
     entropy_coefficient: float = Field(0.0, ge=0, description="weight of the entropy bonus")
-    tis_cap: float | None = Field(2.0, gt=0, description="cap of truncated importance sampling; None: off")
+    importance_correction: ImportanceCorrection = Field(
+        "tis",
+        description="of the difference between sampler and learner: `tis` caps each token's weight at tis_cap; the "
+        "others also leave out what lies outside importance_band: tokens (`mis`, IcePop), or whole sequences by the "
+        "product of their ratios (`sequence_mask`) or its geometric mean (`geometric_mask`), for one forward pass more",
+    )
+    importance_band: tuple[float, float] | None = Field(
+        None,
+        description="lowest and highest ratio of learner to sampler that a mask keeps; None: 0.5 to 2, for "
+        "geometric_mask 0.99 to 1.01",
+    )
+    tis_cap: float | None = Field(2.0, gt=0, description="cap of truncated importance sampling; None: no cap")
     dual_clip: float | None = Field(
         None,
         gt=1,
@@ -82,7 +124,9 @@ class GrpoConfig(Section):
     )
     constant_length: PositiveInt = Field(8192, description="the constant of loss_aggregation = 'constant', in tokens")
     scale_advantages: bool = Field(
-        True, description="divide by the standard deviation of the group, as GRPO does; false: Dr. GRPO"
+        True,
+        description="divide by the standard deviation of the group (or batch, by `advantage`), as GRPO does; false: "
+        "Dr. GRPO",
     )
     num_iterations: PositiveInt = Field(1, description="passes over the batch")
     mini_batches: PositiveInt = Field(
@@ -108,6 +152,36 @@ class GrpoConfig(Section):
         True, description="give each episode a seed of its own; on a GPU, vLLM samples slower with seeds"
     )
     service_retries: int = Field(3, ge=0, description="times that an episode is sampled again after a service failed")
+
+    @property
+    def kept_band(self) -> tuple[float, float] | None:
+        """The ratios of learner to sampler that are kept; None if none is left out."""
+        return self.importance_band or IMPORTANCE_BANDS.get(self.importance_correction)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _follow_the_objective(cls, values: Any) -> Any:
+        return with_objective(values)
+
+    @model_validator(mode="after")
+    def _settings_agree(self) -> GrpoConfig:
+        if self.clip_form == "weight" and self.dual_clip is not None:
+            raise ValueError("dual_clip bounds PPO's surrogate, but clip_form is 'weight' (CISPO); set dual_clip=None")
+        if self.clip_form == "weight" and self.ratio_level != "token":
+            raise ValueError(
+                f"clip_form 'weight' (CISPO) weighs each token by its own ratio, but ratio_level is "
+                f"{self.ratio_level!r}; set ratio_level=token, or clip_form=surrogate"
+            )
+        if self.importance_band is not None:
+            low, high = self.importance_band
+            if self.importance_correction == "tis":
+                raise ValueError(
+                    "importance_band says what a mask keeps, but importance_correction is 'tis', which leaves nothing "
+                    "out; choose mis, sequence_mask or geometric_mask, or set tis_cap instead"
+                )
+            if not 0 <= low < 1 < high:
+                raise ValueError(f"importance_band goes from below 1 to above 1, not from {low:g} to {high:g}")
+        return self
 
 
 class OptimizerConfig(Section):

@@ -36,6 +36,7 @@ class UpdateEntry(TypedDict):
     mismatch_mean: NotRequired[float]
     mismatch_max: NotRequired[float]
     mismatch_kl: NotRequired[float]
+    masked_share: NotRequired[float]
 
 
 class StepEntry(TypedDict):

@@ -6,25 +6,34 @@ import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from itertools import chain
-from typing import cast
+from typing import Literal, cast
 
 from torch import Tensor
 
+from research.settings.objectives import ImportanceCorrection
 from research.settings.training import GrpoConfig
 from services.trainer.entry import UpdateEntry
 from services.trainer.learner.compute import Computation
+from services.trainer.learner.correction import over_sequences
 from services.trainer.learner.loss import MismatchSums
 from services.trainer.learner.optimizer_steps import OptimizerSteps
 from services.trainer.learner.update import GrpoTokenLoss
 from services.trainer.model.batching import MicroBatch, TrainingSequence
 from services.trainer.parallel.ranks import Ranks
 
+# Over what a mask of sequences takes the ratio of learner to sampler.
+_MASK_LEVELS: dict[ImportanceCorrection, Literal["sequence", "product"]] = {
+    "sequence_mask": "product",
+    "geometric_mask": "sequence",
+}
+
 
 @dataclass(frozen=True, slots=True)
 class UpdateReport:
     """What one update did, for the log; of several optimizer steps, the mean of those that were made.
 
-    `entropy` is estimated on every fourth chunk of tokens, unless `grpo.entropy_coefficient` needs all.
+    `entropy` is estimated on every fourth chunk of tokens, unless `grpo.entropy_coefficient` needs all. `clipped_share`
+    and `masked_share` are what the clip and the importance mask act on, as sums of loss weights.
     """
 
     loss: float
@@ -38,6 +47,7 @@ class UpdateReport:
     mismatch_mean: float
     mismatch_max: float
     mismatch_kl: float
+    masked_share: float
 
     def as_entry(self) -> UpdateEntry:
         return cast(UpdateEntry, asdict(self))
@@ -62,15 +72,16 @@ class GrpoUpdate:
         # 2. Prepare what stays fixed: learning rate, reference, and old log-probabilities where a step comes before.
         learning_rate = self.steps.schedule(step)
         references = [[self.compute.reference_logprobs(batch) for batch in mini] for mini in mini_batches]
+        masks_sequences = self.settings.importance_correction in _MASK_LEVELS
         old: list[list[Tensor | None]] = [
-            [self.compute.logprobs(batch) if number else None for batch in mini]
+            [self.compute.logprobs(batch) if number or masks_sequences else None for batch in mini]
             for number, mini in enumerate(mini_batches)
         ]
-        # 3. Take the optimizer steps; the first records its old log-probabilities.
+        # 3. Take the optimizer steps; where old log-probabilities are not known yet, the first records them.
         done: list[dict[str, float]] = []
         rounds = [*zip(mini_batches, references, old, strict=True)] * self.settings.num_iterations
         for mini, reference, before in rounds:
-            if (figures := self._take_step(mini, reference, before)) is None:
+            if (figures := self._take_step(mini, reference, before, moved=bool(done))) is None:
                 break
             done.append(figures)
         # 4. Report the finished steps, and the mismatch before the update.
@@ -94,19 +105,38 @@ class GrpoUpdate:
             mismatch_mean=apart.mean,
             mismatch_max=apart.max,
             mismatch_kl=apart.kl,
+            masked_share=mean["masked"],
         )
 
     def _take_step(
-        self, batches: Sequence[MicroBatch], references: Sequence[Tensor | None], old: list[Tensor | None]
+        self,
+        batches: Sequence[MicroBatch],
+        references: Sequence[Tensor | None],
+        old: list[Tensor | None],
+        *,
+        moved: bool,
     ) -> dict[str, float] | None:
-        """One optimizer step over the micro-batches; fills in `old` where it is None. None: nothing has changed."""
+        """One optimizer step over the micro-batches; fills in `old` where it is None. None: nothing has changed.
+
+        `moved`: the weights are no longer those of `old`.
+        """
         sums: dict[str, float] = {}
+        log_ratios = [self._log_ratio(*each) if moved else None for each in zip(batches, old, strict=True)]
+        mismatches = [self._mismatch(*each) for each in zip(batches, old, strict=True)]
 
         def backward() -> float:
             sums.clear()
-            sums.update(dict.fromkeys(("loss", "policy", "kl", "clipped", "entropy", "entropy_tokens"), 0.0))
+            sums.update(dict.fromkeys(("loss", "policy", "kl", "clipped", "masked", "entropy", "entropy_tokens"), 0.0))
             for index, batch in enumerate(batches):
-                loss = GrpoTokenLoss(batch, self.settings, old[index], references[index], self.steps.scale())
+                loss = GrpoTokenLoss(
+                    batch,
+                    self.settings,
+                    old[index],
+                    references[index],
+                    self.steps.scale(),
+                    log_ratios[index],
+                    mismatches[index],
+                )
                 output = self.compute.backward(batch, loss)
                 if old[index] is None:
                     old[index] = output.logprobs
@@ -122,3 +152,19 @@ class GrpoUpdate:
             return None
         entropy = sums["entropy"] / max(1.0, sums.pop("entropy_tokens"))
         return sums | {"entropy": entropy, "grad_norm": grad_norm}
+
+    def _log_ratio(self, batch: MicroBatch, old: Tensor | None) -> Tensor | None:
+        """[N] of new to old policy over each token's sequence; None at the level of tokens.
+
+        The loss meets a batch in chunks that cut through sequences, so a ratio of sequences takes a pass before it.
+        """
+        level = self.settings.ratio_level
+        if level == "token" or old is None:
+            return None
+        return over_sequences(self.compute.logprobs(batch) - old, batch.lengths, level)
+
+    def _mismatch(self, batch: MicroBatch, old: Tensor | None) -> Tensor | None:
+        """[N] of learner to sampler over each token's sequence; None if nothing is masked by it."""
+        if (level := _MASK_LEVELS.get(self.settings.importance_correction)) is None or old is None:
+            return None
+        return over_sequences(old - batch.sampler_logprobs, batch.lengths, level)

@@ -1,4 +1,4 @@
-"""The numbers of GRPO, as pure functions of tensors.
+"""The numbers of an update, as pure functions of tensors.
 
 Every per-token tensor is flat: the sampled tokens of all episodes of an update, one after the other; prompt and
 retrieved tokens never enter. N is their number.
@@ -13,49 +13,14 @@ from typing import Literal, Protocol
 import torch
 from torch import Tensor
 
-STD_EPSILON = 1e-6
-# Log-ratios beyond these are clamped before `exp`, so that no single token makes a sum infinite. As verl does
+from research.settings.objectives import ClipForm, ImportanceCorrection
+from services.trainer.learner.correction import MAX_LOG_RATIO, truncated_importance, within
+
+# Log-ratios beyond MAX_LOG_RATIO are clamped before `exp`, so that no single token makes a sum infinite. As verl does
 # (core_algos.py: 20 for the importance ratio and within k3, 10 for k3 itself).
-MAX_LOG_RATIO, MAX_K3 = 20.0, 10.0
+MAX_K3 = 10.0
 
 Normalization = Literal["token", "constant", "sequence"]
-
-
-def group_advantages(rewards: Sequence[float], *, scaled: bool = True) -> list[float] | None:
-    """(r - mean) / (std + 1e-6) within one group (ReSearch, eq. 2; std with Bessel's correction, as in verl and TRL).
-
-    Without `scaled` they are r - mean (Dr. GRPO, https://arxiv.org/abs/2503.20783): a group in which only the format
-    made a difference (0.1) then counts a tenth of one in which the answer did.
-    None if the group carries no signal, because all its rewards are equal.
-    """
-    values = torch.tensor(rewards, dtype=torch.float64)
-    if len(rewards) < 2 or bool((values == values[0]).all()):
-        return None
-    centred = values - values.mean()
-    advantages: list[float] = (centred / (values.std() + STD_EPSILON) if scaled else centred).tolist()
-    return advantages
-
-
-def keep_most_varied(rewards: Sequence[float], keep: int) -> list[int]:
-    """Indexes, in order, of the `keep` episodes of a group whose rewards vary most (PODS, https://arxiv.org/abs/2504.13818).
-
-    They are always some of the best and some of the worst (theorem 1 there); of equally varied subsets the most even
-    cut is taken, and of equal rewards the earlier ones among the worst and the later ones among the best.
-    """
-    order = sorted(range(len(rewards)), key=lambda i: (rewards[i], i))
-    if keep >= len(order):
-        return list(range(len(order)))
-
-    def subset(worst: int) -> list[int]:
-        return order[:worst] + order[len(order) - (keep - worst) :]
-
-    def merit(worst: int) -> tuple[float, int]:
-        chosen = [rewards[i] for i in subset(worst)]
-        mean = sum(chosen) / keep
-        # Rounded: two subsets with the same rewards must tie, whatever the order of the sum.
-        return round(sum((reward - mean) ** 2 for reward in chosen), 12), -abs(2 * worst - keep)
-
-    return sorted(subset(max(range(keep + 1), key=merit)))
 
 
 def token_weights(lengths: Sequence[int], normalization: Normalization, constant_length: int) -> list[float]:
@@ -75,22 +40,27 @@ def token_weights(lengths: Sequence[int], normalization: Normalization, constant
 
 @dataclass(frozen=True, slots=True)
 class LossTerms:
-    """The loss (a scalar with a gradient) and its parts for the log, all weighted sums."""
+    """The loss (a scalar with a gradient) and its parts for the log, all weighted sums.
+
+    `clipped` and `masked` are the weights of the tokens that the clip or the importance mask acts on.
+    """
 
     loss: Tensor
     policy: Tensor
     kl: Tensor
     clipped: Tensor
+    masked: Tensor
 
 
-def truncated_importance(old: Tensor, sampler_logprobs: Tensor, cap: float | None) -> Tensor:
-    """min(exp(old - sampler), cap) per token: corrects the difference between sampler and learner (TIS)."""
-    return torch.ones_like(old) if cap is None else torch.exp(old - sampler_logprobs).clamp(max=cap)
+def importance_ratio(logprobs: Tensor, old: Tensor, of_sequence: Tensor | None = None) -> Tensor:
+    """[N] the ratio of new to old policy, between exp(-20) and exp(20).
 
-
-def importance_ratio(logprobs: Tensor, old: Tensor) -> Tensor:
-    """exp(logprobs - old) per token, between exp(-20) and exp(20)."""
-    return torch.exp((logprobs - old).clamp(-MAX_LOG_RATIO, MAX_LOG_RATIO))
+    It is exp(logprobs - old) of each token, or exp(of_sequence) of its sequence. That one has the gradient of the
+    token's own log-probability (GSPO-token, https://arxiv.org/abs/2507.18071, eq. 14): over the tokens of a sequence,
+    weighed alike, the gradients add up to that of a ratio of the whole sequence, but no pass over it is needed.
+    """
+    log_ratio = logprobs - old if of_sequence is None else of_sequence + (logprobs - logprobs.detach())
+    return torch.exp(log_ratio.clamp(-MAX_LOG_RATIO, MAX_LOG_RATIO))
 
 
 def k3(reference: Tensor, logprobs: Tensor) -> Tensor:
@@ -103,11 +73,17 @@ class LossSettings(Protocol):
     """The settings of the loss (`GrpoConfig` has them)."""
 
     @property
+    def clip_form(self) -> ClipForm: ...
+    @property
     def clip_low(self) -> float: ...
     @property
     def clip_high(self) -> float: ...
     @property
     def dual_clip(self) -> float | None: ...
+    @property
+    def importance_correction(self) -> ImportanceCorrection: ...
+    @property
+    def kept_band(self) -> tuple[float, float] | None: ...
     @property
     def tis_cap(self) -> float | None: ...
     @property
@@ -124,8 +100,11 @@ class TokenValues:
         logprobs: [N] under the current weights, with gradient.
         old: [N] under the learner's weights before the update; `logprobs.detach()` in its first optimizer step.
         sampler_logprobs: [N] as the sampler reported them.
-        advantages: [N], of the token's episode.
+        advantages: [N], of each token.
         weights: [N] from `token_weights`.
+        log_ratio: [N] of new to old policy over the token's sequence, without gradient; None: each token has its own,
+            or the weights are still the old ones.
+        mismatch: [N] log-ratio of learner to sampler over the token's sequence; needed by masks of sequences.
         reference: [N] under the frozen reference model; needed if `kl_coefficient` > 0.
         entropy: [N] of the current distribution; needed if `entropy_coefficient` > 0.
     """
@@ -137,23 +116,54 @@ class TokenValues:
     weights: Tensor
     reference: Tensor | None = None
     entropy: Tensor | None = None
+    log_ratio: Tensor | None = None
+    mismatch: Tensor | None = None
+
+
+def clipped_surrogate(tokens: TokenValues, settings: LossSettings) -> tuple[Tensor, Tensor]:
+    """[N] what the policy term sums up (with gradient), and where the clip acts (bool).
+
+    `surrogate` is PPO's: min(ratio x A, clip(ratio) x A), without gradient where clipped. `dual_clip` limits what the
+    ratio counts for a token of a bad episode there (https://arxiv.org/abs/1912.09729, `delta` in TRL, `clip_ratio_c`
+    in verl); plain clipping leaves it unbounded. `weight` is CISPO's (https://arxiv.org/abs/2506.13585):
+    clip(ratio) x A x logprobs, of which only logprobs have a gradient.
+    """
+    advantages = tokens.advantages
+    ratio = importance_ratio(tokens.logprobs, tokens.old, tokens.log_ratio)
+    clipped_ratio = ratio.clamp(1 - settings.clip_low, 1 + settings.clip_high)
+    if settings.clip_form == "weight":
+        return clipped_ratio.detach() * advantages * tokens.logprobs, clipped_ratio != ratio
+    if settings.dual_clip is not None:
+        ratio = ratio.clamp(max=settings.dual_clip)
+    return torch.minimum(
+        ratio * advantages, clipped_ratio * advantages
+    ), clipped_ratio * advantages < ratio * advantages
+
+
+def importance_mask(tokens: TokenValues, settings: LossSettings) -> Tensor | None:
+    """[N] 1 for what `importance_correction` keeps, else 0; None if it leaves nothing out."""
+    if settings.kept_band is None:
+        return None
+    if settings.importance_correction == "mis":
+        return within(tokens.old - tokens.sampler_logprobs, settings.kept_band)
+    assert tokens.mismatch is not None
+    return within(tokens.mismatch, settings.kept_band)
 
 
 def grpo_loss(tokens: TokenValues, settings: LossSettings) -> LossTerms:
-    """Clipped policy-gradient loss with TIS, k3 KL to a reference and an entropy bonus (protocol notes, section 3).
+    """Clipped policy-gradient loss with importance correction, k3 KL to a reference and an entropy bonus.
 
-    `dual_clip` limits what the ratio counts for a token of a bad episode (https://arxiv.org/abs/1912.09729, `delta` in
-    TRL, `clip_ratio_c` in verl); plain clipping leaves it unbounded there.
+    The protocol notes have it in their section 3; docs/objectives.md says which objective chooses what.
     """
-    advantages, weights = tokens.advantages, tokens.weights
-    ratio = importance_ratio(tokens.logprobs, tokens.old)
-    clipped_ratio = ratio.clamp(1 - settings.clip_low, 1 + settings.clip_high)
-    if settings.dual_clip is not None:
-        ratio = ratio.clamp(max=settings.dual_clip)
-    surrogate = torch.minimum(ratio * advantages, clipped_ratio * advantages)
+    weights = tokens.weights
+    surrogate, is_clipped = clipped_surrogate(tokens, settings)
     correction = truncated_importance(tokens.old, tokens.sampler_logprobs, settings.tis_cap)
+    masked = torch.zeros_like(weights).sum()
+    if (mask := importance_mask(tokens, settings)) is not None:
+        correction = correction * mask
+        masked = (weights * (1 - mask)).sum()
     policy = -(weights * correction * surrogate).sum()
-    clipped = (weights * (clipped_ratio * advantages < ratio * advantages)).sum().detach()
+    clipped = (weights * is_clipped).sum().detach()
     loss, kl = policy, torch.zeros_like(policy)
     if settings.kl_coefficient > 0:
         assert tokens.reference is not None
@@ -162,7 +172,7 @@ def grpo_loss(tokens: TokenValues, settings: LossSettings) -> LossTerms:
     if settings.entropy_coefficient > 0:
         assert tokens.entropy is not None
         loss = loss - settings.entropy_coefficient * (weights * tokens.entropy).sum()
-    return LossTerms(loss, policy.detach(), kl.detach(), clipped)
+    return LossTerms(loss, policy.detach(), kl.detach(), clipped, masked)
 
 
 @dataclass(frozen=True, slots=True)

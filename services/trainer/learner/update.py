@@ -15,7 +15,8 @@ from services.trainer.model.batching import MicroBatch
 class GrpoTokenLoss:
     """The GRPO loss of a micro-batch, times `scale`; it also sums the parts for the log, unscaled.
 
-    `old` and `reference` are [N] or None: without `old`, the current log-probabilities are the old ones.
+    `old`, `reference`, `log_ratio` and `mismatch` are [N] or None: without `old`, the current log-probabilities are the
+    old ones; for the last two see `TokenValues`.
     """
 
     batch: MicroBatch
@@ -23,10 +24,12 @@ class GrpoTokenLoss:
     old: Tensor | None
     reference: Tensor | None
     scale: Tensor
+    log_ratio: Tensor | None = None
+    mismatch: Tensor | None = None
     sums: dict[str, Tensor] = field(init=False)
 
     def __post_init__(self) -> None:
-        self.sums = {name: torch.zeros_like(self.scale) for name in ("loss", "policy", "kl", "clipped")}
+        self.sums = {name: torch.zeros_like(self.scale) for name in ("loss", "policy", "kl", "clipped", "masked")}
 
     @property
     def needs_entropy(self) -> bool:
@@ -41,12 +44,15 @@ class GrpoTokenLoss:
             self.batch.weights[part],
             None if self.reference is None else self.reference[part],
             entropy,
+            None if self.log_ratio is None else self.log_ratio[part],
+            None if self.mismatch is None else self.mismatch[part],
         )
         terms = grpo_loss(tokens, self.settings)
         self.sums["loss"] += terms.loss.detach()
         self.sums["policy"] += terms.policy
         self.sums["kl"] += terms.kl
         self.sums["clipped"] += terms.clipped
+        self.sums["masked"] += terms.masked
         return terms.loss * self.scale
 
 

@@ -50,8 +50,9 @@ class MicroBatch:
     """Several sequences in one row of T tokens, without padding, and with each shared prefix once.
 
     Flat tensors [N] run over the sampled tokens, over sequences in the order of `members` and over positions within
-    each. `positions` point at the tokens of the row that *predict* them; several point at the last token of a prefix
-    that is shared. Hidden states depend only on the tokens before, so sharing them changes no number.
+    each. `lengths` says how many tokens of each sequence they have, which is always all. `positions` point at the
+    tokens of the row that *predict* them; several point at the last token of a prefix that is shared. Hidden states
+    depend only on the tokens before, so sharing them changes no number.
     """
 
     members: list[int]
@@ -63,6 +64,7 @@ class MicroBatch:
     sampler_logprobs: Tensor
     advantages: Tensor
     weights: Tensor
+    lengths: list[int]
 
 
 def pack_micro_batches(
@@ -172,4 +174,5 @@ def collate(
         sampler_logprobs=floats([logprob for s in chosen for logprob in s.sampler_logprobs]),
         advantages=floats([advantage for s in chosen for advantage in s.advantages]),
         weights=floats([weights[i] for i, s in zip(members, chosen, strict=False) for _ in s.sampled_positions]),
+        lengths=[s.sampled_tokens for s in chosen],
     )

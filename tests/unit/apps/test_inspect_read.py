@@ -13,7 +13,7 @@ from apps.inspect.read import InspectedEpisode, RunEpisodes, find_run
 from research.episode.agent import StopReason
 from research.errors import AssetError, ConfigurationError
 from services.trainer.learner.advantages import shuffle_rewards
-from services.trainer.learner.loss import group_advantages
+from services.trainer.learner.estimators import group_advantages
 from tests.support.inspected_run import write_run
 
 STEP_1, STEP_2, EVALUATION = 0, 1, 2

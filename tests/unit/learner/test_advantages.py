@@ -16,7 +16,7 @@ from research.settings import Settings
 from research.settings.training import GrpoConfig
 from services.trainer.groups import Group
 from services.trainer.learner.advantages import TrainingBatch, compute_advantages, rewards_of, shuffle_rewards
-from services.trainer.learner.loss import group_advantages
+from services.trainer.learner.estimators import group_advantages
 from services.trainer.telemetry.metrics import step_metrics, summary_line, supervised_metrics
 from tests.support.scored import answered, group, member
 from tests.support.tiny_model import tiny_settings

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections import defaultdict
 from itertools import combinations
 from statistics import pvariance
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -16,18 +14,10 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from research.settings.training import GrpoConfig
-from services.trainer.learner.loss import (
-    MAX_K3,
-    STD_EPSILON,
-    TokenValues,
-    group_advantages,
-    grpo_loss,
-    k3,
-    keep_most_varied,
-    mismatch,
-    token_weights,
-    truncated_importance,
-)
+from services.trainer.learner.correction import truncated_importance
+from services.trainer.learner.estimators import STD_EPSILON, group_advantages, keep_most_varied
+from services.trainer.learner.loss import MAX_K3, TokenValues, grpo_loss, k3, mismatch, token_weights
+from tests.support.loss_references import Batch, our_loss, trl_loss
 
 PLAIN = GrpoConfig(kl_coefficient=0)
 REWARDS = st.lists(st.floats(0, 1, allow_subnormal=False), min_size=2, max_size=8)
@@ -78,97 +68,8 @@ def test_token_weights(lengths: list[int]) -> None:
     assert token_weights(lengths, "constant", 100) == [1 / (100 * len(lengths))] * len(lengths)
 
 
-class Batch:
-    """Random rollouts as rows of [prompt, completion], with a tool mask, as TRL takes them and as we do."""
-
-    def __init__(self, rows: int, length: int, seed: int) -> None:
-        generator = torch.Generator().manual_seed(seed)
-
-        def noise(scale: float) -> Tensor:
-            return scale * torch.randn(rows, length, generator=generator)
-
-        self.completion_mask = torch.zeros(rows, length)
-        for row in range(rows):
-            self.completion_mask[row, : int(torch.randint(2, length + 1, (1,), generator=generator))] = 1
-        self.tool_mask = (torch.rand(rows, length, generator=generator) > 0.3).float()
-        self.tool_mask[:, 0] = 1
-        self.mask = self.completion_mask * self.tool_mask
-        self.logprobs = -2 + noise(0.7)
-        self.old = self.logprobs + noise(0.25)
-        self.sampler_logprobs = self.old + noise(0.5)
-        self.reference = self.logprobs + noise(0.4)
-        self.entropy = noise(1).abs()
-        self.advantages = torch.randn(rows, generator=generator)
-        self.lengths = [int(n) for n in self.mask.sum(1)]
-
-    def flat(self, values: Tensor) -> Tensor:
-        return values[self.mask.bool()]
-
-    def weights(self, normalization: str, constant: int) -> Tensor:
-        weights = token_weights(self.lengths, normalization, constant)  # type: ignore[arg-type]
-        return self.flat(torch.tensor(weights)[:, None].expand_as(self.mask))
-
-
-def ours(
-    batch: Batch, logprobs: Tensor, normalization: str, *, constant: int = 64, kl: float = 0.05, **extra: Any
-) -> Tensor:
-    tokens = TokenValues(
-        batch.flat(logprobs),
-        batch.flat(batch.old),
-        batch.flat(batch.sampler_logprobs),
-        batch.flat(batch.advantages[:, None].expand_as(batch.mask)),
-        batch.weights(normalization, constant).to(logprobs.dtype),
-        batch.flat(batch.reference),
-        batch.flat(batch.entropy),
-    )
-    return grpo_loss(tokens, GrpoConfig(clip_low=0.2, clip_high=0.28, kl_coefficient=kl, **extra)).loss
-
-
-def trl_loss(
-    batch: Batch, logprobs: Tensor, loss_type: str, constant: int, entropy: float, delta: float | None
-) -> Tensor:
-    """TRL's own `_compute_loss`, with the model's forward replaced by the given log-probabilities."""
-    from trl.trainer.grpo_trainer import GRPOTrainer
-
-    accelerator = SimpleNamespace(
-        num_processes=1, gather=lambda x: x.reshape(-1), reduce=lambda x, reduction: x, sync_gradients=True
-    )
-    trainer = SimpleNamespace(
-        _get_per_token_logps_and_entropies=lambda *args, **kwargs: (logprobs, batch.entropy, None),
-        accelerator=accelerator,
-        aux_loss_enabled=False,
-        top_entropy_quantile=1.0,
-        off_policy_mask_threshold=None,
-        importance_sampling_level="token",
-        beta=0.05,
-        loss_type=loss_type,
-        epsilon_low=0.2,
-        epsilon_high=0.28,
-        use_vllm=True,
-        vllm_importance_sampling_correction=True,
-        max_completion_length=constant,
-        current_gradient_accumulation_steps=1,
-        _entropy_bonus_enabled=entropy > 0,
-        use_adaptive_entropy=False,
-        entropy_coef=entropy,
-        model=SimpleNamespace(training=True),
-        args=SimpleNamespace(delta=delta, use_bias_correction_kl=False, steps_per_generation=1),
-        _metrics=defaultdict(lambda: defaultdict(list)),
-    )
-    rows, length = batch.mask.shape
-    inputs = {
-        "prompt_ids": torch.ones(rows, 1, dtype=torch.long),
-        "prompt_mask": torch.ones(rows, 1, dtype=torch.long),
-        "completion_ids": torch.ones(rows, length, dtype=torch.long),
-        "completion_mask": batch.completion_mask,
-        "tool_mask": batch.tool_mask,
-        "advantages": batch.advantages,
-        "old_per_token_logps": batch.old,
-        "ref_per_token_logps": batch.reference,
-        "importance_sampling_ratio": torch.exp(batch.old - batch.sampler_logprobs).clamp(max=2.0),
-        "num_items_in_batch": batch.mask.sum(),
-    }
-    return GRPOTrainer._compute_loss(trainer, None, inputs)
+def ours(batch: Batch, logprobs: Tensor, normalization: str, **extra: Any) -> Tensor:
+    return our_loss(batch, logprobs, loss_aggregation=normalization, clip_high=0.28, kl_coefficient=0.05, **extra)
 
 
 @pytest.mark.parametrize("seed", range(5))
@@ -181,7 +82,7 @@ def test_loss_and_gradient_equal_trl(normalization: str, loss_type: str, seed: i
     entropy = 0.01 if normalization == "token" else 0.0  # TRL takes the token mean whatever the policy term takes
     mine, theirs = (batch.logprobs.clone().requires_grad_() for _ in range(2))
     loss = ours(batch, mine, normalization, entropy_coefficient=entropy, dual_clip=delta)
-    reference = trl_loss(batch, theirs, loss_type, 64, entropy, delta)
+    reference = trl_loss(batch, theirs, loss_type, entropy=entropy, delta=delta)
     torch.testing.assert_close(loss, reference, rtol=1e-5, atol=1e-6)
     loss.backward()
     reference.backward()
@@ -219,7 +120,7 @@ def test_any_cut_into_micro_batches_gives_the_same_gradient(seed: int, pieces: i
     whole = batch.logprobs.double().requires_grad_()
     ours(batch, whole, normalization).backward()
     pack_micro_batches = batch.logprobs.double().requires_grad_()
-    weights = batch.weights(normalization, 64)
+    weights = batch.weights(normalization)  # type: ignore[arg-type]
     flat = [batch.flat(t) for t in (batch.old, batch.sampler_logprobs, batch.advantages[:, None].expand_as(batch.mask))]
     total = batch.flat(pack_micro_batches)
     for part in torch.arange(len(total)).chunk(pieces):
