@@ -84,6 +84,9 @@ class InspectedEpisode:
         line = "none" if self.training.advantage is None else f"{self.training.advantage:+.2f}"
         if self.training.reward != self.score.reward:
             line += f" (ablation: it was given the reward {self.training.reward:.2f})"
+        if self.training.turn_advantages is not None:
+            turns = ("masked" if own is None else f"{own:+.2f}" for own in self.training.turn_advantages)
+            line += f" (turns beside it: {', '.join(turns)})"
         skip_reason = self.training.skip_reason
         return f"{line}, trained on" if skip_reason is None else f"{line}, not trained: {skip_reason}"
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from pydantic import Field, model_validator
 
 from research.settings.base import NAME, Section
+from research.settings.credit import TurnsConfig
 from research.settings.episode import EpisodeConfig
 from research.settings.measuring import (
     AblationConfig,
@@ -45,6 +46,7 @@ class Settings(Section):
     endpoints: EndpointsConfig = EndpointsConfig()
     episode: EpisodeConfig = EpisodeConfig()
     grpo: GrpoConfig = GrpoConfig()
+    turns: TurnsConfig = TurnsConfig()
     optimizer: OptimizerConfig = OptimizerConfig()
     lora: LoraConfig = LoraConfig()
     sft: SftConfig = SftConfig()
@@ -85,6 +87,15 @@ class Settings(Section):
                         f"{self.policy.ports[-1]}, and {name} = {port} is one of them; choose others, such as "
                         "policy.port=8100"
                     )
+        return self
+
+    @model_validator(mode="after")
+    def _shuffled_rewards_are_all_there_is(self) -> Settings:
+        if self.ablation.kind == "shuffled_rewards" and self.turns.credited:
+            raise ValueError(
+                "ablation.kind 'shuffled_rewards' must not learn, but turns.search_gain, search_loss or search_cost "
+                "would teach it what its own searches brought; set them to 0"
+            )
         return self
 
     @model_validator(mode="after")

@@ -27,11 +27,14 @@ class TrainingUse:
         reward: the basis of its advantage; in the ablation `shuffled_rewards` not the reward that it earned.
         advantage: None if its group has none.
         skip_reason: why it was not trained on; None if it was.
+        turn_advantages: what the tokens of each turn got beside it; None for a turn that is masked. None if turns are
+            not credited or masked, and in runs from before 2026-12.
     """
 
     reward: float
     advantage: float | None
     skip_reason: str | None
+    turn_advantages: list[float | None] | None = None
 
 
 @dataclass(frozen=True, slots=True)

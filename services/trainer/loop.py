@@ -44,7 +44,7 @@ class GrpoStep:
         questions = await asyncio.to_thread(run.sampler.draw, grpo.questions_per_step)
         groups = await self._sample_episodes(step, questions)
         rewards = rewards_of(groups, run.settings, step)
-        batch = await asyncio.to_thread(compute_advantages, groups, rewards, grpo)
+        batch = await asyncio.to_thread(compute_advantages, groups, rewards, grpo, run.settings.turns)
         update = await self._update(step, batch.sequences)
         await run.record_episodes(step, groups, batch.uses(updated=update is not None))
         if update is not None:

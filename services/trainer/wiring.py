@@ -58,6 +58,11 @@ async def training_loop(settings: Settings, status: RunStatus, ranks: Ranks) -> 
     run_dir = RunDirectory(settings.run_dir)
     train = load_questions(settings.questions.train, "train", settings.paths.data)
     held_out = load_questions(settings.questions.held_out, "held_out", settings.paths.data)
+    if settings.turns.search_gain and not any(question.supporting_titles for question in train):
+        raise ConfigurationError(
+            f"turns.search_gain: no question of {settings.questions.train} names the passages that support its answer, "
+            "so no search could gain; set it to 0, or use questions with `hops` or `supporting`"
+        )
     run_dir.open(settings, digest_of([*train, *held_out]), numbers.as_dict())
     base = local_checkpoint(settings.model.name, settings.paths.data)
     # 2. Create the clients of the retriever and the policy servers.

@@ -5,6 +5,8 @@ What counts where (docs/adr/063):
 - An advantage compares an episode with those of its group that are trained on (or of the batch, by `grpo.advantage`),
   so that the advantages of what is trained sum to zero. Episodes left out (truncated ones that are masked, those not
   among the kept) have none.
+- The tokens of a turn may have another advantage than their episode's (`[turns]`); a group whose rewards are equal, but
+  not what its turns brought, is trained on.
 - Episodes left out are in no denominator of the loss.
 - Groups without signal (if the batch is compared, a batch without) are left out too, unless `grpo.count_silent_groups`;
   then they are trained on with advantage 0: they count in the denominators and get the KL and entropy terms, as in verl
@@ -19,9 +21,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from research.episode.agent import Episode
+from research.scoring.turns import is_void, turn_credits
 from research.settings import Settings
+from research.settings.credit import TurnsConfig
 from research.settings.training import GrpoConfig
 from services.trainer.groups import Group, TrainingUse
+from services.trainer.learner.credit import token_advantages, turn_advantages
 from services.trainer.learner.estimators import (
     batch_advantages,
     group_advantages,
@@ -30,12 +35,14 @@ from services.trainer.learner.estimators import (
 )
 from services.trainer.model.batching import TrainingSequence, sequence_of
 
+_NO_CREDIT = TurnsConfig()
+
 
 @dataclass(frozen=True, slots=True)
 class TrainingBatch:
     """The sequences of one update, and for every group what became of each of its episodes.
 
-    `zero_signal_groups` counts the groups whose trained episodes have equal rewards, which carry no signal.
+    `zero_signal_groups` counts the groups whose trained episodes have equal rewards, so that their answers carry none.
     """
 
     sequences: list[TrainingSequence]
@@ -58,28 +65,36 @@ def rewards_of(groups: Sequence[Group], settings: Settings, step: int) -> list[l
     return rewards
 
 
-def compute_advantages(groups: Sequence[Group], rewards: Sequence[Sequence[float]], grpo: GrpoConfig) -> TrainingBatch:
+def compute_advantages(
+    groups: Sequence[Group], rewards: Sequence[Sequence[float]], grpo: GrpoConfig, turns: TurnsConfig = _NO_CREDIT
+) -> TrainingBatch:
     """Choose what is trained on and compute its advantages."""
-    choices = [_choose(group, own, grpo) for group, own in zip(groups, rewards, strict=True)]
+    choices = [_choose(group, own, grpo, turns) for group, own in zip(groups, rewards, strict=True)]
     batch = TrainingBatch([], [], sum(choice.is_silent for choice in choices))
     for choice, advantages in zip(choices, _of_kept(choices, grpo), strict=True):
-        uses = _uses(choice, advantages, grpo)
+        uses = _uses(choice, advantages, grpo, _of_turns(choice, turns))
         batch.group_uses.append(uses)
         for member, use in zip(choice.group.members, uses, strict=True):
             if use.skip_reason is None and use.advantage is not None:
-                tokens = member.episode.sampled_tokens
-                batch.sequences.append(sequence_of(member.episode, [use.advantage] * tokens))
+                batch.sequences.append(sequence_of(member.episode, _of_tokens(member.episode, use.advantage, use)))
     return batch
+
+
+def _of_tokens(episode: Episode, advantage: float, use: TrainingUse) -> list[float]:
+    if use.turn_advantages is None:
+        return [advantage] * episode.sampled_tokens
+    return token_advantages(episode.sampled, advantage, use.turn_advantages)
 
 
 @dataclass(frozen=True, slots=True)
 class _Choice:
-    """Of a group, the indexes of the members that may be trained on, and of those that are kept."""
+    """Of a group, the indexes of the members that may be trained on, of those that are kept, and why others may not."""
 
     group: Group
     rewards: Sequence[float]
     trainable: list[int]
     kept: list[int]
+    left_out: dict[int, str]
 
     @property
     def kept_rewards(self) -> list[float]:
@@ -90,11 +105,12 @@ class _Choice:
         return len(set(self.kept_rewards)) < 2
 
 
-def _choose(group: Group, rewards: Sequence[float], grpo: GrpoConfig) -> _Choice:
-    trainable = _trainable(group, grpo)
+def _choose(group: Group, rewards: Sequence[float], grpo: GrpoConfig, turns: TurnsConfig) -> _Choice:
+    reasons = [_reason_to_leave_out(member.episode, grpo, turns) for member in group.members]
+    trainable = [index for index, reason in enumerate(reasons) if not reason]
     keep = grpo.train_per_group or len(trainable)
     kept = [trainable[i] for i in keep_most_varied([rewards[i] for i in trainable], keep)]
-    return _Choice(group, rewards, trainable, kept)
+    return _Choice(group, rewards, trainable, kept, {index: why for index, why in enumerate(reasons) if why})
 
 
 def _of_kept(choices: Sequence[_Choice], grpo: GrpoConfig) -> list[list[float] | None]:
@@ -124,33 +140,45 @@ def _over_batch(
     return [None if own is None else [next(found) for _ in own] for own in values]
 
 
-def _uses(choice: _Choice, advantages: list[float] | None, grpo: GrpoConfig) -> list[TrainingUse]:
+def _of_turns(choice: _Choice, turns: TurnsConfig) -> list[list[float | None]] | None:
+    """What the turns of the kept members get beside their episode's advantage; None if turns are nothing special."""
+    if not turns.credited and turns.void != "mask_turn":
+        return None
+    episodes = [choice.group.members[i].episode for i in choice.kept]
+    advantages = turn_advantages([turn_credits(episode, choice.group.question, turns) for episode in episodes])
+    return [
+        [
+            None if turns.void == "mask_turn" and is_void(turn) else advantage
+            for turn, advantage in zip(episode.turns, own, strict=True)
+        ]
+        for episode, own in zip(episodes, advantages, strict=True)
+    ]
+
+
+def _uses(
+    choice: _Choice,
+    advantages: list[float] | None,
+    grpo: GrpoConfig,
+    of_turns: list[list[float | None]] | None,
+) -> list[TrainingUse]:
     rewards, silent = choice.rewards, ""
     if advantages is None:
-        silent = _silent_reason([rewards[i] for i in choice.trainable])
         advantages = [0.0] * len(choice.kept)
+        if not any(any(own) for own in of_turns or []):
+            silent = _silent_reason([rewards[i] for i in choice.trainable])
     of_kept = dict(zip(choice.kept, advantages, strict=True))
+    turns_of_kept = dict(zip(choice.kept, of_turns, strict=True)) if of_turns is not None else {}
 
     def use(index: int, reward: float) -> TrainingUse:
-        if index not in choice.trainable:
-            fault = _fault(choice.group.members[index].episode)
-            return TrainingUse(reward, None, fault or "truncated episodes are masked")
+        if index in choice.left_out:
+            return TrainingUse(reward, None, choice.left_out[index])
         if silent and not grpo.count_silent_groups:
             return TrainingUse(reward, None, silent)
         if index not in of_kept:
             return TrainingUse(reward, None, f"not among the {len(choice.kept)} kept of {len(rewards)}")
-        return TrainingUse(reward, of_kept[index], None)
+        return TrainingUse(reward, of_kept[index], None, turns_of_kept.get(index))
 
     return [use(index, reward) for index, reward in enumerate(rewards)]
-
-
-def _trainable(group: Group, grpo: GrpoConfig) -> list[int]:
-    """Indexes of the members that may be trained on at all."""
-    return [
-        index
-        for index, member in enumerate(group.members)
-        if not _fault(member.episode) and not (grpo.mask_truncated and member.episode.stop_reason.cut_off)
-    ]
 
 
 def _silent_reason(rewards: Sequence[float]) -> str:
@@ -159,11 +187,15 @@ def _silent_reason(rewards: Sequence[float]) -> str:
     return f"group without signal, all its rewards are {rewards[0]:.2f}"
 
 
-def _fault(episode: Episode) -> str:
-    """Why no gradient can come from an episode, whatever its reward."""
-    if all(math.isfinite(logprob) for logprob in episode.logprobs):
-        return ""
-    return "the sampler reported a log-probability that is not finite"
+def _reason_to_leave_out(episode: Episode, grpo: GrpoConfig, turns: TurnsConfig) -> str:
+    """Why an episode is not trained on, whatever its reward; empty if it may be."""
+    if not all(math.isfinite(logprob) for logprob in episode.logprobs):
+        return "the sampler reported a log-probability that is not finite"
+    if grpo.mask_truncated and episode.stop_reason.cut_off:
+        return "truncated episodes are masked"
+    if turns.void == "mask_episode" and any(map(is_void, episode.turns)):
+        return "episodes with a void turn are masked"
+    return ""
 
 
 def shuffle_rewards(rewards: Sequence[Sequence[float]], rng: random.Random) -> list[list[float]]:

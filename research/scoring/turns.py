@@ -1,0 +1,36 @@
+"""What single turns of an episode are worth: void ones, and searches by what they brought."""
+
+from __future__ import annotations
+
+from research.episode.agent import Episode, Turn
+from research.episode.protocol import extract_answer, search_query
+from research.questions import Question
+from research.settings.credit import TurnsConfig
+
+
+def is_void(turn: Turn) -> bool:
+    """Whether a turn holds neither a search with a query nor a boxed answer; one search too many is a search."""
+    return search_query(turn.text) is None and extract_answer(turn.text) is None
+
+
+def turn_credits(episode: Episode, question: Question, turns: TurnsConfig) -> list[float]:
+    """The credit of each turn; 0 for a turn that was not answered with passages.
+
+    A search gains if it brings a passage with one of the question's supporting titles that no search before it
+    brought. It loses if no passage that it brings is new. A new passage that supports nothing does neither. Where a
+    question names no supporting titles, nothing gains.
+    """
+    wanted, seen = set(question.supporting_titles), set[str]()
+    credits = []
+    for turn in episode.turns:
+        if turn.query is None:
+            credits.append(0.0)
+            continue
+        titles = {passage.title for passage in turn.passages}
+        new = {passage.id for passage in turn.passages} - seen
+        gain = turns.search_gain if titles & wanted else 0.0
+        loss = 0.0 if new else turns.search_loss
+        credits.append(gain - loss - turns.search_cost)
+        wanted -= titles
+        seen |= new
+    return credits
