@@ -22,9 +22,9 @@ from rich.progress import (
 from apps.bench.plan import PlannedMeasurement, check_same_conditions, plan
 from apps.bench.report import write_report
 from apps.bench.sets import question_sets
-from apps.bench.target import JUDGE_KEY_VARIABLE, Target, target_of
+from apps.bench.target import Target, target_of
 from apps.bench.terminal import show_figures
-from research.bench.judge import Verdicts, judge_all
+from research.bench.judge import JUDGE_KEY_VARIABLE, Verdicts, judge_all
 from research.bench.records import Records
 from research.bench.run import ask_all
 from research.bench.runs import VERDICTS, read_runs

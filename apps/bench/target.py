@@ -31,7 +31,6 @@ from research.strategies.token_chat import TokenChat
 from services.web.auth import API_KEY_VARIABLE, environment_secret
 
 ENDPOINT_KEY_VARIABLE = "RESEARCH_ENDPOINT_API_KEY"
-JUDGE_KEY_VARIABLE = "RESEARCH_JUDGE_API_KEY"
 
 _GREEDY = "greedy"
 _LIMITS = ("top_k", "max_searches", "max_tokens", "max_turn_tokens", "max_passage_tokens")

@@ -33,6 +33,7 @@ VERDICT_SCHEMA: dict[str, Any] = {
     "additionalProperties": False,
 }
 _MAX_TOKENS = 256
+JUDGE_KEY_VARIABLE = "RESEARCH_JUDGE_API_KEY"
 
 PROMPT_HASH = hashlib.sha256(_RULES.encode()).hexdigest()
 
@@ -141,6 +142,17 @@ def last_judge(path: Path) -> str | None:
     return str(lines[-1][1].get("judge")) if lines else None
 
 
+async def ask_judge(grader: Grader, record: Mapping[str, Any]) -> Verdict:
+    """The verdict on a record's answer.
+
+    Raises:
+        ServiceError, ContextFullError: the judge failed, or the answer does not fit.
+        ValueError: the judge wrote no verdict.
+    """
+    written = await grader.complete_json(_messages(record), _MAX_TOKENS, GREEDY, VERDICT_SCHEMA)
+    return read_verdict(written.text)
+
+
 async def judge_all(
     grader: Grader,
     verdicts: Verdicts,
@@ -168,9 +180,8 @@ async def judge_all(
         nonlocal failed, in_a_row
         async with slots:
             try:
-                written = await grader.complete_json(_messages(record), _MAX_TOKENS, GREEDY, VERDICT_SCHEMA)
+                verdicts.add(record, await ask_judge(grader, record))
                 in_a_row = 0
-                verdicts.add(record, read_verdict(written.text))
             except ContextFullError:
                 failed += 1
             except ServiceError:
@@ -180,6 +191,7 @@ async def judge_all(
                     raise
             except ValueError:
                 failed += 1
+                in_a_row = 0
             on_verdict()
 
     try:

@@ -7,13 +7,13 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from typing import Any
 
-from research.bench.metrics import cover_exact_match, retrieval_recall
+from research.bench.metrics import retrieval_recall
 from research.bench.records import Records
 from research.episode.agent import Sampling, StopReason
 from research.errors import ConditionsChangedError, ContextFullError
 from research.questions import Question
 from research.scoring.ask import ask_each
-from research.scoring.reward import best, exact_match, token_f1
+from research.scoring.reward import best, cover_exact_match, exact_match, token_f1
 from research.strategies import Strategy
 from research.strategies.outcome import Outcome
 

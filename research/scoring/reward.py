@@ -6,7 +6,7 @@ import re
 import string
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 GOOD_FORMAT_REWARD = 0.1
 
@@ -17,12 +17,16 @@ _CLOSED_ANSWERS = frozenset({"yes", "no", "noanswer"})
 
 @dataclass(frozen=True, slots=True)
 class Score:
-    """What an episode is worth: `reward` for training, `em` and `f1` in [0, 1], and why."""
+    """What an episode is worth: `reward` for training, `em` and `f1` in [0, 1], and why.
+
+    `terms` are what the reward was summed up of, unweighted; none where it is the plain one (`score`).
+    """
 
     reward: float
     em: float
     f1: float
     reason: str
+    terms: dict[str, float] = field(default_factory=dict)
 
 
 def normalize_answer(text: str) -> str:
@@ -47,6 +51,14 @@ def token_f1(prediction: str, gold: str) -> float:
         return 0.0
     precision, recall = common / len(predicted_tokens), common / len(expected_tokens)
     return 2 * precision * recall / (precision + recall)
+
+
+def cover_exact_match(prediction: str, gold: str) -> float:
+    """1.0 if the normalized gold answer occurs in the normalized prediction as whole words (Rosset et al., 2020)."""
+    wanted, words = normalize_answer(gold).split(), normalize_answer(prediction).split()
+    if not wanted:
+        return 0.0
+    return float(any(words[at : at + len(wanted)] == wanted for at in range(len(words) - len(wanted) + 1)))
 
 
 def best(metric: Callable[[str, str], float], prediction: str, golds: Sequence[str]) -> float:

@@ -20,6 +20,7 @@ from research.settings.measuring import (
 from research.settings.model import ModelConfig, PathsConfig
 from research.settings.policy import EndpointsConfig, PolicyConfig
 from research.settings.retriever import CorpusConfig, EncoderConfig, RetrieverConfig
+from research.settings.reward import RewardConfig
 from research.settings.training import (
     GrpoConfig,
     LoraConfig,
@@ -46,6 +47,7 @@ class Settings(Section):
     endpoints: EndpointsConfig = EndpointsConfig()
     episode: EpisodeConfig = EpisodeConfig()
     grpo: GrpoConfig = GrpoConfig()
+    reward: RewardConfig = RewardConfig()
     turns: TurnsConfig = TurnsConfig()
     optimizer: OptimizerConfig = OptimizerConfig()
     lora: LoraConfig = LoraConfig()

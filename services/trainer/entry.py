@@ -9,7 +9,10 @@ from typing_extensions import TypeIs
 
 
 class Means(TypedDict):
-    """Means over episodes: of a step, or of one kind of question. `sampled_tokens` counts what the model wrote."""
+    """Means over episodes: of a step, or of one kind of question. `sampled_tokens` counts what the model wrote.
+
+    `rewards` are those of the terms of the reward, unweighted, as `[reward]` names them.
+    """
 
     episodes: int
     reward: float
@@ -20,6 +23,7 @@ class Means(TypedDict):
     searches: float
     sampled_tokens: float
     corrected: float
+    rewards: NotRequired[dict[str, float]]
 
 
 class UpdateEntry(TypedDict):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 
 import torch
@@ -19,6 +19,7 @@ from research.model_paths import local_checkpoint
 from research.questions.model import digest_of
 from research.questions.sources import load_questions
 from research.retrievers import retriever_of
+from research.scoring.rewards import reward_functions
 from research.settings import Settings
 from research.weights.run_weights import Origin, is_trained, weights_dir
 from services.machine.number_formats import NumberFormat, resolved
@@ -27,6 +28,7 @@ from services.trainer.learner.team import Team
 from services.trainer.loop import TrainingLoop
 from services.trainer.parallel.ranks import Ranks
 from services.trainer.rollout.journal import EpisodeJournal
+from services.trainer.rollout.rewards import open_rewards
 from services.trainer.rollout.rollouts import Rollouts, ServiceGate
 from services.trainer.run import Run
 from services.trainer.run_dir.run_dir import RunDirectory
@@ -83,7 +85,10 @@ async def training_loop(settings: Settings, status: RunStatus, ranks: Ranks) -> 
 
     gate = ServiceGate(check_services, trainer.outage_timeout, status)
     # 4. Load the learner, in every process, and hand out the loop.
+    opened = AsyncExitStack()
     try:
+        judging = open_rewards(settings, run_dir.directory / "verdicts.jsonl", gate.wait_until_ready)
+        rewards = await opened.enter_async_context(judging)
         run = Run(
             settings,
             learner=await asyncio.to_thread(_team, settings, base, ranks),
@@ -96,6 +101,7 @@ async def training_loop(settings: Settings, status: RunStatus, ranks: Ranks) -> 
                 version=lambda: str(publisher.version),
                 journal=EpisodeJournal(run_dir.episodes_dir),
                 seed=settings.seed if settings.grpo.per_episode_seeds else None,
+                rewards=rewards,
             ),
             publisher=publisher,
             run_dir=run_dir,
@@ -110,7 +116,7 @@ async def training_loop(settings: Settings, status: RunStatus, ranks: Ranks) -> 
             if run.ended is not None and not ranks.is_alone:
                 await asyncio.wrap_future(run.ended)
     finally:
-        await asyncio.gather(retriever.close(), policy.close(), publisher.close())
+        await asyncio.gather(opened.aclose(), retriever.close(), policy.close(), publisher.close())
 
 
 def _checked(settings: Settings) -> tuple[Settings, NumberFormat, str]:
@@ -127,6 +133,7 @@ def _checked(settings: Settings) -> tuple[Settings, NumberFormat, str]:
             "episode.top_p: the sampler would report log-probabilities of the nucleus, and the learner computes those "
             "of all tokens; set it to 1 to train"
         )
+    reward_functions(settings.reward)  # refuses what cannot be imported
     settings, numbers = resolved(settings, settings.trainer.device)
     return settings, numbers, admin_token
 

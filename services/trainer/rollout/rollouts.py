@@ -12,9 +12,9 @@ from dataclasses import dataclass, field, replace
 from research.episode.agent import Episode, Sampling, SearchAgent
 from research.errors import ServiceError, TrainingError
 from research.questions import Question
-from research.scoring.reward import score
 from services.trainer.groups import Group, Member
 from services.trainer.rollout.journal import EpisodeJournal, Place
+from services.trainer.rollout.rewards import Rewards
 from services.trainer.status import RunStatus
 
 logger = logging.getLogger(__name__)
@@ -83,6 +83,7 @@ class Rollouts:
     journal: EpisodeJournal
     seed: int | None
     infra_errors: int = field(default=0)
+    rewards: Rewards = field(default_factory=Rewards)
 
     async def groups(
         self, step: int, questions: Sequence[Question], size: int, on_episode: Callable[[], None]
@@ -95,13 +96,14 @@ class Rollouts:
 
         async def member(place: Place, question: Question) -> Member | None:
             episode = recorded.get(place)
-            if anew := episode is None:
+            if episode is None:
                 episode = await self._sampled(f"{step}.{place[0]}", question, self._sampling_at(step, place))
-            finished = None
-            if episode is not None:
-                finished = await asyncio.to_thread(self._finish, step, place, question, episode, anew=anew)
+                if episode is not None:
+                    await asyncio.to_thread(self.journal.add, step, *place, episode)
             on_episode()
-            return finished
+            if episode is None:
+                return None
+            return Member(episode, await self.rewards.score(question, episode), place[1])
 
         async def group(number: int, question: Question) -> Group:
             members = await asyncio.gather(*(member((number, place), question) for place in range(size)))
@@ -110,12 +112,6 @@ class Rollouts:
         async with asyncio.TaskGroup() as tasks:
             running = [tasks.create_task(group(number, question)) for number, question in enumerate(questions)]
         return [task.result() for task in running]
-
-    def _finish(self, step: int, place: Place, question: Question, episode: Episode, *, anew: bool) -> Member:
-        """Score an episode, and write down one that is not yet; blocks."""
-        if anew:
-            self.journal.add(step, *place, episode)
-        return Member(episode, score(episode.answer, question.answers, episode.format_fault), place[1])
 
     def _sampling_at(self, step: int, place: Place) -> Sampling:
         if self.seed is None:

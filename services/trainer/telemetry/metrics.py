@@ -72,7 +72,7 @@ def summary_line(entry: Entry, steps: int) -> str:
 def _means(rows: Sequence[Row]) -> Means:
     scores = [member.score for _, member in rows]
     episodes = [member.episode for _, member in rows]
-    return {
+    means: Means = {
         "episodes": len(rows),
         "reward": fmean(score.reward for score in scores),
         "em": fmean(score.em for score in scores),
@@ -83,3 +83,6 @@ def _means(rows: Sequence[Row]) -> Means:
         "sampled_tokens": fmean(episode.sampled_tokens for episode in episodes),
         "corrected": fmean(corrected_queries(member.episode, group.question) > 0 for group, member in rows),
     }
+    if scores[0].terms:
+        means["rewards"] = {name: fmean(score.terms[name] for score in scores) for name in scores[0].terms}
+    return means

@@ -103,6 +103,16 @@ def test_two_processes_compute_what_one_does(root: Path, results: tuple[Any, Any
             torch.testing.assert_close(mine[key], other[key], rtol=1e-3, atol=1e-6, msg=f"{name}: {key}")
 
 
+def test_ratios_and_masks_of_whole_sequences_are_the_same_in_two_processes(root: Path) -> None:
+    """They take passes of their own, in which every rank must take part, also one that has nothing to do."""
+    overrides = ["grpo.objective=gspo", "grpo.num_iterations=2", "grpo.mini_batches=2", "grpo.kl_coefficient=0.01"]
+    overrides += ["grpo.importance_correction=geometric_mask", "grpo.importance_band=[0.8,1.25]"]
+    one, two = (run("update", root / f"gspo-{name}", *overrides) for name, run in (("1", alone), ("2", together)))
+    same_numbers(one["reports"], two["reports"])
+    assert any(0 < report["masked_share"] < 1 for report in one["reports"])
+    assert any(report["clipped_share"] > 0 for report in one["reports"])
+
+
 def test_in_bf16_two_processes_compute_what_one_does_but_for_rounding(root: Path) -> None:
     """FSDP computes the residual stream in bf16, autocast in float32, so only the figures can be alike."""
     one, two = (

@@ -14,13 +14,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from research.bench.metrics import cover_exact_match, retrieval_recall
+from research.bench.metrics import retrieval_recall
 from research.bench.records import Records, differences, read_records
 from research.bench.run import ask_all
 from research.episode.agent import Sampling
 from research.errors import AssetError, ConditionsChangedError, ConfigurationError, ContextFullError, ServiceError
 from research.questions import Question
-from research.scoring.reward import exact_match
+from research.scoring.reward import cover_exact_match, exact_match
 from research.strategies.outcome import Outcome
 from tests.conftest import REPOSITORY
 

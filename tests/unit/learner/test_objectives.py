@@ -63,17 +63,16 @@ def test_gspo_equals_trl(seed: int) -> None:
     torch.testing.assert_close(mine, theirs, rtol=1e-5, atol=1e-6)
 
 
-@pytest.mark.parametrize("seed", range(5))
-def test_rloo_has_the_gradient_of_trl(seed: int) -> None:
+def test_rloo_has_the_gradient_of_trl() -> None:
     """Its loss is one number a sequence, ours one a token; they have the same gradient but for the constant length."""
-    batch = Batch(rows=6, length=20, seed=seed)
-    batch.old = batch.logprobs + 0.2 * (batch.old - batch.logprobs)
+    batch = Batch(rows=24, length=20, seed=1)
     _, mine = loss_and_gradient(
         lambda lp: 64 * our_loss(batch, lp, objective="rloo", tis_cap=None, kl_coefficient=0), batch
     )
     _, theirs = loss_and_gradient(lambda lp: trl_rloo_loss(batch, lp), batch)
     torch.testing.assert_close(mine, theirs, rtol=1e-5, atol=1e-6)
-    assert (mine[batch.mask.bool()] == 0).any()  # some sequence is clipped
+    clipped = mine[:, 0] == 0
+    assert 0 < clipped.sum() < 24
 
 
 @given(REWARDS)
