@@ -11,10 +11,13 @@ def turn_advantages(credits: Sequence[Sequence[float]]) -> list[list[float]]:
     """Each turn's credit minus the mean of the turns with its number in the group.
 
     A turn that only one member of the group came to has nothing to be compared with but having ended, which is worth 0.
+    The turns of a group of one have nothing at all, and get 0.
 
     Args:
         credits: of each turn of each member of a group.
     """
+    if len(credits) < 2:
+        return [[0.0] * len(own) for own in credits]
     at_turn = zip_longest(*credits)
     baselines = [_baseline([credit for credit in column if credit is not None]) for column in at_turn]
     return [[credit - baselines[number] for number, credit in enumerate(own)] for own in credits]

@@ -70,6 +70,7 @@ def test_the_credits_of_a_turn_sum_to_zero_over_those_that_came_to_it(credits: l
 
 def test_who_came_further_than_all_others_is_compared_with_having_ended() -> None:
     assert turn_advantages([[0.5, -0.5, -0.25], [0.5, 0.5]]) == [[0.0, -0.5, -0.25], [0.0, 0.5]]
+    assert turn_advantages([[0.5, 0.5]]) == [[0.0, 0.0]]
 
 
 def test_tokens_get_the_advantage_of_their_episode_and_that_of_their_turn() -> None:
