@@ -16,6 +16,7 @@ from apps.bench.commands import bench, corpus, report
 from apps.options import Overrides, Preset, console
 from apps.plan.commands import plan
 from research.config import DEFAULT_PRESET, load_settings
+from research.descriptors import raise_limit
 from research.episode.agent import StopReason
 from research.errors import ResearchError
 from research.schemas import StrategyName
@@ -375,6 +376,7 @@ def _passed_on(preset: str, overrides: list[str] | None) -> list[str]:
 def main() -> None:
     """Entry point: our own errors print one clear message and exit with 2, Ctrl-C exits with 130, SIGTERM with 143."""
     stopping.install()
+    raise_limit()
     try:
         app()
     except ResearchError as error:

@@ -8,6 +8,7 @@ from statistics import fmean
 from typing import Any
 
 from research.bench.runs import BenchRun
+from research.episode.agent import StopReason
 from research.scoring.statistics import Estimate, cluster_bootstrap, cluster_bootstraps
 from research.settings.measuring import PriceConfig
 
@@ -90,7 +91,7 @@ def _figures(run: BenchRun, records: Records, price: PriceConfig | None) -> Benc
         written=fmean(record["sampled_tokens"] for record in records),
         seconds=fmean(record["seconds"]["total"] for record in records),
         cost=fmean(_cost(record, price) for record in records) if price else None,
-        truncated=sum(record["stop_reason"] in ("token_limit", "search_limit") for record in records),
+        truncated=sum(StopReason(record["stop_reason"]).truncated for record in records),
         unanswered=sum(not record["answer"] for record in records),
     )
 

@@ -24,7 +24,7 @@ from research.episode.protocol import (
     search_query,
 )
 from research.episode.tokenizer import Tokenizer
-from research.errors import ContextFullError, ProtocolError
+from research.errors import ContextFullError, ProtocolError, ServiceError
 from research.passages import Passage
 from research.prompts import Prompt
 from research.settings import EpisodeConfig
@@ -35,18 +35,19 @@ class StopReason(StrEnum):
 
     ANSWERED = "answered"  # the model ended by itself
     TOKEN_LIMIT = "token_limit"  # the episode, a turn or the context is full
+    TIME_LIMIT = "time_limit"  # a turn did not end in its time, or the step did not wait for it
     SEARCH_LIMIT = "search_limit"  # it asked for one search too many
     MALFORMED_SEARCH = "malformed_search"  # it closed a search that holds no query
 
     @property
     def truncated(self) -> bool:
-        """Whether a limit ended the episode, of tokens or of searches."""
-        return self in (StopReason.TOKEN_LIMIT, StopReason.SEARCH_LIMIT)
+        """Whether a limit ended the episode, of tokens, time or searches."""
+        return self in (StopReason.TOKEN_LIMIT, StopReason.TIME_LIMIT, StopReason.SEARCH_LIMIT)
 
     @property
     def cut_off(self) -> bool:
         """Whether the last turn is unfinished. One search too many is a finished turn, and the model's own fault."""
-        return self is StopReason.TOKEN_LIMIT
+        return self in (StopReason.TOKEN_LIMIT, StopReason.TIME_LIMIT)
 
 
 class Finish(StrEnum):
@@ -55,6 +56,7 @@ class Finish(StrEnum):
     EOS = "eos"
     SEARCH = "search"
     LENGTH = "length"
+    TIME = "time"
 
 
 @dataclass(frozen=True, slots=True)
@@ -199,15 +201,25 @@ class SearchAgent:
                 episode = step
         return episode
 
-    async def steps(self, question: str, sampling: Sampling) -> AsyncGenerator[Episode]:
-        """Like `run`, but yields the growing episode after each turn and each search."""
-        prompt_ids = await asyncio.to_thread(self.tokenizer.prompt_ids, self.prompt, question)
+    def begin(self, question: str) -> tuple[list[int], int]:
+        """The ids of the prompt, and how many tokens may follow, at least one.
+
+        Raises:
+            ContextFullError: the prompt leaves no room.
+            ProtocolError: the question cannot be encoded.
+        """
+        prompt_ids = self.tokenizer.prompt_ids(self.prompt, question)
         room = min(self.limits.max_tokens, self.context_length - len(prompt_ids))
         if room <= 0:
             raise ContextFullError(
                 f"the prompt takes {len(prompt_ids)} tokens and leaves no room in a context of "
                 f"{self.context_length}; ask a shorter question or raise model.max_model_len"
             )
+        return prompt_ids, room
+
+    async def steps(self, question: str, sampling: Sampling) -> AsyncGenerator[Episode]:
+        """Like `run`, but yields the growing episode after each turn and each search."""
+        prompt_ids, room = await asyncio.to_thread(self.begin, question)
         episode = Episode(question=question, prompt_ids=prompt_ids)
         ended = None
         while ended is None:
@@ -230,6 +242,8 @@ class SearchAgent:
             episode.prompt_ids + episode.token_ids, budget, _sampling_of_turn(sampling, len(episode.turns))
         )
         episode.generate_seconds += time.perf_counter() - started
+        if not generation.token_ids and not episode.token_ids:
+            raise ServiceError("the policy was told to end an episode before it had begun")
         episode._append_sampled(generation)
         return generation
 
@@ -267,6 +281,8 @@ def _reason_to_end(episode: Episode, query: str | None, finish: Finish, limits: 
         return StopReason.ANSWERED
     if finish is Finish.LENGTH:
         return StopReason.TOKEN_LIMIT
+    if finish is Finish.TIME:
+        return StopReason.TIME_LIMIT
     if query is None:
         return StopReason.MALFORMED_SEARCH
     if limits.max_searches is not None and episode.searches >= limits.max_searches:

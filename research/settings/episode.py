@@ -19,6 +19,12 @@ class EpisodeConfig(Section):
     max_passage_tokens: PositiveInt | None = Field(None, description="a longer passage is cut; None: never")
     temperature: float = Field(1.0, ge=0.0, le=2.0, description="of sampling in training; evaluation is greedy")
     top_p: float = Field(1.0, gt=0.0, le=1.0, description="probability mass that training samples from; 1: all")
-    request_timeout: float = Field(120.0, gt=0, description="seconds for one generation request")
+    request_timeout: float = Field(
+        120.0,
+        gt=0,
+        description="seconds without a sign of life after which a policy server counts as gone. In training, a "
+        "generation gets these to begin, and then time for as many tokens as it may sample, at the pace of the "
+        "others; one that takes longer is truncated",
+    )
     search_timeout: float = Field(30.0, gt=0, description="seconds for one search request")
     retries: int = Field(4, ge=0, description="further tries of a failed request, with exponential back-off")

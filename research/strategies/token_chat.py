@@ -41,7 +41,7 @@ class TokenChat:
         generation = await self.policy.generate(ids, room, replace(sampling, stop=tuple(stop)))
         return Completion(
             text=self.tokenizer.decode(generation.token_ids),
-            cut=generation.finish is Finish.LENGTH,
+            cut=generation.finish in (Finish.LENGTH, Finish.TIME),
             prompt_tokens=len(ids),
             sampled_tokens=len(generation.token_ids),
             versions=list(dict.fromkeys(generation.versions)),

@@ -286,6 +286,23 @@ def test_a_turn_stops_at_the_end_of_a_search_and_keeps_what_was_sampled(policy: 
     assert set(generation.versions) == {"0"}
 
 
+def test_a_turn_that_is_cut_returns_what_was_sampled(policy: Setting) -> None:
+    counting = policy.tokenizer.encode(", ".join(str(number) for number in range(1, 30)) + ",")
+
+    async def cut() -> Generation:
+        async with policy.client() as client:
+            asked = asyncio.create_task(client.generate(counting, 800, Sampling(0.0)))
+            await asyncio.wait({asked}, timeout=1.0)
+            await client.cut()
+            return await asked
+
+    generation = asyncio.run(cut())
+    assert generation.finish is Finish.TIME
+    assert 0 < len(generation.token_ids) < 800
+    assert set(generation.versions) == {"0"}
+    assert generation.token_ids == policy.generate(len(generation.token_ids), counting).token_ids
+
+
 def test_requests_with_a_seed_are_served_however_many_come_at_once(policy: Setting) -> None:
     """vLLM 0.32 on a CPU died of these: together they are more tokens than one prefill takes (2,048)."""
     prompts = [policy.prompt_ids + policy.tokenizer.encode(f"Number {n}. " * 60) for n in range(24)]
