@@ -34,7 +34,9 @@ class _Server:
 class Retrievers:
     """Like a `RetrieverClient` of several addresses. The same query goes to the same server, which has it cached."""
 
-    def __init__(self, urls: Sequence[str], *, timeout: float = 30.0, retries: int = 4) -> None:
+    def __init__(
+        self, urls: Sequence[str], *, timeout: float = 30.0, retries: int = 4, at_once: int | None = None
+    ) -> None:
         # The next server is a better second try than the same one.
         self._servers = [_Server(RetrieverClient(url, timeout=timeout, retries=0)) for url in urls]
         self._retries = retries
@@ -163,8 +165,10 @@ async def _revision_of(client: RetrieverClient) -> str | ServiceError:
     return next(index.revision for index in info.indexes if index.name == info.index)
 
 
-def retriever_of(urls: Sequence[str], *, timeout: float = 30.0, retries: int = 4) -> RetrieverClient | Retrievers:
+def retriever_of(
+    urls: Sequence[str], *, timeout: float = 30.0, retries: int = 4, at_once: int | None = None
+) -> RetrieverClient | Retrievers:
     """What searches at one address or at several."""
     if len(urls) == 1:
-        return RetrieverClient(urls[0], timeout=timeout, retries=retries)
-    return Retrievers(urls, timeout=timeout, retries=retries)
+        return RetrieverClient(urls[0], timeout=timeout, retries=retries, at_once=at_once)
+    return Retrievers(urls, timeout=timeout, retries=retries, at_once=at_once)

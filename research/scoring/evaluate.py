@@ -10,7 +10,7 @@ from typing import Any
 
 from research.episode.agent import GREEDY, Episode, Sampling, SearchAgent
 from research.episode.search_analysis import corrected_queries
-from research.errors import ServiceError
+from research.errors import ProtocolError, ServiceError
 from research.questions import Question
 from research.scoring.ask import ask_each
 from research.scoring.reward import Score, score
@@ -43,6 +43,9 @@ class KindFigures:
     failed: int
 
 
+Outcome = Answered | ServiceError | ProtocolError
+
+
 async def evaluate(
     agent: SearchAgent,
     questions: Sequence[Question],
@@ -56,22 +59,50 @@ async def evaluate(
     Returns:
         The answers, in the order of the questions, and the figures of each kind (new templates separate).
     """
+    outcomes = await ask_questions(
+        agent, list(enumerate(questions)), sampling=sampling, concurrency=concurrency, on_answer=on_answer
+    )
+    return figures_of(questions, outcomes)
 
-    async def ask(question: Question, index: int) -> Answered:
+
+async def ask_questions(
+    agent: SearchAgent,
+    questions: Sequence[tuple[int, Question]],
+    *,
+    sampling: Sampling,
+    concurrency: int,
+    on_answer: Callable[[], None],
+) -> list[Outcome]:
+    """Ask questions, each with its number in the evaluation, from which its own seed follows.
+
+    Returns:
+        What became of each: its answer, or why it could not be asked: a service failed, or something in it cannot be
+        encoded.
+    """
+
+    async def ask(numbered: tuple[int, Question], _: int) -> Answered | ProtocolError:
+        number, question = numbered
         # The same question may be asked several times: each time with its own seed.
-        own = sampling if sampling.seed is None else replace(sampling, seed=sampling.seed + index)
+        own = sampling if sampling.seed is None else replace(sampling, seed=sampling.seed + number)
         try:
             episode = await agent.for_episode(question.id).run(question.text, own)
+        except ProtocolError as error:
+            return error
         finally:
             on_answer()
         return Answered(question, episode, score(episode.answer, question.answers, episode.format_fault))
 
-    found = await ask_each(questions, ask, concurrency=concurrency)
-    results = [None if isinstance(result, ServiceError) else result for result in found]
-    answered = [result for result in results if result is not None]
+    return list(await ask_each(questions, ask, concurrency=concurrency))
+
+
+def figures_of(
+    questions: Sequence[Question], outcomes: Sequence[Outcome]
+) -> tuple[list[Answered], dict[str, KindFigures]]:
+    """The answers among the outcomes of questions, and the figures of each kind."""
+    answered = [outcome for outcome in outcomes if isinstance(outcome, Answered)]
     failed: dict[str, int] = defaultdict(int)
-    for question, result in zip(questions, results, strict=True):
-        failed[question.stratum] += result is None
+    for question, outcome in zip(questions, outcomes, strict=True):
+        failed[question.stratum] += not isinstance(outcome, Answered)
     kinds = dict.fromkeys(question.stratum for question in questions)
     by_kind = {kind: [a for a in answered if a.question.stratum == kind] for kind in kinds}
     return answered, {kind: _figures(by_kind[kind], failed[kind]) for kind in kinds}

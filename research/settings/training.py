@@ -32,6 +32,11 @@ class QuestionsConfig(Section):
         description="questions drawn per question that is asked; the one is asked whose template is answered right "
         "closest to half of the time",
     )
+    settled_share: Fraction = Field(
+        1.0,
+        description="of the questions that come up again although all their episodes so far were right, or all were "
+        "wrong: the share that is asked; the others are passed over",
+    )
 
 
 class TrainerConfig(Section):
@@ -147,6 +152,17 @@ class GrpoConfig(Section):
         False,
         description="groups of equal rewards count in the denominators of the loss and get the KL and entropy terms, "
         "as in verl and TRL, which costs their computation if there are such terms; false: they are left out",
+    )
+    refill_rounds: int = Field(
+        0,
+        ge=0,
+        description="times per step that groups without signal are replaced by further questions (DAPO's dynamic "
+        "sampling), until questions_per_step groups have one; 0: never",
+    )
+    straggler_share: Fraction = Field(
+        0.0,
+        description="as soon as no more than this share of a step's episodes is unfinished, they are cut: what they "
+        "wrote is scored as truncated; 0: the step waits for all",
     )
     per_episode_seeds: bool = Field(
         True, description="give each episode a seed of its own; on a GPU, vLLM samples slower with seeds"

@@ -11,11 +11,14 @@ import torch
 from transformers import AutoTokenizer
 
 from research.clients import PolicyAdmin, PolicyClient
-from research.episode.agent import Sampling
+from research.descriptors import connections_each
+from research.episode.agent import Sampling, SearchAgent
 from research.episode.build import build_agent
+from research.episode.fitting import fitting, summary
 from research.episode.tokenizer import HuggingFaceTokenizer
 from research.errors import ConfigurationError, ServiceError
 from research.model_paths import local_checkpoint
+from research.questions import Question
 from research.questions.model import digest_of
 from research.questions.sources import load_questions
 from research.retrievers import retriever_of
@@ -27,9 +30,11 @@ from services.trainer.learner.learner import Learner
 from services.trainer.learner.team import Team
 from services.trainer.loop import TrainingLoop
 from services.trainer.parallel.ranks import Ranks
+from services.trainer.rollout.gate import ServiceGate
 from services.trainer.rollout.journal import EpisodeJournal
 from services.trainer.rollout.rewards import open_rewards
-from services.trainer.rollout.rollouts import Rollouts, ServiceGate
+from services.trainer.rollout.rollouts import Rollouts
+from services.trainer.rollout.stragglers import Stragglers
 from services.trainer.run import Run
 from services.trainer.run_dir.run_dir import RunDirectory
 from services.trainer.status import RunStatus
@@ -69,10 +74,17 @@ async def training_loop(settings: Settings, status: RunStatus, ranks: Ranks) -> 
     base = local_checkpoint(settings.model.name, settings.paths.data)
     # 2. Create the clients of the retriever and the policy servers.
     limits, trainer, endpoints = settings.episode, settings.trainer, settings.endpoints
-    retriever = retriever_of(endpoints.retriever_urls, timeout=limits.search_timeout, retries=limits.retries)
+    retriever = retriever_of(
+        endpoints.retriever_urls,
+        timeout=limits.search_timeout,
+        retries=limits.retries,
+        at_once=_requests_at_once(settings),
+    )
     policy = Replicas(_replicas(settings, admin_token), _weight_sync(settings, status), status.log)
     # 3. Assemble the agent, the publisher and the service gate.
     agent = build_agent(settings, policy, retriever, HuggingFaceTokenizer(AutoTokenizer.from_pretrained(base)))
+    train = await asyncio.to_thread(_askable, agent, train, "questions.train", run_dir, status)
+    held_out = await asyncio.to_thread(_askable, agent, held_out, "questions.held_out", run_dir, status)
     origin = Origin(settings.run, str(run_dir.directory.resolve()), settings.model.name, 0, is_trained(base))
     publisher = Publisher(base, weights_dir(settings), policy, agent.prompt.text, origin)
 
@@ -102,6 +114,7 @@ async def training_loop(settings: Settings, status: RunStatus, ranks: Ranks) -> 
                 journal=EpisodeJournal(run_dir.episodes_dir),
                 seed=settings.seed if settings.grpo.per_episode_seeds else None,
                 rewards=rewards,
+                stragglers=Stragglers(share, policy.cut) if (share := settings.grpo.straggler_share) else None,
             ),
             publisher=publisher,
             run_dir=run_dir,
@@ -138,6 +151,17 @@ def _checked(settings: Settings) -> tuple[Settings, NumberFormat, str]:
     return settings, numbers, admin_token
 
 
+def _askable(
+    agent: SearchAgent, questions: list[Question], setting: str, run_dir: RunDirectory, status: RunStatus
+) -> list[Question]:
+    """Those that fit the context; the others are named in the log and in the record."""
+    kept, left_out = fitting(agent, questions, setting)
+    if left_out:
+        status.log(f"WARNING: {summary(left_out, len(questions), setting)}")
+    run_dir.write_left_out(setting, left_out)
+    return kept
+
+
 def _team(settings: Settings, base: Path, ranks: Ranks) -> Team:
     if not ranks.is_alone:
         ranks.tell(settings.model_dump_json().encode())  # the others load theirs, too
@@ -150,11 +174,22 @@ def _replicas(settings: Settings, admin_token: str) -> list[Replica]:
     tries = {"retries": 0} if settings.trainer.weight_sync == "nccl" else {}
     return [
         Replica(
-            PolicyClient(url, timeout=limits.request_timeout, retries=limits.retries, api_key=api_key),
+            PolicyClient(
+                url,
+                timeout=limits.request_timeout,
+                retries=limits.retries,
+                api_key=api_key,
+                at_once=_requests_at_once(settings),
+            ),
             PolicyAdmin(url, token=admin_token, **tries),
         )
         for url in settings.endpoints.policy_urls
     ]
+
+
+def _requests_at_once(settings: Settings) -> int:
+    """To the retriever and to each policy server."""
+    return connections_each(1 + len(settings.endpoints.policy_urls))
 
 
 def foresee(settings: Settings, numbers: NumberFormat, status: RunStatus) -> None:

@@ -29,8 +29,9 @@ from services.trainer.learner.learner import Learner
 from services.trainer.learner.team import Team
 from services.trainer.loop import TrainingLoop
 from services.trainer.parallel.ranks import Ranks
+from services.trainer.rollout.gate import ServiceGate
 from services.trainer.rollout.journal import EpisodeJournal
-from services.trainer.rollout.rollouts import Rollouts, ServiceGate
+from services.trainer.rollout.rollouts import Rollouts
 from services.trainer.run import Run
 from services.trainer.run_dir.run_dir import RunDirectory
 from services.trainer.status import RunStatus

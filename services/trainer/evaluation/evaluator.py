@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
 
 from research.episode.agent import GREEDY, SearchAgent
-from research.errors import TrainingError
+from research.errors import ProtocolError, ResearchError, ServiceError, TrainingError
 from research.questions import Question
 from research.questions.model import question_from_dict
 from research.questions.sampling import first_of_each_kind
-from research.scoring.evaluate import KindFigures, evaluate, pass_at_k
+from research.scoring.evaluate import Answered, KindFigures, ask_questions, figures_of, pass_at_k
 from research.settings import Settings
 from services.trainer.rollout.rollouts import Rollouts, WrongWeightsError, require_version
 from services.trainer.run_dir.run_dir import RunDirectory
@@ -54,43 +55,70 @@ class Evaluator:
         return first_of_each_kind(self._held_out, count)
 
     def is_done(self, name: str) -> bool:
-        """Whether the record has answers to exactly these questions."""
-        asked = [answer["question"]["id"] for answer in self._run_dir.answers(name)]
-        return sorted(asked) == sorted(question.id for question in self.questions(name))
+        """Whether the record has what became of exactly these questions."""
+        asked = Counter(answer["question"]["id"] for answer in self._run_dir.answers(name))
+        wanted = Counter(question.id for question in self.questions(name))
+        failed = sum(figures["failed"] for figures in (self._run_dir.evaluation(name) or {}).values())
+        return asked <= wanted and asked.total() + failed == wanted.total()
 
     async def evaluate(self, name: str) -> dict[str, KindFigures]:
-        """Ask the questions and record the answers.
+        """Ask the questions and record the answers; those that failed, or that other weights answered, again.
 
-        Raises:
-            TrainingError: after all retries, some questions could not be asked, or other weights than the published
-                ones answered.
+        A question that cannot be encoded counts as failed.
+
+        Raises TrainingError: after all retries, some questions could not be asked of the published weights.
         """
-        sampling = replace(self._rollouts.sampling, seed=self._rollouts.seed) if name == SAMPLED else GREEDY
-        for _ in range(1 + self._settings.grpo.service_retries):
-            await self._rollouts.gate.wait_until_ready()
-            self._status.done = 0
-            answered, figures = await evaluate(
-                self._agent,
-                self.questions(name),
-                sampling=sampling,
-                concurrency=self._settings.policy.max_num_seqs * len(self._settings.endpoints.policy_urls),
-                on_answer=self._status.advance,
-            )
-            fault: Exception | None = None
-            if failed := sum(f.failed for f in figures.values()):
-                fault = TrainingError(f"evaluation {name!r}: {failed} questions could not be asked")
-            try:
-                # A policy server that restarted midway serves what it finds, until it receives these weights.
-                require_version([a.episode for a in answered], self._rollouts.version())
-            except WrongWeightsError as error:
-                fault = error
-            if fault is None:
+        questions = self.questions(name)
+        outcomes: dict[int, Answered | ProtocolError] = {}
+        left, failures = list(range(len(questions))), 0
+        while left:
+            # As in rollouts, retries are free while a service is down.
+            was_down = await self._rollouts.gate.wait_until_ready()
+            faults = await self._ask(name, questions, left, outcomes)
+            left = [index for index in left if index not in outcomes]
+            if not left:
                 break
-            self._log(f"{fault}; every question is asked again")
-        else:
-            raise TrainingError(f"{fault}; see the services' logs")
+            failures += not was_down
+            fault = f"evaluation {name!r}: {len(left)} of {len(questions)} questions could not be asked: {faults[0]}"
+            if failures > self._settings.grpo.service_retries:
+                raise TrainingError(f"{fault}; see the services' logs")
+            self._log(f"{fault}; they are asked again")
+        answered, figures = figures_of(questions, [outcomes[index] for index in range(len(questions))])
+        if unusable := sorted({questions[i].id for i, each in outcomes.items() if isinstance(each, ProtocolError)}):
+            self._log(f"evaluation {name!r}: left out, as they cannot be encoded: {', '.join(unusable)}")
         await asyncio.to_thread(self._run_dir.write_evaluation, name, answered, figures)
         return figures
+
+    async def _ask(
+        self,
+        name: str,
+        questions: Sequence[Question],
+        left: Sequence[int],
+        outcomes: dict[int, Answered | ProtocolError],
+    ) -> list[ResearchError]:
+        """Ask those left once, add what became of them to `outcomes`, and return why others have to be asked again."""
+        self._status.done = len(outcomes)
+        found = await ask_questions(
+            self._agent,
+            [(index, questions[index]) for index in left],
+            sampling=replace(self._rollouts.sampling, seed=self._rollouts.seed) if name == SAMPLED else GREEDY,
+            concurrency=self._settings.policy.max_num_seqs * len(self._settings.endpoints.policy_urls),
+            on_answer=self._status.advance,
+        )
+        faults: list[ResearchError] = []
+        for index, outcome in zip(left, found, strict=True):
+            if isinstance(outcome, ServiceError):
+                faults.append(outcome)
+                continue
+            try:
+                if isinstance(outcome, Answered):
+                    # A policy server that restarted midway serves what it finds, until it receives these weights.
+                    require_version([outcome.episode], self._rollouts.version())
+            except WrongWeightsError as error:
+                faults.append(error)
+                continue
+            outcomes[index] = outcome
+        return faults
 
     def summary_line(self, name: str, figures: dict[str, KindFigures]) -> str:
         """The outcome in one line."""

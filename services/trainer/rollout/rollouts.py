@@ -4,22 +4,21 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import time
 import zlib
-from collections.abc import Awaitable, Callable, Sequence
+from collections import Counter
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 
 from research.episode.agent import Episode, Sampling, SearchAgent
-from research.errors import ServiceError, TrainingError
+from research.errors import ProtocolError, ResearchError, ServiceError, TrainingError
 from research.questions import Question
 from services.trainer.groups import Group, Member
+from services.trainer.rollout.gate import ServiceGate
 from services.trainer.rollout.journal import EpisodeJournal, Place
 from services.trainer.rollout.rewards import Rewards
-from services.trainer.status import RunStatus
+from services.trainer.rollout.stragglers import Stragglers
 
 logger = logging.getLogger(__name__)
-
-_POLL_SECONDS = 1.0
 
 
 class WrongWeightsError(TrainingError):
@@ -36,36 +35,6 @@ def require_version(episodes: Sequence[Episode], version: str) -> None:
         )
 
 
-class ServiceGate:
-    """Holds episodes back while a service is down, so that they pause together instead of failing one by one."""
-
-    def __init__(self, check_services: Callable[[], Awaitable[str | None]], patience: float, status: RunStatus) -> None:
-        """`check_services` returns what is down or serves other weights, or None; `patience` is in seconds."""
-        self._check_services = check_services
-        self._patience = patience
-        self._status = status
-        self._lock = asyncio.Lock()
-
-    async def wait_until_ready(self, unready: Callable[[], Awaitable[str | None]] | None = None) -> bool:
-        """Return once every service is ready (or all that `unready` checks); True if one was down.
-
-        Raises TrainingError after `patience`.
-        """
-        async with self._lock:
-            started = time.monotonic()
-            while down := await (unready or self._check_services)():
-                if self._status.waiting_for is None:
-                    self._status.log(f"training pauses: {down}; it continues when the service is back")
-                self._status.waiting_for = down
-                if time.monotonic() - started > self._patience:
-                    raise TrainingError(f"{down}; waited {self._patience:g} s (trainer.outage_timeout)")
-                await asyncio.sleep(_POLL_SECONDS)
-            was_down, self._status.waiting_for = self._status.waiting_for is not None, None
-            if was_down:
-                self._status.log("every service is ready again; training continues")
-            return was_down
-
-
 @dataclass(slots=True)
 class Rollouts:
     """Samples groups of episodes; one that failed because a service is unavailable is sampled again, never scored.
@@ -73,6 +42,8 @@ class Rollouts:
     So is one with tokens of other weights than the published `version`: a restarted policy server serves its base
     model until it receives the published weights. Episodes that the journal holds from before a kill are not sampled
     again. With a `seed`, each episode has its own seed, derived from `seed` and its place in the run.
+
+    `unusable` counts, by id of the question, the episodes left out because the question or a passage cannot be encoded.
     """
 
     agent: SearchAgent
@@ -82,17 +53,25 @@ class Rollouts:
     version: Callable[[], str]
     journal: EpisodeJournal
     seed: int | None
+    stragglers: Stragglers | None = None
     infra_errors: int = field(default=0)
     rewards: Rewards = field(default_factory=Rewards)
+    unusable: Counter[str] = field(default_factory=Counter)
 
     async def groups(
-        self, step: int, questions: Sequence[Question], size: int, on_episode: Callable[[], None]
+        self, step: int, questions: Sequence[Question], size: int, on_episode: Callable[[], None], *, first: int = 0
     ) -> list[Group]:
-        """Sample `size` episodes per question, all concurrently; failures may make a group smaller."""
+        """Sample `size` episodes per question, all concurrently; failures may make a group smaller.
 
+        `first` is the number of the first group within its step.
+
+        Raises TrainingError: a service stays away, or the journal cannot be written.
+        """
         await self.gate.wait_until_ready()
         texts = [question.text for question in questions]
-        recorded = await asyncio.to_thread(self.journal.recorded, step, texts, self.version())
+        recorded = await asyncio.to_thread(self.journal.recorded, step, texts, self.version(), first=first)
+        begun = unfinished = len(questions) * size
+        finished_one = asyncio.Event()
 
         async def member(place: Place, question: Question) -> Member | None:
             episode = recorded.get(place)
@@ -100,18 +79,27 @@ class Rollouts:
                 episode = await self._sampled(f"{step}.{place[0]}", question, self._sampling_at(step, place))
                 if episode is not None:
                     await asyncio.to_thread(self.journal.add, step, *place, episode)
+            nonlocal unfinished
+            unfinished -= 1
+            finished_one.set()
             on_episode()
             if episode is None:
                 return None
             return Member(episode, await self.rewards.score(question, episode), place[1])
 
-        async def group(number: int, question: Question) -> Group:
-            members = await asyncio.gather(*(member((number, place), question) for place in range(size)))
-            return Group(f"{step}.{number}", question, [played for played in members if played is not None])
-
-        async with asyncio.TaskGroup() as tasks:
-            running = [tasks.create_task(group(number, question)) for number, question in enumerate(questions)]
-        return [task.result() for task in running]
+        played: list[list[asyncio.Task[Member | None]]] = []
+        try:
+            async with asyncio.TaskGroup() as tasks:
+                if self.stragglers is not None:
+                    tasks.create_task(self.stragglers.cut_last(begun, lambda: unfinished, finished_one))
+                for number, question in enumerate(questions, first):
+                    played.append([tasks.create_task(member((number, place), question)) for place in range(size)])
+        except* ResearchError as errors:
+            raise errors.exceptions[0] from None
+        return [
+            Group(f"{step}.{number}", question, [each for task in own if (each := task.result()) is not None])
+            for number, (question, own) in enumerate(zip(questions, played, strict=True), first)
+        ]
 
     def _sampling_at(self, step: int, place: Place) -> Sampling:
         if self.seed is None:
@@ -130,6 +118,10 @@ class Rollouts:
                 # While a service is down, retries are free; failures count only while all services are up.
                 failures += not await self.gate.wait_until_ready()
                 continue
+            except ProtocolError as error:
+                self.unusable[question.id] += 1
+                logger.warning("an episode of question %s is left out: %s", question.id, error)
+                return None
             return episode
         logger.warning("an episode failed %d times and is excluded: %s", failures, question.text)
         return None

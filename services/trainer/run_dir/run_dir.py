@@ -105,6 +105,12 @@ class RunDirectory:
             if name == "after" or (name.startswith("step-") and int(name.removeprefix("step-")) > step):
                 path.unlink()
 
+    def write_left_out(self, setting: str, left_out: dict[str, str]) -> None:
+        """Record which questions of a set cannot be asked, and why, by id."""
+        path = self.directory / "left_out.json"
+        former = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+        write_json(path, former | {setting: left_out})
+
     def add_metrics(self, entry: Entry) -> None:
         with self._metrics.open("a", encoding="utf-8") as out:
             out.write(json.dumps(entry) + "\n")

@@ -111,6 +111,13 @@ class Replicas:
         loads = [replica.load for replica in serving]
         return serving[loads.index(choose(key, loads, stay.load if stay is not None else None))]
 
+    async def cut(self) -> None:
+        """End every turn under way; raises ServiceError if a server does not answer, once the others have been told."""
+        told = await asyncio.gather(*(replica.client.cut() for replica in self._replicas), return_exceptions=True)
+        for fault in told:
+            if fault is not None:
+                raise fault
+
     async def update(self, request: WeightsRequest) -> float:
         """Make every server in service serve a version; those that do not take it go out of service.
 

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import json
 import math
+import os
+import resource
+import signal
 import struct
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, replace
@@ -16,7 +19,7 @@ from hypothesis import strategies as st
 
 from research.episode.agent import Episode, StopReason, Turn
 from research.episode.serialization import episode_from_dict
-from research.errors import ProtocolError
+from research.errors import ProtocolError, TrainingError
 from research.passages import Passage
 from research.questions import Question
 from research.scoring.reward import Score
@@ -145,6 +148,7 @@ def test_a_kill_in_the_middle_of_a_line_costs_that_line_alone(tmp_path: Path, da
     journal.add(7, 0, 1, sampled("Q0", "3"))
     cut = data.draw(st.integers(whole, path.stat().st_size - 2))
     path.write_bytes(path.read_bytes()[:cut])
+    journal = EpisodeJournal(tmp_path)  # of the process that comes after
     assert list(journal.recorded(7, ["Q0"], "3")) == [(0, 0)]
     journal.add(7, 0, 2, sampled("Q0", "3"))
     assert list(journal.recorded(7, ["Q0"], "3")) == [(0, 0), (0, 2)]
@@ -212,3 +216,33 @@ def test_closing_and_forgetting(tmp_path: Path) -> None:
     assert [path.name for path in (tmp_path / "episodes").iterdir()] == ["step-000007.jsonl.gz"]
     journal.delete_after(0)
     assert not list((tmp_path / "episodes").iterdir())
+
+
+def test_a_journal_that_cannot_be_written_is_named_and_nothing_of_it_is_lost(tmp_path: Path) -> None:
+    journal = EpisodeJournal(tmp_path)
+    journal.add(7, 0, 0, sampled("Q0", "3"))
+    path = tmp_path / "step-000007.journal.jsonl"
+    former = resource.getrlimit(resource.RLIMIT_FSIZE)
+    handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    try:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (path.stat().st_size + 10, former[1]))
+        with pytest.raises(TrainingError, match=r"step-000007\.journal\.jsonl cannot be written"):
+            journal.add(7, 0, 1, sampled("Q0", "3"))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, former)
+        signal.signal(signal.SIGXFSZ, handler)
+    again = EpisodeJournal(tmp_path)
+    assert list(again.recorded(7, ["Q0"], "3")) == [(0, 0)]
+    again.add(7, 0, 1, sampled("Q0", "3"))
+    assert list(again.recorded(7, ["Q0"], "3")) == [(0, 0), (0, 1)]
+
+
+def test_a_journal_keeps_one_file_open_whatever_it_holds(tmp_path: Path) -> None:
+    journal = EpisodeJournal(tmp_path)
+    before = len(os.listdir("/proc/self/fd"))
+    for step in (7, 8):
+        for member in range(20):
+            journal.add(step, 0, member, sampled("Q0", "3"))
+        assert len(os.listdir("/proc/self/fd")) == before + 1
+    journal.close(8)
+    assert len(os.listdir("/proc/self/fd")) == before
