@@ -13,15 +13,25 @@ _UNKNOWN, _NEWEST = 0.5, 0.5
 
 
 class QuestionSampler:
-    """Draws batches without end. The next questions depend only on the seed, `cursors` and `success`.
+    """Draws batches without end. The next questions depend only on the seed, `cursors`, `success` and `difficulty`.
 
     Among several candidates per question, it takes the one whose template is answered correctly nearest to half of the
     time: a group whose episodes are all correct or all wrong teaches nothing (sampling for learnability,
-    https://arxiv.org/abs/2408.15099).
+    https://arxiv.org/abs/2408.15099). For the same reason, a question is settled if its episodes were all right, or all
+    wrong, whenever it was asked; of settled ones that come up again, only `settled_share` are asked.
+
+    `success` is by template, the newest counting most; `difficulty` by question id: how often it was asked, and the sum
+    of the shares of its episodes that were right.
     """
 
     def __init__(
-        self, questions: Sequence[Question], mix: Mapping[str, float], seed: int, *, candidates: int = 1
+        self,
+        questions: Sequence[Question],
+        mix: Mapping[str, float],
+        seed: int,
+        *,
+        candidates: int = 1,
+        settled_share: float = 1.0,
     ) -> None:
         """`mix` gives the share of each kind in a batch; if it is empty, all questions form one pool.
 
@@ -31,6 +41,7 @@ class QuestionSampler:
             raise ConfigurationError("questions.train holds no question")
         self._seed = seed
         self._candidates = candidates
+        self._settled_share = settled_share
         self._shares = dict(mix) or {"": 1.0}
         self._pools = {kind: [q for q in questions if not kind or q.kind == kind] for kind in self._shares}
         for kind, pool in self._pools.items():
@@ -40,23 +51,43 @@ class QuestionSampler:
         self._orders: dict[str, tuple[int, list[int]]] = {}  # by kind: an epoch, and the pool's order in it
         self.cursors = dict.fromkeys(self._shares, 0)
         self.success: dict[str, float] = {}
+        self.difficulty: dict[str, list[float]] = {}
 
     def draw(self, count: int) -> list[Question]:
         """The next `count` questions, kinds in the order of the mix."""
-        drawn: list[Question] = []
-        for kind, number in _apportion(self._shares, count).items():
-            for _ in range(number):
-                start = self.cursors[kind]
-                candidates = [self._at(kind, start + offset) for offset in range(self._candidates)]
-                drawn.append(max(candidates, key=self._learnability))
-                self.cursors[kind] += self._candidates
-        return drawn
+        numbers = _apportion(self._shares, count)
+        return [self._next(kind) for kind, number in numbers.items() for _ in range(number)]
+
+    def draw_instead_of(self, questions: Iterable[Question]) -> list[Question]:
+        """One further question for each of these, of the same kind if there is a mix."""
+        return [self._next(question.kind if question.kind in self._pools else "") for question in questions]
 
     def update_curriculum(self, outcomes: Iterable[tuple[Question, float]]) -> None:
         """Record the share of correct episodes of each question that was asked."""
         for question, share in outcomes:
             former = self.success.get(question.template, _UNKNOWN)
             self.success[question.template] = (1 - _NEWEST) * former + _NEWEST * share
+            asked, right = self.difficulty.get(question.id, (0, 0.0))
+            self.difficulty[question.id] = [asked + 1, right + share]
+
+    def _next(self, kind: str) -> Question:
+        candidates: list[Question] = []
+        passed_over = 0
+        while len(candidates) < self._candidates:
+            cursor = self.cursors[kind]
+            question = self._at(kind, cursor)
+            self.cursors[kind] += 1
+            # In a pool where every question is settled, one of them is asked.
+            if passed_over < len(self._pools[kind]) and self._is_passed_over(kind, cursor, question):
+                passed_over += 1
+            else:
+                candidates.append(question)
+        return max(candidates, key=self._learnability)
+
+    def _is_passed_over(self, kind: str, cursor: int, question: Question) -> bool:
+        asked, right = self.difficulty.get(question.id, (0, 0.0))
+        is_settled = asked > 0 and right in (0.0, asked)
+        return is_settled and random.Random(f"{self._seed}/{kind}/{cursor}").random() >= self._settled_share
 
     def _learnability(self, question: Question) -> float:
         success = self.success.get(question.template, _UNKNOWN)

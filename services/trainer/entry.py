@@ -52,6 +52,20 @@ class StepEntry(TypedDict):
     seconds: dict[str, float]
 
 
+class RolloutEntry(TypedDict):
+    """How the groups of a step came about.
+
+    `signal_before` and `signal_after` count the groups with signal, per question of a step, before and after silent
+    ones were replaced, in `refill_rounds` rounds. `unusable` are the ids of questions, once for each episode that was
+    left out because something in it could not be encoded.
+    """
+
+    refill_rounds: int
+    signal_before: float
+    signal_after: float
+    unusable: list[str]
+
+
 @final
 class GrpoEntry(StepEntry, Means):
     """A step that sampled episodes.
@@ -66,6 +80,7 @@ class GrpoEntry(StepEntry, Means):
     silent_groups: int
     infra_errors: int
     infra_share: float
+    rollout: NotRequired[RolloutEntry]  # since 2026-11
 
 
 @final

@@ -13,10 +13,11 @@ from services.trainer.entry import Entry, grpo_entries
 from services.trainer.evaluation.evaluator import AFTER, BEFORE, SAMPLED, SFT, interim_name
 from services.trainer.evaluation.report import write_report
 from services.trainer.groups import Group
-from services.trainer.learner.advantages import compute_advantages, rewards_of
+from services.trainer.learner.advantages import compute_advantages, has_signal, rewards_of
 from services.trainer.learner.grpo import UpdateReport
 from services.trainer.model.batching import TrainingSequence
 from services.trainer.model.memory import keep_freed_memory
+from services.trainer.rollout.refill import Sampled, sample_groups
 from services.trainer.run import Run
 from services.trainer.sft.phase import SftPhase, SupervisedStep
 from services.trainer.status import RunPhase
@@ -41,8 +42,8 @@ class GrpoStep:
 
     async def take(self, step: int) -> Entry:
         run, grpo = self._run, self._run.settings.grpo
-        questions = await asyncio.to_thread(run.sampler.draw, grpo.questions_per_step)
-        groups = await self._sample_episodes(step, questions)
+        sampled = await self._sample_episodes(step)
+        groups = sampled.groups
         rewards = rewards_of(groups, run.settings, step)
         batch = await asyncio.to_thread(compute_advantages, groups, rewards, grpo, run.settings.turns)
         update = await self._update(step, batch.sequences)
@@ -56,19 +57,33 @@ class GrpoStep:
             groups,
             silent=batch.zero_signal_groups,
             infra_errors=run.rollouts.infra_errors,
+            rollout={
+                "refill_rounds": sampled.rounds,
+                "signal_before": sampled.signal_before / grpo.questions_per_step,
+                "signal_after": sampled.signal_after / grpo.questions_per_step,
+                "unusable": sorted(run.rollouts.unusable.elements()),
+            },
             update=update,
         )
         return await asyncio.to_thread(measured)
 
-    async def _sample_episodes(self, step: int, questions: Sequence[Question]) -> list[Group]:
-        run, size = self._run, self._run.settings.grpo.group_size
+    async def _sample_episodes(self, step: int) -> Sampled:
+        run, grpo = self._run, self._run.settings.grpo
         run.rollouts.infra_errors = 0
-        with run.clock.phase(RunPhase.ROLLOUT, len(questions) * size):
-            groups = await run.rollouts.groups(step, questions, size, run.status.advance)
-        if not any(group.members for group in groups):
+        run.rollouts.unusable.clear()
+
+        async def sample(questions: Sequence[Question], first: int) -> list[Group]:
+            run.status.total += len(questions) * grpo.group_size
+            return await run.rollouts.groups(step, questions, grpo.group_size, run.status.advance, first=first)
+
+        with run.clock.phase(RunPhase.ROLLOUT):
+            signal = partial(has_signal, grpo=grpo, turns=run.settings.turns)
+            sampled = await sample_groups(run.sampler, sample, signal, grpo.questions_per_step, grpo.refill_rounds)
+        for question, count in run.rollouts.unusable.items():
+            run.status.log(f"step {step}: {count} episodes of question {question} are left out: see the trainer's log")
+        if not any(group.members for group in sampled.groups):
             raise TrainingError(f"step {step}: no episode could be sampled; see the policy server's log")
-        run.sampler.update_curriculum((group.question, group.success) for group in groups if group.members)
-        return groups
+        return sampled
 
     async def _update(self, step: int, sequences: list[TrainingSequence]) -> UpdateReport | None:
         run, report = self._run, None

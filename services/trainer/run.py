@@ -55,7 +55,11 @@ class Run:
         self.train = train
         self.clock = PhaseClock(status)
         self.sampler = QuestionSampler(
-            train, settings.questions.mix, settings.seed, candidates=settings.questions.curriculum_candidates
+            train,
+            settings.questions.mix,
+            settings.seed,
+            candidates=settings.questions.curriculum_candidates,
+            settled_share=settings.questions.settled_share,
         )
         self.rollbacks = 0
         self._evaluator = Evaluator(settings, agent, rollouts, run_dir, held_out, status)
@@ -141,6 +145,7 @@ class Run:
             seconds=self.clock.seconds,
             curriculum=dict(self.sampler.success),
             roll_backs=self.rollbacks,
+            difficulty=dict(self.sampler.difficulty),
         )
         with self.clock.phase(RunPhase.CHECKPOINT):
             await self._record.written()
@@ -154,6 +159,7 @@ class Run:
         if state is not None:
             self.sampler.cursors = dict(state.question_cursors)
             self.sampler.success = dict(state.curriculum)
+            self.sampler.difficulty = dict(state.difficulty)
             self.clock.restore(state.seconds)
             self.rollbacks = max(self.rollbacks, state.roll_backs)
             self.run_dir.delete_steps_after(state.step)

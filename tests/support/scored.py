@@ -5,9 +5,11 @@ from __future__ import annotations
 from research.episode.agent import Episode, StopReason, Turn
 from research.questions import Question
 from research.scoring.reward import score
+from services.trainer.entry import RolloutEntry
 from services.trainer.groups import Group, Member
 
 GOLD = "Paris"
+ROLLOUT: RolloutEntry = {"refill_rounds": 0, "signal_before": 0.5, "signal_after": 0.5, "unusable": []}
 
 
 def answered(text: str, *, searches: int = 0, stop_reason: StopReason = StopReason.ANSWERED) -> Episode:

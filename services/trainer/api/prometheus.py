@@ -7,7 +7,7 @@ from typing import Any
 
 from prometheus_client import CollectorRegistry, Gauge, generate_latest
 
-from services.trainer.entry import Entry, is_grpo
+from services.trainer.entry import Entry, GrpoEntry, is_grpo
 from services.trainer.status import RunPhase, RunStatus
 
 _OF_LAST_STEP = (
@@ -40,6 +40,8 @@ def render_metrics(status: RunStatus, steps: Sequence[Entry]) -> bytes:
                 Gauge(f"research_trainer_step_{name}", f"Mean {name} of the last step.", registry=registry).set(
                     last[name]
                 )
+        if is_grpo(steps[-1]):
+            _show_rollout(steps[-1], registry)
         seconds = Gauge(
             "research_trainer_step_seconds", "Seconds of the last step by phase.", ["phase"], registry=registry
         )
@@ -48,3 +50,23 @@ def render_metrics(status: RunStatus, steps: Sequence[Entry]) -> bytes:
         for name, value in (last["update"] or {}).items():
             Gauge(f"research_trainer_update_{name}", f"{name} of the last update.", registry=registry).set(value)
     return generate_latest(registry)
+
+
+def _show_rollout(entry: GrpoEntry, registry: CollectorRegistry) -> None:
+    stops = Gauge(
+        "research_trainer_step_stop_reasons",
+        "Episodes of the last step by why they ended; time_limit: a turn did not end in its time, or was cut.",
+        ["reason"],
+        registry=registry,
+    )
+    for reason, count in entry["stop_reasons"].items():
+        stops.labels(reason).set(count)
+    if (rollout := entry.get("rollout")) is None:
+        return
+    for name, value in (
+        ("refill_rounds", rollout["refill_rounds"]),
+        ("signal_before", rollout["signal_before"]),
+        ("signal_after", rollout["signal_after"]),
+        ("unusable", len(rollout["unusable"])),
+    ):
+        Gauge(f"research_trainer_rollout_{name}", f"{name} of the last step.", registry=registry).set(value)

@@ -86,6 +86,13 @@ def _of_tokens(episode: Episode, advantage: float, use: TrainingUse) -> list[flo
     return token_advantages(episode.sampled, advantage, use.turn_advantages)
 
 
+def has_signal(group: Group, grpo: GrpoConfig, turns: TurnsConfig = _NO_CREDIT) -> bool:
+    """Whether the episodes of a group that may be trained on earned different rewards, or their turns credit."""
+    choice = _choose(group, group.rewards, grpo, turns)
+    credits = (_of_turns(choice, turns) or []) if turns.credited else []
+    return not choice.is_silent or any(credit for own in credits for credit in own)
+
+
 @dataclass(frozen=True, slots=True)
 class _Choice:
     """Of a group, the indexes of the members that may be trained on, of those that are kept, and why others may not."""

@@ -33,8 +33,8 @@ def step_name(step: int) -> str:
 class RunState:
     """The small part of a checkpoint; `updates` counts the updates that were made.
 
-    `curriculum` is the success per template, which chooses the next questions; `seconds` counts each phase since
-    the run began.
+    `curriculum` is the success per template and `difficulty` that per question (`QuestionSampler`), which choose the
+    next questions; `seconds` counts each phase since the run began.
     """
 
     step: int
@@ -44,6 +44,7 @@ class RunState:
     seconds: dict[str, float]
     curriculum: dict[str, float] = field(default_factory=dict)
     roll_backs: int = 0
+    difficulty: dict[str, list[float]] = field(default_factory=dict)
 
 
 class Saveable(HasReference, Protocol):

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from statistics import fmean
 
 from research.episode.search_analysis import corrected_queries
-from services.trainer.entry import Entry, GrpoEntry, Means, SupervisedEntry, is_grpo
+from services.trainer.entry import Entry, GrpoEntry, Means, RolloutEntry, SupervisedEntry, is_grpo
 from services.trainer.groups import Group, Member
 from services.trainer.learner.grpo import UpdateReport
 
@@ -21,6 +21,7 @@ def step_metrics(
     *,
     silent: int,
     infra_errors: int,
+    rollout: RolloutEntry,
     update: UpdateReport | None,
 ) -> GrpoEntry:
     """Means over all sampled episodes of a step, over those of each kind of question, and what the update did.
@@ -39,6 +40,7 @@ def step_metrics(
         "silent_groups": silent,
         "infra_errors": infra_errors,
         "infra_share": infra_errors / (len(rows) + infra_errors),
+        "rollout": rollout,
         "update": update.as_entry() if update is not None else None,
         "seconds": {},
     }

@@ -147,14 +147,20 @@ def assert_something_was_learnt(work: Path) -> None:
     assert len({entry["reward"] for entry in entries}) > 1
 
 
-def test_a_killed_run_ends_as_an_unbroken_one(tiny: Path, tmp_path: Path) -> None:
+REFILLED = ["grpo.refill_rounds=3", "questions.settled_share=0.5", "questions.curriculum_candidates=2"]
+
+
+@pytest.mark.parametrize("overrides", [[], REFILLED], ids=["plain", "refilled"])
+def test_a_killed_run_ends_as_an_unbroken_one(tiny: Path, tmp_path: Path, overrides: list[str]) -> None:
     unbroken, killed = tmp_path / "unbroken", tmp_path / "killed"
-    assert train_unbroken(tiny, unbroken) == 0
-    stood_at = train_and_kill(tiny, killed)
+    assert train_unbroken(tiny, unbroken, overrides=overrides) == 0
+    stood_at = train_and_kill(tiny, killed, overrides=overrides)
     assert len(set(stood_at)) > 2, f"the kills did not spread over the run: {stood_at}"
     assert_something_was_learnt(unbroken)
     assert_same_end(unbroken, killed)
     assert not list(killed.glob("runs/demo/episodes/*.journal.jsonl"))
+    rounds = [entry["rollout"]["refill_rounds"] for entry in metrics(killed)]
+    assert any(rounds) if overrides else not any(rounds)
 
 
 def test_what_was_sampled_once_is_what_is_trained_on(tiny: Path, tmp_path: Path) -> None:

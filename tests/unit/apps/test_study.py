@@ -18,9 +18,11 @@ from research.scoring.evaluate import Answered, KindFigures
 from research.scoring.reward import score
 from services.trainer.run_dir.run_dir import RunDirectory
 from services.trainer.telemetry.metrics import step_metrics, supervised_metrics
-from tests.support.scored import GOLD, answered, group
+from tests.support.scored import GOLD, ROLLOUT, answered, group
 
 SEEDS = (1, 2)
+
+GROUPS = [group("1", ["Paris", "Rome"])]
 
 
 @pytest.fixture
@@ -151,7 +153,9 @@ def finish(plan: StudyPlan, run: PlannedRun, em: float) -> None:
         entry = (
             supervised_metrics(step, step + 1, [0.5], 1e-4)
             if run.arm == "supervised"
-            else step_metrics(step, step + 1, [group("1", ["Paris", "Rome"])], silent=0, infra_errors=0, update=None)
+            else step_metrics(
+                step, step + 1, [group("1", ["Paris", "Rome"])], silent=0, infra_errors=0, rollout=ROLLOUT, update=None
+            )
         )
         entry["seconds"] = {"rollout": 20.0, "update": 10.0, "evaluation": 99.0}
         record.add_metrics(entry)

@@ -18,7 +18,7 @@ from services.trainer.groups import Group
 from services.trainer.learner.advantages import TrainingBatch, compute_advantages, rewards_of, shuffle_rewards
 from services.trainer.learner.estimators import group_advantages
 from services.trainer.telemetry.metrics import step_metrics, summary_line, supervised_metrics
-from tests.support.scored import answered, group, member
+from tests.support.scored import ROLLOUT, answered, group, member
 from tests.support.tiny_model import tiny_settings
 
 RIGHT, WRONG = "Paris", "Rome"
@@ -119,7 +119,7 @@ def test_dealing_out_keeps_shape_and_rewards(rewards: list[list[float]], seed: i
 
 
 def test_metrics_are_means_over_episodes_and_apart_by_kind() -> None:
-    entry = step_metrics(3, 4, GROUPS, silent=1, infra_errors=4, update=None)
+    entry = step_metrics(3, 4, GROUPS, silent=1, infra_errors=4, rollout=ROLLOUT, update=None)
     assert entry["episodes"] == 12
     assert entry["em"] == pytest.approx(7 / 12)
     assert entry["reward"] == pytest.approx((7 * 1.0 + 5 * 0.1) / 12)
@@ -133,7 +133,7 @@ def test_metrics_are_means_over_episodes_and_apart_by_kind() -> None:
 
 
 def test_an_entry_reads_as_one_line() -> None:
-    entry = step_metrics(3, 4, GROUPS, silent=1, infra_errors=0, update=None)
+    entry = step_metrics(3, 4, GROUPS, silent=1, infra_errors=0, rollout=ROLLOUT, update=None)
     entry["seconds"] = {"rollout": 12.3}
     assert summary_line(entry, 8).startswith(
         "step 3/8: reward 0.625, EM 0.583, 1.33 searches, 2 tokens per episode, version 4"

@@ -143,6 +143,49 @@ def test_a_resumed_stream_draws_what_the_unbroken_one_draws() -> None:
     assert resumed.draw(12) == unbroken.draw(12)
 
 
+def test_settled_questions_come_up_less_often_and_others_as_always() -> None:
+    pool = [Question(str(n), "Q?", ("a",), kind="one_hop") for n in range(30)]
+    shares = {"always": 1.0, "never": 0.0, "at times": 0.5}
+
+    def fate(question: Question) -> str:
+        return list(shares)[int(question.id) % 3]
+
+    stream = QuestionSampler(pool, {}, 3, settled_share=0.25)
+    stream.update_curriculum((question, shares[fate(question)]) for question in stream.draw(30))
+    epochs = 40
+    drawn = Counter(fate(question) for question in stream.draw(epochs * 15))  # half of 30 questions come up an epoch
+    assert drawn["at times"] > 2 * drawn["always"] > 0
+    assert drawn["at times"] > 2 * drawn["never"] > 0
+    resumed = QuestionSampler(pool, {}, 3, settled_share=0.25)
+    resumed.cursors, resumed.difficulty = dict(stream.cursors), dict(stream.difficulty)
+    assert resumed.draw(50) == stream.draw(50)
+
+
+def test_a_question_that_is_solved_for_once_is_settled_no_more() -> None:
+    question = Question("1", "Q?", ("a",))
+    stream = QuestionSampler([question], {}, 3, settled_share=0.0)
+    for share, settled in ((0.0, True), (0.0, True), (0.25, False), (1.0, False)):
+        stream.update_curriculum([(question, share)])
+        assert stream._is_passed_over("", 0, question) is settled
+    assert stream.difficulty == {"1": [4, 1.25]}
+
+
+def test_where_every_question_is_settled_questions_are_still_drawn() -> None:
+    pool = [Question(str(n), "Q?", ("a",), kind="one_hop") for n in range(5)]
+    stream = QuestionSampler(pool, {}, 3, candidates=2, settled_share=0.0)
+    stream.update_curriculum((question, 1.0) for question in pool)
+    assert len(stream.draw(7)) == 7
+
+
+def test_a_question_is_replaced_by_one_of_its_kind() -> None:
+    stream = QuestionSampler(QUESTIONS, {"one_hop": 0.9, "two_hop": 0.1}, 1)
+    twos = [question for question in QUESTIONS if question.kind == "two_hop"][:3]
+    assert [question.kind for question in stream.draw_instead_of(twos)] == ["two_hop"] * 3
+    unmixed = QuestionSampler(QUESTIONS, {}, 1)
+    assert len(unmixed.draw_instead_of(twos)) == 3
+    assert unmixed.cursors == {"": 3}
+
+
 def test_kinds_can_be_counted_one_by_one() -> None:
     two = [replace(question, id=question.id + "n", new_template=True) for question in QUESTIONS]
     chosen = first_of_each_kind([*QUESTIONS, *two], {"one_hop": 2, "two_hop_new_template": 1})
