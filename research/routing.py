@@ -16,6 +16,8 @@ from dataclasses import dataclass
 BOUND = 1.25
 # …but never with so few: they wait for nobody, and one that moves has its prefix computed anew.
 FREE = 8
+# Servers within this factor of the mean are equally fast: what differs less is chance, and a key should not move by it.
+_ALIKE = 1.5
 # A server counts at most so many times more or less than the mean.
 _MOST_UNEQUAL = 4.0
 # Of so many answers the speed of a server is a moving mean, and before it has given as many it is not compared.
@@ -75,11 +77,18 @@ def home(key: str, loads: Sequence[Load], weights: Sequence[float]) -> Load:
 
 
 def _weights(loads: Sequence[Load]) -> list[float]:
-    """How fast each server answers a request, over the mean; 1 for one that has not answered often yet."""
+    """How fast each server answers, over the mean; 1 for one that is about as fast, or has not answered often yet."""
     speeds = [load.amount / load.seconds if load.answers >= _ANSWERS and load.seconds else 0.0 for load in loads]
     known = [speed for speed in speeds if speed]
     mean = sum(known) / len(known) if known else 1.0
-    return [min(max(speed / mean, 1 / _MOST_UNEQUAL), _MOST_UNEQUAL) if speed else 1.0 for speed in speeds]
+    return [_weight(speed / mean) if speed else 1.0 for speed in speeds]
+
+
+def _weight(speed: float) -> float:
+    """Of a server that is so many times as fast as the mean."""
+    if 1 / _ALIKE < speed < _ALIKE:
+        return 1.0
+    return min(max(speed, 1 / _MOST_UNEQUAL), _MOST_UNEQUAL)
 
 
 def _uniform(key: str, name: str) -> float:
