@@ -18,6 +18,7 @@ from research.scoring.reward import score
 from research.scoring.rewards import reward_functions
 from research.settings.reward import RewardConfig
 from research.strategies.chat import Completion, Message
+from services.trainer.entry import RolloutEntry
 from services.trainer.groups import Group, Member
 from services.trainer.rollout.rewards import Judge, Rewards
 from services.trainer.telemetry.metrics import step_metrics
@@ -83,7 +84,9 @@ def test_a_sum_shows_its_terms_in_the_score_and_in_metrics() -> None:
         Member(episode, each, place)
         for place, (episode, each) in enumerate(zip((RIGHT, LONGER, WRONG), scores, strict=True))
     ]
-    entry = step_metrics(1, 1, [Group("1.0", QUESTION, members)], silent=0, infra_errors=0, update=None)
+    rollout: RolloutEntry = {"refill_rounds": 0, "signal_before": 1.0, "signal_after": 1.0, "unusable": []}
+    groups = [Group("1.0", QUESTION, members)]
+    entry = step_metrics(1, 1, groups, silent=0, infra_errors=0, rollout=rollout, update=None)
     assert entry["rewards"] == {"em": pytest.approx(1 / 3), "cover_em": pytest.approx(2 / 3)}
     assert entry["reward"] == pytest.approx(1.25 / 3)
 
