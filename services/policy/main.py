@@ -24,6 +24,8 @@ from services.web.ports import require_free_port
 # The time that vLLM gets to abort its requests in flight and end.
 _STOP_SECONDS = 7.0
 _POLL_SECONDS = 0.2
+# A process that was killed gives gigabytes back first; until then it may hold its port.
+_GONE_SECONDS = 2.0
 _LAST_LINES_SECONDS = 1.0
 
 
@@ -128,6 +130,8 @@ def _family() -> list[psutil.Process]:
 
 
 def _kill_family() -> None:
-    for process in _family():
+    family = _family()
+    for process in family:
         with suppress(psutil.Error):
             process.kill()
+    psutil.wait_procs(family, timeout=_GONE_SECONDS)
