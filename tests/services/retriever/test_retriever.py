@@ -229,7 +229,7 @@ def test_a_port_in_use_is_named_at_once(retriever: Any, data_dir: Path, service_
     taken = retriever.url.rsplit(":", 1)[1]
     ended = serve_until_exit(f"paths.data={data_dir}", f"retriever.port={taken}", environment=service_environment)
     assert ended.returncode == 2
-    assert f"retriever.port = {taken}" in ended.stderr
+    assert f"retriever.port: cannot listen on 127.0.0.1:{taken}" in ended.stderr
 
 
 def test_an_encoder_that_cannot_be_loaded_ends_the_process_with_the_reason(
