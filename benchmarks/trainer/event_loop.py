@@ -48,9 +48,11 @@ from research.questions.sampler import QuestionSampler
 from research.settings import Settings
 from services.trainer import loop as trainer_loop
 from services.trainer.clock import PhaseClock
+from services.trainer.rollout import rewards as trainer_rewards
 from services.trainer.rollout import rollouts as trainer_rollouts
+from services.trainer.rollout.gate import ServiceGate
 from services.trainer.rollout.journal import EpisodeJournal
-from services.trainer.rollout.rollouts import Rollouts, ServiceGate
+from services.trainer.rollout.rollouts import Rollouts
 from services.trainer.run import Run
 from services.trainer.run_dir.run_dir import RunDirectory
 from services.trainer.status import RunStatus
@@ -237,7 +239,7 @@ async def step(settings: Settings, made_up: MadeUp, clients: tuple[Any, Any], di
         (tokenizer, "prompt_ids", "tokenize prompts"),
         (tokenizer, "encode", "tokenize results"),
         (tokenizer, "decode", "decode turns"),
-        (trainer_rollouts, "score", "score"),
+        (trainer_rewards, "score", "score"),
         (trainer_rollouts, "require_version", "check versions"),
         (journal, "recorded", "read the journal"),
         (journal, "add", "journal"),
