@@ -38,7 +38,7 @@ class Retrievers:
         self, urls: Sequence[str], *, timeout: float = 30.0, retries: int = 4, at_once: int | None = None
     ) -> None:
         # The next server is a better second try than the same one.
-        self._servers = [_Server(RetrieverClient(url, timeout=timeout, retries=0)) for url in urls]
+        self._servers = [_Server(RetrieverClient(url, timeout=timeout, retries=0, at_once=at_once)) for url in urls]
         self._retries = retries
         self._revision: str | None = None
 
