@@ -9,12 +9,12 @@ from dataclasses import dataclass
 
 from simpy import Environment, Event, Resource
 
-from benchmarks.simulation.cores import Cores
 from benchmarks.simulation.outcome import Outcome, Tally, outcome
-from benchmarks.simulation.routing import Router
-from benchmarks.simulation.server import Request
+from benchmarks.simulation.parts.cores import Cores
+from benchmarks.simulation.parts.routing import Router
+from benchmarks.simulation.parts.server import Request
+from benchmarks.simulation.parts.stations import Barrier, Line
 from benchmarks.simulation.settings import Conduct, Machines
-from benchmarks.simulation.stations import Barrier, Line
 from benchmarks.simulation.workload import EpisodeShape, GroupShape
 
 _NO_LIMIT = 10**9

@@ -11,11 +11,11 @@ from statistics import fmean
 import pytest
 from simpy import Environment, Event
 
-from benchmarks.simulation.cache import PrefixCache
-from benchmarks.simulation.routing import Router
-from benchmarks.simulation.server import PolicyServer, Request
+from benchmarks.simulation.parts.cache import PrefixCache
+from benchmarks.simulation.parts.routing import Router
+from benchmarks.simulation.parts.server import PolicyServer, Request
+from benchmarks.simulation.parts.stations import Barrier, Line
 from benchmarks.simulation.settings import ServerRates
-from benchmarks.simulation.stations import Barrier, Line
 from benchmarks.simulation.workload import StatedShape
 
 RATES = ServerRates(iteration=1.0, per_sequence=0.5, prefill=0.25, sequences=64, kv_tokens=10**6, block=1)

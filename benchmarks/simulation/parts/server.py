@@ -13,7 +13,7 @@ from heapq import heappop, heappush
 
 from simpy import Environment, Event
 
-from benchmarks.simulation.cache import PrefixCache
+from benchmarks.simulation.parts.cache import PrefixCache
 from benchmarks.simulation.settings import ServerRates
 
 _NEARLY = 1e-6  # tokens; what the clock may miss by rounding

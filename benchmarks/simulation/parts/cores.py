@@ -6,7 +6,7 @@ from collections.abc import Generator
 
 from simpy import Environment, Event
 
-from benchmarks.simulation.server import PolicyServer
+from benchmarks.simulation.parts.server import PolicyServer
 from benchmarks.simulation.settings import ServerRates
 
 
