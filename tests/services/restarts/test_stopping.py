@@ -18,6 +18,8 @@ from typing import Any
 import psutil
 import pytest
 
+from research.settings import Settings
+from services.policy.settings_variable import SETTINGS_VARIABLE
 from tests.services.restarts.conftest import Services
 from tests.support.command import (
     PROMISED_SECONDS,
@@ -133,6 +135,10 @@ def vllms(running: Command) -> list[psutil.Process]:
     return [process for process in running.family() if "services.policy.serve" in process.cmdline()]
 
 
+def _port(process: psutil.Process) -> int:
+    return Settings.model_validate_json(process.environ()[SETTINGS_VARIABLE]).policy.port
+
+
 @pytest.mark.parametrize(("phase", "way"), crossed(["two importing"]))
 def test_two_policies_end(
     phase: str,
@@ -155,7 +161,7 @@ def test_the_death_of_one_policy_ends_the_other_and_is_told(
         await_condition(
             "both", lambda: all(f"{name} | " in running.log.read_text(errors="replace") for name in names), running
         )
-        killed = max(vllms(running), key=lambda process: process.create_time())
+        (killed,) = [process for process in vllms(running) if f"policy-{_port(process)}" == names[1]]
         killed.kill()
         assert running.process.wait(PROMISED_SECONDS) == 137
         assert not running.family()
