@@ -49,10 +49,11 @@ from research.settings import Settings
 from services.trainer import loop as trainer_loop
 from services.trainer.clock import PhaseClock
 from services.trainer.rollout import rewards as trainer_rewards
-from services.trainer.rollout import rollouts as trainer_rollouts
+from services.trainer.rollout import versions as trainer_versions
 from services.trainer.rollout.gate import ServiceGate
 from services.trainer.rollout.journal import EpisodeJournal
 from services.trainer.rollout.rollouts import Rollouts
+from services.trainer.rollout.versions import Versions
 from services.trainer.run import Run
 from services.trainer.run_dir.run_dir import RunDirectory
 from services.trainer.status import RunStatus
@@ -217,7 +218,13 @@ async def step(settings: Settings, made_up: MadeUp, clients: tuple[Any, Any], di
     status, run_dir = RunStatus("x", 1), RunDirectory(directory)
     journal = EpisodeJournal(run_dir.episodes_dir)
     rollouts = Rollouts(
-        agent, Sampling(), ServiceGate(all_ready, 1.0, status), 0, lambda: made_up.version, journal, seed=1
+        agent,
+        Sampling(),
+        ServiceGate(all_ready, 1.0, status),
+        0,
+        Versions(lambda: int(made_up.version)),
+        journal,
+        seed=1,
     )
     train = [Question(str(i), f"Who painted picture {i}?", ("x",)) for i in range(TRAINING_QUESTIONS)]
     run = SimpleNamespace(
@@ -240,7 +247,7 @@ async def step(settings: Settings, made_up: MadeUp, clients: tuple[Any, Any], di
         (tokenizer, "encode", "tokenize results"),
         (tokenizer, "decode", "decode turns"),
         (trainer_rewards, "score", "score"),
-        (trainer_rollouts, "require_version", "check versions"),
+        (trainer_versions, "require_version", "check versions"),
         (journal, "recorded", "read the journal"),
         (journal, "add", "journal"),
         (trainer_loop, "compute_advantages", "advantages"),

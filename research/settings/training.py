@@ -61,6 +61,12 @@ class TrainerConfig(Section):
         "more memory",
     )
     device: Literal["auto", "cpu", "cuda"] = Field("auto", description="where the learner computes")
+    max_staleness: int = Field(
+        0,
+        ge=0,
+        description="how many updates older than the trained weights an episode may be: with 0 each step waits for its "
+        "episodes; from 1 on they are sampled while the learner updates, and new weights reach episodes under way",
+    )
     outage_timeout: float = Field(900.0, gt=0, description="seconds that training waits for an unavailable service")
 
 

@@ -101,6 +101,21 @@ class Settings(Section):
         return self
 
     @model_validator(mode="after")
+    def _older_episodes_are_corrected(self) -> Settings:
+        grpo, staleness = self.grpo, self.trainer.max_staleness
+        if staleness and grpo.straggler_share:
+            raise ValueError(
+                f"grpo.straggler_share cuts what a step waits for, but with trainer.max_staleness = {staleness} no "
+                "step waits for the last episodes; set one of the two to 0"
+            )
+        if staleness and grpo.importance_correction == "tis" and grpo.tis_cap is None:
+            raise ValueError(
+                f"trainer.max_staleness = {staleness} trains on episodes of older weights, which needs a bound on the "
+                "importance weights: set grpo.tis_cap=2, or choose another grpo.importance_correction"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _episode_fits_the_context(self) -> Settings:
         if self.episode.max_tokens >= self.model.max_model_len:
             raise ValueError(

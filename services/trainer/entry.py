@@ -58,12 +58,19 @@ class RolloutEntry(TypedDict):
     `signal_before` and `signal_after` count the groups with signal, per question of a step, before and after silent
     ones were replaced, in `refill_rounds` rounds. `unusable` are the ids of questions, once for each episode that was
     left out because something in it could not be encoded.
+
+    `staleness` is, as a mean over episodes, of how many updates the learner was ahead of the oldest weights that wrote
+    one, `several_versions` the share that more than one version wrote; `dropped_groups` were too old to train on.
     """
 
     refill_rounds: int
     signal_before: float
     signal_after: float
     unusable: list[str]
+    dropped_groups: NotRequired[int]
+    staleness: NotRequired[float]
+    staleness_max: NotRequired[int]
+    several_versions: NotRequired[float]
 
 
 @final

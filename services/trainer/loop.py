@@ -3,27 +3,20 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
-from functools import partial
 from typing import Protocol
 
 from research.errors import TrainingError
-from research.questions import Question
 from services.trainer.entry import Entry, grpo_entries
 from services.trainer.evaluation.evaluator import AFTER, BEFORE, SAMPLED, SFT, interim_name
 from services.trainer.evaluation.report import write_report
-from services.trainer.groups import Group
-from services.trainer.learner.advantages import compute_advantages, has_signal, rewards_of
-from services.trainer.learner.grpo import UpdateReport
-from services.trainer.model.batching import TrainingSequence
+from services.trainer.grpo_step import GrpoStep
 from services.trainer.model.memory import keep_freed_memory
-from services.trainer.rollout.refill import Sampled, sample_groups
 from services.trainer.run import Run
 from services.trainer.sft.phase import SftPhase, SupervisedStep
 from services.trainer.status import RunPhase
 from services.trainer.telemetry.alarms import alarms, strongest
 from services.trainer.telemetry.forecast import seconds_left, step_seconds
-from services.trainer.telemetry.metrics import step_metrics, summary_line
+from services.trainer.telemetry.metrics import summary_line
 
 
 class TrainingStep(Protocol):
@@ -33,67 +26,9 @@ class TrainingStep(Protocol):
         """Train, publish the new weights, and return the entry for `metrics.jsonl` (the loop adds its `seconds`)."""
         ...
 
-
-class GrpoStep:
-    """The method: sample a group of episodes per question, reward the final answers, and reinforce what did better."""
-
-    def __init__(self, run: Run) -> None:
-        self._run = run
-
-    async def take(self, step: int) -> Entry:
-        run, grpo = self._run, self._run.settings.grpo
-        sampled = await self._sample_episodes(step)
-        groups = sampled.groups
-        rewards = rewards_of(groups, run.settings, step)
-        batch = await asyncio.to_thread(compute_advantages, groups, rewards, grpo, run.settings.turns)
-        update = await self._update(step, batch.sequences)
-        await run.record_episodes(step, groups, batch.uses(updated=update is not None))
-        if update is not None:
-            await run.publish(run.publisher.version + 1)
-        measured = partial(
-            step_metrics,
-            step,
-            run.publisher.version,
-            groups,
-            silent=batch.zero_signal_groups,
-            infra_errors=run.rollouts.infra_errors,
-            rollout={
-                "refill_rounds": sampled.rounds,
-                "signal_before": sampled.signal_before / grpo.questions_per_step,
-                "signal_after": sampled.signal_after / grpo.questions_per_step,
-                "unusable": sorted(run.rollouts.unusable.elements()),
-            },
-            update=update,
-        )
-        return await asyncio.to_thread(measured)
-
-    async def _sample_episodes(self, step: int) -> Sampled:
-        run, grpo = self._run, self._run.settings.grpo
-        run.rollouts.infra_errors = 0
-        run.rollouts.unusable.clear()
-
-        async def sample(questions: Sequence[Question], first: int) -> list[Group]:
-            run.status.total += len(questions) * grpo.group_size
-            return await run.rollouts.groups(step, questions, grpo.group_size, run.status.advance, first=first)
-
-        with run.clock.phase(RunPhase.ROLLOUT):
-            signal = partial(has_signal, grpo=grpo, turns=run.settings.turns)
-            sampled = await sample_groups(run.sampler, sample, signal, grpo.questions_per_step, grpo.refill_rounds)
-        for question, count in run.rollouts.unusable.items():
-            run.status.log(f"step {step}: {count} episodes of question {question} are left out: see the trainer's log")
-        if not any(group.members for group in sampled.groups):
-            raise TrainingError(f"step {step}: no episode could be sampled; see the policy server's log")
-        return sampled
-
-    async def _update(self, step: int, sequences: list[TrainingSequence]) -> UpdateReport | None:
-        run, report = self._run, None
-        if sequences:
-            with run.clock.phase(RunPhase.UPDATE):
-                report = await run.in_learner_thread(partial(run.learner.grpo_update, sequences, step))
-        if report is None:
-            why = "a number in it was not finite" if sequences else "no episode is left to train on"
-            run.status.log(f"step {step}: the update was skipped because {why}")
-        return report
+    async def close(self) -> None:
+        """Break off what is under way for later steps."""
+        ...
 
 
 class TrainingLoop:
@@ -130,6 +65,7 @@ class TrainingLoop:
         try:
             await self._train()
         finally:
+            await self._step.close()
             await self._run.close()
 
     async def _train(self) -> None:
@@ -158,6 +94,7 @@ class TrainingLoop:
             run.status.enter(RunPhase.STOPPED)
             run.status.log(f"the run stopped after step {step}; start it again to continue")
             return
+        await self._step.close()
         if step:
             await run.evaluate(AFTER)
         minutes = run.settings.grpo.minutes if out_of_time else None
@@ -225,11 +162,13 @@ class TrainingLoop:
         """Return to the last checkpoint, but continue with other questions; returns its step."""
         run = self._run
         run.rollbacks += 1
+        await self._step.close()
         cursors = dict(run.sampler.cursors)
         state = await run.restore()
         if state is None:
             raise TrainingError("there is no checkpoint to roll back to")
         run.sampler.cursors = cursors  # the same questions would lead to the same alarm
+        run.drawn.clear()
         run.rollouts.journal.delete_after(state.step)
         await run.open_trackers(state.step)
         run.status.log(f"the run was rolled back to step {state.step} and continues with other questions")

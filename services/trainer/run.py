@@ -20,6 +20,7 @@ from services.trainer.groups import Group, TrainingUse
 from services.trainer.learner.team import Team
 from services.trainer.rollout.rollouts import Rollouts
 from services.trainer.rollout.self_check import compare, probe
+from services.trainer.rollout.stream import place_of
 from services.trainer.run_dir.checkpoints import CheckpointStore, RunState
 from services.trainer.run_dir.run_dir import RunDirectory
 from services.trainer.status import RunPhase, RunStatus
@@ -61,6 +62,7 @@ class Run:
             candidates=settings.questions.curriculum_candidates,
             settled_share=settings.questions.settled_share,
         )
+        self.drawn: dict[str, Question] = {}  # groups begun for later steps, by id, oldest first
         self.rollbacks = 0
         self._evaluator = Evaluator(settings, agent, rollouts, run_dir, held_out, status)
         self._checkpoints = CheckpointStore(run_dir.checkpoints_dir, settings.checkpoints.keep)
@@ -95,9 +97,11 @@ class Run:
         Until they are there the journal keeps them. Raises what went wrong with the step before.
         """
 
+        unrecorded = {place_of(group)[0] for group in self.drawn}
+
         def write() -> None:
             self.run_dir.write_episodes(step, groups, uses)
-            self.rollouts.journal.close(step)
+            self.rollouts.journal.close(step, but=unrecorded)
 
         await self._record.written()
         self._record.begin(write)
@@ -146,6 +150,7 @@ class Run:
             curriculum=dict(self.sampler.success),
             roll_backs=self.rollbacks,
             difficulty=dict(self.sampler.difficulty),
+            drawn={group: question.id for group, question in self.drawn.items()},
         )
         with self.clock.phase(RunPhase.CHECKPOINT):
             await self._record.written()
@@ -160,6 +165,9 @@ class Run:
             self.sampler.cursors = dict(state.question_cursors)
             self.sampler.success = dict(state.curriculum)
             self.sampler.difficulty = dict(state.difficulty)
+            questions = {question.id: question for question in self.train}
+            self.drawn.clear()
+            self.drawn.update((group, questions[each]) for group, each in state.drawn.items() if each in questions)
             self.clock.restore(state.seconds)
             self.rollbacks = max(self.rollbacks, state.roll_backs)
             self.run_dir.delete_steps_after(state.step)

@@ -35,6 +35,7 @@ from services.trainer.rollout.journal import EpisodeJournal
 from services.trainer.rollout.rewards import open_rewards
 from services.trainer.rollout.rollouts import Rollouts
 from services.trainer.rollout.stragglers import Stragglers
+from services.trainer.rollout.versions import Versions
 from services.trainer.run import Run
 from services.trainer.run_dir.run_dir import RunDirectory
 from services.trainer.status import RunStatus
@@ -110,7 +111,7 @@ async def training_loop(settings: Settings, status: RunStatus, ranks: Ranks) -> 
                 Sampling(limits.temperature, limits.top_p),
                 gate,
                 settings.grpo.service_retries,
-                version=lambda: str(publisher.version),
+                versions=Versions(lambda: publisher.version, trainer.max_staleness, first=int(settings.sft.enabled)),
                 journal=EpisodeJournal(run_dir.episodes_dir),
                 seed=settings.seed if settings.grpo.per_episode_seeds else None,
                 rewards=rewards,

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import secrets
 from collections.abc import Sequence
+from contextlib import suppress
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any, cast
@@ -32,6 +33,7 @@ from services.trainer.parallel.ranks import Ranks
 from services.trainer.rollout.gate import ServiceGate
 from services.trainer.rollout.journal import EpisodeJournal
 from services.trainer.rollout.rollouts import Rollouts
+from services.trainer.rollout.versions import Versions
 from services.trainer.run import Run
 from services.trainer.run_dir.run_dir import RunDirectory
 from services.trainer.status import RunStatus
@@ -41,6 +43,7 @@ from services.trainer.weights.weight_sync import DiskSync
 from tests.support.tiny_model import tiny_settings
 
 STEPS = 6
+_SLOW_SECONDS = 0.5
 CAPITALS = {
     "France": "Paris",
     "Italy": "Rome",
@@ -130,14 +133,16 @@ class InProcessPolicy:
 
     url = "in this process"
 
-    def __init__(self, told: Connection, *, seeded: bool, may_sample: bool) -> None:
-        self._told, self._seeded, self._may_sample = told, seeded, may_sample
+    def __init__(self, told: Connection, *, seeded: bool, may_sample: bool, slow: bool) -> None:
+        self._told, self._seeded, self._may_sample, self._slow = told, seeded, may_sample, slow
+        self._loaded, self._asked = asyncio.Event(), 0
         self._version = "0"
         self._model: Any = None
 
     async def update_weights(self, request: WeightsRequest) -> WeightsResponse:
         self._model = AutoModelForCausalLM.from_pretrained(request.path, dtype=torch.float32).eval()
         self._version = request.version
+        self._loaded.set()
         return WeightsResponse(version=request.version, seconds={"load": 0.0})
 
     async def close(self) -> None:
@@ -147,6 +152,11 @@ class InProcessPolicy:
         assert self._may_sample or sampling.temperature == 0
         self._told.send(self._version)
         await asyncio.sleep(0)  # other episodes take their turn, as they do over a network
+        self._asked += 1
+        if self._slow and sampling.temperature and self._asked % 3 == 0:
+            self._loaded.clear()
+            with suppress(TimeoutError):
+                await asyncio.wait_for(self._loaded.wait(), _SLOW_SECONDS)
         seed = sampling.seed if self._seeded and sampling.seed is not None else secrets.randbits(31)
         generator = torch.Generator().manual_seed(seed)
         ids, logprobs, finish = list(prompt_ids), [], Finish.LENGTH
@@ -189,14 +199,16 @@ def train(
     overrides: Sequence[str] = (),
     seeded: bool = True,
     may_sample: bool = True,
+    slow: bool = False,
     ranks: Ranks | None = None,
 ) -> None:
     """Start or resume the run `demo` below `runs` and follow it to its end.
 
-    Each generation is told to `told` before it begins. Unless `seeded`, the sampler never says the same twice.
+    Each generation is told to `told` before it begins. Unless `seeded`, the sampler never says the same twice. If it is
+    `slow`, every third turn takes until new weights come, or half a second.
     """
     torch.set_num_threads(1)
-    policy = InProcessPolicy(told, seeded=seeded, may_sample=may_sample)
+    policy = InProcessPolicy(told, seeded=seeded, may_sample=may_sample, slow=slow)
     asyncio.run(_train(tiny_settings(runs, *SETTINGS, *overrides), model, policy, ranks or Ranks()))
 
 
@@ -215,7 +227,7 @@ async def _train(settings: Settings, model: Path, policy: InProcessPolicy, ranks
         Sampling(settings.episode.temperature, settings.episode.top_p),
         ServiceGate(all_ready, 1.0, status),
         service_retries=0,
-        version=lambda: str(publisher.version),
+        versions=Versions(lambda: publisher.version, settings.trainer.max_staleness, first=1),
         journal=EpisodeJournal(run_dir.episodes_dir),
         seed=settings.seed,
     )

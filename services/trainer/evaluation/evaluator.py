@@ -14,7 +14,8 @@ from research.questions.model import question_from_dict
 from research.questions.sampling import first_of_each_kind
 from research.scoring.evaluate import Answered, KindFigures, ask_questions, figures_of, pass_at_k
 from research.settings import Settings
-from services.trainer.rollout.rollouts import Rollouts, WrongWeightsError, require_version
+from services.trainer.rollout.rollouts import Rollouts
+from services.trainer.rollout.versions import WrongWeightsError, require_version
 from services.trainer.run_dir.run_dir import RunDirectory
 from services.trainer.status import RunStatus
 
@@ -113,7 +114,7 @@ class Evaluator:
             try:
                 if isinstance(outcome, Answered):
                     # A policy server that restarted midway serves what it finds, until it receives these weights.
-                    require_version([outcome.episode], self._rollouts.version())
+                    require_version([outcome.episode], str(self._rollouts.versions.published()))
             except WrongWeightsError as error:
                 faults.append(error)
                 continue

@@ -1,8 +1,8 @@
 """Episodes that are sampled but not yet part of a checkpoint, so that a killed run does not sample them again.
 
-Each is appended to the journal of its step as soon as it is finished; when the step is over, the record holds all of
-them (`step-….jsonl.gz`) and the journal is deleted. A resumed run looks here first: it trains on what was sampled once,
-whether or not the sampler would produce the same again.
+Each is appended to the journal of the step that its group was drawn for as soon as it is finished; when all groups of a
+step are in the record (`step-….jsonl.gz`), its journal is deleted. A resumed run looks here first: it trains on what
+was sampled once, whether or not the sampler would produce the same again.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import json
 import os
 import threading
 import zlib
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from io import FileIO
 from pathlib import Path
 from typing import Any
@@ -33,24 +33,47 @@ class EpisodeJournal:
     def __init__(self, directory: Path) -> None:
         self._directory = directory
         self._lock = threading.Lock()
-        self._open: tuple[int, FileIO] | None = None  # the step whose journal is written, and its file
+        self._open: dict[int, FileIO] = {}  # by step
 
-    def recorded(self, step: int, questions: Sequence[str], version: str, *, first: int = 0) -> dict[Place, Episode]:
-        """The episodes of a step that were sampled before and are still valid.
+    def recorded(
+        self, step: int, questions: Mapping[int, str], is_valid: Callable[[Episode], bool]
+    ) -> dict[Place, Episode]:
+        """The episodes of groups drawn for a step that were sampled before and are still valid.
 
         Args:
-            questions: the text that each group asks now.
-            version: the weights that would sample now; an episode with tokens of other weights is invalid.
-            first: the number of the first of these groups.
+            questions: the text that each group asks now, by number.
+            is_valid: whether the weights that wrote an episode may be those of this run now.
         """
-        entries = [*_of_finished_step(self._finished(step)), *_of_journal(self._journal(step))]
+        finished = ((place, episode) for group, place, episode in self.of_finished_step(step) if group == step)
         return {
             place: episode
-            for place, episode in entries
-            if first <= place[0] < first + len(questions)
-            and episode.question == questions[place[0] - first]
-            and episode.weight_versions == [version]
+            for place, episode in [*finished, *self.of_journal(step)]
+            if episode.question == questions.get(place[0]) and is_valid(episode)
         }
+
+    def of_finished_step(self, step: int) -> Iterator[tuple[int, Place, Episode]]:
+        """What the record of a step holds, with the step that each group was drawn for (`7.0`: step 7, group 0)."""
+        path = self._finished(step)
+        if not path.is_file():
+            return
+        try:
+            with gzip.open(path, "rt", encoding="utf-8") as lines:
+                for entry in _entries(lines):
+                    if (episode := _episode(entry)) is not None and "member" in entry:
+                        drawn_for, _, number = entry["group"].partition(".")
+                        yield int(drawn_for), (int(number), entry["member"]), episode
+        except (OSError, EOFError, zlib.error, UnicodeDecodeError):
+            return  # of a damaged file, what could be read is used
+
+    def of_journal(self, step: int) -> Iterator[tuple[Place, Episode]]:
+        """What the journal of a step holds, valid or not."""
+        path = self._journal(step)
+        if not path.is_file():
+            return
+        with path.open(encoding="utf-8", errors="replace") as lines:
+            for entry in _entries(lines):
+                if (episode := _episode(entry)) is not None:
+                    yield (entry["group"], entry["member"]), episode
 
     def add(self, step: int, group: int, member: int, episode: Episode) -> None:
         """Append one finished episode; it is safe from a kill when this returns.
@@ -71,37 +94,35 @@ class EpisodeJournal:
 
     def _appending(self, step: int) -> FileIO:
         """The journal of a step, opened once: as many episodes may finish as there are connections open."""
-        if self._open is not None and self._open[0] == step:
-            return self._open[1]
-        self._release()
+        if step in self._open:
+            return self._open[step]
         self._directory.mkdir(parents=True, exist_ok=True)
         out = self._journal(step).open("a+b", buffering=0)
         if out.tell():
             out.seek(-1, os.SEEK_END)
             if out.read(1) != b"\n":
                 out.write(b"\n")  # a kill left half a line; it gets a line of its own and is never read
-        self._open = step, out
+        self._open[step] = out
         return out
 
-    def _release(self) -> None:
-        if self._open is not None:
-            self._open[1].close()
-            self._open = None
-
-    def close(self, step: int) -> None:
-        """Delete the journal of a step whose episodes are in the record; a later one may be open by now."""
-        with self._lock:
-            if self._open is not None and self._open[0] == step:
-                self._release()
-        self._journal(step).unlink(missing_ok=True)
+    def close(self, step: int, but: Collection[int] = ()) -> None:
+        """Delete the journals up to a step, `but` those of which groups are still to be recorded."""
+        for path in self._directory.glob("step-*.journal.jsonl"):
+            if (number := _step_of(path)) <= step and number not in but:
+                self._release(number)
+                path.unlink(missing_ok=True)
 
     def delete_after(self, step: int) -> None:
         """Delete the episodes of later steps, finished or not, because they will be sampled again."""
-        with self._lock:
-            self._release()
-        for path in self._directory.glob("step-*.jsonl*"):
-            if int(path.name.removeprefix("step-").partition(".")[0]) > step:
+        for path in self._directory.glob("step-*.json*"):
+            if (number := _step_of(path)) > step:
+                self._release(number)
                 path.unlink()
+
+    def _release(self, step: int) -> None:
+        with self._lock:
+            if (journal := self._open.pop(step, None)) is not None:
+                journal.close()
 
     def _journal(self, step: int) -> Path:
         return self._directory / f"step-{step:06d}.journal.jsonl"
@@ -110,27 +131,8 @@ class EpisodeJournal:
         return self._directory / f"step-{step:06d}.jsonl.gz"
 
 
-def _of_journal(path: Path) -> Iterator[tuple[Place, Episode]]:
-    if not path.is_file():
-        return
-    with path.open(encoding="utf-8", errors="replace") as lines:
-        for entry in _entries(lines):
-            if (episode := _episode(entry)) is not None:
-                yield (entry["group"], entry["member"]), episode
-
-
-def _of_finished_step(path: Path) -> Iterator[tuple[Place, Episode]]:
-    """The record numbers groups in their id (`7.0`: step 7, group 0)."""
-    if not path.is_file():
-        return
-    try:
-        with gzip.open(path, "rt", encoding="utf-8") as lines:
-            for entry in _entries(lines):
-                if (episode := _episode(entry)) is not None and "member" in entry:
-                    group = int(entry["group"].partition(".")[2])
-                    yield (group, entry["member"]), episode
-    except (OSError, EOFError, zlib.error, UnicodeDecodeError):
-        return  # of a damaged file, what could be read is used
+def _step_of(path: Path) -> int:
+    return int(path.name.removeprefix("step-").partition(".")[0])
 
 
 def _entries(lines: Iterable[str]) -> Iterator[dict[str, Any]]:

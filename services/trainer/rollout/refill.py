@@ -18,13 +18,14 @@ class Sampled:
     """All groups of a step, silent ones included, by number.
 
     `signal_before` and `signal_after` are the numbers of groups with signal before the first of the `rounds` in which
-    silent ones were replaced, and after the last.
+    silent ones were replaced, and after the last. `dropped` counts groups that were too old to train on.
     """
 
     groups: list[Group]
     rounds: int
     signal_before: int
     signal_after: int
+    dropped: int = 0
 
 
 async def sample_groups(

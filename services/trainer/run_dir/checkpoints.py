@@ -34,7 +34,8 @@ class RunState:
     """The small part of a checkpoint; `updates` counts the updates that were made.
 
     `curriculum` is the success per template and `difficulty` that per question (`QuestionSampler`), which choose the
-    next questions; `seconds` counts each phase since the run began.
+    next questions; `seconds` counts each phase since the run began; `drawn` are the groups begun for later steps, with
+    the ids of their questions.
     """
 
     step: int
@@ -45,6 +46,7 @@ class RunState:
     curriculum: dict[str, float] = field(default_factory=dict)
     roll_backs: int = 0
     difficulty: dict[str, list[float]] = field(default_factory=dict)
+    drawn: dict[str, str] = field(default_factory=dict)
 
 
 class Saveable(HasReference, Protocol):

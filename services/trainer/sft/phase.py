@@ -84,6 +84,9 @@ class SupervisedStep:
         await run.publish(run.publisher.version + 1)
         return supervised_metrics(step, run.publisher.version, losses, sft.learning_rate)
 
+    async def close(self) -> None:
+        """Nothing is under way between its steps."""
+
 
 async def prepare_sft(settings: Settings, agent: SearchAgent, questions: Sequence[Question]) -> TraceBatches:
     """Make the traces with the real retriever; the same settings and seed give the same traces.

@@ -10,6 +10,8 @@ from research.episode.search_analysis import corrected_queries
 from services.trainer.entry import Entry, GrpoEntry, Means, RolloutEntry, SupervisedEntry, is_grpo
 from services.trainer.groups import Group, Member
 from services.trainer.learner.grpo import UpdateReport
+from services.trainer.rollout.refill import Sampled
+from services.trainer.rollout.versions import Versions
 
 Row = tuple[Group, Member]
 
@@ -43,6 +45,22 @@ def step_metrics(
         "rollout": rollout,
         "update": update.as_entry() if update is not None else None,
         "seconds": {},
+    }
+
+
+def rollout_entry(sampled: Sampled, questions: int, versions: Versions, unusable: Counter[str]) -> RolloutEntry:
+    """How the groups of a step came about, measured before the weights that they train are published."""
+    episodes = [member.episode for group in sampled.groups for member in group.members]
+    staleness = [versions.staleness(episode) for episode in episodes]
+    return {
+        "refill_rounds": sampled.rounds,
+        "signal_before": sampled.signal_before / questions,
+        "signal_after": sampled.signal_after / questions,
+        "unusable": sorted(unusable.elements()),
+        "dropped_groups": sampled.dropped,
+        "staleness": fmean(staleness),
+        "staleness_max": max(staleness),
+        "several_versions": fmean(len(episode.weight_versions) > 1 for episode in episodes),
     }
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import shutil
 from dataclasses import replace
 from functools import partial
@@ -36,6 +37,8 @@ class Publisher:
         self._directory = directory
         self._replicas = replicas
         self.version = int(INITIAL_VERSION)
+        # Episodes under way look at the servers while new weights are handed out; nobody may get the former ones then.
+        self._delivering = asyncio.Lock()
 
     def path_of(self, version: int) -> Path:
         return version_path(self._directory, version)
@@ -56,8 +59,9 @@ class Publisher:
             write_checkpoint, base=self._base, target=self.path_of(version), prompt=self._prompt, origin=origin
         )
         await self._replicas.sync.stage(learned, self._base, write, str(version))
-        seconds = await self._replicas.update(self._request(version))
-        self.version = version
+        async with self._delivering:
+            seconds = await self._replicas.update(self._request(version))
+            self.version = version
         await self._replicas.sync.keep(partial(self._prune, range(version - KEPT_VERSIONS + 1, version + 1)))
         return seconds
 
@@ -75,7 +79,8 @@ class Publisher:
         Returns:
             What is wrong, if no server can serve it; else None.
         """
-        return await self._replicas.reconcile(self._request(self.version))
+        async with self._delivering:
+            return await self._replicas.reconcile(self._request(self.version))
 
     async def unready(self) -> str | None:
         """Why no policy server could take new weights; None if one is ready."""

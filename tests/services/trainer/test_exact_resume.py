@@ -54,8 +54,10 @@ def train_unbroken(model: Path, work: Path, **kwargs: Any) -> int | None:
     return process.exitcode
 
 
-def train_and_kill(model: Path, work: Path, after_kill: Callable[[], None] = lambda: None, **kwargs: Any) -> list[int]:
-    """Kill the run after random numbers of generations, `KILLS` times, then let it end.
+def train_and_kill(
+    model: Path, work: Path, after_kill: Callable[[], None] = lambda: None, most: int = 24, **kwargs: Any
+) -> list[int]:
+    """Kill the run after random numbers of generations, at `most` so many, `KILLS` times, then let it end.
 
     Returns:
         The number of checkpoints that were there at each kill.
@@ -63,7 +65,7 @@ def train_and_kill(model: Path, work: Path, after_kill: Callable[[], None] = lam
     rng, stood_at = random.Random(7), []
     for _ in range(KILLS):
         with child(model, work, **kwargs) as (process, told):
-            for _ in range(QUESTIONS + rng.randint(6, 24)):  # every start begins with the check of the sampler
+            for _ in range(QUESTIONS + rng.randint(6, most)):  # every start begins with the check of the sampler
                 if not heard(told):
                     break
             time.sleep(rng.uniform(0.0, 0.05))  # so that not every kill meets the beginning of a generation
@@ -189,6 +191,59 @@ def test_what_was_sampled_once_is_what_is_trained_on(tiny: Path, tmp_path: Path)
     unchecked = ["alarms.start_mismatch_ceiling=None"]  # the check of the sampler samples
     assert train_unbroken(tiny, replayed, seeded=False, may_sample=False, overrides=unchecked) == 0
     assert_same_end(killed, replayed)
+
+
+OVERLAPPED = ["trainer.max_staleness=2", "grpo.refill_rounds=1"]
+
+
+def test_with_overlap_a_killed_run_loses_no_episode_and_no_question(tiny: Path, tmp_path: Path) -> None:
+    """What a step takes depends on what is finished first; yet it takes the same again, and in the same order."""
+    killed, replayed = tmp_path / "killed", tmp_path / "replayed"
+    sampled: dict[tuple[str, int], dict[str, Any]] = {}
+
+    def remember() -> None:
+        for path in killed.glob("runs/demo/episodes/*.journal.jsonl"):
+            step = int(path.name[5:11])
+            for line in path.read_bytes().splitlines():
+                if line.endswith(b"}}"):  # the last may be cut off by the kill
+                    entry = json.loads(line)
+                    sampled[f"{step}.{entry['group']}", entry["member"]] = entry["episode"]
+
+    train_and_kill(tiny, killed, remember, most=48, seeded=False, slow=True, overrides=OVERLAPPED)
+    assert_something_was_learnt(killed)
+    entries = [entry["rollout"] for entry in metrics(killed)]
+    assert max(entry["staleness_max"] for entry in entries) in (1, 2)
+    assert any(entry["several_versions"] for entry in entries), "no episode was under way while weights changed"
+
+    trained = {}
+    for step in range(1, STEPS + 1):
+        trained |= {(entry["group"], entry["member"]): entry["episode"] for entry in episodes(killed, step)}
+    dropped = dropped_groups(killed)
+    kept = {place: episode for place, episode in sampled.items() if place in trained}
+    assert len({group.partition(".")[0] for group, _ in kept}) > 2, "the kills met too few unfinished steps"
+    assert all(trained[place] == episode for place, episode in kept.items())
+    # What is not trained on was dropped, or drawn for steps that the end of the run has cut off.
+    left = {group for group, _ in sampled if group not in {group for group, _ in trained}} - dropped
+    assert len(left) <= 2 * 3
+
+    run = replayed / "runs" / "demo"
+    shutil.copytree(killed / "runs" / "demo" / "episodes", run / "episodes")
+    link_checkpoint(killed / "runs" / "demo" / "checkpoints" / "step-000000", run / "checkpoints")
+    unchecked = ["alarms.start_mismatch_ceiling=None"]  # the check of the sampler samples
+    assert train_unbroken(tiny, replayed, seeded=False, may_sample=False, overrides=[*OVERLAPPED, *unchecked]) == 0
+    assert_same_end(killed, replayed)
+
+
+def dropped_groups(work: Path) -> set[str]:
+    files = (work / "runs" / "demo" / "episodes").glob("*.groups.json")
+    return {each["group"] for path in files for each in json.loads(path.read_text()) if each["members"] is None}
+
+
+def test_overlap_can_be_switched_on_and_off_between_starts(tiny: Path, tmp_path: Path) -> None:
+    for minutes, staleness in ((0.0001, 1), (0.0002, 0), (None, 1)):
+        overrides = [f"trainer.max_staleness={staleness}", f"grpo.minutes={minutes}"]
+        assert train_unbroken(tiny, tmp_path, overrides=overrides) == 0
+    assert [entry["step"] for entry in metrics(tmp_path)] == list(range(1, STEPS + 1))
 
 
 def test_a_roll_back_goes_another_way_and_outlives_the_process(tiny: Path, tmp_path: Path) -> None:

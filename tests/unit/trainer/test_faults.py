@@ -31,6 +31,7 @@ from services.trainer.rollout.gate import ServiceGate
 from services.trainer.rollout.journal import EpisodeJournal
 from services.trainer.rollout.rollouts import Rollouts
 from services.trainer.rollout.stragglers import Stragglers
+from services.trainer.rollout.versions import Versions
 from services.trainer.run_dir.run_dir import RunDirectory
 from services.trainer.status import RunStatus
 from services.trainer.weights import replicas as replicas_module
@@ -96,7 +97,7 @@ class Trainer:
             Sampling(),
             ServiceGate(check_services, 30.0, self.status),
             service_retries=2,
-            version=lambda: "1",
+            versions=Versions(lambda: 1),
             journal=EpisodeJournal(directory),
             seed=1,
         )
@@ -208,8 +209,8 @@ def test_stragglers_are_cut_once_the_others_are_done_and_scored_as_truncated(tmp
         assert all(member.episode.sampled_tokens > 0 for member in cut)
         assert {member.score.reason for member in cut} == {"bad format: the episode did not end by itself"}
         # They are as finished as any other, so a killed run does not sample them again.
-        texts = [question.text for question in QUESTIONS * 2]
-        assert len(EpisodeJournal(tmp_path).recorded(1, texts, "1")) == len(groups)
+        texts = {number: question.text for number, question in enumerate(QUESTIONS * 2)}
+        assert len(EpisodeJournal(tmp_path).recorded(1, texts, trainer.rollouts.versions.allow)) == len(groups)
 
     train(tmp_path, [quick, slow], work, patience=30.0)
 
@@ -298,7 +299,7 @@ def test_a_question_of_an_evaluation_that_cannot_be_encoded_is_counted_as_failed
 def test_an_evaluation_that_keeps_failing_ends_with_the_reason(tmp_path: Path) -> None:
     async def work(trainer: Trainer) -> None:
         # The service says that it is ready, and gives other weights every time.
-        trainer.rollouts.version = lambda: "9"
+        trainer.rollouts.versions = Versions(lambda: 9)
         await evaluator(tmp_path, trainer, QUESTIONS).evaluate(BEFORE)
 
     with pytest.raises(TrainingError, match="20 of 20 questions could not be asked: the policy served weight version"):

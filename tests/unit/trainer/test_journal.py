@@ -8,6 +8,7 @@ import os
 import resource
 import signal
 import struct
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -70,7 +71,7 @@ def test_an_episode_survives_json_bit_for_bit(episode: Episode) -> None:
 def test_a_number_that_is_not_finite_stays_so(tmp_path: Path, wrong: float) -> None:
     journal, bad = EpisodeJournal(tmp_path), replace(sampled("Q0", "3", "3"), logprobs=[wrong, -0.5])
     journal.add(7, 0, 0, bad)
-    kept, fine = journal.recorded(7, ["Q0"], "3")[0, 0].logprobs
+    kept, fine = journal.recorded(7, {0: "Q0"}, of("3"))[0, 0].logprobs
     assert not math.isfinite(kept)
     assert fine == -0.5
 
@@ -79,7 +80,7 @@ def test_many_threads_may_add_at_a_time(tmp_path: Path) -> None:
     journal, episode = EpisodeJournal(tmp_path), sampled("Q0", *["3"] * 2000)
     with ThreadPoolExecutor(8) as threads:
         list(threads.map(lambda member: journal.add(7, 0, member, episode), range(64)))
-    assert journal.recorded(7, ["Q0"], "3") == {(0, member): episode for member in range(64)}
+    assert journal.recorded(7, {0: "Q0"}, of("3")) == {(0, member): episode for member in range(64)}
 
 
 @pytest.mark.parametrize(
@@ -96,6 +97,11 @@ def test_many_threads_may_add_at_a_time(tmp_path: Path) -> None:
 def test_what_is_no_episode_is_refused(change: dict[str, object]) -> None:
     with pytest.raises(ProtocolError, match="not an episode record"):
         episode_from_dict({**asdict(sampled("Q?", "1")), **change})
+
+
+def of(version: str) -> Callable[[Episode], bool]:
+    """Whether these weights alone wrote an episode."""
+    return lambda episode: episode.weight_versions == [version]
 
 
 def sampled(question: str, *versions: str) -> Episode:
@@ -116,8 +122,8 @@ def test_the_journal_gives_back_what_was_put_in(tmp_path: Path) -> None:
     first, second = sampled("Q0", "3", "", "3"), sampled("Q1", "3")
     EpisodeJournal(tmp_path).add(7, 0, 1, first)
     EpisodeJournal(tmp_path).add(7, 1, 0, second)
-    assert EpisodeJournal(tmp_path).recorded(7, ["Q0", "Q1"], "3") == {(0, 1): first, (1, 0): second}
-    assert EpisodeJournal(tmp_path).recorded(8, ["Q0", "Q1"], "3") == {}
+    assert EpisodeJournal(tmp_path).recorded(7, {0: "Q0", 1: "Q1"}, of("3")) == {(0, 1): first, (1, 0): second}
+    assert EpisodeJournal(tmp_path).recorded(8, {0: "Q0", 1: "Q1"}, of("3")) == {}
 
 
 def test_only_the_same_question_and_the_same_weights_hold(tmp_path: Path) -> None:
@@ -127,7 +133,7 @@ def test_only_the_same_question_and_the_same_weights_hold(tmp_path: Path) -> Non
     ):
         journal.add(7, 0, member, episode)
     journal.add(7, 5, 0, sampled("Q0", "3"))
-    assert list(journal.recorded(7, ["Q0"], "3")) == [(0, 0)]
+    assert list(journal.recorded(7, {0: "Q0"}, of("3"))) == [(0, 0)]
 
 
 def test_an_episode_sampled_anew_takes_the_place_of_one_that_did_not_hold(tmp_path: Path) -> None:
@@ -135,7 +141,7 @@ def test_an_episode_sampled_anew_takes_the_place_of_one_that_did_not_hold(tmp_pa
     journal.add(7, 0, 0, sampled("Q0", "2"))
     journal.add(7, 0, 0, sampled("Q0", "3"))
     journal.add(7, 0, 0, sampled("Q0", "2"))
-    assert journal.recorded(7, ["Q0"], "3") == {(0, 0): sampled("Q0", "3")}
+    assert journal.recorded(7, {0: "Q0"}, of("3")) == {(0, 0): sampled("Q0", "3")}
 
 
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -149,16 +155,16 @@ def test_a_kill_in_the_middle_of_a_line_costs_that_line_alone(tmp_path: Path, da
     cut = data.draw(st.integers(whole, path.stat().st_size - 2))
     path.write_bytes(path.read_bytes()[:cut])
     journal = EpisodeJournal(tmp_path)  # of the process that comes after
-    assert list(journal.recorded(7, ["Q0"], "3")) == [(0, 0)]
+    assert list(journal.recorded(7, {0: "Q0"}, of("3"))) == [(0, 0)]
     journal.add(7, 0, 2, sampled("Q0", "3"))
-    assert list(journal.recorded(7, ["Q0"], "3")) == [(0, 0), (0, 2)]
+    assert list(journal.recorded(7, {0: "Q0"}, of("3"))) == [(0, 0), (0, 2)]
 
 
 def test_lines_that_are_no_entries_are_passed_over(tmp_path: Path) -> None:
     journal = EpisodeJournal(tmp_path)
     (tmp_path / "step-000007.journal.jsonl").write_bytes(b'\x00\xff\n7\n[]\n{"group": 0, "member": 0}\n')
     journal.add(7, 0, 1, sampled("Q0", "3"))
-    assert list(journal.recorded(7, ["Q0"], "3")) == [(0, 1)]
+    assert list(journal.recorded(7, {0: "Q0"}, of("3"))) == [(0, 1)]
 
 
 PLACES = (0, 2, 3)  # the sample between them could not be taken
@@ -185,10 +191,10 @@ def finished_step(directory: Path) -> list[Episode]:
 def test_a_finished_step_is_read_from_the_record(tmp_path: Path) -> None:
     members = finished_step(tmp_path)
     journal = EpisodeJournal(tmp_path / "episodes")
-    assert journal.recorded(7, ["Q0", "Q1"], "3") == {
+    assert journal.recorded(7, {0: "Q0", 1: "Q1"}, of("3")) == {
         (1, p): episode for p, episode in zip(PLACES, members, strict=True)
     }
-    assert journal.recorded(7, ["Q0", "Q1"], "4") == {}
+    assert journal.recorded(7, {0: "Q0", 1: "Q1"}, of("4")) == {}
 
 
 def test_a_damaged_record_is_worth_what_can_be_read(tmp_path: Path) -> None:
@@ -197,10 +203,10 @@ def test_a_damaged_record_is_worth_what_can_be_read(tmp_path: Path) -> None:
     journal, whole = EpisodeJournal(tmp_path / "episodes"), path.read_bytes()
     for cut in range(0, len(whole), 7):
         path.write_bytes(whole[:cut])
-        found = journal.recorded(7, ["Q0", "Q1"], "3")
+        found = journal.recorded(7, {0: "Q0", 1: "Q1"}, of("3"))
         assert list(found.values()) == members[: len(found)]
     path.write_bytes(b"no gzip")
-    assert journal.recorded(7, ["Q0", "Q1"], "3") == {}
+    assert journal.recorded(7, {0: "Q0", 1: "Q1"}, of("3")) == {}
 
 
 def test_closing_and_forgetting(tmp_path: Path) -> None:
@@ -210,8 +216,8 @@ def test_closing_and_forgetting(tmp_path: Path) -> None:
     journal.add(9, 0, 0, sampled("Q0", "3"))
     journal.close(8)
     journal.close(8)
-    assert not journal.recorded(8, ["Q0"], "3")
-    assert journal.recorded(9, ["Q0"], "3")
+    assert not journal.recorded(8, {0: "Q0"}, of("3"))
+    assert journal.recorded(9, {0: "Q0"}, of("3"))
     journal.delete_after(7)
     assert [path.name for path in (tmp_path / "episodes").iterdir()] == ["step-000007.jsonl.gz"]
     journal.delete_after(0)
@@ -232,17 +238,17 @@ def test_a_journal_that_cannot_be_written_is_named_and_nothing_of_it_is_lost(tmp
         resource.setrlimit(resource.RLIMIT_FSIZE, former)
         signal.signal(signal.SIGXFSZ, handler)
     again = EpisodeJournal(tmp_path)
-    assert list(again.recorded(7, ["Q0"], "3")) == [(0, 0)]
+    assert list(again.recorded(7, {0: "Q0"}, of("3"))) == [(0, 0)]
     again.add(7, 0, 1, sampled("Q0", "3"))
-    assert list(again.recorded(7, ["Q0"], "3")) == [(0, 0), (0, 1)]
+    assert list(again.recorded(7, {0: "Q0"}, of("3"))) == [(0, 0), (0, 1)]
 
 
-def test_a_journal_keeps_one_file_open_whatever_it_holds(tmp_path: Path) -> None:
+def test_a_journal_keeps_one_file_open_per_step_whatever_it_holds(tmp_path: Path) -> None:
     journal = EpisodeJournal(tmp_path)
     before = len(os.listdir("/proc/self/fd"))
     for step in (7, 8):
         for member in range(20):
             journal.add(step, 0, member, sampled("Q0", "3"))
-        assert len(os.listdir("/proc/self/fd")) == before + 1
+    assert len(os.listdir("/proc/self/fd")) == before + 2
     journal.close(8)
     assert len(os.listdir("/proc/self/fd")) == before

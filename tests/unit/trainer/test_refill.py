@@ -16,6 +16,7 @@ from services.trainer.groups import Group
 from services.trainer.learner.advantages import has_signal
 from services.trainer.rollout.journal import EpisodeJournal
 from services.trainer.rollout.refill import Sampled, sample_groups
+from services.trainer.rollout.versions import Versions
 from tests.support.scored import GOLD, answered, member
 from tests.support.tiny_model import tiny_settings
 
@@ -36,7 +37,8 @@ class Rollout:
         self.left, self.asked = dies_after, Counter[str]()
 
     async def sample(self, drawn: Sequence[Question], first: int) -> list[Group]:
-        recorded = self.journal.recorded(1, [question.text for question in drawn], "1", first=first)
+        texts = {number: question.text for number, question in enumerate(drawn, first)}
+        recorded = self.journal.recorded(1, texts, Versions(lambda: 1).allow)
         groups = []
         for number, question in enumerate(drawn, first):
             members = []

@@ -18,7 +18,8 @@ from services.trainer.groups import Group
 from services.trainer.rollout import gate as module
 from services.trainer.rollout.gate import ServiceGate
 from services.trainer.rollout.journal import EpisodeJournal
-from services.trainer.rollout.rollouts import Rollouts, WrongWeightsError, require_version
+from services.trainer.rollout.rollouts import Rollouts
+from services.trainer.rollout.versions import Versions, WrongWeightsError, require_version
 from services.trainer.status import RunStatus
 from tests.support.characters import CharacterTokenizer, Shelf
 from tests.unit.episode.test_episode import ANSWER, SEARCH
@@ -61,7 +62,7 @@ def sample(
     check_services: Callable[[], Awaitable[str | None]],
     retries: int = 2,
     patience: float = 5,
-    version: str = "1",
+    version: int = 1,
 ) -> tuple[list[Group], Rollouts, RunStatus]:
     status = RunStatus("test", 1)
     limits = EpisodeConfig(max_tokens=3000)
@@ -69,7 +70,7 @@ def sample(
 
     async def run() -> tuple[list[Group], Rollouts]:
         gate, journal = ServiceGate(check_services, patience, status), EpisodeJournal(directory)
-        rollouts = Rollouts(agent, Sampling(), gate, retries, lambda: version, journal, seed=1)
+        rollouts = Rollouts(agent, Sampling(), gate, retries, Versions(lambda: version), journal, seed=1)
         return await rollouts.groups(1, QUESTIONS, 3, status.advance), rollouts
 
     groups, rollouts = asyncio.run(run())
@@ -120,7 +121,7 @@ def test_patience_ends(tmp_path: Path) -> None:
 
 def test_episodes_of_other_weights_are_never_scored(tmp_path: Path) -> None:
     # The script writes version 1 throughout; what was published is version 2.
-    groups, rollouts, _ = sample(tmp_path, Flaky(0), all_ready, retries=1, version="2")
+    groups, rollouts, _ = sample(tmp_path, Flaky(0), all_ready, retries=1, version=2)
     assert [group.members for group in groups] == [[], []]
     assert rollouts.infra_errors == 6 * 2
 

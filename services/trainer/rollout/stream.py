@@ -1,0 +1,99 @@
+"""Groups under way while the learner updates: each is handed out when its last episode is finished."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import defaultdict
+from collections.abc import Callable, Mapping
+
+from research.episode.agent import Episode
+from research.errors import ResearchError
+from research.questions import Question
+from services.trainer.groups import Group
+from services.trainer.rollout.journal import Place
+from services.trainer.rollout.rollouts import Rollouts
+
+
+def place_of(group: str) -> tuple[int, int]:
+    """The step that a group was drawn for, and its number among those (`7.0`: step 7, group 0)."""
+    step, _, number = group.partition(".")
+    return int(step), int(number)
+
+
+class GroupStream:
+    """The groups under way, by id, in the order in which they were drawn."""
+
+    def __init__(self, rollouts: Rollouts, size: int, on_episode: Callable[[], None]) -> None:
+        """`size` is the number of episodes per group; `on_episode` is called whenever one is finished."""
+        self._rollouts, self._size, self._on_episode = rollouts, size, on_episode
+        self._groups: dict[str, asyncio.Task[Group]] = {}
+        self._begun: dict[str, int] = {}  # the version that was published then
+        self._finished_one = asyncio.Event()
+
+    async def begin(self, groups: Mapping[str, Question]) -> None:
+        """Begin groups that are not under way; episodes that the journal has from before a kill are not sampled."""
+        journal, allow = self._rollouts.journal, self._rollouts.versions.allow
+        texts: defaultdict[int, dict[int, str]] = defaultdict(dict)
+        for group, question in groups.items():
+            if group in self._groups:
+                continue
+            step, number = place_of(group)
+            texts[step][number] = question.text
+        for step, own in texts.items():
+            recorded = await asyncio.to_thread(journal.recorded, step, own, allow)
+            for number in own:
+                group = f"{step}.{number}"
+                task = asyncio.create_task(self._sample(step, number, groups[group], recorded))
+                task.add_done_callback(lambda _: self._finished_one.set())
+                self._groups[group], self._begun[group] = task, self._rollouts.versions.published()
+
+    async def next(self) -> Group:
+        """Wait for a group, and hand out the oldest that is finished.
+
+        Raises TrainingError: a service stays away, or the journal cannot be written.
+        """
+        while True:
+            self._finished_one.clear()
+            done = [group for group, task in self._groups.items() if task.done()]
+            for group in done:
+                if (error := self._groups[group].exception()) is not None:
+                    raise error
+            if done:
+                return self._leave(done[0]).result()
+            await self._finished_one.wait()
+
+    async def drop_begun_before(self, version: int) -> list[str]:
+        """Break off the unfinished groups that were begun with older weights than these; returns their ids."""
+        late = [group for group, task in self._groups.items() if self._begun[group] < version and not task.done()]
+        tasks = [self._leave(group) for group in late]
+        await _end(tasks)
+        return late
+
+    async def close(self) -> None:
+        """Break off all groups; what is finished of them stays in the journal."""
+        tasks = [self._leave(group) for group in [*self._groups]]
+        await _end(tasks)
+
+    def _leave(self, group: str) -> asyncio.Task[Group]:
+        del self._begun[group]
+        return self._groups.pop(group)
+
+    async def _sample(self, step: int, number: int, question: Question, recorded: Mapping[Place, Episode]) -> Group:
+        await self._rollouts.gate.wait_until_ready()
+        try:
+            async with asyncio.TaskGroup() as tasks:
+                members = [
+                    tasks.create_task(
+                        self._rollouts.member(step, (number, place), question, recorded, self._on_episode)
+                    )
+                    for place in range(self._size)
+                ]
+        except* ResearchError as errors:
+            raise errors.exceptions[0] from None
+        return Group(f"{step}.{number}", question, [each for task in members if (each := task.result()) is not None])
+
+
+async def _end(tasks: list[asyncio.Task[Group]]) -> None:
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)
