@@ -1,0 +1,300 @@
+"""Groups under way while the learner updates: the bound on their age, what replaces them, and how they end."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections import defaultdict
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from research.episode.agent import Generation, Sampling, SearchAgent
+from research.errors import TrainingError
+from research.prompts import Prompt
+from research.questions import Question
+from research.questions.sampler import QuestionSampler
+from research.settings import EpisodeConfig
+from services.trainer.learner.advantages import has_signal
+from services.trainer.rollout.batches import Taken, TakenGroups
+from services.trainer.rollout.gate import ServiceGate
+from services.trainer.rollout.journal import EpisodeJournal
+from services.trainer.rollout.overlap import OverlappedGroups
+from services.trainer.rollout.refill import Sampled
+from services.trainer.rollout.rollouts import Rollouts
+from services.trainer.rollout.versions import Versions, WrongWeightsError
+from services.trainer.status import RunPhase, RunStatus
+from tests.support.characters import CharacterTokenizer, Script, Shelf
+from tests.support.scored import answered
+from tests.support.tiny_model import tiny_settings
+from tests.unit.episode.test_episode import ANSWER
+
+WRONG = ANSWER.replace("Paris", "Rome")
+
+
+class Policy:
+    """Answers as soon as a question is released, with the version that is served then."""
+
+    def __init__(self) -> None:
+        self.version, self.calls = 1, 0
+        self.released: defaultdict[str, asyncio.Event] = defaultdict(asyncio.Event)
+        self.silent: set[str] = set()  # questions that all episodes answer alike
+
+    async def generate(self, prompt_ids: Sequence[int], max_tokens: int, sampling: Sampling) -> Generation:
+        self.calls += 1
+        text, right = CharacterTokenizer().decode(prompt_ids).removeprefix("<|im_start|>"), self.calls % 2
+        await self.released[text].wait()
+        answer = ANSWER if right or text in self.silent else WRONG
+        said = await Script([answer]).generate(prompt_ids, max_tokens, sampling)
+        return replace(said, versions=[str(self.version)] * len(said.token_ids))
+
+    def release(self, *numbers: int) -> None:
+        for number in numbers:
+            self.released[f"question {number}"].set()
+
+
+class Trainer:
+    """What surrounds the groups in a run: a sampler that asks questions in their order, and versions."""
+
+    def __init__(self, directory: Path, staleness: int, *overrides: str) -> None:
+        self.policy, self.status = Policy(), RunStatus("test", 9)
+        given = ("grpo.questions_per_step=2", "grpo.group_size=2", "grpo.train_per_group=None", "grpo.steps=9")
+        self.grpo = tiny_settings(directory, *given, *overrides).grpo
+        limits = EpisodeConfig(max_tokens=3000)
+        agent = SearchAgent(self.policy, Shelf([]), CharacterTokenizer(), Prompt("none", ""), limits, 4000)
+
+        async def all_ready() -> None:
+            return None
+
+        gate = ServiceGate(all_ready, 1.0, self.status)
+        versions = Versions(lambda: self.policy.version, staleness, first=1)
+        self.rollouts = Rollouts(agent, Sampling(), gate, 0, versions, EpisodeJournal(directory), seed=1)
+        self.drawn: dict[str, Question] = {}
+        self.record = TakenGroups(directory)
+        questions = [Question(str(number), f"question {number}", ("Paris",)) for number in range(99)]
+        self.sampler = QuestionSampler(questions, {}, 1)
+        self.sampler._orders[""] = (0, list(range(99)))
+        signal = partial(has_signal, grpo=self.grpo)
+        self.groups = OverlappedGroups(
+            self.rollouts, self.sampler, self.record, signal, self.grpo, self.drawn, self.status
+        )
+
+    async def step(self, number: int) -> Sampled:
+        """One step: an update follows, and its weights are published."""
+        self.status.enter(RunPhase.ROLLOUT)
+        sampled = await self.groups.sample(number)
+        self.policy.version += 1
+        await self.groups.replace(number)
+        return sampled
+
+    def run(self, work: Callable[[], Awaitable[None]]) -> None:
+        async def main() -> None:
+            try:
+                await work()
+            finally:
+                await self.groups.close()
+
+        asyncio.run(main())
+
+
+def asked(sampled: Sampled) -> list[str]:
+    return [group.question.id for group in sampled.groups]
+
+
+def test_a_step_takes_the_oldest_that_are_finished_while_others_are_under_way(tmp_path: Path) -> None:
+    trainer = Trainer(tmp_path, 1)
+
+    async def work() -> None:
+        trainer.policy.release(3, 1)
+        assert asked(await trainer.step(1)) == ["1", "3"]
+        assert [*trainer.drawn] == ["1.0", "1.2", "2.0", "2.1"]  # those of step 2 were drawn when step 1 was published
+        trainer.policy.release(*range(9))
+        assert asked(await trainer.step(2)) == ["0", "2"]
+        assert trainer.record.read(2) == [Taken("1.0", 2), Taken("1.2", 2)]
+
+    trainer.run(work)
+
+
+def test_a_group_that_is_too_old_is_dropped_and_counted_and_another_question_asked(tmp_path: Path) -> None:
+    trainer = Trainer(tmp_path, 1)
+
+    async def work() -> None:
+        trainer.policy.release(*range(1, 99))  # question 0 has to wait
+        for number in (1, 2):
+            sampled = await trainer.step(number)
+            assert sampled.dropped == 0
+        assert "1.0" in trainer.drawn
+        sampled = await trainer.step(3)
+        assert sampled.dropped == 1
+        assert "1.0" not in trainer.drawn
+        assert len(trainer.drawn) == 4
+        assert Taken("1.0", None) in (trainer.record.read(3) or [])
+
+    trainer.run(work)
+
+
+def test_one_that_began_in_time_but_was_finished_too_late_is_dropped(tmp_path: Path) -> None:
+    trainer = Trainer(tmp_path, 1)
+
+    async def work() -> None:
+        trainer.policy.release(*range(1, 99))
+        await trainer.step(1)
+        trainer.policy.release(0)
+        await asyncio.wait(trainer.groups._stream._groups.values())
+        trainer.policy.version += 2  # it was finished under version 2, and version 4 is published now
+        sampled = await trainer.step(2)
+        assert sampled.dropped == 4
+        assert {trainer.rollouts.versions.staleness(m.episode) for g in sampled.groups for m in g.members} == {1}
+
+    trainer.run(work)
+
+
+def test_no_more_is_drawn_than_the_last_steps_need(tmp_path: Path) -> None:
+    trainer = Trainer(tmp_path, 2, "grpo.steps=4")
+
+    async def work() -> None:
+        trainer.policy.release(*range(99))
+        under_way = []
+        for number in range(1, 5):
+            await trainer.step(number)
+            under_way.append(len(trainer.drawn))
+        assert under_way == [6, 4, 2, 0]
+
+    trainer.run(work)
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_the_bound_holds_whatever_is_finished_when(tmp_path: Path, seed: int) -> None:
+    rng = random.Random(seed)
+    staleness = rng.randint(1, 3)
+    trainer = Trainer(tmp_path, staleness, "grpo.refill_rounds=1")
+    trainer.policy.silent = {f"question {n}" for n in rng.sample(range(40), 15)}
+
+    async def release_one_by_one() -> None:
+        while True:
+            waiting = [q for q in trainer.drawn.values() if not trainer.policy.released[q.text].is_set()]
+            if waiting:
+                trainer.policy.release(int(rng.choice(waiting).id))
+            await asyncio.sleep(0.001)  # the journal is written in threads
+
+    async def work() -> None:
+        releasing = asyncio.create_task(release_one_by_one())
+        for number in range(1, 7):
+            sampled, newest = await trainer.step(number), trainer.policy.version - 1
+            ages = [newest - int(v) for g in sampled.groups for m in g.members for v in m.episode.weight_versions]
+            assert max(ages) <= staleness
+            replaced = len(sampled.groups) - 2
+            assert 0 <= replaced <= 2
+            assert sampled.signal_after == 2 or replaced == 2
+            assert len(trainer.drawn) == min((staleness + 1) * 2, (9 - number) * 2)
+        releasing.cancel()
+
+    trainer.run(work)
+
+
+def test_a_service_that_stays_away_ends_the_step(tmp_path: Path) -> None:
+    trainer = Trainer(tmp_path, 1)
+
+    async def gone(*_: Any) -> None:
+        raise TrainingError("the retriever does not answer; waited 1 s")
+
+    async def work() -> None:
+        trainer.rollouts.gate.wait_until_ready = gone  # type: ignore[method-assign,assignment]
+        with pytest.raises(TrainingError, match="does not answer"):
+            await trainer.step(1)
+
+    trainer.run(work)
+
+
+def test_what_an_unfinished_group_had_is_in_the_journal_and_is_taken_again(tmp_path: Path) -> None:
+    first = Trainer(tmp_path, 1)
+
+    async def work() -> None:
+        first.policy.release(*range(4))
+        await first.step(1)
+
+    first.run(work)
+    second = Trainer(tmp_path, 1)  # of the process that comes after; its checkpoint is from before step 1
+
+    async def again() -> None:
+        sampled = await second.step(1)
+        assert asked(sampled) == ["0", "1"]
+        assert second.policy.calls == 0
+        assert asked(await second.step(2)) == ["2", "3"]  # they were finished, though no step had taken them
+        assert len(second.drawn) == 4
+
+    second.run(again)
+
+
+def test_what_is_damaged_on_the_disk_is_sampled_again(tmp_path: Path) -> None:
+    first = Trainer(tmp_path, 1)
+
+    async def work() -> None:
+        first.policy.release(*range(9))
+        await first.step(1)
+        await first.step(2)
+
+    first.run(work)
+    path = tmp_path / "step-000001.journal.jsonl"
+    path.write_bytes(b"\n".join(path.read_bytes().splitlines()[:1]))
+    second = Trainer(tmp_path, 1)
+
+    async def again() -> None:
+        second.policy.release(*range(9))
+        for number in (1, 2, 3):
+            assert len(asked(await second.step(number))) == 2
+        assert any("not all of what it took before" in line for line in second.status.lines)
+
+    second.run(again)
+
+
+def test_only_weights_of_the_run_may_have_written_an_episode() -> None:
+    versions = Versions(lambda: 5, max_staleness=2, first=1)
+    for allowed in ("1", "3", "5", "6"):  # what is too old is dropped when it would be trained on; 6 is on its way
+        versions.require(replace(answered("Paris"), versions=[allowed, "", allowed]))
+    for other in ("0", "7", "base"):
+        with pytest.raises(WrongWeightsError, match=f"weight version {other}, which is not this run's"):
+            versions.require(replace(answered("Paris"), versions=["5", "", other]))
+    assert versions.staleness(replace(answered("Paris"), versions=["4", "", "5"])) == 1
+    assert not versions.allow(replace(answered("Paris"), versions=["", "", ""]))
+
+
+def test_a_publication_and_a_reconciliation_exclude_each_other(tmp_path: Path) -> None:
+    from services.trainer.weights.publisher import Publisher
+
+    class Replicas:
+        """Notes what it is asked to deliver; an update takes until it is let go."""
+
+        def __init__(self) -> None:
+            self.sync, self.seen, self.let_go = self, list[str](), asyncio.Event()
+
+        async def stage(self, *_: Any) -> None: ...
+
+        async def keep(self, *_: Any) -> None: ...
+
+        async def update(self, request: Any) -> float:
+            await self.let_go.wait()
+            self.seen.append(f"update {request.version}")
+            return 0.0
+
+        async def reconcile(self, request: Any) -> None:
+            self.seen.append(f"reconcile {request.version}")
+
+    async def work() -> None:
+        replicas = Replicas()
+        publisher = Publisher(tmp_path, tmp_path, replicas, "")  # type: ignore[arg-type]
+        publisher.version = 4
+        publishing = asyncio.create_task(publisher.publish(None, 5))  # type: ignore[arg-type]
+        await asyncio.sleep(0)
+        checking = asyncio.create_task(publisher.reconcile())
+        await asyncio.sleep(0)
+        assert not replicas.seen
+        replicas.let_go.set()
+        await asyncio.gather(publishing, checking)
+        assert replicas.seen == ["update 5", "reconcile 5"]  # the former version would have undone the update
+
+    asyncio.run(work())
