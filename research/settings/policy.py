@@ -20,6 +20,12 @@ class PolicyConfig(Section):
     )
     threads: PositiveInt = Field(2, description="threads of each policy server on a CPU")
     kv_cache_gib: PositiveInt = Field(2, description="size of the KV cache of each policy server on a CPU, in GiB")
+    keep_kv_cache: bool = Field(
+        False,
+        description="what requests under way have computed when new weights come: false: it is computed anew, as if "
+        "the new weights had read all of it; true: it is kept, which costs nothing, and later tokens see keys and "
+        "values of the former weights",
+    )
     max_num_seqs: PositiveInt = Field(64, description="most requests that are decoded together")
     enforce_eager: bool = Field(False, description="skip compilation: faster start, slower decoding on a GPU")
     gpu_memory_utilization: Fraction = Field(0.85, description="fraction of GPU memory that vLLM may take")

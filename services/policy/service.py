@@ -17,6 +17,7 @@ from research.settings import Settings
 from services.policy.adapters.adapters import Adapters
 from services.policy.answer.engine_policy import EnginePolicy
 from services.policy.answer.service import AnswerService
+from services.policy.weights.prefix_salt import salt_by_version
 from services.policy.weights.start_weights import start_version
 from services.policy.weights.updates import WeightUpdates
 
@@ -49,7 +50,11 @@ class PolicyService:
         settings = self.settings
         policy, limits = settings.policy, settings.episode
         self._engine, self.workers = engine, workers
-        self.updates = updates = WeightUpdates(engine, Path(args.model), policy.weights_dir, start_version())
+        self.updates = updates = WeightUpdates(
+            engine, Path(args.model), policy.weights_dir, start_version(), keep_kv_cache=policy.keep_kv_cache
+        )
+        if policy.keep_kv_cache:
+            salt_by_version(engine, lambda: updates.version)
         await updates.announce_initial_version()
         self.adapters = adapters = Adapters(engine, models, updates.tensors, policy.weights_dir, policy.max_lora_rank)
         self.retriever = retriever_of(

@@ -42,9 +42,17 @@ class UpdateFailedError(ResearchError, RuntimeError):
 class WeightUpdates:
     """Owns the choice of the served weights. `engine` is vLLM's engine client."""
 
-    def __init__(self, engine: Any, base: Path, weights_dir: Path, version: str = INITIAL_VERSION) -> None:
+    def __init__(
+        self,
+        engine: Any,
+        base: Path,
+        weights_dir: Path,
+        version: str = INITIAL_VERSION,
+        *,
+        keep_kv_cache: bool = False,
+    ) -> None:
         """`base` is the checkpoint that the engine was started with, as `version`."""
-        self._engine = engine
+        self._engine, self._keep_kv_cache = engine, keep_kv_cache
         self._weights_dir = weights_dir
         self.tensors = tensor_specs(base)
         self._lock = asyncio.Lock()
@@ -241,6 +249,8 @@ class WeightUpdates:
         with _timed(seconds, "finish"):
             await call_workers(self._engine, "finish_weight_update")
             await self._engine.update_weight_version(version)
+        if self._keep_kv_cache:
+            return  # no later prompt finds a stale prefix: `prefix_salt.py`
         # Frozen requests hold keys and values of the old weights. These are computed again, so that each token after
         # the update is sampled from the new weights alone, and no later prompt hits a stale prefix.
         with _timed(seconds, "reset_cache"):

@@ -9,6 +9,7 @@ from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+import httpx
 import psutil
 import pytest
 import torch
@@ -74,7 +75,7 @@ def servers(
     arguments = [
         *(f"paths.data={data_dir}", f"paths.runs={tmp_path}", f"policy.weights_dir={weights}"),
         *("policy.replicas=2", f"policy.port={ports_in_a_row(free_port)}", "policy.threads=1"),
-        *("policy.serve=base", "policy.kv_cache_gib=1"),
+        *("policy.serve=base", "policy.kv_cache_gib=1", "policy.keep_kv_cache=true"),
     ]
     settings, said = load_settings(overrides=arguments), io.StringIO()
     with running(["policy"], arguments, settings, Console(file=said)):
@@ -85,6 +86,19 @@ def noisy(model: Path, seed: int) -> dict[str, torch.Tensor]:
     torch.manual_seed(seed)
     tensors = load_file(model / "model.safetensors")
     return {name: t + 0.01 * torch.randn_like(t) if t.ndim > 1 else t for name, t in tensors.items()}
+
+
+async def first_logprobs(url: str, prompt: list[int], salt: str | None = None) -> list[float]:
+    """Log-probabilities of the first tokens that a plain OpenAI client gets, greedily."""
+    async with httpx.AsyncClient() as http:
+        body = {"model": "base", "prompt": prompt, "max_tokens": 4, "temperature": 0, "logprobs": 0}
+        models = (await http.get(f"{url}/v1/models")).json()["data"]
+        body["model"] = next(each["id"] for each in models if each["id"] != "research")
+        answer = await http.post(
+            f"{url}/v1/completions", json=body | ({"cache_salt": salt} if salt else {}), timeout=60
+        )
+    logprobs: list[float] = answer.raise_for_status().json()["choices"][0]["logprobs"]["token_logprobs"]
+    return logprobs
 
 
 async def digests_of(urls: list[str]) -> list[dict[str, str]]:
@@ -114,8 +128,25 @@ def test_all_serve_the_published_version_or_are_out(servers: Servers, model: Pat
         finally:
             await replicas.close()
 
+    async def sampled_tokens() -> float:
+        async with httpx.AsyncClient() as watcher:
+            texts = [(await watcher.get(f"{url}/metrics")).text for url in urls]
+        lines = [line for text in texts for line in text.splitlines() if line.startswith("vllm:generation_tokens_tot")]
+        return sum(float(line.rsplit(" ", 1)[1]) for line in lines)
+
     async def scenario(publisher: Publisher, replicas: Replicas) -> None:
+        # What is under way goes on with what it has computed; what comes later finds nothing of it in the cache.
+        before = await first_logprobs(urls[0], prompts[0])
+        start = await sampled_tokens()
+        asked = [asyncio.create_task(replicas.generate(ids, 120, Sampling(1.0))) for ids in prompts]
+        while await sampled_tokens() - start < 80:  # each look is two round trips, so this is no busy wait
+            pass
         await publisher.publish(FixedWeights(noisy(model, 1)), 1)
+        under_way = [generation.versions for generation in await asyncio.gather(*asked)]
+        assert [versions for versions in under_way if set(versions) == {"0", "1"}], under_way
+        after = await first_logprobs(urls[0], prompts[0])
+        assert after != before
+        assert after == pytest.approx(await first_logprobs(urls[0], prompts[0], salt="never seen"), abs=0.02)
         assert await versions(replicas) == {"1"}
         for url in urls:
             async with PolicyClient(url, retries=0) as client:
