@@ -11,10 +11,12 @@ from benchmarks.retriever.load import SERVE, free_port, serving
 
 
 @contextmanager
-def policy_and_retriever(*overrides: str, **environment: str) -> Iterator[tuple[str, subprocess.Popen[bytes]]]:
+def policy_and_retriever(
+    *overrides: str, retriever_port: int | None = None, **environment: str
+) -> Iterator[tuple[str, subprocess.Popen[bytes]]]:
     """The policy's URL and process."""
     os.environ.update(environment)
-    port, retriever_port = free_port(), free_port()
+    port, retriever_port = free_port(), retriever_port or free_port()
     policy = [
         *SERVE[:-1],
         "policy",
