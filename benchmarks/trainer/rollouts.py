@@ -150,12 +150,12 @@ class Setting:
             async def turn(number: int, prompt: list[int], tokens: int) -> None:
                 parameters = {
                     "max_tokens": tokens,
-                    "min_tokens": tokens,
+                    "ignore_eos": True,
                     "temperature": 1.0,
                     "seed": number,
                     "logprobs": 0,
                 }
-                body = {"token_ids": prompt, "sampling_params": parameters | {"ignore_eos": True}, "cache_salt": "bare"}
+                body = {"token_ids": prompt, "sampling_params": parameters, "cache_salt": salt}
                 async with slots:
                     answer = (await http.post("/inference/v1/generate", json=body)).raise_for_status().json()
                 assert len(answer["choices"][0]["token_ids"]) == tokens
