@@ -102,7 +102,8 @@ class OverlappedGroups:
         self._known.clear()
 
     def _finished_one(self) -> None:
-        if self._status.phase is RunPhase.ROLLOUT:  # other phases count other things
+        # Other phases count other things; and more are under way than a step waits for.
+        if self._status.phase is RunPhase.ROLLOUT and self._status.done < self._status.total:
             self._status.advance()
 
     async def _start(self, step: int) -> None:

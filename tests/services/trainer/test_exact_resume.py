@@ -261,3 +261,16 @@ def test_a_roll_back_goes_another_way_and_outlives_the_process(tiny: Path, tmp_p
 
     assert train_unbroken(tiny, tmp_path, overrides=["alarms.on_malformed=warn"]) == 0
     assert [entry["step"] for entry in metrics(tmp_path)] == list(range(1, STEPS + 1))
+
+
+def test_a_roll_back_with_overlap_leaves_what_was_under_way(tiny: Path, tmp_path: Path) -> None:
+    alarm = ["alarms.well_formed_floor=1.0", "alarms.on_malformed=rollback", "alarms.max_rollbacks=1", *OVERLAPPED]
+    assert train_unbroken(tiny, tmp_path, overrides=alarm, slow=True) == 1  # the second alarm stops the run
+    checkpoints = tmp_path / "runs" / "demo" / "checkpoints"
+    first, again = (json.loads((checkpoints / name / "state.json").read_text()) for name in NAMES_OF_STEP_2)
+    assert first["drawn"]
+    assert not again["drawn"]
+    assert again["question_cursors"][""] > first["question_cursors"][""]
+
+    assert train_unbroken(tiny, tmp_path, overrides=["alarms.on_malformed=warn", *OVERLAPPED]) == 0
+    assert [entry["step"] for entry in metrics(tmp_path)] == list(range(1, STEPS + 1))
