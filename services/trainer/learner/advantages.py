@@ -196,7 +196,7 @@ def _silent_reason(rewards: Sequence[float]) -> str:
 
 def _reason_to_leave_out(episode: Episode, grpo: GrpoConfig, turns: TurnsConfig) -> str:
     """Why an episode is not trained on, whatever its reward; empty if it may be."""
-    if not all(math.isfinite(logprob) for logprob in episode.logprobs):
+    if not math.isfinite(sum(episode.logprobs)):
         return "the sampler reported a log-probability that is not finite"
     if grpo.mask_truncated and episode.stop_reason.cut_off:
         return "truncated episodes are masked"
