@@ -7,12 +7,12 @@ trained on; each prompt is the previous prompt, the sampled ids and the ids of t
 
 from __future__ import annotations
 
-import asyncio
 import time
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
+from functools import partial
 from typing import Protocol, runtime_checkable
 
 from research.episode.protocol import (
@@ -23,6 +23,7 @@ from research.episode.protocol import (
     result_block,
     search_query,
 )
+from research.episode.side_thread import in_side_thread
 from research.episode.tokenizer import Tokenizer
 from research.errors import ContextFullError, ProtocolError, ServiceError
 from research.passages import Passage
@@ -219,14 +220,12 @@ class SearchAgent:
 
     async def steps(self, question: str, sampling: Sampling) -> AsyncGenerator[Episode]:
         """Like `run`, but yields the growing episode after each turn and each search."""
-        prompt_ids, room = await asyncio.to_thread(self.begin, question)
+        prompt_ids, room = await in_side_thread(partial(self.begin, question))
         episode = Episode(question=question, prompt_ids=prompt_ids)
         ended = None
         while ended is None:
             generation = await self._generate(episode, room, sampling)
-            turn = Turn(self.tokenizer.decode(generation.token_ids))
-            episode.turns.append(turn)
-            query = search_query(turn.text)
+            turn, query = await in_side_thread(partial(self._read, generation, episode))
             ended = _reason_to_end(episode, query, generation.finish, self.limits)
             if ended is None and query is not None:
                 yield episode
@@ -244,8 +243,14 @@ class SearchAgent:
         episode.generate_seconds += time.perf_counter() - started
         if not generation.token_ids and not episode.token_ids:
             raise ServiceError("the policy was told to end an episode before it had begun")
-        episode._append_sampled(generation)
         return generation
+
+    def _read(self, generation: Generation, episode: Episode) -> tuple[Turn, str | None]:
+        """Add what was sampled to an episode; returns the turn and its query, if any."""
+        turn = Turn(self.tokenizer.decode(generation.token_ids))
+        episode.turns.append(turn)
+        episode._append_sampled(generation)
+        return turn, search_query(turn.text)
 
     async def _search(self, episode: Episode, turn: Turn, query: str, room: int) -> StopReason | None:
         """Answer the search of a turn; TOKEN_LIMIT if its result does not fit (half a result would mislead)."""
@@ -253,18 +258,17 @@ class SearchAgent:
         passages = await self.retriever.search(query, self.limits.top_k)
         episode.search_seconds += time.perf_counter() - started
         turn.query, turn.passages = query, passages
-        # Five passages take a millisecond; thousands of searches would hold up all other requests for seconds.
-        turn.result, ids = await asyncio.to_thread(self._as_result, passages)
+        return await in_side_thread(partial(self._insert_result, turn, episode, room))
+
+    def _insert_result(self, turn: Turn, episode: Episode, room: int) -> StopReason | None:
+        """Add the passages of a turn to its episode, as the model sees them."""
+        served = [self._cut(passage) for passage in turn.passages]
+        turn.result = result_block(served, self.tokenizer.special_tokens)
+        ids = self.tokenizer.encode(turn.result)
         if len(episode.token_ids) + len(ids) >= room:
             return StopReason.TOKEN_LIMIT
         episode._append_result(ids)
         return None
-
-    def _as_result(self, passages: Sequence[Passage]) -> tuple[str, list[int]]:
-        """What the model sees of passages, as text and as tokens."""
-        served = [self._cut(passage) for passage in passages]
-        text = result_block(served, self.tokenizer.special_tokens)
-        return text, self.tokenizer.encode(text)
 
     def _cut(self, passage: Passage) -> Passage:
         limit = self.limits.max_passage_tokens
