@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 from typing import Protocol
 
 from research.errors import TrainingError
 from services.trainer.entry import Entry, grpo_entries
 from services.trainer.evaluation.evaluator import AFTER, BEFORE, SAMPLED, SFT, interim_name
 from services.trainer.evaluation.report import write_report
+from services.trainer.garbage import collected_between_steps
 from services.trainer.grpo_step import GrpoStep
 from services.trainer.model.memory import keep_freed_memory
 from services.trainer.run import Run
@@ -63,7 +65,8 @@ class TrainingLoop:
             TrainingError, ServiceError: the run cannot continue; the last checkpoint is intact.
         """
         try:
-            await self._train()
+            with collected_between_steps():
+                await self._train()
         finally:
             await self._step.close()
             await self._run.close()
@@ -138,6 +141,7 @@ class TrainingLoop:
     async def _take(self, step: int) -> None:
         run, before = self._run, self._run.clock.seconds
         run.status.step = step
+        gc.collect()
         entry = await self._step.take(step)
         entry["seconds"] = run.clock.since(before)
         run.run_dir.add_metrics(entry)
