@@ -48,6 +48,8 @@ from research.questions.sampler import QuestionSampler
 from research.settings import Settings
 from services.trainer import loop as trainer_loop
 from services.trainer.clock import PhaseClock
+from services.trainer.garbage import collected_between_steps
+from services.trainer.model.memory import keep_freed_memory
 from services.trainer.rollout import rewards as trainer_rewards
 from services.trainer.rollout import versions as trainer_versions
 from services.trainer.rollout.gate import ServiceGate
@@ -64,6 +66,7 @@ SEARCHES, TOP_K, PASSAGE_TOKENS, TURN_TOKENS = 5, 5, 112, 72
 # Seconds: the shortest and the longest that a turn and a search take, and what the rest of a step takes.
 TURN, SEARCH, REST = (1.0, 4.0), (0.05, 0.5), 1.0
 TICK = 0.001
+DRAWN = 256
 
 
 class Meter:
@@ -78,6 +81,9 @@ class Meter:
         run = asyncio.Handle._run
 
         def timed(handle: asyncio.Handle) -> None:
+            if handle._callback == self._tick:  # type: ignore[attr-defined]
+                run(handle)
+                return
             started, busy = time.perf_counter(), time.thread_time()
             run(handle)
             took, computed = time.perf_counter() - started, time.thread_time() - busy
@@ -130,16 +136,19 @@ class MadeUp:
         ]
         self._random = random.Random(1)
         self.version = "0"
+        # Drawn before, so that drawing does not count.
+        self._logprobs = [[-self._random.random() for _ in range(2 * TURN_TOKENS)] for _ in range(DRAWN)]
+        self._found = [self._random.sample(self._passages, TOP_K) for _ in range(DRAWN)]
 
     def generation(self, prompt_tokens: int) -> Generation:
         """A search as long as there is room for another, then the answer."""
         ends = prompt_tokens > SEARCHES * TOP_K * PASSAGE_TOKENS
         ids = self._random.choice(self._answers) if ends else self._search
-        logprobs = [-self._random.random() for _ in ids]
+        logprobs = self._random.choice(self._logprobs)[: len(ids)]
         return Generation(list(ids), logprobs, [self.version] * len(ids), Finish.EOS if ends else Finish.SEARCH)
 
     def found(self) -> list[Passage]:
-        return self._random.sample(self._passages, TOP_K)
+        return self._random.choice(self._found)
 
     async def generate(self, prompt_ids: Sequence[int], max_tokens: int, sampling: Sampling) -> Generation:
         await asyncio.sleep(self._random.uniform(*TURN))
@@ -256,7 +265,7 @@ async def step(settings: Settings, made_up: MadeUp, clients: tuple[Any, Any], di
         (clients[0], "generate", "made-up policy (not ours)"),
     ):
         meter.time(owner, name, part)
-    with meter.watch():
+    with collected_between_steps(), meter.watch():
         await trainer_loop.GrpoStep(cast(Run, run)).take(1)
         await run._record.written()
 
@@ -284,6 +293,7 @@ def main() -> None:
     parser.add_argument("--http", action="store_true", help="through the real clients")
     arguments = parser.parse_args()
     settings, meter = settings_of(arguments.questions), Meter()
+    keep_freed_memory()
     tokenizer = HuggingFaceTokenizer(
         AutoTokenizer.from_pretrained(local_checkpoint(settings.model.name, settings.paths.data))
     )
