@@ -25,8 +25,8 @@ _thread: threading.Thread | None = None
 async def in_side_thread(work: Callable[[], Result]) -> Result:
     """Do what takes a millisecond or less and waits for nothing; raises what it raises.
 
-    `asyncio.to_thread` takes three times as much of the loop's time, and its threads hold up the loop, since all fight
-    for one interpreter lock (docs/adr/080).
+    `asyncio.to_thread` takes two to four times as much of the loop's time, and its threads hold up the loop, since
+    all fight for one interpreter lock (docs/adr/080).
     """
     _start()
     future: asyncio.Future[Result] = asyncio.get_running_loop().create_future()
