@@ -143,7 +143,7 @@ def test_all_serve_the_published_version_or_are_out(servers: Servers, model: Pat
             pass
         await publisher.publish(FixedWeights(noisy(model, 1)), 1)
         under_way = [generation.versions for generation in await asyncio.gather(*asked)]
-        assert [versions for versions in under_way if set(versions) == {"0", "1"}], under_way
+        assert [each for each in under_way if set(each) == {"0", "1"}], under_way
         after = await first_logprobs(urls[0], prompts[0])
         assert after != before
         assert after == pytest.approx(await first_logprobs(urls[0], prompts[0], salt="never seen"), abs=0.02)
