@@ -118,12 +118,28 @@ class Turn:
     result: str = ""  # the passages as the model saw them
 
 
+@dataclass(frozen=True, slots=True)
+class BranchPoint:
+    """The end of a result of another episode of the group, which an episode goes on from.
+
+    Attributes:
+        member: the place in the group of the episode that sampled what is copied.
+        turn: the last copied turn, from 0; its result is copied, too.
+        tokens: how many tokens after the prompt are copied.
+    """
+
+    member: int
+    turn: int
+    tokens: int
+
+
 @dataclass(slots=True)
 class Episode:
     """A finished (or growing) episode; the four token streams have equal length and start after the prompt.
 
     `sampled[i]` says whether the model wrote token i; `logprobs[i]` is its log-probability under the distribution it
     was drawn from (0.0 where it was not sampled) and `versions[i]` the weight version that produced it ("" likewise).
+    Those of an episode that is a branch begin with a copy; its seconds are its own.
     """
 
     question: str
@@ -136,6 +152,7 @@ class Episode:
     stop_reason: StopReason = StopReason.ANSWERED
     generate_seconds: float = 0.0
     search_seconds: float = 0.0
+    branched_from: BranchPoint | None = None
 
     @property
     def searches(self) -> int:
@@ -144,6 +161,11 @@ class Episode:
     @property
     def sampled_tokens(self) -> int:
         return sum(self.sampled)
+
+    @property
+    def copied_tokens(self) -> int:
+        """How many of the sampled tokens another episode of the group sampled."""
+        return sum(self.sampled[: self.branched_from.tokens]) if self.branched_from is not None else 0
 
     @property
     def weight_versions(self) -> list[str]:
@@ -189,15 +211,15 @@ class SearchAgent:
         """
         return replace(self, policy=self.policy.of_episode(group)) if isinstance(self.policy, PolicyServers) else self
 
-    async def run(self, question: str, sampling: Sampling) -> Episode:
-        """Run one episode to its end.
+    async def run(self, question: str, sampling: Sampling, begun: Episode | None = None) -> Episode:
+        """Run one episode to its end; `begun` is one to go on with, whose last turn has its result.
 
         Raises:
             ServiceError: the policy or the retriever failed for good; such an episode must not be scored.
             ContextFullError: the prompt leaves no room.
             ProtocolError: tokens or text violate the protocol.
         """
-        async with aclosing(self.steps(question, sampling)) as steps:
+        async with aclosing(self.steps(question, sampling, begun)) as steps:
             async for step in steps:
                 episode = step
         return episode
@@ -218,10 +240,10 @@ class SearchAgent:
             )
         return prompt_ids, room
 
-    async def steps(self, question: str, sampling: Sampling) -> AsyncGenerator[Episode]:
+    async def steps(self, question: str, sampling: Sampling, begun: Episode | None = None) -> AsyncGenerator[Episode]:
         """Like `run`, but yields the growing episode after each turn and each search."""
         prompt_ids, room = await in_side_thread(partial(self.begin, question))
-        episode = Episode(question=question, prompt_ids=prompt_ids)
+        episode = begun or Episode(question=question, prompt_ids=prompt_ids)
         ended = None
         while ended is None:
             generation = await self._generate(episode, room, sampling)

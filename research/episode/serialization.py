@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from research.episode.agent import Episode, StopReason, Turn
+from research.episode.agent import BranchPoint, Episode, StopReason, Turn
 from research.errors import ProtocolError
 from research.passages import Passage
 
@@ -20,9 +20,10 @@ def episode_from_dict(record: dict[str, Any]) -> Episode:
     try:
         turns = [_turn_from_dict(turn) for turn in record["turns"]]
         logprobs = [math.nan if value is None else value for value in record["logprobs"]]
-        episode = Episode(
-            **{**record, "turns": turns, "logprobs": logprobs, "stop_reason": StopReason(record["stop_reason"])}
-        )
+        point = record.get("branched_from")  # since 2026-11
+        branched_from = BranchPoint(**point) if point is not None else None
+        read = {"turns": turns, "logprobs": logprobs, "branched_from": branched_from}
+        episode = Episode(**{**record, **read, "stop_reason": StopReason(record["stop_reason"])})
     except (KeyError, TypeError, ValueError) as error:
         raise ProtocolError(f"not an episode record ({error!r})") from error
     if not len(episode.token_ids) == len(episode.sampled) == len(episode.logprobs) == len(episode.versions):

@@ -18,7 +18,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from research.episode.agent import Episode, StopReason, Turn
+from research.episode.agent import BranchPoint, Episode, StopReason, Turn
 from research.episode.serialization import episode_from_dict
 from research.errors import ProtocolError, TrainingError
 from research.passages import Passage
@@ -51,6 +51,7 @@ def episodes(draw: st.DrawFn) -> Episode:
         stop_reason=draw(st.sampled_from(StopReason)),
         generate_seconds=draw(FLOATS),
         search_seconds=draw(FLOATS),
+        branched_from=draw(st.none() | st.builds(BranchPoint, st.integers(0, 9), st.integers(0, 9), st.integers(0, 9))),
     )
 
 
@@ -91,6 +92,7 @@ def test_many_threads_may_add_at_a_time(tmp_path: Path) -> None:
         {"turns": [{"text": "", "passages": [{"id": "1"}]}]},
         {"turns": None},
         {"surplus": 1},
+        {"branched_from": {"member": 0}},
         {"logprobs": []},
     ],
 )
