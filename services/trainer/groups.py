@@ -18,6 +18,11 @@ class Member:
     score: Score
     place: int
 
+    @property
+    def root(self) -> int:
+        """The place of the member that it branched from, or its own."""
+        return self.place if self.episode.branched_from is None else self.episode.branched_from.member
+
 
 @dataclass(frozen=True, slots=True)
 class TrainingUse:

@@ -5,6 +5,8 @@ What counts where (docs/adr/063):
 - An advantage compares an episode with those of its group that are trained on (or of the batch, by `grpo.advantage`),
   so that the advantages of what is trained sum to zero. Episodes left out (truncated ones that are masked, those not
   among the kept) have none.
+- Episodes that branched from another are compared within their tree as well. Tokens that they share with it are trained
+  on in each of them, as in the paper: with the sum of their advantages (docs/adr/087).
 - The tokens of a turn may have another advantage than their episode's (`[turns]`); a group whose rewards are equal, but
   not what its turns brought, is trained on.
 - Episodes left out are in no denominator of the loss.
@@ -17,8 +19,9 @@ from __future__ import annotations
 
 import math
 import random
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 
 from research.episode.agent import Episode
 from research.scoring.turns import is_void, turn_credits
@@ -32,6 +35,7 @@ from services.trainer.learner.estimators import (
     group_advantages,
     keep_most_varied,
     leave_one_out_advantages,
+    tree_advantages,
 )
 from services.trainer.model.batching import TrainingSequence, sequence_of
 
@@ -108,6 +112,11 @@ class _Choice:
         return [self.rewards[i] for i in self.kept]
 
     @property
+    def trees(self) -> list[int]:
+        """Of the kept, the root of the tree that each is part of, by its place."""
+        return [self.group.members[i].root for i in self.kept]
+
+    @property
     def is_silent(self) -> bool:
         return len(set(self.kept_rewards)) < 2
 
@@ -125,9 +134,9 @@ def _of_kept(choices: Sequence[_Choice], grpo: GrpoConfig) -> list[list[float] |
     scaled = grpo.scale_advantages
     match grpo.advantage:
         case "group":
-            return [group_advantages(choice.kept_rewards, scaled=scaled) for choice in choices]
+            return _over_trees(choices, partial(group_advantages, scaled=scaled))
         case "leave_one_out":
-            return [leave_one_out_advantages(choice.kept_rewards, scaled=scaled) for choice in choices]
+            return _over_trees(choices, partial(leave_one_out_advantages, scaled=scaled))
         case "batch":
             everything = {reward for choice in choices for reward in choice.kept_rewards}
             return _over_batch(choices, [c.kept_rewards if len(everything) > 1 else None for c in choices], scaled)
@@ -136,6 +145,12 @@ def _of_kept(choices: Sequence[_Choice], grpo: GrpoConfig) -> list[list[float] |
             if grpo.count_silent_groups:
                 values = [value or [0.0] * len(c.kept) for value, c in zip(values, choices, strict=True)]
             return _over_batch(choices, values, scaled)
+
+
+def _over_trees(
+    choices: Sequence[_Choice], of_group: Callable[[Sequence[float]], list[float] | None]
+) -> list[list[float] | None]:
+    return [tree_advantages(choice.kept_rewards, choice.trees, of_group) for choice in choices]
 
 
 def _over_batch(

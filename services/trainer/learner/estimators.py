@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Callable, Hashable, Sequence
 
 import torch
 
@@ -34,6 +35,33 @@ def leave_one_out_advantages(rewards: Sequence[float], *, scaled: bool = False) 
     if advantages is None:
         return None
     return [advantage * len(rewards) / (len(rewards) - 1) for advantage in advantages]
+
+
+def tree_advantages(
+    rewards: Sequence[float],
+    trees: Sequence[Hashable],
+    of_group: Callable[[Sequence[float]], list[float] | None],
+) -> list[float] | None:
+    """What each gets in its group, plus what it gets in its tree (Tree-GRPO, https://arxiv.org/abs/2509.21240).
+
+    Within a tree these sum to zero, so that tokens which a whole tree shares get what its mean is worth in the group,
+    and those after a branch also what it was worth to go that way. Without branches the group's part is all. So is it
+    for a tree of one (the authors' code adds the bare reward there), or one of equal rewards.
+    None if the group carries no signal.
+
+    Args:
+        rewards: of the members of a group.
+        trees: which tree each belongs to.
+        of_group: from rewards to advantages; None without signal.
+    """
+    advantages = of_group(rewards)
+    if advantages is None:
+        return None
+    for tree in (tree for tree, count in Counter(trees).items() if count > 1):
+        own = [index for index, its in enumerate(trees) if its == tree]
+        for index, within in zip(own, of_group([rewards[index] for index in own]) or [], strict=False):
+            advantages[index] += within
+    return advantages
 
 
 def batch_advantages(values: Sequence[float], lengths: Sequence[int], *, scaled: bool = True) -> list[float]:

@@ -54,8 +54,8 @@ def test_the_most_varied_of_a_group_are_kept_and_compared_with_each_other(tmp_pa
 def test_the_advantages_of_what_is_trained_on_sum_to_zero(members: list[str], keep: int | None) -> None:
     """Else all tokens that a group's episodes share (the form, the plan) would become likelier, or less."""
     made = [
-        member(answered(RIGHT if each == "right" else WRONG, **({"stop_reason": CUT} if each == "cut" else {})))
-        for each in members
+        member(answered(RIGHT if each == "right" else WRONG, **({"stop_reason": CUT} if each == "cut" else {})), place)
+        for place, each in enumerate(members)
     ]
     grpo = GrpoConfig(train_per_group=keep, mask_truncated=True)
     groups = [Group("1.0", GROUPS[0].question, made)]
@@ -67,7 +67,7 @@ def test_the_advantages_of_what_is_trained_on_sum_to_zero(members: list[str], ke
 
 def test_cut_episodes_can_be_masked_but_one_search_too_many_is_punished(tmp_path: Path) -> None:
     for stop_reason, trained in ((CUT, 0), (StopReason.SEARCH_LIMIT, 2)):
-        cut = member(answered(WRONG, stop_reason=stop_reason))
+        cut = member(answered(WRONG, stop_reason=stop_reason), 1)
         groups = [Group("1.0", GROUPS[0].question, [GROUPS[0].members[0], cut])]
         assert len(batch_of(groups, tiny_settings(tmp_path, "grpo.mask_truncated=false"), 1).sequences) == 2
         # With one of two masked, nobody is left to be compared with.
@@ -78,7 +78,7 @@ def test_cut_episodes_can_be_masked_but_one_search_too_many_is_punished(tmp_path
 def test_a_bad_number_costs_its_episode_and_not_the_step(tmp_path: Path, value: float) -> None:
     broken = answered(RIGHT)
     broken.logprobs[-1] = value
-    groups = [Group("1.0", GROUPS[0].question, [*GROUPS[0].members, member(broken)])]
+    groups = [Group("1.0", GROUPS[0].question, [*GROUPS[0].members, member(broken, 4)])]
     batch = batch_of(groups, tiny_settings(tmp_path, "grpo.train_per_group=4"), 1)
     assert len(batch.sequences) == 4
     assert "not finite" in (batch.group_uses[0][-1].skip_reason or "")
