@@ -82,6 +82,12 @@ class GrpoConfig(Section):
     )
     questions_per_step: PositiveInt = Field(256, description="questions per training step, a group of episodes each")
     group_size: int = Field(5, ge=2, description="episodes per question")
+    branches: int = Field(
+        0,
+        ge=0,
+        description="of the episodes of a group, so many go on from a search result of another, chosen by chance, and "
+        "share its tokens up to there (Tree-GRPO); 0: all begin with the prompt (docs/objectives.md)",
+    )
     objective: ObjectiveName = Field(
         "grpo",
         description="sets advantage, scale_advantages, ratio_level, clip_form, clip_low, clip_high, loss_aggregation "
@@ -184,6 +190,25 @@ class GrpoConfig(Section):
     @classmethod
     def _follow_the_objective(cls, values: Any) -> Any:
         return with_objective(values)
+
+    @model_validator(mode="after")
+    def _branches_agree(self) -> GrpoConfig:
+        if self.branches >= self.group_size:
+            raise ValueError(
+                f"branches = {self.branches} of group_size = {self.group_size} episodes leave none to grow from; set "
+                f"branches to at most {self.group_size - 1}"
+            )
+        if self.branches and self.advantage in ("batch", "group_and_batch"):
+            raise ValueError(
+                f"branches are compared within their tree and their group, but advantage is {self.advantage!r}; set "
+                "branches=0, or choose an objective that compares within groups"
+            )
+        if self.branches and self.straggler_share:
+            raise ValueError(
+                "straggler_share cuts the episodes that end last, which branches do because they begin last; set one "
+                "of the two to 0"
+            )
+        return self
 
     @model_validator(mode="after")
     def _settings_agree(self) -> GrpoConfig:

@@ -9,7 +9,8 @@ from typing_extensions import TypeIs
 
 
 class Means(TypedDict):
-    """Means over episodes: of a step, or of one kind of question. `sampled_tokens` counts what the model wrote.
+    """Means over episodes: of a step, or of one kind of question. `sampled_tokens` counts what the model wrote,
+    without what branches copied.
 
     `rewards` are those of the terms of the reward, unweighted, as `[reward]` names them.
     """
@@ -61,6 +62,9 @@ class RolloutEntry(TypedDict):
 
     `staleness` is, as a mean over episodes, of how many updates the learner was ahead of the oldest weights that wrote
     one, `several_versions` the share that more than one version wrote; `dropped_groups` were too old to train on.
+
+    `branches` counts the episodes that went on from another, `copied_tokens` the sampled tokens that they copied; it is
+    a mean over all episodes.
     """
 
     refill_rounds: int
@@ -71,6 +75,8 @@ class RolloutEntry(TypedDict):
     staleness: NotRequired[float]
     staleness_max: NotRequired[int]
     several_versions: NotRequired[float]
+    branches: NotRequired[int]
+    copied_tokens: NotRequired[float]
 
 
 @final

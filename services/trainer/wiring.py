@@ -114,6 +114,7 @@ async def training_loop(settings: Settings, status: RunStatus, ranks: Ranks) -> 
                 versions=Versions(lambda: publisher.version, trainer.max_staleness, first=int(settings.sft.enabled)),
                 journal=EpisodeJournal(run_dir.episodes_dir),
                 seed=settings.seed if settings.grpo.per_episode_seeds else None,
+                branches=settings.grpo.branches,
                 rewards=rewards,
                 stragglers=Stragglers(share, policy.cut) if (share := settings.grpo.straggler_share) else None,
             ),

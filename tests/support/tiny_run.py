@@ -230,6 +230,7 @@ async def _train(settings: Settings, model: Path, policy: InProcessPolicy, ranks
         versions=Versions(lambda: publisher.version, settings.trainer.max_staleness, first=1),
         journal=EpisodeJournal(run_dir.episodes_dir),
         seed=settings.seed,
+        branches=settings.grpo.branches,
     )
     run = Run(
         settings,

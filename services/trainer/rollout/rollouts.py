@@ -13,6 +13,7 @@ from research.episode.agent import Episode, Sampling, SearchAgent
 from research.errors import ProtocolError, ResearchError, ServiceError
 from research.questions import Question
 from services.trainer.groups import Group, Member
+from services.trainer.rollout.branches import Start, fits, root_of, start_of
 from services.trainer.rollout.gate import ServiceGate
 from services.trainer.rollout.journal import EpisodeJournal, Place
 from services.trainer.rollout.rewards import Rewards
@@ -28,7 +29,8 @@ class Rollouts:
 
     So is one with tokens of other weights than `versions` allow: a restarted policy server serves its base model until
     it receives the published weights. Episodes that the journal holds from before a kill are not sampled again. With a
-    `seed`, each episode has its own seed, derived from `seed` and its place in the run.
+    `seed`, each episode has its own seed, derived from `seed` and its place in the run. Of the members of a group,
+    the last `branches` go on from a search result of the others.
 
     `unusable` counts, by id of the question, the episodes left out because the question or a passage cannot be encoded.
     """
@@ -40,6 +42,7 @@ class Rollouts:
     versions: Versions
     journal: EpisodeJournal
     seed: int | None
+    branches: int = 0
     stragglers: Stragglers | None = None
     infra_errors: int = field(default=0)
     rewards: Rewards = field(default_factory=Rewards)
@@ -72,9 +75,7 @@ class Rollouts:
                 if self.stragglers is not None:
                     tasks.create_task(self.stragglers.cut_last(begun, lambda: unfinished, finished_one))
                 for number, question in enumerate(questions, first):
-                    places = [(number, place) for place in range(size)]
-                    members = [self.member(step, place, question, recorded, finished) for place in places]
-                    played.append([tasks.create_task(member) for member in members])
+                    played.append(self.begin_group(tasks, (step, number), question, size, recorded, finished))
                     await asyncio.sleep(0)  # all at once, they would hold the loop for a fifth of a second
         except* ResearchError as errors:
             raise errors.exceptions[0] from None
@@ -83,24 +84,49 @@ class Rollouts:
             for number, (question, own) in enumerate(zip(questions, played, strict=True), first)
         ]
 
-    async def member(
+    def begin_group(
+        self,
+        tasks: asyncio.TaskGroup,
+        place: tuple[int, int],
+        question: Question,
+        size: int,
+        recorded: Mapping[Place, Episode],
+        finished: Callable[[], None],
+    ) -> list[asyncio.Task[Member | None]]:
+        """Begin the members of a group, by the step it was drawn for and its number there.
+
+        Each ends as a scored episode, `recorded` or sampled now; as None if it failed for good.
+        """
+        members: list[asyncio.Task[Member | None]] = []
+        for number in range(size):
+            root = root_of(number, size, self.branches)
+            origin = members[root] if root is not None else None
+            members.append(tasks.create_task(self._member(*place, number, question, recorded, finished, origin)))
+        return members
+
+    async def _member(
         self,
         step: int,
-        place: Place,
+        group: int,
+        number: int,
         question: Question,
         recorded: Mapping[Place, Episode],
         finished: Callable[[], None],
+        origin: asyncio.Task[Member | None] | None,
     ) -> Member | None:
-        """One scored episode of a group drawn for a step: `recorded`, or sampled now; None if it failed for good."""
-        episode = recorded.get(place)
-        if episode is None:
-            episode = await self._sampled(f"{step}.{place[0]}", question, self._sampling_at(step, place))
+        """One scored episode, which goes on from that of `origin`, if there is one."""
+        root = await origin if origin is not None else None
+        episode = recorded.get((group, number))
+        if episode is None or not fits(episode, root):
+            sampling = self._sampling_at(step, (group, number))
+            start = start_of(root, f"{self.seed}/{step}/{group}/{number}")
+            episode = await self._sampled(f"{step}.{group}", question, sampling, start)
             if episode is not None:
-                await asyncio.to_thread(self.journal.add, step, *place, episode)
+                await asyncio.to_thread(self.journal.add, step, group, number, episode)
         finished()
         if episode is None:
             return None
-        return Member(episode, await self.rewards.score(question, episode), place[1])
+        return Member(episode, await self.rewards.score(question, episode), number)
 
     def forget_failures(self) -> int:
         """Begin to count anew; returns the `infra_errors` so far."""
@@ -113,11 +139,11 @@ class Rollouts:
             return self.sampling
         return replace(self.sampling, seed=zlib.crc32(f"{self.seed}/{step}/{place}".encode()) >> 1)
 
-    async def _sampled(self, group: str, question: Question, sampling: Sampling) -> Episode | None:
+    async def _sampled(self, group: str, question: Question, sampling: Sampling, start: Start) -> Episode | None:
         failures = 0
         while failures <= self.service_retries:
             try:
-                episode = await self.agent.for_episode(group).run(question.text, sampling)
+                episode = await self.agent.for_episode(group).run(question.text, sampling, start())
                 self.versions.require(episode)
             except (ServiceError, WrongWeightsError) as error:
                 self.infra_errors += 1

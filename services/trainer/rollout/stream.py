@@ -82,12 +82,9 @@ class GroupStream:
         await self._rollouts.gate.wait_until_ready()
         try:
             async with asyncio.TaskGroup() as tasks:
-                members = [
-                    tasks.create_task(
-                        self._rollouts.member(step, (number, place), question, recorded, self._on_episode)
-                    )
-                    for place in range(self._size)
-                ]
+                members = self._rollouts.begin_group(
+                    tasks, (step, number), question, self._size, recorded, self._on_episode
+                )
         except* ResearchError as errors:
             raise errors.exceptions[0] from None
         return Group(f"{step}.{number}", question, [each for task in members if (each := task.result()) is not None])

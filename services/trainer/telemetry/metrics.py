@@ -61,6 +61,8 @@ def rollout_entry(sampled: Sampled, questions: int, versions: Versions, unusable
         "staleness": fmean(staleness),
         "staleness_max": max(staleness),
         "several_versions": fmean(len(episode.weight_versions) > 1 for episode in episodes),
+        "branches": sum(episode.branched_from is not None for episode in episodes),
+        "copied_tokens": fmean(episode.copied_tokens for episode in episodes),
     }
 
 
@@ -100,7 +102,7 @@ def _means(rows: Sequence[Row]) -> Means:
         "well_formed": fmean(episode.format_fault is None for episode in episodes),
         "truncated": fmean(episode.stop_reason.truncated for episode in episodes),
         "searches": fmean(episode.searches for episode in episodes),
-        "sampled_tokens": fmean(episode.sampled_tokens for episode in episodes),
+        "sampled_tokens": fmean(episode.sampled_tokens - episode.copied_tokens for episode in episodes),
         "corrected": fmean(corrected_queries(member.episode, group.question) > 0 for group, member in rows),
     }
     if scores[0].terms:

@@ -151,8 +151,10 @@ def assert_something_was_learnt(work: Path) -> None:
 
 REFILLED = ["grpo.refill_rounds=3", "questions.settled_share=0.5", "questions.curriculum_candidates=2"]
 
+BRANCHED = ["grpo.branches=2", "grpo.refill_rounds=1"]
 
-@pytest.mark.parametrize("overrides", [[], REFILLED], ids=["plain", "refilled"])
+
+@pytest.mark.parametrize("overrides", [[], REFILLED, BRANCHED], ids=["plain", "refilled", "branched"])
 def test_a_killed_run_ends_as_an_unbroken_one(tiny: Path, tmp_path: Path, overrides: list[str]) -> None:
     unbroken, killed = tmp_path / "unbroken", tmp_path / "killed"
     assert train_unbroken(tiny, unbroken, overrides=overrides) == 0
@@ -163,6 +165,8 @@ def test_a_killed_run_ends_as_an_unbroken_one(tiny: Path, tmp_path: Path, overri
     assert not list(killed.glob("runs/demo/episodes/*.journal.jsonl"))
     rounds = [entry["rollout"]["refill_rounds"] for entry in metrics(killed)]
     assert any(rounds) if overrides else not any(rounds)
+    branches = [entry["rollout"]["branches"] for entry in metrics(killed)]
+    assert any(branches) == (overrides is BRANCHED)
 
 
 def test_what_was_sampled_once_is_what_is_trained_on(tiny: Path, tmp_path: Path) -> None:
@@ -196,9 +200,11 @@ def test_what_was_sampled_once_is_what_is_trained_on(tiny: Path, tmp_path: Path)
 OVERLAPPED = ["trainer.max_staleness=2", "grpo.refill_rounds=1"]
 
 
-def test_with_overlap_a_killed_run_loses_no_episode_and_no_question(tiny: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("branches", [0, 2])
+def test_with_overlap_a_killed_run_loses_no_episode_and_no_question(tiny: Path, tmp_path: Path, branches: int) -> None:
     """What a step takes depends on what is finished first; yet it takes the same again, and in the same order."""
     killed, replayed = tmp_path / "killed", tmp_path / "replayed"
+    overlapped = [*OVERLAPPED, f"grpo.branches={branches}"]
     sampled: dict[tuple[str, int], dict[str, Any]] = {}
 
     def remember() -> None:
@@ -209,10 +215,11 @@ def test_with_overlap_a_killed_run_loses_no_episode_and_no_question(tiny: Path, 
                     entry = json.loads(line)
                     sampled[f"{step}.{entry['group']}", entry["member"]] = entry["episode"]
 
-    train_and_kill(tiny, killed, remember, most=48, seeded=False, slow=True, overrides=OVERLAPPED)
+    train_and_kill(tiny, killed, remember, most=48, seeded=False, slow=True, overrides=overlapped)
     assert_something_was_learnt(killed)
     entries = [entry["rollout"] for entry in metrics(killed)]
     assert max(entry["staleness_max"] for entry in entries) in (1, 2)
+    assert any(entry["branches"] for entry in entries) == (branches > 0)
     assert any(entry["several_versions"] for entry in entries), "no episode was under way while weights changed"
 
     trained = {}
@@ -230,7 +237,7 @@ def test_with_overlap_a_killed_run_loses_no_episode_and_no_question(tiny: Path, 
     shutil.copytree(killed / "runs" / "demo" / "episodes", run / "episodes")
     link_checkpoint(killed / "runs" / "demo" / "checkpoints" / "step-000000", run / "checkpoints")
     unchecked = ["alarms.start_mismatch_ceiling=None"]  # the check of the sampler samples
-    assert train_unbroken(tiny, replayed, seeded=False, may_sample=False, overrides=[*OVERLAPPED, *unchecked]) == 0
+    assert train_unbroken(tiny, replayed, seeded=False, may_sample=False, overrides=[*overlapped, *unchecked]) == 0
     assert_same_end(killed, replayed)
 
 
