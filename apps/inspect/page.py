@@ -133,6 +133,7 @@ def _episode(shown: InspectedEpisode, vocabulary: dict[int, int]) -> dict[str, A
         "written": episode.sampled_tokens,
         "read": len(episode.token_ids) - episode.sampled_tokens,
         "versions": episode.weight_versions,
+        "branch": shown.branch_in_words,
         "tokens": _tokens(episode, vocabulary),
     }
 

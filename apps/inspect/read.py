@@ -91,6 +91,14 @@ class InspectedEpisode:
         return f"{line}, trained on" if skip_reason is None else f"{line}, not trained: {skip_reason}"
 
     @property
+    def branch_in_words(self) -> str | None:
+        """What the episode copied from another of its group; None if it began with the prompt."""
+        point = self.episode.branched_from
+        if point is None:
+            return None
+        return f"branch of sample {point.member + 1} after search {point.turn + 1}, {point.tokens} tokens copied"
+
+    @property
     def last_result_unseen(self) -> bool:
         """Whether the last result did not fit the context, so that it is in the record but not among the tokens."""
         return bool(self.episode.turns) and self.episode.turns[-1].query is not None

@@ -89,7 +89,7 @@ def _facts(shown: InspectedEpisode) -> str:
     versions = ", ".join(episode.weight_versions) or "unknown"
     return (
         f"{episode.stop_reason} · {searches} · {episode.sampled_tokens} tokens written, {read} read · "
-        f"weight version {versions}"
+        f"weight version {versions}" + (f" · {shown.branch_in_words}" if shown.branch_in_words else "")
     )
 
 

@@ -99,6 +99,7 @@ function facts(episode) {
     episode.corrected ? `${episode.corrected} corrected quer${episode.corrected === 1 ? "y" : "ies"}` : null,
     `${episode.written} tokens written, ${episode.read} read`,
     `weight version ${episode.versions.join(", ") || "unknown"}`,
+    episode.branch,
     `${episode.seconds[0]} s generating, ${episode.seconds[1]} s searching`,
     episode.id,
   ].filter(Boolean).map(fact => h("span", {}, fact)));

@@ -11,10 +11,12 @@ import pytest
 from apps.inspect.filters import Filters
 from apps.inspect.read import InspectedEpisode, RunEpisodes, find_run
 from research.episode.agent import StopReason
+from research.episode.branching import branch_points
 from research.errors import AssetError, ConfigurationError
 from services.trainer.learner.advantages import shuffle_rewards
 from services.trainer.learner.estimators import group_advantages
-from tests.support.inspected_run import write_run
+from services.trainer.run_dir.run_dir import RunDirectory
+from tests.support.inspected_run import HELPFUL, PARIS, episode, group, write_run, write_step
 
 STEP_1, STEP_2, EVALUATION = 0, 1, 2
 
@@ -72,6 +74,15 @@ def test_the_control_run_is_told_with_the_rewards_that_it_was_dealt(tmp_path: Pa
     assert [list(s.rewards) for s in (shown[0], shown[4])] == dealt
     other = next(s for s in shown if s.training and s.training.reward != s.score.reward)
     assert "ablation: it was given the reward" in (other.training_in_words or "")
+
+
+def test_a_branch_says_what_it_copied(tmp_path: Path) -> None:
+    run = RunDirectory(tmp_path)
+    root, grown = episode("Paris", HELPFUL), episode("Lyon", HELPFUL)
+    grown.branched_from = branch_points(root, 0)[0]
+    write_step(run, 1, [group("1.0", PARIS, root, grown)])
+    told = [shown.branch_in_words for shown in read(RunEpisodes(tmp_path), STEP_1)]
+    assert told == [None, f"branch of sample 1 after search 1, {grown.branched_from.tokens} tokens copied"]
 
 
 def test_evaluations_have_no_training(tmp_path: Path) -> None:
