@@ -47,12 +47,16 @@ def _group(members: list[InspectedEpisode]) -> GroupShape:
 
 
 def _episode(episode: Episode) -> EpisodeShape:
-    lengths = [(sampled, len(list(run))) for sampled, run in groupby(episode.sampled)]
-    search = round(episode.search_seconds / episode.searches, 4) if episode.searches else 0.0
+    """What was sampled and searched for it; what a branch copied is prompt."""
+    point = episode.branched_from
+    copied, before = (point.tokens, point.turn + 1) if point is not None else (0, 0)
+    lengths = [(sampled, len(list(run))) for sampled, run in groupby(episode.sampled[copied:])]
+    searches = episode.searches - before
+    search = round(episode.search_seconds / searches, 4) if searches else 0.0
     turns: list[TurnShape] = []
     for place, (sampled, length) in enumerate(lengths):
         if sampled:
             result = lengths[place + 1][1] if place + 1 < len(lengths) else 0
-            searched = result > 0 or episode.turns[len(turns)].query is not None
+            searched = result > 0 or episode.turns[before + len(turns)].query is not None
             turns.append(TurnShape(length, search if searched else None, result))
-    return EpisodeShape(len(episode.prompt_ids), tuple(turns))
+    return EpisodeShape(len(episode.prompt_ids) + copied, tuple(turns))

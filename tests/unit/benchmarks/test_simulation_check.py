@@ -14,8 +14,10 @@ from benchmarks.simulation.machines import CPU_SERVER, cpu_machines
 from benchmarks.simulation.recorded import SAMPLE, RecordedStep, read_sample, write_sample
 from benchmarks.simulation.run_directory import run_steps
 from benchmarks.simulation.workload import StatedShape
+from research.episode.branching import branch_points
 from research.errors import AssetError
-from tests.support.inspected_run import write_run
+from services.trainer.run_dir.run_dir import RunDirectory
+from tests.support.inspected_run import HELPFUL, PARIS, USELESS, episode, group, write_run, write_step
 
 
 def test_rates_of_a_known_machine_are_found_from_its_steps() -> None:
@@ -75,6 +77,19 @@ def test_a_runs_directory_becomes_lengths_and_times(tmp_path: Path) -> None:
     assert steps[1].computed == 0  # no update was made of it
     write_sample(steps, tmp_path / "sample.json.gz")
     assert read_sample(tmp_path / "sample.json.gz") == steps
+
+
+def test_what_a_branch_copied_is_prompt(tmp_path: Path) -> None:
+    root, grown = episode("Paris", USELESS, HELPFUL), episode("Lyon", USELESS, HELPFUL)
+    grown.branched_from = branch_points(root, 0)[0]
+    write_step(RunDirectory(tmp_path), 1, [group("1.0", PARIS, root, grown)])
+    line = {"step": 1, "seconds": {"rollout": 5.0, "update": 2.0, "publish": 1.0}}
+    (tmp_path / "metrics.jsonl").write_bytes(orjson.dumps(line) + b"\n")
+    whole, rest = run_steps(tmp_path)[0].groups[0].episodes
+    assert rest.sampled == grown.sampled_tokens - grown.copied_tokens < whole.sampled
+    assert rest.tokens == len(grown.prompt_ids) + len(grown.token_ids)
+    assert [turn.search is not None for turn in whole.turns] == [True, True, False]
+    assert [turn.search is not None for turn in rest.turns] == [True, False]
 
 
 def test_a_directory_without_steps_is_refused_by_name(tmp_path: Path) -> None:
