@@ -1,4 +1,4 @@
-"""Facts about the searches of an episode: what each newly found, and which corrected the one before."""
+"""Facts about the searches of an episode: what each newly found, which corrected the one before, what all served."""
 
 from __future__ import annotations
 
@@ -65,6 +65,15 @@ def search_facts(episode: Episode, question: Question) -> list[SearchFact]:
         )
         facts.append(SearchFact(number, turn.query, tuple(spellings[0] for spellings in found), corrects))
     return facts
+
+
+def served_all(episode: Episode, question: Question) -> bool | None:
+    """Whether the results held a passage of each of the question's supporting titles; None if it names none.
+
+    As above, the last search's result counts even if it did not fit into the context.
+    """
+    titles = set(question.supporting_titles)
+    return titles <= {passage.title for turn in episode.turns for passage in turn.passages} if titles else None
 
 
 def _sought(question: Question) -> list[tuple[str, ...]]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from statistics import fmean
 from typing import Any
 
@@ -14,6 +14,7 @@ from research.errors import ProtocolError, ServiceError
 from research.questions import Question
 from research.scoring.ask import ask_each
 from research.scoring.reward import Score, score
+from research.scoring.signs import Signs, signs_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,7 +30,8 @@ class Answered:
 class KindFigures:
     """Means over the `n` answers to one kind of question; `failed` questions could not be asked and count in no figure.
 
-    `corrected` is the share of episodes that replaced an unhelpful search by a helpful one (see `corrected_queries`).
+    `corrected` is the share of episodes that replaced an unhelpful search by a helpful one (see `corrected_queries`);
+    `signs` are those of a step, too.
     """
 
     n: int
@@ -41,6 +43,7 @@ class KindFigures:
     truncated: float
     corrected: float
     failed: int
+    signs: Signs = field(default_factory=Signs)
 
 
 Outcome = Answered | ServiceError | ProtocolError
@@ -117,8 +120,12 @@ def pass_at_k(answered: Iterable[tuple[str, str, float]]) -> dict[str, float]:
 
 
 def figures_as_dict(figures: dict[str, KindFigures]) -> dict[str, Any]:
-    """The figures for JSON."""
-    return {kind: asdict(values) for kind, values in figures.items()}
+    """The figures for JSON, signs among the others."""
+    flat: dict[str, Any] = {}
+    for kind, values in figures.items():
+        flat[kind] = asdict(values)
+        flat[kind] |= flat[kind].pop("signs")
+    return flat
 
 
 def _figures(answered: Sequence[Answered], failed: int) -> KindFigures:
@@ -134,4 +141,5 @@ def _figures(answered: Sequence[Answered], failed: int) -> KindFigures:
         truncated=fmean(a.episode.stop_reason.truncated for a in answered),
         corrected=fmean(corrected_queries(a.episode, a.question) > 0 for a in answered),
         failed=failed,
+        signs=signs_of([(a.question, a.episode, a.score) for a in answered]),
     )

@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 from pydantic import BeforeValidator, Field, model_validator
 
-from research.settings.base import Counts, PositiveInt, Section
+from research.settings.base import Counts, Fraction, PositiveInt, Section
 
 
 class EvaluationConfig(Section):
@@ -58,6 +58,33 @@ class AlarmsConfig(Section):
         "differences; above it the run refuses to start; None: no check",
     )
     on_mismatch: AlarmAction = Field("warn", description="what to do above mismatch_kl_ceiling")
+    likelihood_episodes: int = Field(
+        16,
+        ge=0,
+        description="right episodes of a batch whose likelihood is measured again after its update, for one forward "
+        "pass over them; 0: none",
+    )
+    likelihood_falls: PositiveInt | None = Field(
+        5, description="updates in a row after which right episodes were less likely than before; None: off"
+    )
+    repetition_ceiling: Fraction | None = Field(
+        0.5, description="share of an episode's runs of four words that it wrote before, mean of three steps; None: off"
+    )
+    empty_thoughts_ceiling: Fraction | None = Field(
+        0.9, description="share of turns that think less than three words, mean of three steps; None: off"
+    )
+    unanswered_ceiling: Fraction | None = Field(
+        0.5,
+        description="share of episodes that the model ended by itself without an answer, mean of three steps; None: "
+        "off",
+    )
+    searched_floor: Fraction | None = Field(
+        0.02, description="share of episodes that search at all, mean of three steps; None: off"
+    )
+    repeated_queries_ceiling: Fraction | None = Field(
+        0.5, description="share of searches whose query their episode asked before, mean of three steps; None: off"
+    )
+    on_collapse: AlarmAction = Field("warn", description="what to do beyond any of these six limits")
     max_rollbacks: PositiveInt = Field(3, description="after so many rollbacks the run stops")
 
 

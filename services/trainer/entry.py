@@ -7,12 +7,15 @@ from typing import Any, NotRequired, TypedDict, cast, final
 
 from typing_extensions import TypeIs
 
+from research.scoring.signs import Signs
 
-class Means(TypedDict):
+
+class Means(Signs):
     """Means over episodes: of a step, or of one kind of question. `sampled_tokens` counts what the model wrote,
     without what branches copied.
 
-    `rewards` are those of the terms of the reward, unweighted, as `[reward]` names them.
+    `rewards` are those of the terms of the reward, unweighted, as `[reward]` names them. The signs are there since
+    2026-12, each only where there is something to take it of.
     """
 
     episodes: int
@@ -28,7 +31,11 @@ class Means(TypedDict):
 
 
 class UpdateEntry(TypedDict):
-    """What an update did. A supervised step has only the first two. KL and entropy are in nats per token."""
+    """What an update did. A supervised step has only the first two. KL and entropy are in nats per token.
+
+    `right_before` and `right_after` are the mean log-probability of the tokens of right episodes before and after it,
+    in nats, of `right_episodes`; absent if there were none, and in runs from before 2026-12.
+    """
 
     loss: float
     learning_rate: float
@@ -42,6 +49,9 @@ class UpdateEntry(TypedDict):
     mismatch_max: NotRequired[float]
     mismatch_kl: NotRequired[float]
     masked_share: NotRequired[float]
+    right_before: NotRequired[float]
+    right_after: NotRequired[float]
+    right_episodes: NotRequired[int]
 
 
 class StepEntry(TypedDict):

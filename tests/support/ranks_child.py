@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Callable
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from multiprocessing import Pipe
 from pathlib import Path
 from typing import Any
@@ -29,6 +29,7 @@ def update(team: Team, work: Path) -> dict[str, Any]:
     before = team.logprobs(batches[0])
     losses = [team.supervised_update(batches[0], 1e-3, "sft") for _ in range(2)]
     team.end_sft()
+    batches = [[replace(each, right=each.advantages[0] > 0) for each in batch] for batch in batches]
     reports = [asdict(report) for batch in batches if (report := team.grpo_update(batch)) is not None]
     write_all(team, work)
     return {"before": before, "losses": losses, "reports": reports, "after": team.logprobs(batches[0])}

@@ -7,6 +7,7 @@ from typing import Any
 
 from prometheus_client import CollectorRegistry, Gauge, generate_latest
 
+from research.scoring.signs import Signs
 from services.trainer.entry import Entry, GrpoEntry, is_grpo
 from services.trainer.status import RunPhase, RunStatus
 
@@ -22,6 +23,7 @@ _OF_LAST_STEP = (
     "corrected",
     "solved_groups",
     "infra_share",
+    *Signs.__annotations__,
 )
 
 

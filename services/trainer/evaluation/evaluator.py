@@ -84,7 +84,8 @@ class Evaluator:
             if failures > self._settings.grpo.service_retries:
                 raise TrainingError(f"{fault}; see the services' logs")
             self._log(f"{fault}; they are asked again")
-        answered, figures = figures_of(questions, [outcomes[index] for index in range(len(questions))])
+        each = [outcomes[index] for index in range(len(questions))]
+        answered, figures = await asyncio.to_thread(figures_of, questions, each)
         if unusable := sorted({questions[i].id for i, each in outcomes.items() if isinstance(each, ProtocolError)}):
             self._log(f"evaluation {name!r}: left out, as they cannot be encoded: {', '.join(unusable)}")
         await asyncio.to_thread(self._run_dir.write_evaluation, name, answered, figures)

@@ -80,7 +80,9 @@ def compute_advantages(
         batch.group_uses.append(uses)
         for member, use in zip(choice.group.members, uses, strict=True):
             if use.skip_reason is None and use.advantage is not None:
-                batch.sequences.append(sequence_of(member.episode, _of_tokens(member.episode, use.advantage, use)))
+                own = _of_tokens(member.episode, use.advantage, use)
+                right = member.score.em == 1 and sum(own) > 0
+                batch.sequences.append(sequence_of(member.episode, own, right=right))
     return batch
 
 

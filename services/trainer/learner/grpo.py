@@ -15,6 +15,7 @@ from research.settings.training import GrpoConfig
 from services.trainer.entry import UpdateEntry
 from services.trainer.learner.compute import Computation
 from services.trainer.learner.correction import over_sequences
+from services.trainer.learner.likelihood import RightLikelihood, right_likelihood, with_most_right
 from services.trainer.learner.loss import MismatchSums
 from services.trainer.learner.optimizer_steps import OptimizerSteps
 from services.trainer.learner.update import GrpoTokenLoss
@@ -33,7 +34,8 @@ class UpdateReport:
     """What one update did, for the log; of several optimizer steps, the mean of those that were made.
 
     `entropy` is estimated on every fourth chunk of tokens, unless `grpo.entropy_coefficient` needs all. `clipped_share`
-    and `masked_share` are what the clip and the importance mask act on, as sums of loss weights.
+    and `masked_share` are what the clip and the importance mask act on, as sums of loss weights. `right` is None if no
+    right episode was measured.
     """
 
     loss: float
@@ -48,9 +50,12 @@ class UpdateReport:
     mismatch_max: float
     mismatch_kl: float
     masked_share: float
+    right: RightLikelihood | None = None
 
     def as_entry(self) -> UpdateEntry:
-        return cast(UpdateEntry, asdict(self))
+        entry = asdict(self)
+        right = entry.pop("right") or {}
+        return cast(UpdateEntry, entry | {f"right_{name}": value for name, value in right.items()})
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +66,7 @@ class GrpoUpdate:
     compute: Computation
     steps: OptimizerSteps
     ranks: Ranks
+    most_right: int
 
     def make(self, sequences: Sequence[TrainingSequence], step: int) -> UpdateReport | None:
         """Train on all sequences, with the learning rate of a step; None if nothing has changed."""
@@ -68,6 +74,7 @@ class GrpoUpdate:
         if not all(math.isfinite(logprob) for s in sequences for logprob in s.sampler_logprobs):
             return None
         # 1. Divide into mini-batches, and weigh the tokens of each before it is cut into micro-batches.
+        sequences = with_most_right(sequences, self.most_right)
         mini_batches = self.compute.mini_batches(sequences)
         # 2. Prepare what stays fixed: learning rate, reference, and old log-probabilities where a step comes before.
         learning_rate = self.steps.schedule(step)
@@ -84,7 +91,7 @@ class GrpoUpdate:
             if (figures := self._take_step(mini, reference, before, moved=bool(done))) is None:
                 break
             done.append(figures)
-        # 4. Report the finished steps, and the mismatch before the update.
+        # 4. Report the finished steps, the mismatch before the update, and what became of right episodes.
         if not done:
             return None
         differences = MismatchSums()
@@ -106,6 +113,9 @@ class GrpoUpdate:
             mismatch_max=apart.max,
             mismatch_kl=apart.kl,
             masked_share=mean["masked"],
+            right=right_likelihood(
+                self.compute, self.ranks, sequences, zip(chain(*old), chain(*mini_batches), strict=True)
+            ),
         )
 
     def _take_step(

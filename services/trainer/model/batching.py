@@ -19,7 +19,7 @@ class TrainingSequence:
     """One episode as tokens; `sampler_logprobs[i]` and `advantages[i]` belong to the i-th *sampled* token.
 
     Where nothing asks for advantages, in the supervised phase, there are none. The first `prompt_length` tokens are
-    the prompt, by which the sequences of one question are known.
+    the prompt, by which the sequences of one question are known. `right`: its answer is, and it is reinforced.
     """
 
     token_ids: list[int]
@@ -27,13 +27,14 @@ class TrainingSequence:
     sampler_logprobs: list[float]
     advantages: list[float] = field(default_factory=list)
     prompt_length: int = 0
+    right: bool = False
 
     @property
     def sampled_tokens(self) -> int:
         return len(self.sampled_positions)
 
 
-def sequence_of(episode: Episode, advantages: Sequence[float] = ()) -> TrainingSequence:
+def sequence_of(episode: Episode, advantages: Sequence[float] = (), *, right: bool = False) -> TrainingSequence:
     """Prompt and response as one sequence, with the positions and the advantages of the sampled tokens."""
     offset = len(episode.prompt_ids)
     return TrainingSequence(
@@ -42,6 +43,7 @@ def sequence_of(episode: Episode, advantages: Sequence[float] = ()) -> TrainingS
         sampler_logprobs=[lp for lp, sampled in zip(episode.logprobs, episode.sampled, strict=True) if sampled],
         advantages=[*advantages],
         prompt_length=offset,
+        right=right,
     )
 
 
@@ -50,9 +52,9 @@ class MicroBatch:
     """Several sequences in one row of T tokens, without padding, and with each shared prefix once.
 
     Flat tensors [N] run over the sampled tokens, over sequences in the order of `members` and over positions within
-    each. `lengths` says how many tokens of each sequence they have, which is always all. `positions` point at the
-    tokens of the row that *predict* them; several point at the last token of a prefix that is shared. Hidden states
-    depend only on the tokens before, so sharing them changes no number.
+    each. `lengths` says how many tokens of each sequence they have, which is always all; `right` marks those of right
+    sequences. `positions` point at the tokens of the row that *predict* them; several point at the last token of a
+    prefix that is shared. Hidden states depend only on the tokens before, so sharing them changes no number.
     """
 
     members: list[int]
@@ -64,6 +66,7 @@ class MicroBatch:
     sampler_logprobs: Tensor
     advantages: Tensor
     weights: Tensor
+    right: Tensor
     lengths: list[int]
 
 
@@ -174,5 +177,6 @@ def collate(
         sampler_logprobs=floats([logprob for s in chosen for logprob in s.sampler_logprobs]),
         advantages=floats([advantage for s in chosen for advantage in s.advantages]),
         weights=floats([weights[i] for i, s in zip(members, chosen, strict=False) for _ in s.sampled_positions]),
+        right=torch.tensor([s.right for s in chosen for _ in s.sampled_positions], dtype=torch.bool, device=device),
         lengths=[s.sampled_tokens for s in chosen],
     )

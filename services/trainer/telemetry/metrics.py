@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 from statistics import fmean
+from typing import cast
 
 from research.episode.search_analysis import corrected_queries
+from research.scoring.signs import signs_of
 from services.trainer.entry import Entry, GrpoEntry, Means, RolloutEntry, SupervisedEntry, is_grpo
 from services.trainer.groups import Group, Member
 from services.trainer.learner.grpo import UpdateReport
@@ -105,6 +107,7 @@ def _means(rows: Sequence[Row]) -> Means:
         "sampled_tokens": fmean(episode.sampled_tokens - episode.copied_tokens for episode in episodes),
         "corrected": fmean(corrected_queries(member.episode, group.question) > 0 for group, member in rows),
     }
+    means.update(cast(Means, signs_of([(group.question, member.episode, member.score) for group, member in rows])))
     if scores[0].terms:
         means["rewards"] = {name: fmean(score.terms[name] for score in scores) for name in scores[0].terms}
     return means

@@ -1,0 +1,63 @@
+"""What an episode's own text says of the state of the model: repetition, thoughts, queries asked again, no answer.
+
+Only what the model wrote counts, never a result.
+"""
+
+from __future__ import annotations
+
+import re
+
+from research.episode.agent import Episode, StopReason, Turn
+
+# A shorter thought ("ok", "...") is as good as none.
+_FEWEST_WORDS = 3
+# As usual for language models that repeat themselves (seq-rep-4, https://arxiv.org/abs/1908.04319).
+_RUN = 4
+
+_TAG = re.compile(r"</?(?:think|search|result|answer)>")
+# Chinese and Japanese put no space between words: there, each character is one.
+_WORD = re.compile(r"[^\W\u3040-\u30ff\u3400-\u9fff]+|[\u3040-\u30ff\u3400-\u9fff]")
+_WORD_OR_MARK = re.compile(rf"{_WORD.pattern}|[^\w\s]")
+# A thought that is never closed ends where something else begins.
+_THOUGHT = re.compile(r"<think>(.*?)(?:</think>|<search>|<answer>|\Z)", re.DOTALL)
+
+
+def repeated_share(episode: Episode) -> float:
+    """The share, from 0 to below 1, of the runs of four words that occurred before in the episode; 0 without any.
+
+    Runs lie within a turn. Words are case-folded, a punctuation mark counts as one, tags as none.
+    """
+    runs = [run for turn in episode.turns for run in _runs(turn.text)]
+    return 1 - len(set(runs)) / len(runs) if runs else 0.0
+
+
+def is_thoughtless(turn: Turn) -> bool:
+    """Whether all thoughts of a turn together have fewer than three words."""
+    return not _thinks(turn.text)
+
+
+def plans(episode: Episode) -> bool | None:
+    """Whether a thought of three words or more precedes the first search; None if nothing was searched."""
+    if not episode.searches:
+        return None
+    return _thinks(episode.turns[0].text.partition("<search>")[0])
+
+
+def avoids_answer(episode: Episode) -> bool:
+    """Whether the model ended the episode by itself, and gave no answer that can be read."""
+    return episode.stop_reason is StopReason.ANSWERED and episode.answer is None
+
+
+def repeated_queries(episode: Episode) -> int:
+    """How many searches had a query that was asked before; letter case and white space make no difference."""
+    queries = [" ".join(turn.query.casefold().split()) for turn in episode.turns if turn.query is not None]
+    return len(queries) - len(set(queries))
+
+
+def _runs(text: str) -> list[tuple[str, ...]]:
+    words = _WORD_OR_MARK.findall(_TAG.sub(" ", text.casefold()))
+    return [tuple(words[at : at + _RUN]) for at in range(len(words) - _RUN + 1)]
+
+
+def _thinks(text: str) -> bool:
+    return sum(len(_WORD.findall(thought)) for thought in _THOUGHT.findall(text)) >= _FEWEST_WORDS
