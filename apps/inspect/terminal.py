@@ -12,7 +12,7 @@ from rich.text import Text
 
 from apps.inspect.read import InspectedEpisode
 from apps.inspect.tokens import TokenTexts
-from research.episode.search_analysis import SearchFact
+from research.episode.search_analysis import SearchFact, served_all
 from research.episode.trace import trace_of
 
 _STYLES = {"think": "italic", "search": "bold cyan", "result": "dim", "answer": "bold", "text": ""}
@@ -85,6 +85,8 @@ def _facts(shown: InspectedEpisode) -> str:
     searches = f"{episode.searches} search{'' if episode.searches == 1 else 'es'}"
     if shown.corrected:
         searches += f" ({shown.corrected} corrected quer{'y' if shown.corrected == 1 else 'ies'})"
+    if (served := served_all(episode, shown.question)) is not None:
+        searches += f" · {'all' if served else 'not all'} supporting passages found"
     read = len(episode.token_ids) - episode.sampled_tokens
     versions = ", ".join(episode.weight_versions) or "unknown"
     return (

@@ -58,11 +58,10 @@ class AlarmsConfig(Section):
         "differences; above it the run refuses to start; None: no check",
     )
     on_mismatch: AlarmAction = Field("warn", description="what to do above mismatch_kl_ceiling")
-    likelihood_episodes: int = Field(
-        16,
-        ge=0,
-        description="right episodes of a batch whose likelihood is measured again after its update, for one forward "
-        "pass over them; 0: none",
+    likelihood_share: Fraction = Field(
+        0.1,
+        description="right episodes whose likelihood is measured again after an update, as a share of its batch; a "
+        "forward pass over them adds about half of that share to the update's time; 0: none",
     )
     likelihood_falls: PositiveInt | None = Field(
         5, description="updates in a row after which right episodes were less likely than before; None: off"

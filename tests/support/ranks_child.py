@@ -20,6 +20,7 @@ from tests.support import tiny_run
 from tests.support.tiny_model import random_sequences, tiny_settings
 
 SETTINGS = ["grpo.kl_coefficient=0.01", "grpo.entropy_coefficient=0.01", "optimizer.micro_batch_tokens=48"]
+SETTINGS += ["alarms.likelihood_share=0.5"]
 STEPS = 5
 
 

@@ -15,7 +15,7 @@ from research.settings.training import GrpoConfig
 from services.trainer.entry import UpdateEntry
 from services.trainer.learner.compute import Computation
 from services.trainer.learner.correction import over_sequences
-from services.trainer.learner.likelihood import RightLikelihood, right_likelihood, with_most_right
+from services.trainer.learner.likelihood import RightLikelihood, right_likelihood, with_few_right
 from services.trainer.learner.loss import MismatchSums
 from services.trainer.learner.optimizer_steps import OptimizerSteps
 from services.trainer.learner.update import GrpoTokenLoss
@@ -66,7 +66,7 @@ class GrpoUpdate:
     compute: Computation
     steps: OptimizerSteps
     ranks: Ranks
-    most_right: int
+    likelihood_share: float
 
     def make(self, sequences: Sequence[TrainingSequence], step: int) -> UpdateReport | None:
         """Train on all sequences, with the learning rate of a step; None if nothing has changed."""
@@ -74,7 +74,7 @@ class GrpoUpdate:
         if not all(math.isfinite(logprob) for s in sequences for logprob in s.sampler_logprobs):
             return None
         # 1. Divide into mini-batches, and weigh the tokens of each before it is cut into micro-batches.
-        sequences = with_most_right(sequences, self.most_right)
+        sequences = with_few_right(sequences, self.likelihood_share)
         mini_batches = self.compute.mini_batches(sequences)
         # 2. Prepare what stays fixed: learning rate, reference, and old log-probabilities where a step comes before.
         learning_rate = self.steps.schedule(step)

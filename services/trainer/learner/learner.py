@@ -66,9 +66,7 @@ class Learner:
         self._compute = Computation(settings, self.model, self.reference, self.device, self.ranks)
         self._steps = OptimizerSteps(settings, self.model, self.device, scaled=self._dtype is torch.float16)
         self.optimizer, self.scaler = self._steps.optimizer, self._steps.scaler
-        self._grpo = GrpoUpdate(
-            settings.grpo, self._compute, self._steps, self.ranks, settings.alarms.likelihood_episodes
-        )
+        self._grpo = GrpoUpdate(settings.grpo, self._compute, self._steps, self.ranks, settings.alarms.likelihood_share)
         self._sft_optimizer: torch.optim.AdamW | None = None
         self.updates = 0
         self._reference_changes = 0

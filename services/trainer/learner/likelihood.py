@@ -7,6 +7,7 @@ https://arxiv.org/abs/2512.04220).
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
@@ -26,10 +27,10 @@ class RightLikelihood:
     episodes: int
 
 
-def with_most_right(sequences: Sequence[TrainingSequence], most: int) -> list[TrainingSequence]:
-    """The same sequences, of which at most `most` are still marked as right: some of every part of the batch."""
+def with_few_right(sequences: Sequence[TrainingSequence], share: float) -> list[TrainingSequence]:
+    """The same sequences, of which at most a share (rounded up) is still marked as right, from all over the batch."""
     right = [index for index, sequence in enumerate(sequences) if sequence.right]
-    count = min(most, len(right))
+    count = min(math.ceil(share * len(sequences)), len(right))
     kept = {right[number * len(right) // count] for number in range(count)}
     return [replace(sequence, right=index in kept) for index, sequence in enumerate(sequences)]
 

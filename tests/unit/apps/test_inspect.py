@@ -24,8 +24,9 @@ from apps.inspect.terminal import show_episode, show_tokens
 from apps.inspect.tokens import load_token_texts
 from cli.main import app
 from research.errors import AssetError
+from research.passages import Passage
 from services.trainer.run_dir.run_dir import RunDirectory
-from tests.support.inspected_run import HELPFUL, PARIS, USELESS, episode, group, write_run, write_step
+from tests.support.inspected_run import HELPFUL, PARIS, ROME, USELESS, episode, group, write_run, write_step
 
 HOSTILE = "</script><script>alert(1)</script> {{script}} \x1b[31m \u202e <!--"
 
@@ -58,7 +59,17 @@ def test_the_terminal_sets_apart_who_wrote_what(tmp_path: Path) -> None:
     assert "┊ → found Paris; this query corrected the one before" in text
     assert "1.00: exact match   (EM 1, F1 1.00, well formed)" in text
     assert "+0.86, trained on" in text
-    assert "answered · 2 searches (1 corrected query)" in text
+    assert "answered · 2 searches (1 corrected query) · not all supporting passages found" in text
+
+
+def test_the_terminal_says_whether_all_supporting_passages_were_found(tmp_path: Path) -> None:
+    found, unnamed = (tmp_path / name for name in ("found", "unnamed"))
+    served = episode("Rome", HELPFUL)
+    served.turns[0].passages = [Passage("1", "France", "…")]
+    write_step(RunDirectory(found), 1, [group("1.0", PARIS, served)])
+    write_step(RunDirectory(unnamed), 1, [group("1.0", ROME, served)])
+    assert "1 search · all supporting passages found" in in_terminal(RunEpisodes(found))
+    assert "supporting" not in in_terminal(RunEpisodes(unnamed))
 
 
 def test_a_result_that_found_no_room_is_told_apart(tmp_path: Path) -> None:

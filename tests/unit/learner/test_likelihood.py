@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
@@ -14,10 +15,12 @@ from hypothesis import strategies as st
 from research.settings.training import GrpoConfig
 from services.trainer.learner.advantages import compute_advantages
 from services.trainer.learner.learner import Learner
-from services.trainer.learner.likelihood import RightLikelihood, with_most_right
+from services.trainer.learner.likelihood import RightLikelihood, with_few_right
 from services.trainer.model.batching import TrainingSequence
 from tests.support.scored import group
 from tests.support.tiny_model import random_sequences, tiny_settings, write_tiny_model
+
+ALL = ["alarms.likelihood_share=1"]
 
 
 @pytest.fixture(scope="module")
@@ -53,7 +56,7 @@ def mean_of_right(learner: Learner, batch: list[TrainingSequence]) -> float:
 def test_before_and_after_are_those_of_the_weights_before_and_after(
     tiny: Path, tmp_path: Path, overrides: list[str]
 ) -> None:
-    learner = Learner(tiny_settings(tmp_path, "optimizer.warmup_steps=0", *overrides), tiny)
+    learner = Learner(tiny_settings(tmp_path, *ALL, "optimizer.warmup_steps=0", *overrides), tiny)
     batch = sequences(1)
     before = mean_of_right(learner, batch)
     right = updated(learner, batch)
@@ -77,7 +80,7 @@ def test_wrong_episodes_can_pull_a_right_one_down_that_is_reinforced(tiny: Path,
 
 def test_measuring_changes_no_weight_and_can_be_left_out(tiny: Path, tmp_path: Path) -> None:
     watching, not_watching = (
-        Learner(tiny_settings(tmp_path, f"alarms.likelihood_episodes={count}"), tiny) for count in (16, 0)
+        Learner(tiny_settings(tmp_path, f"alarms.likelihood_share={share}"), tiny) for share in (1, 0)
     )
     batch = sequences(2)
     assert updated(watching, batch) is not None
@@ -94,7 +97,7 @@ def test_without_a_right_episode_nothing_is_measured(tiny: Path, tmp_path: Path)
 
 def test_the_entry_of_an_update_has_it_flat(tiny: Path, tmp_path: Path) -> None:
     batch = sequences(4)
-    report = Learner(tiny_settings(tmp_path), tiny).grpo_update(batch)
+    report = Learner(tiny_settings(tmp_path, *ALL), tiny).grpo_update(batch)
     assert report is not None
     assert report.right is not None
     entry = report.as_entry()
@@ -102,12 +105,12 @@ def test_the_entry_of_an_update_has_it_flat(tiny: Path, tmp_path: Path) -> None:
     assert entry["right_episodes"] == sum(sequence.right for sequence in batch)
 
 
-@given(st.lists(st.booleans(), max_size=40), st.integers(0, 12))
-def test_at_most_so_many_stay_marked_and_they_are_spread(marks: list[bool], most: int) -> None:
+@given(st.lists(st.booleans(), max_size=40), st.sampled_from([0.0, 0.01, 0.1, 0.25, 1.0]))
+def test_at_most_a_share_stays_marked_and_they_are_spread(marks: list[bool], share: float) -> None:
     (plain,) = random_sequences(1, seed=5)
-    batch = with_most_right([replace(plain, right=mark) for mark in marks], most)
+    batch = with_few_right([replace(plain, right=mark) for mark in marks], share)
     kept = [index for index, sequence in enumerate(batch) if sequence.right]
-    assert len(kept) == min(most, sum(marks))
+    assert len(kept) == min(math.ceil(share * len(marks)), sum(marks))
     assert all(marks[index] for index in kept)
     # Between two that are kept there are about as many others as between any two.
     ranks = [sum(marks[:index]) for index in kept]
