@@ -8,9 +8,9 @@ from typing import TypedDict, cast
 
 from research.episode.agent import Episode
 from research.episode.search_analysis import served_all
-from research.episode.thoughts import avoids_answer, is_thoughtless, plans, repeated_queries, repeated_share
 from research.questions import Question
 from research.scoring.reward import Score
+from research.scoring.thoughts import avoids_answer, is_thoughtless, plans, repeated_queries, repeated_share
 
 Row = tuple[Question, Episode, Score]
 

@@ -8,9 +8,9 @@ from hypothesis import strategies as st
 
 from research.episode.agent import Episode, StopReason, Turn
 from research.episode.search_analysis import served_all
-from research.episode.thoughts import avoids_answer, is_thoughtless, plans, repeated_queries, repeated_share
 from research.passages import Passage
 from research.questions import Hop, Question
+from research.scoring.thoughts import avoids_answer, is_thoughtless, plans, repeated_queries, repeated_share
 
 
 def episode(*texts: str, stop_reason: StopReason = StopReason.ANSWERED) -> Episode:
