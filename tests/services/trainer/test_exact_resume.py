@@ -54,10 +54,8 @@ def train_unbroken(model: Path, work: Path, **kwargs: Any) -> int | None:
     return process.exitcode
 
 
-def train_and_kill(
-    model: Path, work: Path, after_kill: Callable[[], None] = lambda: None, most: int = 24, **kwargs: Any
-) -> list[int]:
-    """Kill the run after random numbers of generations, at `most` so many, `KILLS` times, then let it end.
+def train_and_kill(model: Path, work: Path, after_kill: Callable[[], None] = lambda: None, **kwargs: Any) -> list[int]:
+    """Kill the run after random numbers of generations, `KILLS` times, then let it end.
 
     Returns:
         The number of checkpoints that were there at each kill.
@@ -65,7 +63,7 @@ def train_and_kill(
     rng, stood_at = random.Random(7), []
     for _ in range(KILLS):
         with child(model, work, **kwargs) as (process, told):
-            for _ in range(QUESTIONS + rng.randint(6, most)):  # every start begins with the check of the sampler
+            for _ in range(QUESTIONS + rng.randint(6, 24)):  # every start begins with the check of the sampler
                 if not heard(told):
                     break
             time.sleep(rng.uniform(0.0, 0.05))  # so that not every kill meets the beginning of a generation
@@ -74,6 +72,28 @@ def train_and_kill(
         after_kill()
     assert train_unbroken(model, work, **kwargs) == 0
     return stood_at
+
+
+def train_and_kill_in_each_version(model: Path, work: Path, after_kill: Callable[[], None], **kwargs: Any) -> int:
+    """Kill the run after a random number of generations by each new version, until it ends; returns the kills."""
+    rng, newest, kills = random.Random(7), 0, 0
+    while True:
+        with child(model, work, **kwargs) as (process, told):
+            version = heard(told)
+            while version and int(version) <= newest:
+                version = heard(told)
+            if not version:
+                process.join()
+                assert process.exitcode == 0
+                return kills
+            newest = int(version)
+            for _ in range(rng.randint(0, 12)):
+                if not (version := heard(told)):
+                    break
+                newest = max(newest, int(version))
+            process.kill()
+        kills += 1
+        after_kill()
 
 
 def test_a_run_ends_in_order_when_its_minutes_are_up(tiny: Path, tmp_path: Path) -> None:
@@ -90,13 +110,13 @@ def test_a_run_ends_in_order_when_its_minutes_are_up(tiny: Path, tmp_path: Path)
     assert [json.loads(line)["step"] for line in (run / "metrics.jsonl").read_text().splitlines()] == [1, 2, 3, 4, 5, 6]
 
 
-def heard(told: Connection) -> bool:
-    """Wait for the next generation; False if the process has ended."""
+def heard(told: Connection) -> str:
+    """Wait for the next generation; returns the version that samples, or nothing if the process has ended."""
     try:
-        told.recv()
+        version: str = told.recv()
     except EOFError:
-        return False
-    return True
+        return ""
+    return version
 
 
 def episodes(work: Path, step: int) -> list[dict[str, Any]]:
@@ -215,7 +235,7 @@ def test_with_overlap_a_killed_run_loses_no_episode_and_no_question(tiny: Path, 
                     entry = json.loads(line)
                     sampled[f"{step}.{entry['group']}", entry["member"]] = entry["episode"]
 
-    train_and_kill(tiny, killed, remember, most=48, seeded=False, slow=True, overrides=overlapped)
+    assert train_and_kill_in_each_version(tiny, killed, remember, seeded=False, slow=True, overrides=overlapped) > 3
     assert_something_was_learnt(killed)
     entries = [entry["rollout"] for entry in metrics(killed)]
     assert max(entry["staleness_max"] for entry in entries) in (1, 2)
