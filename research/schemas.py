@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_validator
+
+# Values of a JSON body, items and fields: a body of more is refused before it is parsed.
+MOST_VALUES = 1_000
 
 NonBlank = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1)]
 
@@ -14,12 +17,14 @@ class Request(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
+    most_values: ClassVar[int] = MOST_VALUES
+
 
 class SearchRequest(Request):
     """Body of `POST /search`: one `query` or several `queries`."""
 
     query: NonBlank | None = Field(None, description="one query", examples=["painter of The Starry Night"])
-    queries: Annotated[list[NonBlank], Field(min_length=1, max_length=512)] | None = Field(
+    queries: Annotated[list[NonBlank], Field(min_length=1, max_length=512, fail_fast=True)] | None = Field(
         None, description="several queries, answered in order"
     )
     top_k: int = Field(5, ge=1, description="passages per query")
@@ -77,7 +82,7 @@ class AnswerRequest(AgentLimits):
     question: NonBlank | None = Field(
         None, description="one question", examples=["When was the painter of The Starry Night born?"]
     )
-    questions: Annotated[list[NonBlank], Field(min_length=1, max_length=512)] | None = Field(
+    questions: Annotated[list[NonBlank], Field(min_length=1, max_length=512, fail_fast=True)] | None = Field(
         None, description="several questions, answered in order"
     )
     strategy: StrategyName = Field(
@@ -166,11 +171,14 @@ class TensorOnWire(Request):
     """Dtype (as safetensors names it: F32, BF16 and so on) and shape of a broadcast tensor."""
 
     dtype: str
-    shape: list[int]
+    shape: Annotated[list[int], Field(max_length=16, fail_fast=True)]
 
 
 class BroadcastOffer(Request):
     """Body of `POST /admin/weights/offer`: the tensors in the order in which the trainer would send them over NCCL."""
+
+    # A mixture of experts has some ten thousand tensors.
+    most_values: ClassVar[int] = 1_000_000
 
     tensors: dict[str, TensorOnWire]
 

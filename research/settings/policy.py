@@ -69,3 +69,8 @@ class EndpointsConfig(Section):
         default_factory=list, description="policy servers that sample; each gets every new version of the weights"
     )
     trainer_url: str = Field("", description="the trainer whose run the ask page shows")
+    allowed_hosts: list[str] = Field(
+        ["localhost", "retriever", "policy", "trainer"],
+        description="names under which clients call the services, such as that of a proxy; addresses, this machine's "
+        "own name and the names in the addresses above need not be listed",
+    )

@@ -64,3 +64,4 @@ class RetrieverConfig(Section):
     max_query_chars: PositiveInt = Field(4096, description="longer queries are refused with 422")
     max_top_k: PositiveInt = Field(100, description="a larger top_k is refused with 422")
     max_hits: PositiveInt = Field(25_000, description="queries times top_k per request; more are refused with 422")
+    max_answer_bytes: PositiveInt = Field(16_000_000, description="a larger answer is refused with 422")

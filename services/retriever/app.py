@@ -10,10 +10,11 @@ from prometheus_client import CONTENT_TYPE_LATEST
 
 from research.schemas import RetrieverInfo, SearchRequest, SearchResponse
 from services.retriever.api.admin import admin_routes
+from services.retriever.api.answers import UnreadAnswers
 from services.retriever.api.compat import COMPATIBLE_ROUTES, compatible_routes
 from services.retriever.api.errors import ERROR_RESPONSES, as_http_error
 from services.retriever.api.info import describe
-from services.retriever.api.limits import json_response, require_within_limits
+from services.retriever.api.limits import require_within_limits
 from services.retriever.api.load_shedding import Shedding
 from services.retriever.api.mcp_tool import mcp_routes
 from services.retriever.api.request_timer import RequestTimer
@@ -22,7 +23,7 @@ from services.retriever.types import QueryResult
 from services.web.auth import admin_guard
 from services.web.body_limit import BodyLimit
 from services.web.disconnect import CLIENT_CLOSED_REQUEST, cancel_on_disconnect
-from services.web.errors import install_error_handlers
+from services.web.errors import ValidationRoute, install_error_handlers
 from services.web.health import health_routes
 
 # Bounds what is read into memory; a whole queue of queries of ordinary length takes a tenth of it.
@@ -31,7 +32,8 @@ MAX_BODY_BYTES = 4_000_000
 
 def create_app(retriever: Retriever) -> FastAPI:
     """The app around a retriever, whose encoder is loaded once the app runs."""
-    mcp, mcp_sessions = mcp_routes(retriever)
+    unread = UnreadAnswers(retriever.settings.retriever.max_answer_bytes)
+    mcp, mcp_sessions = mcp_routes(retriever, unread)
 
     @asynccontextmanager
     async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
@@ -61,8 +63,8 @@ def create_app(retriever: Retriever) -> FastAPI:
         # The response to a bug is sent outside the middleware that times the other requests.
         count_bug=lambda: retriever.metrics.observe_request("unknown", 500, 0.0),
     )
-    app.include_router(search_routes(retriever))
-    app.include_router(compatible_routes(retriever))
+    app.include_router(search_routes(retriever, unread))
+    app.include_router(compatible_routes(retriever, unread))
     if guard := admin_guard():
         app.include_router(admin_routes(retriever), dependencies=guard)
     app.include_router(health_routes(retriever.health))
@@ -71,9 +73,9 @@ def create_app(retriever: Retriever) -> FastAPI:
     return app
 
 
-def search_routes(retriever: Retriever) -> APIRouter:
+def search_routes(retriever: Retriever, unread: UnreadAnswers) -> APIRouter:
     """`POST /search`."""
-    router = APIRouter()
+    router = APIRouter(route_class=ValidationRoute)
 
     @router.post("/search", response_model=SearchResponse, responses=ERROR_RESPONSES)
     async def search(body: SearchRequest, request: Request) -> Response:
@@ -84,13 +86,15 @@ def search_routes(retriever: Retriever) -> APIRouter:
         answers = await cancel_on_disconnect(request, retriever.search(index, texts, body.top_k))
         if answers is None:
             return Response(status_code=CLIENT_CLOSED_REQUEST)
-        return json_response(
-            {
+        return unread.respond(
+            [answer.hits for answer in answers],
+            lambda hits: hits,
+            lambda results: {
                 "index": index.name,
                 "revision": index.manifest.revision,
-                "results": [answer.hits for answer in answers],
+                "results": results,
                 "seconds": _timings(answers),
-            }
+            },
         )
 
     return router

@@ -9,6 +9,7 @@ from research.settings import Settings
 from services.process import stopping
 from services.retriever.app import create_app
 from services.retriever.retriever import Retriever
+from services.web.known_hosts import own_names
 from services.web.ports import require_free_port
 from services.web.server import new_server, serve_until_stopped
 
@@ -31,7 +32,8 @@ def serve(settings: Settings) -> None:
     require_free_port(settings.retriever.host, settings.retriever.port, "retriever.port")
     sys.setswitchinterval(_SWITCH_SECONDS)
     retriever = Retriever(settings, on_failure=stop)
-    server = new_server(create_app(retriever), settings.retriever.host, settings.retriever.port)
+    host, port = settings.retriever.host, settings.retriever.port
+    server = new_server(create_app(retriever), host, port, names=own_names(settings))
     with stopping.keeping(lambda: "the retriever keeps nothing but its index, which is unchanged"):
         serve_until_stopped(server)
     failure = retriever.failure

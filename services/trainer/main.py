@@ -22,6 +22,7 @@ from services.trainer.run_dir.run_dir import RunDirectory
 from services.trainer.run_dir.size import with_written_size
 from services.trainer.status import RunStatus
 from services.trainer.telemetry.console import show
+from services.web.known_hosts import own_names
 from services.web.ports import require_free_port
 from services.web.server import new_server, serve_until_stopped
 
@@ -44,7 +45,7 @@ def _serve(settings: Settings, ranks: Ranks) -> None:
     controller = RunController(settings, ranks, keeps_orders=True)
     app = create_app(controller, RunDirectory(settings.run_dir), returning=True)
     controller.status.listeners.append(logger.info)
-    server = new_server(app, settings.trainer.host, settings.trainer.port)
+    server = new_server(app, settings.trainer.host, settings.trainer.port, names=own_names(settings))
     going_on = "it continues when the trainer is restarted"
     with stopping.keeping(lambda: kept(settings, going_on) if controller.is_wanted else "no run was under way"):
         serve_until_stopped(server)
@@ -85,7 +86,7 @@ def _lead(settings: Settings, ranks: Ranks, *, fresh: bool, console: Console, vi
 async def _train(settings: Settings, ranks: Ranks, console: Console, view: View) -> None:
     controller = RunController(settings, ranks)
     app = create_app(controller, RunDirectory(settings.run_dir))
-    server = new_server(app, settings.trainer.host, settings.trainer.port, quiet=True)
+    server = new_server(app, settings.trainer.host, settings.trainer.port, names=own_names(settings), quiet=True)
     viewing = asyncio.create_task(view(controller.status, console))
     await asyncio.sleep(0)
     controller.start()

@@ -10,6 +10,7 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from fastapi.routing import APIRoute
 from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
 
 from research.errors import (
     AssetError,
@@ -19,7 +20,9 @@ from research.errors import (
     ServiceBusyError,
     ServiceError,
 )
-from research.schemas import ErrorBody
+from research.schemas import MOST_VALUES, ErrorBody
+from services.web.disconnect import CLIENT_CLOSED_REQUEST
+from services.web.json_bounds import fault_of
 
 
 class HttpError(ResearchError):
@@ -39,21 +42,33 @@ _STATUSES: list[tuple[type[ResearchError], int, str]] = [
 ]
 
 
+# A message that grows with the body would make refusing dearer than answering.
+_NAMED_FAULTS = 3
+_NAMED_CHARS = 200
+
 _KINDS = {400: "bad_request", 404: "not_found", 405: "method_not_allowed", 413: "body_too_large"}
 
 
 class ValidationRoute(APIRoute):
-    """A route that answers an invalid body with 422 and `ErrorBody`, whatever its app does with such errors."""
+    """A route that answers an invalid body with 422 and `ErrorBody`, whatever its app does with such errors.
+
+    A body of more values than its model declares in `most_values` is refused before it is parsed.
+    """
 
     def get_route_handler(self) -> Callable[[Request], Awaitable[Response]]:  # type: ignore[override]
         handle = super().get_route_handler()
+        model = self.body_field.field_info.annotation if self.body_field is not None else None
+        most = getattr(model, "most_values", MOST_VALUES)
 
         async def explaining(request: Request) -> Response:
             try:
+                if model is not None and (fault := fault_of(await request.body(), most)):
+                    raise HttpError(422, "invalid_request", fault)
                 return await handle(request)
             except RequestValidationError as error:
-                faults = "; ".join(map(explain_fault, error.errors()))
-                raise HttpError(422, "invalid_request", faults) from error
+                raise HttpError(422, "invalid_request", explain_faults(error)) from error
+            except ClientDisconnect:
+                return Response(status_code=CLIENT_CLOSED_REQUEST)
 
         return explaining
 
@@ -81,7 +96,7 @@ def install_error_handlers(
 
     async def wrong_body(_: Request, error: Exception) -> JSONResponse:
         assert isinstance(error, RequestValidationError)
-        return error_response(422, "invalid_request", "; ".join(map(explain_fault, error.errors())))
+        return error_response(422, "invalid_request", explain_faults(error))
 
     async def no_route(_: Request, error: Exception) -> JSONResponse:
         assert isinstance(error, HTTPException)
@@ -115,12 +130,19 @@ def error_response(status: int, error: str, message: str, headers: Mapping[str, 
     return JSONResponse(body.model_dump(), status_code=status, headers=headers)
 
 
-def explain_fault(problem: Mapping[str, Any]) -> str:
-    """One entry of `RequestValidationError.errors()` as a sentence that names the field."""
+def explain_faults(error: RequestValidationError) -> str:
+    """The first faults of a body as sentences that name their fields, and the number of the others."""
+    faults = error.errors()
+    others = [f"and {len(faults) - _NAMED_FAULTS} more"] if len(faults) > _NAMED_FAULTS else []
+    return "; ".join([*map(_explain_fault, faults[:_NAMED_FAULTS]), *others])
+
+
+def _explain_fault(problem: Mapping[str, Any]) -> str:
     if problem["type"] == "json_invalid":
         return f"the body is not JSON: {problem['ctx']['error']}"
     if problem["type"] == "model_attributes_type":
         return "the body is not a JSON object sent as Content-Type: application/json"
-    field = ".".join(str(part) for part in problem["loc"][1:]) or "body"
+    # A field that does not exist may have any name.
+    field = ".".join(str(part) for part in problem["loc"][1:])[:_NAMED_CHARS] or "body"
     what = "there is no such field" if problem["type"] == "extra_forbidden" else problem["msg"]
     return f"{field}: {what}"

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 
 import uvicorn
 from fastapi import FastAPI
 
 from services.process import stopping
+from services.web.bounded_http import HttpBounds, bounded_protocol
+from services.web.known_hosts import KnownHosts
 from services.web.logs import LOGGING
 
 # How long requests in flight may take after a signal; then the app closes what it has opened.
@@ -23,12 +25,32 @@ class Server(uvicorn.Server):
         yield
 
 
-def new_server(app: FastAPI, host: str, port: int, *, quiet: bool = False) -> Server:
-    """A server that logs one JSON line per event; with `quiet`, only warnings, in uvicorn's format."""
+def new_server(
+    app: FastAPI,
+    host: str,
+    port: int,
+    *,
+    names: Iterable[str] = ("localhost",),
+    bounds: HttpBounds = HttpBounds(),  # noqa: B008
+    quiet: bool = False,
+) -> Server:
+    """A server that logs one JSON line per event; with `quiet`, only warnings, in uvicorn's format.
+
+    `names`: under which clients may call it, besides addresses (`services.web.known_hosts.own_names`).
+    """
     logs = {"log_level": "warning"} if quiet else {"log_config": LOGGING}
-    # No line per request: /metrics counts them, and a line would cost more than some searches.
     return Server(
-        uvicorn.Config(app, host=host, port=port, access_log=False, timeout_graceful_shutdown=DRAIN_SECONDS, **logs)
+        uvicorn.Config(
+            KnownHosts(app, names),
+            host=host,
+            port=port,
+            http=bounded_protocol(bounds),
+            ws="none",
+            # No line per request: /metrics counts them, and a line would cost more than some searches.
+            access_log=False,
+            timeout_graceful_shutdown=DRAIN_SECONDS,
+            **logs,
+        )
     )
 
 

@@ -13,28 +13,38 @@ overlong one is truncated, and a busy server answers 503, the status on which so
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Annotated, Any
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Annotated, Any, ClassVar
 
 from fastapi import APIRouter, Request, Response
 from pydantic import BaseModel, Field
 
 from research.errors import ServiceBusyError
 from research.schemas import ErrorBody
-from services.retriever.api.limits import json_response, require_within_limits
+from services.retriever.api.answers import Frame, UnreadAnswers
+from services.retriever.api.limits import require_within_limits
 from services.retriever.retriever import Retriever
 from services.retriever.types import HitDict, HitDicts
 from services.web.disconnect import CLIENT_CLOSED_REQUEST, cancel_on_disconnect
-from services.web.errors import HttpError
+from services.web.errors import HttpError, ValidationRoute
 
 COMPATIBLE_ROUTES = ("/compat/research/search", "/compat/research/batch_search", "/retrieve", "/queries")
 
 Count = Annotated[int, Field(ge=1)]
+# How many there may be is a setting; at the first that is no text, the others are not looked at.
+Texts = Annotated[list[str], Field(fail_fast=True)]
 
 _RESPONSES: dict[int | str, dict[str, Any]] = {status: {"model": ErrorBody} for status in (413, 422, 503)}
 
 
-class ReSearchQuery(BaseModel):
+class _Lenient(BaseModel):
+    """These clients may send other fields, and as many queries as `retriever.max_queue_queries` allows."""
+
+    most_values: ClassVar[int] = 100_000
+
+
+class ReSearchQuery(_Lenient):
     """`/search` of ReSearch and ReCall."""
 
     query: str
@@ -42,34 +52,34 @@ class ReSearchQuery(BaseModel):
     return_score: bool = False
 
 
-class ReSearchQueries(BaseModel):
+class ReSearchQueries(_Lenient):
     """`/batch_search` of ReSearch and ReCall."""
 
-    query: list[str]
+    query: Texts
     top_n: Count = 10
     return_score: bool = False
 
 
-class Retrieve(BaseModel):
+class Retrieve(_Lenient):
     """`/retrieve` of Search-R1; SkyRL calls the field `query`: one query or a list. `topk` defaults to 3."""
 
-    queries: list[str] | None = None
-    query: str | list[str] | None = None
+    queries: Texts | None = None
+    query: str | Texts | None = None
     topk: Count | None = None
     return_scores: bool = False
 
 
-class R1Queries(BaseModel):
+class R1Queries(_Lenient):
     """`/queries` of R1-Searcher."""
 
-    queries: list[str]
+    queries: Texts
     k: Count = 3
 
 
-def compatible_routes(retriever: Retriever) -> APIRouter:
+def compatible_routes(retriever: Retriever, unread: UnreadAnswers) -> APIRouter:
     """The routes; all search the index of `corpus.index`."""
-    router = APIRouter(tags=["compatible"], responses=_RESPONSES)
-    searcher = _Searcher(retriever)
+    router = APIRouter(tags=["compatible"], responses=_RESPONSES, route_class=ValidationRoute)
+    searcher = _Searcher(retriever, unread)
 
     @router.post("/compat/research/search")
     async def research_search(body: ReSearchQuery, request: Request) -> Response:
@@ -77,8 +87,8 @@ def compatible_routes(retriever: Retriever) -> APIRouter:
         found = await searcher.search(request, "query", [body.query], ("top_n", body.top_n))
         if found is None:
             return _closed()
-        documents = [_document(hit) for hit in found[0]]
-        return json_response([documents, _scores(found[0])] if body.return_score else documents)
+        scores = _scores(found[0])
+        return searcher.respond(found, _documents, lambda parts: [parts[0], scores] if body.return_score else parts[0])
 
     @router.post("/compat/research/batch_search")
     async def research_batch_search(body: ReSearchQueries, request: Request) -> Response:
@@ -86,8 +96,8 @@ def compatible_routes(retriever: Retriever) -> APIRouter:
         found = await searcher.search(request, "query", body.query, ("top_n", body.top_n))
         if found is None:
             return _closed()
-        documents = [[_document(hit) for hit in hits] for hits in found]
-        return json_response([documents, [_scores(hits) for hits in found]] if body.return_score else documents)
+        scores = list(map(_scores, found))
+        return searcher.respond(found, _documents, lambda parts: [parts, scores] if body.return_score else parts)
 
     @router.post("/retrieve")
     async def retrieve(body: Retrieve, request: Request) -> Response:
@@ -98,8 +108,8 @@ def compatible_routes(retriever: Retriever) -> APIRouter:
         found = await searcher.search(request, "queries", queries, ("topk", body.topk or 3))
         if found is None:
             return _closed()
-        shape = _scored_document if body.return_scores else _document
-        return json_response({"result": [[shape(hit) for hit in hits] for hits in found]})
+        shape = _scored_documents if body.return_scores else _documents
+        return searcher.respond(found, shape, lambda parts: {"result": parts})
 
     @router.post("/queries")
     async def r1_searcher(body: R1Queries, request: Request) -> Response:
@@ -107,8 +117,8 @@ def compatible_routes(retriever: Retriever) -> APIRouter:
         found = await searcher.search(request, "queries", body.queries, ("k", body.k))
         if found is None:
             return _closed()
-        answers = [[f"{rank}\t{hit['title']} {hit['text']}" for rank, hit in enumerate(hits)] for hits in found]
-        return json_response({"queries": [_utf8(query) for query in body.queries], "answers": answers})
+        queries = [_utf8(query) for query in body.queries]
+        return searcher.respond(found, _numbered, lambda parts: {"queries": queries, "answers": parts})
 
     return router
 
@@ -116,8 +126,9 @@ def compatible_routes(retriever: Retriever) -> APIRouter:
 class _Searcher:
     """Searches for any text: blank queries have no hits, overlong ones are truncated."""
 
-    def __init__(self, retriever: Retriever) -> None:
+    def __init__(self, retriever: Retriever, unread: UnreadAnswers) -> None:
         self._retriever = retriever
+        self._unread = unread
 
     async def search(
         self, request: Request, field: str, queries: Sequence[str], top_k: tuple[str, int]
@@ -127,16 +138,26 @@ class _Searcher:
         texts = [query.strip()[: limits.max_query_chars] for query in queries]
         require_within_limits(limits, field=field, texts=texts, top_k=top_k)
         index = self._retriever.index(None)
-        try:
+        with self._busy_as_503():
             found = await cancel_on_disconnect(
                 request, self._retriever.search(index, [text for text in texts if text], top_k[1])
             )
-        except ServiceBusyError as error:
-            raise HttpError(503, "busy", str(error), self._retriever.retry_headers()) from error
         if found is None:
             return None
         answers = iter(found)
         return [next(answers).hits if text else [] for text in texts]
+
+    def respond(self, found: list[HitDicts], shape: Callable[[HitDicts], Any], frame: Frame) -> Response:
+        """As `UnreadAnswers.respond`."""
+        with self._busy_as_503():
+            return self._unread.respond(found, shape, frame)
+
+    @contextmanager
+    def _busy_as_503(self) -> Iterator[None]:
+        try:
+            yield
+        except ServiceBusyError as error:
+            raise HttpError(503, "busy", str(error), self._retriever.retry_headers()) from error
 
 
 def _utf8(text: str) -> str:
@@ -147,8 +168,16 @@ def _document(hit: HitDict) -> dict[str, Any]:
     return {"id": hit["id"], "contents": f'"{hit["title"]}"\n{hit["text"]}'}
 
 
-def _scored_document(hit: HitDict) -> dict[str, Any]:
-    return {"document": _document(hit), "score": hit["score"]}
+def _documents(hits: HitDicts) -> list[dict[str, Any]]:
+    return list(map(_document, hits))
+
+
+def _scored_documents(hits: HitDicts) -> list[dict[str, Any]]:
+    return [{"document": _document(hit), "score": hit["score"]} for hit in hits]
+
+
+def _numbered(hits: HitDicts) -> list[str]:
+    return [f"{rank}\t{hit['title']} {hit['text']}" for rank, hit in enumerate(hits)]
 
 
 def _scores(hits: HitDicts) -> list[float]:

@@ -1,11 +1,8 @@
-"""What every search route needs besides the search: limits, fast JSON."""
+"""The limits of a request, on every search route."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-
-import orjson
-from fastapi import Response
 
 from research.settings.retriever import RetrieverConfig
 from services.web.errors import HttpError
@@ -31,8 +28,3 @@ def require_within_limits(limits: RetrieverConfig, *, field: str, texts: Sequenc
         )
     if (longest := max(map(len, texts), default=0)) > limits.max_query_chars:
         raise InvalidFieldError(f"{field}: {longest} characters are above the limit of {limits.max_query_chars}")
-
-
-def json_response(content: object) -> Response:
-    """A JSON response encoded directly, without a pydantic model in between."""
-    return Response(orjson.dumps(content), media_type="application/json")

@@ -1,0 +1,68 @@
+"""An ASGI layer that refuses requests to a name that is not ours, and from pages of other sites.
+
+A page elsewhere whose name is made to point to this machine (DNS rebinding) would otherwise read what is open here.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import socket
+from collections.abc import Iterable
+from urllib.parse import urlsplit
+
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from research.settings import Settings
+from services.web.errors import error_response
+
+
+def own_names(settings: Settings) -> frozenset[str]:
+    """Names under which clients call the services: of the setting, of every endpoint, of this machine."""
+    ends = settings.endpoints
+    urls = [*ends.retriever_urls, *ends.policy_urls, ends.retriever_url, ends.trainer_url]
+    hosts = [settings.retriever.host, settings.policy.host, settings.trainer.host]
+    found = [*ends.allowed_hosts, *(urlsplit(url).hostname or "" for url in urls), *hosts]
+    return frozenset(name.lower() for name in [*found, socket.gethostname(), socket.getfqdn()] if name)
+
+
+class KnownHosts:
+    """Answers 421 to an unknown `Host` and 403 to an unknown `Origin`.
+
+    Addresses are always known: a page can make its name point here, but not its address.
+    """
+
+    def __init__(self, app: ASGIApp, names: Iterable[str]) -> None:
+        self._app = app
+        self._names = frozenset(names)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        refusal = self._refusal(scope) if scope["type"] == "http" else None
+        if refusal is None:
+            await self._app(scope, receive, send)
+            return
+        status, error, message = refusal
+        await error_response(status, error, message)(scope, receive, send)
+
+    def _refusal(self, scope: Scope) -> tuple[int, str, str] | None:
+        for name, value in scope["headers"]:
+            if name == b"host" and not self._is_known(b"//" + value):
+                told = "this is not a name of this service; endpoints.allowed_hosts lists those that are"
+                return 421, "unknown_host", f"Host: {told}"
+            if name == b"origin" and not self._is_known(value):
+                return 403, "unknown_origin", "Origin: pages of other sites may not use this service"
+        return None
+
+    def _is_known(self, url: bytes) -> bool:
+        try:
+            name = urlsplit(url.decode("ascii")).hostname or ""
+        except ValueError:
+            return False
+        return name in self._names or _is_address(name)
+
+
+def _is_address(name: str) -> bool:
+    try:
+        ipaddress.ip_address(name)
+    except ValueError:
+        return False
+    return True

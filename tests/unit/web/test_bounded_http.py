@@ -1,0 +1,136 @@
+"""Slow, silent, endless and too many clients against our HTTP server: each is cut off, and nobody else notices."""
+
+from __future__ import annotations
+
+import socket
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack
+
+import httpx
+import pytest
+from fastapi import FastAPI, Request, Response
+
+from services.web.bounded_http import HttpBounds
+from tests.support.web_server import connect, post, read_all, serving
+
+BOUNDS = HttpBounds(connections=20, head_bytes=10_000, headers=50, request_seconds=1.0, answer_seconds=1.0)
+LARGE = 30_000_000
+GET = b"GET /livez HTTP/1.1\r\nHost: localhost\r\n\r\n"
+
+
+def small_app() -> FastAPI:
+    app = FastAPI()
+
+    @app.get("/livez")
+    async def live() -> str:
+        return "alive"
+
+    @app.get("/large")
+    async def large() -> Response:
+        return Response(b"x" * LARGE)
+
+    @app.post("/echo")
+    async def echo(request: Request) -> Response:
+        return Response(await request.body())
+
+    return app
+
+
+@pytest.fixture(scope="module")
+def port() -> Iterator[int]:
+    with serving(small_app(), bounds=BOUNDS) as port:
+        yield port
+
+
+def is_alive(port: int) -> bool:
+    return httpx.get(f"http://127.0.0.1:{port}/livez", timeout=20).status_code == 200
+
+
+@pytest.mark.parametrize(
+    ("sent", "answer"),
+    [
+        (b"", b""),
+        (b"GET /livez HTTP/1.1\r\nHo", b"HTTP/1.1 408"),
+        (b"POST /echo HTTP/1.1\r\nHost: localhost\r\nContent-Length: 10\r\n\r\nhalf", b"HTTP/1.1 408"),
+        (b"POST /echo HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\n4\r\nhalf\r\n", b"HTTP/1.1 408"),
+        (b"\r\n", b""),
+    ],
+)
+def test_who_does_not_finish_a_request_is_cut_off(port: int, sent: bytes, answer: bytes) -> None:
+    with connect(port, sent) as connection:
+        assert read_all(connection).startswith(answer)
+
+
+def test_a_second_request_has_the_same_time_as_the_first(port: int) -> None:
+    with connect(port, GET + b"GET /livez HT") as connection:
+        assert read_all(connection).count(b"HTTP/1.1 200") == 1
+
+
+@pytest.mark.parametrize(
+    "sent",
+    [
+        b"GET /" + b"a" * 100_000,
+        b"GET / HTTP/1.1\r\nX: " + b"a" * 100_000,
+        b"GET / HTTP/1.1\r\n" + b"".join(b"X%d: a\r\n" % number for number in range(10_000)),
+        b"GET / HTTP/1.1\r\n" + b"".join(b"X%d: %s\r\n" % (number, b"a" * 900) for number in range(40)) + b"\r\n",
+        GET + b"GET / HTTP/1.1\r\nX: " + b"a" * 1_000_000,
+        b"POST /echo HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\n0\r\nX: " + b"a" * 1_000_000,
+    ],
+    ids=["line", "header", "headers", "bytes", "second", "trailer"],
+)
+def test_an_endless_head_is_refused_while_it_arrives(port: int, sent: bytes) -> None:
+    begun = time.monotonic()
+    with connect(port) as connection:
+        connection.sendall(sent)
+        answer = read_all(connection)
+    assert b"HTTP/1.1 431" in answer or not answer  # reset: we were still sending
+    assert time.monotonic() - begun < 20
+    assert is_alive(port)
+
+
+def test_an_endless_header_does_not_hold_the_event_loop(port: int) -> None:
+    sent, most = 0, 20_000_000
+    with connect(port, b"GET / HTTP/1.1\r\nX: ") as connection:
+        try:
+            while sent < most:
+                connection.sendall(b"a" * 65_536)
+                sent += 65_536
+        except OSError:
+            pass
+    assert sent < most
+
+
+def test_ordinary_requests_are_answered_whole_also_after_each_other(port: int) -> None:
+    with connect(port, (GET + post("/echo", b"y" * 500_000)) * 3) as connection:
+        received = b""
+        while received.count(b"y") < 1_500_000:
+            received += connection.recv(1_000_000)
+    assert received.count(b"HTTP/1.1 200") == 6
+    with httpx.Client(base_url=f"http://127.0.0.1:{port}") as client:
+        for _ in range(3):
+            assert len(client.get("/large").content) == LARGE
+
+
+def test_who_does_not_read_the_answer_is_cut_off(port: int) -> None:
+    with socket.socket() as connection:
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        connection.settimeout(20)
+        connection.connect(("127.0.0.1", port))
+        connection.sendall(b"GET /large HTTP/1.1\r\nHost: localhost\r\n\r\n")
+        # The time begins with the first piece that is not taken; each read of little does not prolong it.
+        received, slow_until = 0, time.monotonic() + 3
+        while time.monotonic() < slow_until:
+            received += len(connection.recv(1000))
+            time.sleep(0.01)
+        received += len(read_all(connection))
+    assert received < LARGE
+
+
+def test_of_too_many_connections_those_are_closed_that_wait_longest(port: int) -> None:
+    with ExitStack() as stack:
+        idle = [stack.enter_context(connect(port)) for _ in range(100)]
+        assert is_alive(port)
+        assert read_all(idle[0]) == b""
+        with connect(port, GET) as connection:
+            assert connection.recv(1000).startswith(b"HTTP/1.1 200")
