@@ -57,7 +57,15 @@ class RetrieverConfig(Section):
     max_batch_queries: PositiveInt = Field(64, description="most queries that are encoded together")
     max_batch_tokens: PositiveInt = Field(2048, description="most tokens that are encoded together")
     max_queue_queries: PositiveInt = Field(
-        4096, description="most queries that wait; further ones are refused with 429 (or 503)"
+        4096,
+        description="most queries that wait; further ones are refused with 429 (or 503), those of small requests only "
+        "if an eighth more wait",
+    )
+    max_queue_chars: PositiveInt = Field(
+        2_000_000, description="most characters of the queries that wait; a request alone may have more"
+    )
+    max_wait: float = Field(
+        300.0, gt=0, description="seconds until a search is given up, with 429 (or 503), and what is left of it dropped"
     )
     coalesce: bool = Field(True, description="equal queries in flight are encoded and searched once")
     cache_mib: int = Field(64, ge=0, description="memory for results of former queries; 0: no cache")

@@ -146,8 +146,9 @@ class Retriever:
         self._pipeline = SearchPipeline(
             loaded,
             self.cache,
-            Limits(limits.max_batch_queries, limits.max_batch_tokens, limits.max_queue_queries),
+            Limits(limits.max_batch_queries, limits.max_batch_tokens, limits.max_queue_queries, limits.max_queue_chars),
             merge=limits.coalesce,
+            max_wait=limits.max_wait,
             observe=self.metrics.observe_batch,
         )
         self._pipeline.start()

@@ -71,11 +71,13 @@ class FakeIndex:
 class Bench:
     """A started pipeline over fakes, and what it reported."""
 
-    def __init__(self, limits: Limits, merge: bool, cache_bytes: int) -> None:
+    def __init__(self, limits: Limits, merge: bool, cache_bytes: int, max_wait: float = 60) -> None:
         self.encoder, self.index = FakeEncoder(), FakeIndex()
         self.reports: list[BatchReport] = []
         self.cache = ResultCache(cache_bytes)
-        self.pipeline = SearchPipeline(self.encoder, self.cache, limits, merge=merge, observe=self.reports.append)
+        self.pipeline = SearchPipeline(
+            self.encoder, self.cache, limits, merge=merge, max_wait=max_wait, observe=self.reports.append
+        )
         self.pipeline.start()
 
     def submit(self, *texts: str, top_k: int = 1, index: FakeIndex | None = None) -> asyncio.Task[list[str]]:
@@ -103,13 +105,15 @@ def with_bench(
     batch: int = 8,
     batch_tokens: int = 1000,
     queue: int = 16,
+    queue_chars: int = 10_000,
+    max_wait: float = 60,
     merge: bool = True,
     cache_bytes: int = 0,
 ) -> Bench:
     """Run a scenario on a fresh bench, then close the pipeline."""
 
     async def main() -> Bench:
-        bench = Bench(Limits(batch, batch_tokens, queue), merge, cache_bytes)
+        bench = Bench(Limits(batch, batch_tokens, queue, queue_chars), merge, cache_bytes, max_wait)
         try:
             async with asyncio.timeout(20):
                 await scenario(bench)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
@@ -12,10 +13,11 @@ from services.retriever.types import Query, QueryResult, TokenIds
 
 @dataclass(slots=True, eq=False)
 class PendingQuery:
-    """One query in flight and all callers that wait for its answer."""
+    """One query in flight and all callers that wait for its answer; `requests` are those that waited when queued."""
 
     query: Query
     since: float
+    requests: list[int] = field(default_factory=list)
     waiters: list[asyncio.Future[QueryResult]] = field(default_factory=list)
     ids: TokenIds = field(default_factory=list)
 
@@ -23,6 +25,16 @@ class PendingQuery:
     def abandoned(self) -> bool:
         """Whether no caller waits any longer."""
         return all(waiter.done() for waiter in self.waiters)
+
+
+@dataclass(frozen=True, slots=True)
+class Registered:
+    """A request: its number, the queries that are new, those in flight that it joined, and one future per query."""
+
+    request: int
+    new: list[PendingQuery] = field(default_factory=list)
+    joined: list[PendingQuery] = field(default_factory=list)
+    waiters: list[asyncio.Future[QueryResult]] = field(default_factory=list)
 
 
 class InFlight:
@@ -36,31 +48,35 @@ class InFlight:
         self._merge = merge
         self._by_key: dict[tuple[str, str, int], PendingQuery] = {}
         self._open: set[PendingQuery] = set()
+        self._requests = itertools.count()
         self._none_open = asyncio.Event()
         self._none_open.set()
 
-    def new_count(self, queries: Sequence[Query]) -> int:
-        """How many new pending queries `register` would create."""
-        return len({query.key for query in queries if query.key not in self._by_key}) if self._merge else len(queries)
+    def new(self, queries: Sequence[Query]) -> list[Query]:
+        """Those for which `register` would create a pending query."""
+        if not self._merge:
+            return list(queries)
+        return list({query.key: query for query in queries if query.key not in self._by_key}.values())
 
-    def register(
-        self, queries: Sequence[Query], now: float
-    ) -> tuple[list[PendingQuery], list[asyncio.Future[QueryResult]]]:
-        """Register the queries of a caller; returns the new pending ones, and one future per query."""
-        new: list[PendingQuery] = []
-        waiters: list[asyncio.Future[QueryResult]] = []
+    def register(self, queries: Sequence[Query], now: float) -> Registered:
+        """Register the queries of a caller."""
+        found = Registered(next(self._requests))
+        own: set[PendingQuery] = set()
         for query in queries:
             pending = self._by_key.get(query.key) if self._merge else None
             if pending is None:
-                pending = self._by_key[query.key] = PendingQuery(query, now)
+                pending = self._by_key[query.key] = PendingQuery(query, now, [found.request])
                 self._open.add(pending)
-                new.append(pending)
+                found.new.append(pending)
+            elif pending not in own:
+                found.joined.append(pending)
+            own.add(pending)
             waiter: asyncio.Future[QueryResult] = asyncio.get_running_loop().create_future()
             pending.waiters.append(waiter)
-            waiters.append(waiter)
-        if new:
+            found.waiters.append(waiter)
+        if found.new:
             self._none_open.clear()
-        return new, waiters
+        return found
 
     def resolve(self, pending: PendingQuery, answer: QueryResult) -> int:
         """Deliver the answer to every caller that still waits; returns their number."""

@@ -4,13 +4,15 @@
 
 Each stage in brackets has its own thread (`Stages`); the event loop admits and answers, but computes nothing. Dispatch
 is greedy: whenever the encoder is idle it takes all tokenized queries, up to its limits. Under light load that is one
-query at a time, under heavy load full batches; there is no window to tune.
+query at a time, under heavy load full batches; there is no window to tune. Requests take turns, a query each, so a
+large one does not hold up the others.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
+import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -50,6 +52,7 @@ class SearchPipeline:
         cache: answers to earlier queries.
         limits: of the batches and of the queue.
         merge: whether equal queries in flight are coalesced.
+        max_wait: seconds until a request is given up.
         observe: called in the event loop after each batch.
     """
 
@@ -60,10 +63,12 @@ class SearchPipeline:
         limits: Limits,
         *,
         merge: bool,
+        max_wait: float,
         observe: Callable[[BatchReport], None],
     ) -> None:
         self._cache = cache
-        self._most_waiting = limits.queue
+        self._limits = limits
+        self._max_wait = max_wait
         self._observe = observe
         self._in_flight = InFlight(merge=merge)
         self._batch_queue = BatchQueue(limits)
@@ -81,7 +86,7 @@ class SearchPipeline:
     @property
     def is_full(self) -> bool:
         """Whether no new query can be admitted, judged without looking at one."""
-        return self.depth >= self._most_waiting and not self._client_left
+        return self.depth >= self._limits.queue + self._limits.reserve and not self._client_left
 
     @property
     def expected_wait(self) -> float:
@@ -107,7 +112,7 @@ class SearchPipeline:
         Canceling the call withdraws the queries that no other caller waits for and that are not being encoded yet.
 
         Raises:
-            ServiceBusyError: the queue has no room for them, or the service is shutting down.
+            ServiceBusyError: the queue has no room for them, they took too long, or the service is shutting down.
             ServiceError: a stage failed on their batch; the cause is the stage's exception.
         """
         if self._closing:
@@ -119,27 +124,44 @@ class SearchPipeline:
 
     async def _work_on(self, queries: list[Query]) -> list[QueryResult]:
         self._admit(queries)
-        new, waiters = self._in_flight.register(queries, time.perf_counter())
-        self._batch_queue.add(new)
+        request = self._in_flight.register(queries, time.perf_counter())
+        self._batch_queue.add(request.new)
+        self._batch_queue.join(request.joined, request.request)
         try:
-            return await asyncio.gather(*waiters)
-        except BaseException:
-            # The client disconnected, or one of its queries failed: no caller waits for the others.
+            async with asyncio.timeout(self._max_wait):
+                return await asyncio.gather(*request.waiters)
+        except BaseException as error:
+            # The client disconnected, waited too long, or one of its queries failed: nobody waits for the others.
             self._client_left = True
+            if isinstance(error, TimeoutError):
+                raise ServiceBusyError(
+                    f"the search was not done within {self._max_wait:g} s; try again later"
+                ) from error
             raise
         finally:
-            for waiter in waiters:
+            for waiter in request.waiters:
                 waiter.cancel()
 
     def _admit(self, queries: list[Query]) -> None:
         # Sweeping takes time in proportion to the queue, so it happens only when there may be something to find.
-        if self.depth + len(queries) > self._most_waiting and self._client_left:
+        if self._client_left and self._is_too_much(queries):
             self._client_left = False
             self.on_abandoned(self._batch_queue.sweep())
-        if self.depth + self._in_flight.new_count(queries) > self._most_waiting:
+        if self._is_too_much(self._in_flight.new(queries)):
             raise ServiceBusyError(
-                f"{self.depth} queries are waiting and the limit is {self._most_waiting}; try again later"
+                f"{self.depth} queries are waiting and the limit is {self._limits.queue}, or "
+                f"{self._limits.queue_chars} characters; try again later"
             )
+
+    def _is_too_much(self, queries: list[Query]) -> bool:
+        limits, depth = self._limits, self.depth
+        chars = sum(len(query.text) for query in queries)
+        # What waits for a large request must not keep small ones out, whose turn comes at once.
+        if len(queries) <= limits.small and chars <= limits.small_chars:
+            return depth + len(queries) > limits.queue + limits.reserve
+        # Who has too many characters even alone could otherwise never be answered.
+        most_chars = limits.queue_chars if depth else math.inf
+        return depth + len(queries) > limits.queue or self._batch_queue.chars + chars > most_chars
 
     def on_results(self, encoded: Encoded, hits: list[HitDicts | Exception], seconds: float) -> None:
         """Deliver the hits of a batch, or the error of its index, to every waiting caller; cache and report them."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import socket
 from contextlib import ExitStack, suppress
 from pathlib import Path
@@ -104,6 +105,22 @@ def test_a_thousand_silent_connections_and_an_endless_header_harm_nobody(retriev
         assert sent_mib < 64
         assert httpx.post(f"{retriever.url}/search", json={"query": "tides"}, timeout=60).status_code == 200
     assert watch.longest < MOST_SECONDS
+
+
+def test_a_large_request_makes_no_other_wait_for_all_of_it(retriever: Any) -> None:
+    async def scenario() -> None:
+        large = {"queries": [f"{number} river bank " * 250 for number in range(128)], "top_k": 1}
+        async with httpx.AsyncClient(base_url=retriever.url, timeout=300) as client:
+            slow = asyncio.create_task(client.post("/search", json=large))
+            async with asyncio.timeout(60):
+                while "queue_depth 0.0" in (await client.get("/metrics")).text:  # noqa: ASYNC110
+                    await asyncio.sleep(0.01)
+            for number in range(3):
+                assert (await client.post("/search", json={"query": f"tides {number}"})).status_code == 200
+                assert not slow.done()
+            assert (await slow).status_code == 200
+
+    asyncio.run(scenario())
 
 
 @pytest.mark.parametrize("method", ["GET", "DELETE"])

@@ -120,7 +120,7 @@ def test_a_full_queue_refuses_whole_requests_and_admits_again_later() -> None:
 
 def test_phases_are_measured_and_closing_drains_the_queue() -> None:
     async def scenario() -> None:
-        bench = Bench(Limits(8, 1000, 16), merge=True, cache_bytes=0)
+        bench = Bench(Limits(8, 1000, 16, 10_000), merge=True, cache_bytes=0)
         first = await bench.occupy()
         waiting = asyncio.create_task(bench.pipeline.submit([Query("late", 1, bench.index)]))
         await bench.waiting(1)
@@ -139,10 +139,93 @@ def test_phases_are_measured_and_closing_drains_the_queue() -> None:
 
 def test_the_expected_wait_is_that_of_full_batches_even_after_single_queries() -> None:
     pipeline = SearchPipeline(
-        FakeEncoder(), ResultCache(0), Limits(64, 1000, 4096), merge=True, observe=lambda _report: None
+        FakeEncoder(),
+        ResultCache(0),
+        Limits(64, 1000, 4096, 10_000),
+        merge=True,
+        max_wait=60,
+        observe=lambda _report: None,
     )
     for _ in range(50):
         pipeline._note_pace(0.01, 1)
     pipeline._note_pace(0.16, 64)
     per_query = pipeline._recent_seconds / pipeline._recent_queries
     assert per_query < 0.004
+
+
+def test_requests_take_turns_so_a_large_one_makes_nobody_wait_for_all_of_it() -> None:
+    async def scenario(bench: Bench) -> None:
+        first = await bench.occupy()
+        large = bench.submit(*"abcdefgh")
+        await bench.waiting(8)
+        small, middle = bench.submit("1"), bench.submit("2", "3", "4")
+        await bench.waiting(12)
+        bench.encoder.go.set()
+        await asyncio.gather(first, large, small, middle)
+
+    batches = with_bench(scenario, batch=4).encoder.batches
+    assert batches == [["first"], ["a", "1", "2", "b"], ["3", "c", "4", "d"], ["e", "f", "g", "h"]]
+
+
+def test_who_asks_for_what_a_large_request_has_waiting_does_not_wait_for_its_place() -> None:
+    async def scenario(bench: Bench) -> None:
+        first = await bench.occupy()
+        large = bench.submit(*"abcdefgh")
+        await bench.waiting(8)
+        joins = bench.submit("h", "g")
+        await asyncio.sleep(0)
+        bench.encoder.go.set()
+        assert await joins == ["h#0", "g#0"]
+        await asyncio.gather(first, large)
+
+    assert with_bench(scenario, batch=2).encoder.batches == [["first"], ["a", "h"], ["b", "g"], ["c", "d"], ["e", "f"]]
+
+
+def test_characters_count_too_but_a_request_alone_and_small_ones_are_admitted() -> None:
+    async def scenario(bench: Bench) -> None:
+        first = await bench.occupy()
+        large = bench.submit("a" * 7000, "b" * 7000)
+        await bench.waiting(2)
+        with pytest.raises(ServiceBusyError, match="10000 characters"):
+            await bench.pipeline.submit([Query("c" * 200, 1, bench.index)])
+        small = bench.submit("small")
+        bench.encoder.go.set()
+        assert await small == ["small#0"]
+        await asyncio.gather(first, large)
+        assert bench.pipeline._batch_queue.chars == 0
+        await bench.submit("c" * 200)
+
+    with_bench(scenario, queue=64, batch_tokens=100)
+
+
+def test_a_queue_that_a_large_request_fills_has_a_reserve_for_small_ones() -> None:
+    async def scenario(bench: Bench) -> None:
+        first = await bench.occupy()
+        large = bench.submit(*(f"large {number}" for number in range(64)))
+        await bench.waiting(64)
+        assert not bench.pipeline.is_full
+        with pytest.raises(ServiceBusyError):
+            await bench.pipeline.submit([Query(text, 1, bench.index) for text in "ab"])
+        small = [bench.submit(f"small {number}") for number in range(8)]
+        await bench.waiting(72)
+        assert bench.pipeline.is_full
+        with pytest.raises(ServiceBusyError):
+            await bench.pipeline.submit([Query("one more", 1, bench.index)])
+        bench.encoder.go.set()
+        await asyncio.gather(first, large, *small)
+
+    with_bench(scenario, queue=64)
+
+
+def test_a_search_that_is_not_done_in_time_is_refused_and_dropped() -> None:
+    async def scenario(bench: Bench) -> None:
+        first = await bench.occupy()
+        late = bench.submit("late", "later")
+        with pytest.raises(ServiceBusyError, match=r"not done within 0\.2 s"):
+            await late
+        bench.encoder.go.set()
+        await asyncio.gather(first, return_exceptions=True)
+        assert await bench.submit("next") == ["next#0"]
+
+    bench = with_bench(scenario, max_wait=0.2)
+    assert bench.encoder.batches == [["first"], ["next"]]

@@ -62,7 +62,7 @@ def test_who_joins_a_query_that_was_just_taken_out_as_abandoned_is_answered() ->
         encoder, index = FakeEncoder(), FakeIndex()
         encoder.go.set()
         pipeline = SearchPipeline(
-            encoder, ResultCache(0), Limits(8, 1000, 16), merge=True, observe=lambda _report: None
+            encoder, ResultCache(0), Limits(8, 1000, 16, 10_000), merge=True, max_wait=60, observe=lambda _report: None
         )
         leaves = asyncio.create_task(pipeline.submit([Query("same", 1, index)]))
         await asyncio.sleep(0)
