@@ -67,7 +67,7 @@ def create_app(retriever: Retriever) -> FastAPI:
     app.include_router(compatible_routes(retriever, unread))
     if guard := admin_guard():
         app.include_router(admin_routes(retriever), dependencies=guard)
-    app.include_router(health_routes(retriever.health))
+    app.include_router(health_routes(retriever.health, lambda: retriever.stuck))
     app.include_router(observation_routes(retriever))
     app.router.routes.extend(mcp)
     return app

@@ -23,6 +23,9 @@ from services.retriever.types import Query, QueryResult
 
 logger = logging.getLogger(__name__)
 
+# What is loaded cannot be interrupted; at the end it is waited for no longer than this.
+_LOADING_SECONDS = 5.0
+
 
 class NotReadyError(ResearchError):
     """The service is loading, or failed to."""
@@ -60,7 +63,13 @@ class Retriever:
 
     async def health(self) -> ServiceStatus:
         """Whether the retriever answers searches, and if not, what it is doing."""
-        return self.status
+        stuck = self.stuck
+        return ServiceStatus(status="failed", detail=stuck) if stuck is not None else self.status
+
+    @property
+    def stuck(self) -> str | None:
+        """What hangs, or None."""
+        return self._pipeline.stuck if self._pipeline is not None else None
 
     def start(self) -> None:
         """Begin loading; `status` reports the progress."""
@@ -69,7 +78,7 @@ class Retriever:
     async def close(self) -> None:
         """Answer the queries that wait, then stop."""
         if self._loading is not None:
-            await self._loading
+            await asyncio.wait([self._loading], timeout=_LOADING_SECONDS)
         if self._pipeline is not None:
             await self._pipeline.close()
 
@@ -78,13 +87,15 @@ class Retriever:
 
         Raises:
             UnknownIndexError: it is not served.
-            NotReadyError: it is not open yet.
+            NotReadyError: it is not open yet, or searches hang.
         """
         name = name or self.settings.corpus.index
         if name not in self.names:
             raise UnknownIndexError(f"index: {name!r} is not served; the retriever serves {', '.join(self.names)}")
         if self._pipeline is None:
             raise NotReadyError(f"the retriever is {self.status.status}: {self.status.detail}")
+        if (stuck := self.stuck) is not None:
+            raise NotReadyError(stuck)
         return self.indexes[name]
 
     async def search(self, index: SearchIndex, texts: Sequence[str], top_k: int) -> list[QueryResult]:

@@ -6,16 +6,26 @@ from collections.abc import Awaitable, Callable
 
 from fastapi import APIRouter, Response
 
-from research.schemas import ServiceStatus
+from research.schemas import ErrorBody, ServiceStatus
+from services.web.errors import HttpError
 
 
-def health_routes(status: Callable[[], Awaitable[ServiceStatus]]) -> APIRouter:
-    """The two routes; `status` returns whether the service is ready, and if not, why."""
+def health_routes(
+    status: Callable[[], Awaitable[ServiceStatus]], stuck: Callable[[], str | None] = lambda: None
+) -> APIRouter:
+    """The two routes.
+
+    Args:
+        status: whether the service is ready, and if not, why.
+        stuck: what hangs for so long that only a restart helps, or None.
+    """
     router = APIRouter(tags=["health"])
 
-    @router.get("/livez")
+    @router.get("/livez", responses={503: {"model": ErrorBody}})
     async def live() -> dict[str, str]:
-        """Whether the process is alive."""
+        """Whether the process works; if not, 503 with what hangs. Without an answer, its event loop hangs."""
+        if (what := stuck()) is not None:
+            raise HttpError(503, "stuck", what)
         return {"status": "alive"}
 
     @router.get("/readyz", responses={503: {"model": ServiceStatus}})

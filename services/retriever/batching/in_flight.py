@@ -52,6 +52,9 @@ class InFlight:
         self._none_open = asyncio.Event()
         self._none_open.set()
 
+    def __len__(self) -> int:
+        return len(self._open)
+
     def new(self, queries: Sequence[Query]) -> list[Query]:
         """Those for which `register` would create a pending query."""
         if not self._merge:

@@ -26,6 +26,10 @@ from services.retriever.types import HitDicts, Query, QueryEncoder, QueryResult
 
 logger = logging.getLogger(__name__)
 
+# Together with the time that the server waits for its requests, less than `stopping.GRACE_SECONDS`.
+_CLOSE_SECONDS = 2.0
+_WATCH_SECONDS = 1.0
+
 
 @dataclass(frozen=True, slots=True)
 class BatchReport:
@@ -74,6 +78,7 @@ class SearchPipeline:
         self._batch_queue = BatchQueue(limits)
         self._encoder = encoder
         self._stages: Stages | None = None
+        self._watching: asyncio.Task[None] | None = None
         self._closing = False
         self._client_left = False
         self._recent_seconds = self._recent_queries = 0.0
@@ -98,13 +103,26 @@ class SearchPipeline:
         loop = asyncio.get_running_loop()
         self._stages = Stages(self._batch_queue, self._encoder, _LoopThreadsafe(loop, self))
         self._stages.start()
+        self._watching = asyncio.create_task(self._watch(), name="watch")
+
+    @property
+    def stuck(self) -> str | None:
+        """Which stages hang, or None."""
+        return self._stages.watch.stuck if self._stages is not None else None
 
     async def close(self) -> None:
-        """Refuse new queries, finish those in flight, end the threads."""
+        """Refuse new queries, finish those in flight, end the threads; what hangs is given up."""
         self._closing = True
-        await self._in_flight.all_done()
+        try:
+            async with asyncio.timeout(_CLOSE_SECONDS):
+                await self._in_flight.all_done()
+        except TimeoutError:
+            logger.error("queries were still in flight after %.0f s; they are given up", _CLOSE_SECONDS)
+            self._give_up("the search did not end before the retriever did")
+        if self._watching is not None:
+            self._watching.cancel()
         if self._stages is not None:
-            await asyncio.to_thread(self._stages.close)
+            await asyncio.to_thread(self._stages.close, _CLOSE_SECONDS / 2)
 
     async def submit(self, queries: Sequence[Query]) -> list[QueryResult]:
         """Answer the queries of one request, in order; all are admitted or none.
@@ -198,6 +216,18 @@ class SearchPipeline:
         """Fail every query in flight because of a bug in a stage."""
         self._batch_queue.clear()
         self._in_flight.fail_all("the search failed because of a bug; see the retriever's log", bug)
+
+    async def _watch(self) -> None:
+        """Tell those who wait for a stage that hangs; it may never end."""
+        while True:
+            await asyncio.sleep(_WATCH_SECONDS)
+            if (stuck := self.stuck) is not None and self._in_flight:
+                logger.error(stuck)
+                self._give_up(stuck)
+
+    def _give_up(self, why: str) -> None:
+        self._batch_queue.clear()
+        self._in_flight.fail_all(why, TimeoutError(why))
 
     def _report(self, report: BatchReport) -> None:
         try:

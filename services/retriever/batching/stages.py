@@ -6,6 +6,7 @@ receives the results, and no stage waits for it.
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import queue
 import threading
@@ -16,6 +17,7 @@ from typing import Protocol
 
 from services.retriever.batching.batch_queue import BatchQueue
 from services.retriever.batching.in_flight import PendingQuery
+from services.retriever.batching.watch import StageWatch
 from services.retriever.types import HitDicts, QueryEncoder, Vectors
 
 logger = logging.getLogger(__name__)
@@ -67,6 +69,7 @@ class Stages:
         self._batch_queue = batch_queue
         self._encoder = encoder
         self._callbacks = callbacks
+        self.watch = StageWatch()
         # One batch may wait here: the encoder runs ahead of a slower search by no more than that.
         self._encoded: queue.Queue[Encoded | None] = queue.Queue(maxsize=1)
         self._threads = [
@@ -79,12 +82,14 @@ class Stages:
         for thread in self._threads:
             thread.start()
 
-    def close(self) -> None:
-        """End the threads; no query may be in flight."""
+    def close(self, seconds: float) -> None:
+        """End the threads; one that hangs is left behind after so many seconds: it ends with the process."""
+        until = time.monotonic() + seconds
         self._batch_queue.close()
-        self._encoded.put(None)
+        with contextlib.suppress(queue.Full):
+            self._encoded.put(None, timeout=seconds)
         for thread in self._threads:
-            thread.join()
+            thread.join(timeout=max(0.0, until - time.monotonic()))
 
     def _run_forever(self, step: Callable[[], bool]) -> None:
         """Repeat a stage: if it ended, callers would wait forever. A bug in it costs only the queries in flight."""
@@ -104,7 +109,8 @@ class Stages:
             return False
         self._leave_out(taken.abandoned)
         try:
-            rows = self._encoder.tokenize([pending.query.text for pending in taken.batch])
+            with self.watch.at_work("tokenize"):
+                rows = self._encoder.tokenize([pending.query.text for pending in taken.batch])
         except Exception as cause:
             self._batch_queue.put_tokenized([])
             self._fail(taken.batch, cause)
@@ -123,7 +129,8 @@ class Stages:
             return True
         begun = time.perf_counter()
         try:
-            vectors = self._encoder.encode([pending.ids for pending in taken.batch])
+            with self.watch.at_work("encode"):
+                vectors = self._encoder.encode([pending.ids for pending in taken.batch])
         except Exception as cause:
             self._fail(taken.batch, cause)
             return True
@@ -135,7 +142,8 @@ class Stages:
         if encoded is None:
             return False
         begun = time.perf_counter()
-        hits = _search_batch(encoded)
+        with self.watch.at_work("search"):
+            hits = _search_batch(encoded)
         self._callbacks.on_results(encoded, hits, time.perf_counter() - begun)
         return True
 
