@@ -15,7 +15,7 @@ from typing import BinaryIO
 
 @contextmanager
 def atomic_write(path: Path) -> Iterator[BinaryIO]:
-    """Write next to `path`, then rename; an error or a kill leaves the old content (or none) in place."""
+    """Write next to `path`, then rename; an error, a kill or a power cut leaves the old content (or none) in place."""
     partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
     try:
         with partial.open("wb") as stream:
@@ -23,8 +23,18 @@ def atomic_write(path: Path) -> Iterator[BinaryIO]:
             stream.flush()
             os.fsync(stream.fileno())
         partial.replace(path)
+        to_disk(path.parent)
     finally:
         partial.unlink(missing_ok=True)
+
+
+def to_disk(path: Path) -> None:
+    """Return once the content of a file, or the names in a directory, would survive a power cut."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 @contextmanager

@@ -17,7 +17,7 @@ from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 
-from research.atomic_io import write_json
+from research.atomic_io import to_disk, write_json
 from research.errors import AssetError, ConfigurationError, ResearchError
 from research.passages import Passage
 from research.settings import Settings
@@ -30,6 +30,7 @@ from services.retriever.encoder.encoder import load_encoders
 from services.retriever.encoder.onnx_export import exported_graph
 from services.retriever.index.bm25 import MAX_BM25_PASSAGES, write_bm25
 from services.retriever.index.faiss_config import faiss_config_for
+from services.retriever.index.file_sums import fault_in, seal
 from services.retriever.index.manifest import MANIFEST, Manifest, Recipe, read_manifest, recipe_for
 from services.retriever.index.milvus import MilvusCollection, collection_prefix, drop_collections, write_milvus
 from services.retriever.index.passage_store import PASSAGES, PassageStore, write_passage_store
@@ -99,6 +100,8 @@ def _build(settings: Settings, checkpoint: Checkpoint, recipe: Recipe, passages:
             # A build has its machine to itself; serving shares one, so it has a setting.
             vectors.encode(load_encoders(checkpoint, settings.encoder, backend, usable_cores(), settings.paths.data))
         _write_index(settings, checkpoint, recipe, store, vectors, index, build_id)
+    # What cannot be opened must not replace what can.
+    SearchIndex(settings.corpus.index, index, checkpoint, settings.encoder, threads=1)
     _publish(index, settings.index_dir)
 
 
@@ -136,6 +139,7 @@ def _write_index(
         created=datetime.now(UTC).isoformat(timespec="seconds"),
         structure=structure,
         milvus=milvus,
+        files=seal(index),
     ).write(index)
 
 
@@ -150,12 +154,26 @@ def _resume_or_begin(work: Path, plan: Mapping[str, object]) -> str:
     if unfinished != plan or not build_id:
         shutil.rmtree(work, ignore_errors=True)
         build_id = secrets.token_hex(6)
+    if (fault := _spoilt(work / "index")) is not None:
+        # A power cut, perhaps; the vectors are files of their own, each complete.
+        _log(f"{fault}; the index is written again")
+        shutil.rmtree(work / "index")
     for directory in ("index", "shards"):
         (work / directory).mkdir(parents=True, exist_ok=True)
     for leftover in work.rglob("*.partial"):
         leftover.unlink()
     write_json(plan_file, {**plan, "build_id": build_id})
     return build_id
+
+
+def _spoilt(index: Path) -> str | None:
+    """What is wrong with an index that is complete but not published yet, all of it read; None if nothing is."""
+    if not (index / MANIFEST).is_file():
+        return None
+    try:
+        return fault_in(index, read_manifest(index).files or {}, largest_summed=None)
+    except AssetError as error:
+        return str(error)
 
 
 def _snapshot(index: Path, passages: Path, digest: str) -> PassageStore:
@@ -203,6 +221,7 @@ def _publish(index: Path, target: Path) -> None:
     if target.exists():
         target.rename(_replaced(target))
     index.rename(target)
+    to_disk(target.parent)
     shutil.rmtree(_replaced(target), ignore_errors=True)
 
 

@@ -9,11 +9,10 @@ from typing import Any
 import numpy as np
 
 from research.errors import AssetError
+from services.retriever.index.file_sums import advice
 from services.retriever.index.vector_index import Positions
 
 BM25_DIRECTORY = "lexical"
-
-_REPAIR = "build the index again with `research index`"
 
 
 # Building holds all token ids as Python lists, about 1 KB per passage.
@@ -60,7 +59,7 @@ class Bm25Index:
         try:
             self._index = bm25s.BM25.load(directory / BM25_DIRECTORY, mmap=True)
         except (OSError, EOFError, ValueError, KeyError) as error:
-            raise AssetError(f"cannot read {directory / BM25_DIRECTORY}; {_REPAIR} ({error})") from error
+            raise AssetError(f"cannot read {directory / BM25_DIRECTORY}; {advice(error)} ({error})") from error
         self.count = int(self._index.scores["num_docs"])
 
     def search(self, texts: Sequence[str], top_k: int) -> Positions:

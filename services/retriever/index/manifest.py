@@ -14,12 +14,11 @@ from research.errors import AssetError, ConfigurationError
 from research.settings.retriever import CorpusConfig, EncoderConfig
 from services.retriever.encoder.checkpoint import Checkpoint
 from services.retriever.index.faiss_config import FaissConfig
+from services.retriever.index.file_sums import REPAIR, FileSum, advice, fault_in
 from services.retriever.index.milvus import MilvusCollection
 
 FORMAT_VERSION: Literal[2] = 2
 MANIFEST = "manifest.json"
-
-_REBUILD = "build it again with `research index`"
 
 
 class _Frozen(BaseModel):
@@ -63,10 +62,21 @@ class Manifest(_Frozen):
     created: str
     structure: FaissConfig | None
     milvus: MilvusCollection | None
+    # Older indexes have none.
+    files: dict[str, FileSum] | None = None
 
     def write(self, directory: Path) -> None:
         """Write `manifest.json` atomically."""
         write_json(directory / MANIFEST, self.model_dump())
+
+    def check_files(self, directory: Path) -> None:
+        """Raise AssetError, naming the file, if one is not as it was when the index was built."""
+        try:
+            fault = fault_in(directory, self.files or {})
+        except OSError as error:
+            raise AssetError(f"cannot read {error.filename} ({error.strerror}); {advice(error)}") from error
+        if fault is not None:
+            raise AssetError(f"the index is spoilt: {fault}; {REPAIR}")
 
     def check_encoder(self, checkpoint: Checkpoint, encoder: EncoderConfig, directory: Path) -> None:
         """Raise ConfigurationError, naming each difference, if `encoder` cannot query this index."""
@@ -83,7 +93,7 @@ class Manifest(_Frozen):
         if differences:
             raise ConfigurationError(
                 f"index {directory} was built with another encoder: {'; '.join(differences)}; "
-                f"{_REBUILD}, or set encoder.* to what the index was built with"
+                f"{REPAIR}, or set encoder.* to what the index was built with"
             )
 
 
@@ -118,18 +128,20 @@ def read_manifest(directory: Path) -> Manifest:
     path = directory / MANIFEST
     try:
         noted = json.loads(path.read_text(encoding="utf-8"))
+    except (FileNotFoundError, NotADirectoryError) as error:
+        raise AssetError(f"there is no index in {directory} ({error.strerror}); {REPAIR}") from error
     except OSError as error:
-        raise AssetError(f"there is no index in {directory} ({error.strerror}); {_REBUILD}") from error
+        raise AssetError(f"cannot read {path} ({error.strerror}); {advice(error)}") from error
     except ValueError as error:
-        raise AssetError(f"{path} is corrupt ({error}); {_REBUILD}") from error
+        raise AssetError(f"{path} is corrupt ({error}); {REPAIR}") from error
     version = noted.get("recipe", {}).get("format_version", 1) if isinstance(noted, dict) else None
     if version != FORMAT_VERSION:
-        raise AssetError(f"{path} is not of index format {FORMAT_VERSION}; {_REBUILD}")
+        raise AssetError(f"{path} is not of index format {FORMAT_VERSION}; {REPAIR}")
     try:
         manifest = Manifest.model_validate(noted)
     except ValidationError as error:
         fault = error.errors()[0]
-        raise AssetError(f"{path}: {'.'.join(map(str, fault['loc']))}: {fault['msg']}; {_REBUILD}") from error
+        raise AssetError(f"{path}: {'.'.join(map(str, fault['loc']))}: {fault['msg']}; {REPAIR}") from error
     if manifest.revision != manifest.recipe.revision:
-        raise AssetError(f"{path} was edited: its revision does not match its recipe; {_REBUILD}")
+        raise AssetError(f"{path} was edited: its revision does not match its recipe; {REPAIR}")
     return manifest

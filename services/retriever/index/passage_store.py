@@ -15,6 +15,7 @@ import pyarrow as pa
 from research.atomic_io import atomic_write
 from research.errors import AssetError
 from research.passages import Passage
+from services.retriever.index.file_sums import advice
 
 PASSAGES = "passages.arrow"
 
@@ -22,7 +23,6 @@ PASSAGES = "passages.arrow"
 _ROWS = 4096
 _FIELDS = ("id", "title", "text")
 _SCHEMA = pa.schema([(name, pa.string()) for name in _FIELDS])
-_REPAIR = "build the index again with `research index`"
 
 
 def write_passage_store(directory: Path, passages: Iterable[Passage]) -> None:
@@ -48,7 +48,7 @@ class PassageStore:
             batches = self._file.num_record_batches
             last = self._file.get_batch(batches - 1).num_rows if batches else 0
         except (OSError, pa.ArrowInvalid) as error:
-            raise AssetError(f"the passages in {path} are missing or corrupt ({error}); {_REPAIR}") from error
+            raise AssetError(f"the passages in {path} are missing or corrupt ({error}); {advice(error)}") from error
         self._count: int = max(batches - 1, 0) * _ROWS + last
         # A batch is a view of the file; opening it again for each passage would parse its header each time.
         self._batch = lru_cache(maxsize=None)(self._file.get_batch)

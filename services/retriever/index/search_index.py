@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -18,6 +19,8 @@ from services.retriever.types import HitDict, HitDicts, Vectors
 
 # The least depth of each ranking before fusion; with less, passages that both rank moderately well would be lost.
 _FUSED_DEPTH = 50
+# Replacing an index takes two renames.
+_REPLACED_SECONDS = 1.0
 
 
 class SearchIndex:
@@ -40,6 +43,7 @@ class SearchIndex:
         self.name = name
         self.manifest = read_manifest(directory)
         self.manifest.check_encoder(checkpoint, encoder, directory)
+        self.manifest.check_files(directory)
         self.passages = PassageStore(directory)
         self.dense = self._open_dense(directory, threads)
         self.lexical = Bm25Index(directory) if self.manifest.recipe.lexical else None
@@ -51,16 +55,23 @@ class SearchIndex:
 
         Raises what the constructor raises.
         """
+        until = time.monotonic() + _REPLACED_SECONDS
         while True:
             before = _inode(directory)
+            fault: AssetError | None = None
             try:
                 opened = SearchIndex(name, directory, checkpoint, encoder, threads)
-            except AssetError:
-                if _inode(directory) == before:
+            except AssetError as error:
+                # Between the two renames of a replacement there is no directory.
+                if before is not None and _inode(directory) == before:
                     raise
-                continue
-            if _inode(directory) == before:
-                return opened
+                fault = error
+            else:
+                if _inode(directory) == before:
+                    return opened
+            if time.monotonic() > until:
+                raise fault or AssetError(f"index {directory} is replaced again and again; try again later")
+            time.sleep(_REPLACED_SECONDS / 20)
 
     @property
     def key(self) -> str:

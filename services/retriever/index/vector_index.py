@@ -12,12 +12,12 @@ from numpy.typing import NDArray
 
 from research.errors import AssetError
 from services.retriever.index.faiss_config import HNSW_EF_CONSTRUCTION, FaissConfig
+from services.retriever.index.file_sums import REPAIR, advice
 from services.retriever.types import Vectors
 
 VECTORS = "vectors.faiss"
 FULL_VECTORS = "vectors.f16.npy"
 
-_REPAIR = "build the index again with `research index`"
 
 # Queries times dimensions from which FAISS multiplies matrices instead of scanning the vectors query by query. Its
 # default of 128,000 is far too high: with 10,033 vectors of 384 dimensions matrices pay off from 8 queries on, and a
@@ -57,7 +57,7 @@ class FaissVectors:
         try:
             index: Any = faiss.read_index(str(path), faiss.IO_FLAG_MMAP_IFC)
         except RuntimeError as error:
-            raise AssetError(f"cannot read {path}; {_REPAIR} ({error})") from error
+            raise AssetError(f"cannot read {path}; {advice(error)} ({error})") from error
         self._threads = threads
         if structure.probes:
             index.nprobe = structure.probes
@@ -88,9 +88,9 @@ class RerankedIndex:
         try:
             self._full: NDArray[np.float16] = np.load(directory / FULL_VECTORS, mmap_mode="r")
         except (OSError, EOFError, ValueError) as error:
-            raise AssetError(f"cannot read {directory / FULL_VECTORS}; {_REPAIR} ({error})") from error
+            raise AssetError(f"cannot read {directory / FULL_VECTORS}; {advice(error)} ({error})") from error
         if self._full.shape != (coarse.count, coarse.dimension):
-            raise AssetError(f"{directory / FULL_VECTORS} does not fit {VECTORS}; {_REPAIR}")
+            raise AssetError(f"{directory / FULL_VECTORS} does not fit {VECTORS}; {REPAIR}")
         self._coarse = coarse
         self._factor = factor
         self.count, self.dimension = coarse.count, coarse.dimension

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import random
 import shutil
 import signal
@@ -21,6 +22,7 @@ from research.config import load_settings
 from research.errors import AssetError, ConfigurationError
 from research.passages import iter_passages, write_passages
 from research.settings import Settings
+from services.retriever.build import build
 from services.retriever.build.build import build_index
 from services.retriever.encoder.checkpoint import open_checkpoint
 from services.retriever.index.manifest import read_manifest
@@ -114,10 +116,10 @@ def test_a_build_killed_ten_times_ends_like_an_unbroken_one(
 ) -> None:
     passages = slice_of_corpus(data_dir, tmp_path / "passages.jsonl", 1500)
     # In a process of its own, as the others: the number of threads decides the last bits of a centroid.
-    build = start_build(passages, "unbroken", *WRITTEN_LONGER)
-    await_work(build, data / "indexes" / ".unbroken.building")
+    whole = start_build(passages, "unbroken", *WRITTEN_LONGER)
+    await_work(whole, data / "indexes" / ".unbroken.building")
     begun = time.monotonic()
-    assert build.wait(timeout=300) == 0
+    assert whole.wait(timeout=300) == 0
     unbroken, span = data / "indexes" / "unbroken", time.monotonic() - begun
     killed, work = data / "indexes" / "killed", data / "indexes" / ".killed.building"
     kills = 0
@@ -187,6 +189,73 @@ def test_two_builds_of_one_index_do_not_meet(
     finally:
         first.kill()
         first.wait()
+
+
+def test_a_power_cut_loses_nothing_of_what_stands_under_the_final_name(
+    data: Path, data_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What was not synced may be lost: so each file must be on the disk before its manifest, as it is at the end."""
+    synced: dict[int, bytes] = {}
+    folders: set[int] = set()
+    at_manifest: dict[int, bytes] = {}
+    real = os.fsync
+
+    def fsync(descriptor: int) -> None:
+        real(descriptor)
+        found = os.fstat(descriptor)
+        path = Path(os.readlink(f"/proc/self/fd/{descriptor}"))
+        if path.is_dir():
+            folders.add(found.st_ino)
+        else:
+            if path.name.startswith("manifest.json"):
+                at_manifest.update(synced)
+            synced[found.st_ino] = path.read_bytes()
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    passages = slice_of_corpus(data_dir, tmp_path / "passages.jsonl", 500)
+    index = build_index(settings_for(data, "synced", *WRITTEN_LONGER), passages)
+    for path in [index, *index.rglob("*")]:
+        if path.is_dir():
+            assert path.stat().st_ino in folders, path
+        elif path.name != "manifest.json":
+            assert at_manifest.get(path.stat().st_ino) == path.read_bytes(), path
+    assert index.parent.stat().st_ino in folders, "the name itself"
+    assert set(read_manifest(index).files or {}) == {
+        str(path.relative_to(index)) for path in index.rglob("*") if path.is_file() and path.name != "manifest.json"
+    }
+
+
+@pytest.mark.parametrize("content", [lambda old: old[:1000], lambda old: bytes(len(old))], ids=["cut", "zeros"])
+def test_an_unfinished_build_that_is_spoilt_replaces_no_good_index(
+    data: Path,
+    data_dir: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    content: Callable[[bytes], bytes],
+) -> None:
+    settings = settings_for(data, "served")
+    passages = slice_of_corpus(data_dir, tmp_path / "passages.jsonl", 12)
+    index = build_index(settings, passages)
+    good = (index / "vectors.faiss").read_bytes()
+    slice_of_corpus(data_dir, passages, 9, start=100)
+    with monkeypatch.context() as patched:
+        # As a kill just before the renames.
+        patched.setattr(build, "_publish", lambda *_: sys.exit("killed"))
+        with pytest.raises(SystemExit, match="killed"):
+            build_index(settings, passages)
+    assert (index / "vectors.faiss").read_bytes() == good
+    spoilt = index.with_name(".served.building") / "index" / "vectors.faiss"
+    spoilt.write_bytes(content(spoilt.read_bytes()))
+    capsys.readouterr()
+    build_index(settings, passages)
+    assert "the index is written again" in capsys.readouterr().err
+    checkpoint = open_checkpoint(settings.encoder.name, data)
+    assert len(SearchIndex("served", index, checkpoint, settings.encoder, threads=1).passages) == 9
+    # And one that is spoilt once it is published is built again.
+    (index / "vectors.faiss").write_bytes(content((index / "vectors.faiss").read_bytes()))
+    build_index(settings, passages)
+    SearchIndex("served", index, checkpoint, settings.encoder, threads=1)
 
 
 def test_passages_that_are_missing_or_broken_are_named(data: Path, tmp_path: Path) -> None:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 import json
+import os
+import resource
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -15,8 +18,10 @@ from research.errors import AssetError, ConfigurationError
 from research.passages import Passage
 from research.settings.retriever import CorpusConfig, EncoderConfig
 from services.retriever.encoder.checkpoint import Checkpoint
+from services.retriever.index import search_index
 from services.retriever.index.bm25 import write_bm25
 from services.retriever.index.faiss_config import faiss_config_for
+from services.retriever.index.file_sums import fault_in, seal
 from services.retriever.index.manifest import Manifest, read_manifest, recipe_for
 from services.retriever.index.passage_store import PassageStore, write_passage_store
 from services.retriever.index.search_index import SearchIndex
@@ -32,7 +37,7 @@ CHECKPOINT = Checkpoint(
 )
 
 
-def write_index(directory: Path, *, lexical: bool = False) -> Path:
+def write_index(directory: Path, *, lexical: bool = False, sealed: bool = False) -> Path:
     """A small whole index: passage i lies along axis i."""
     structure = faiss_config_for("flat", 3, 4)
     recipe = recipe_for(CHECKPOINT, ENCODER, CORPUS.model_copy(update={"hybrid": lexical}), "c" * 64)
@@ -49,6 +54,7 @@ def write_index(directory: Path, *, lexical: bool = False) -> Path:
         created="2026-01-01T00:00:00+00:00",
         structure=structure,
         milvus=None,
+        files=seal(directory) if sealed else None,
     ).write(directory)
     return directory
 
@@ -177,3 +183,67 @@ def test_positions_count_through_the_batches_of_the_file(tmp_path: Path) -> None
         assert store.record(position) == {"id": str(position), "title": f"t{position}", "text": "x"}
     write_passage_store(tmp_path, [])
     assert len(PassageStore(tmp_path)) == 0
+
+
+def zeros(name: str) -> Callable[[Path], object]:
+    return lambda directory: (directory / name).write_bytes(bytes((directory / name).stat().st_size))
+
+
+@pytest.mark.parametrize(
+    ("damage", "named"),
+    [
+        (zeros("vectors.faiss"), "vectors.faiss has another content"),
+        (zeros("passages.arrow"), "passages.arrow has another content"),
+        (zeros("lexical/data.csc.index.npy"), "lexical/data.csc.index.npy has another content"),
+        (cut("lexical/data.csc.index.npy"), "bytes instead of"),
+        (lambda directory: (directory / "lexical" / "vocab.index.json").unlink(), "vocab.index.json is missing"),
+    ],
+)
+def test_a_spoilt_file_is_named_before_anything_is_opened(
+    tmp_path: Path, damage: Callable[[Path], object], named: str
+) -> None:
+    index = write_index(tmp_path, lexical=True, sealed=True)
+    open_index(index)
+    damage(index)
+    with pytest.raises(AssetError, match="the index is spoilt") as refusal:
+        open_index(index)
+    assert named in str(refusal.value)
+    assert "research index" in str(refusal.value)
+
+
+def test_of_a_file_too_large_to_read_at_every_start_the_size_is_compared(tmp_path: Path) -> None:
+    files = read_manifest(write_index(tmp_path, sealed=True)).files
+    assert files is not None
+    zeros("vectors.faiss")(tmp_path)
+    assert fault_in(tmp_path, files, largest_summed=10) is None
+    assert "vectors.faiss" in str(fault_in(tmp_path, files, largest_summed=None))
+
+
+def test_without_descriptors_nobody_is_told_to_build_again(tmp_path: Path) -> None:
+    index = write_index(tmp_path, lexical=True, sealed=True)
+    open_index(index)  # imports what it needs
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    free = os.open(index, os.O_RDONLY)
+    os.close(free)
+    told = []
+    try:
+        for few in itertools.count():
+            resource.setrlimit(resource.RLIMIT_NOFILE, (free + few, hard))
+            try:
+                open_index(index)
+                break
+            except AssetError as error:
+                told.append(str(error))
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    assert told
+    assert not [text for text in told if "research index" in text]
+
+
+def test_an_index_that_is_replaced_again_and_again_is_not_tried_for_ever(
+    index: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    inodes = itertools.count()
+    monkeypatch.setattr(search_index, "_inode", lambda _directory: next(inodes))
+    with pytest.raises(AssetError, match="again and again"):
+        SearchIndex.open("some", index, CHECKPOINT, ENCODER, threads=1)
