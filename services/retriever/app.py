@@ -28,6 +28,8 @@ from services.web.health import health_routes
 
 # Bounds what is read into memory; a whole queue of queries of ordinary length takes a tenth of it.
 MAX_BODY_BYTES = 4_000_000
+# Of all requests that are not answered yet.
+MAX_HELD_BYTES = 256_000_000
 
 
 def create_app(retriever: Retriever) -> FastAPI:
@@ -48,7 +50,7 @@ def create_app(retriever: Retriever) -> FastAPI:
         summary="Passages nearest in meaning to a query.",
         lifespan=lifespan,
     )
-    app.add_middleware(BodyLimit, max_bytes=MAX_BODY_BYTES)
+    app.add_middleware(BodyLimit, max_bytes=MAX_BODY_BYTES, max_held=MAX_HELD_BYTES)
     app.add_middleware(
         Shedding,
         statuses={"/search": 429, **dict.fromkeys(COMPATIBLE_ROUTES, 503)},

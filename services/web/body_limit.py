@@ -1,4 +1,4 @@
-"""A limit on the size of request bodies."""
+"""Limits on the size of request bodies."""
 
 from __future__ import annotations
 
@@ -7,11 +7,19 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 
 class BodyLimit:
-    """Refuses a body above `max_bytes` with 413 while it arrives, before it fills memory."""
+    """Refuses bodies while they arrive, before they fill memory.
 
-    def __init__(self, app: ASGIApp, max_bytes: int) -> None:
+    Args:
+        app: the protected app.
+        max_bytes: of one body; a larger one is refused with 413.
+        max_held: of all bodies of unanswered requests together; what exceeds it is refused with 503. None: no limit.
+    """
+
+    def __init__(self, app: ASGIApp, max_bytes: int, max_held: int | None = None) -> None:
         self._app = app
         self._max_bytes = max_bytes
+        self._max_held = max_held
+        self._held = 0
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         received = 0
@@ -19,9 +27,17 @@ class BodyLimit:
         async def counted() -> Message:
             nonlocal received
             message = await receive()
-            received += len(message.get("body", b""))
+            size = len(message.get("body", b""))
+            received += size
+            self._held += size
             if received > self._max_bytes:
                 raise HTTPException(413, f"the body is larger than {self._max_bytes} bytes")
+            if self._max_held is not None and self._held > self._max_held:
+                told = f"bodies of {self._max_held} bytes are arriving; try again later"
+                raise HTTPException(503, told, {"Retry-After": "1"})
             return message
 
-        await self._app(scope, counted, send)
+        try:
+            await self._app(scope, counted, send)
+        finally:
+            self._held -= received

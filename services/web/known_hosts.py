@@ -8,6 +8,7 @@ from __future__ import annotations
 import ipaddress
 import socket
 from collections.abc import Iterable
+from functools import lru_cache
 from urllib.parse import urlsplit
 
 from starlette.types import ASGIApp, Receive, Scope, Send
@@ -34,6 +35,8 @@ class KnownHosts:
     def __init__(self, app: ASGIApp, names: Iterable[str]) -> None:
         self._app = app
         self._names = frozenset(names)
+        # The same few values come with every request; the size bounds what others can make of it.
+        self._is_known = lru_cache(maxsize=256)(self._look_up)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         refusal = self._refusal(scope) if scope["type"] == "http" else None
@@ -52,7 +55,7 @@ class KnownHosts:
                 return 403, "unknown_origin", "Origin: pages of other sites may not use this service"
         return None
 
-    def _is_known(self, url: bytes) -> bool:
+    def _look_up(self, url: bytes) -> bool:
         try:
             name = urlsplit(url.decode("ascii")).hostname or ""
         except ValueError:

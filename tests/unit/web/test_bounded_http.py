@@ -11,6 +11,7 @@ import httpx
 import pytest
 from fastapi import FastAPI, Request, Response
 
+from services.web.body_limit import BodyLimit
 from services.web.bounded_http import HttpBounds
 from tests.support.web_server import connect, post, read_all, serving
 
@@ -41,6 +42,24 @@ def small_app() -> FastAPI:
 def port() -> Iterator[int]:
     with serving(small_app(), bounds=BOUNDS) as port:
         yield port
+
+
+def test_all_bodies_together_are_bounded() -> None:
+    app = small_app()
+    app.add_middleware(BodyLimit, max_bytes=1000, max_held=2500)
+    half = post("/echo", b"y" * 1000)[:-1]
+    with serving(app) as port, ExitStack() as stack:
+        url = f"http://127.0.0.1:{port}/echo"
+        held = [stack.enter_context(connect(port, half)) for _ in range(2)]
+        deadline = time.monotonic() + 20
+        while (refused := httpx.post(url, content=b"y" * 900)).status_code != 503:
+            assert time.monotonic() < deadline
+        assert refused.headers["retry-after"] == "1"
+        assert httpx.post(url, content=b"y" * 400).status_code == 200
+        held[0].sendall(b"y")
+        assert held[0].recv(100).startswith(b"HTTP/1.1 200")
+        assert httpx.post(url, content=b"y" * 900).status_code == 200
+        assert httpx.post(url, content=b"y" * 1001).status_code == 413
 
 
 def is_alive(port: int) -> bool:
