@@ -133,8 +133,26 @@ class BranchPoint:
     tokens: int
 
 
+class _ReadOnce:
+    """Answer and fault of the form, with what they were read from: no fields, so they are in no record."""
+
+    __slots__ = ("_read",)
+    _read: tuple[tuple[object, ...], str | None, str | None] | None
+
+    def __post_init__(self) -> None:
+        self._read = None
+
+    def _reading(self, texts: Sequence[str], stop_reason: StopReason) -> tuple[str | None, str | None]:
+        """Rewards, metrics and records ask for both; they are read again only once the episode has grown."""
+        read_from = (*texts, stop_reason)
+        if self._read is None or self._read[0] != read_from:
+            answer = extract_answer(texts[-1]) if texts else None
+            self._read = read_from, answer, format_fault(texts, answer, ended=stop_reason is StopReason.ANSWERED)
+        return self._read[1:]
+
+
 @dataclass(slots=True)
-class Episode:
+class Episode(_ReadOnce):
     """A finished (or growing) episode; the four token streams have equal length and start after the prompt.
 
     `sampled[i]` says whether the model wrote token i; `logprobs[i]` is its log-probability under the distribution it
@@ -174,11 +192,11 @@ class Episode:
 
     @property
     def answer(self) -> str | None:
-        return extract_answer(self.turns[-1].text) if self.turns else None
+        return self._reading([turn.text for turn in self.turns], self.stop_reason)[0]
 
     @property
     def format_fault(self) -> str | None:
-        return format_fault([t.text for t in self.turns], ended=self.stop_reason is StopReason.ANSWERED)
+        return self._reading([turn.text for turn in self.turns], self.stop_reason)[1]
 
     def _append_sampled(self, generation: Generation) -> None:
         self.token_ids += generation.token_ids
@@ -293,12 +311,16 @@ class SearchAgent:
         return None
 
     def _cut(self, passage: Passage) -> Passage:
+        title, text = self._first_tokens(passage.title), self._first_tokens(passage.text)
+        return passage if (title, text) == (passage.title, passage.text) else Passage(passage.id, title, text)
+
+    def _first_tokens(self, text: str) -> str:
         limit = self.limits.max_passage_tokens
-        ids = self.tokenizer.encode(break_special_tokens(passage.text, self.tokenizer.special_tokens)) if limit else []
-        if limit is None or len(ids) <= limit:
-            return passage
+        if limit is None or len(text.encode(errors="surrogatepass")) < limit:  # no token is shorter than a byte
+            return text
+        ids = self.tokenizer.encode(break_special_tokens(text, self.tokenizer.special_tokens))
         # A cut inside a multi-byte character decodes to a replacement character, which is dropped.
-        return Passage(passage.id, passage.title, self.tokenizer.decode(ids[:limit]).rstrip("\ufffd"))
+        return self.tokenizer.decode(ids[:limit]).rstrip("\ufffd") if len(ids) > limit else text
 
 
 def _reason_to_end(episode: Episode, query: str | None, finish: Finish, limits: EpisodeConfig) -> StopReason | None:

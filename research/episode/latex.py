@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import re
 
+_OPENING = "boxed|text|mathrm|mathbf|textbf|textit"
 _COMMAND = re.compile(
-    r"\\(?:boxed|text|mathrm|mathbf|textbf|textit)\s*(?P<opens>\{)|\\[\[\]()]|\\(?P<escaped>[%$#&_{} ,;!])"
+    rf"\\(?:{_OPENING})\s*+(?P<opens>\{{)|\\[\[\]()]|\\(?P<escaped>[%$#&_{{}} ,;!])"
     r"|(?P<brace>[{}])|(?P<space>\s+)"
 )
-# A command, or a run of white space, that may continue in the next part.
-_UNCERTAIN = re.compile(r"(?:\\[a-z]*\s*|\s+)\Z")
+# What may become a command in the next part.
+_UNCERTAIN = re.compile(rf"\\(?:[a-z]{{0,{max(map(len, _OPENING.split('|')))}}}|(?:{_OPENING})\s++)\Z")
 
 
 class LatexStripper:
@@ -23,11 +24,13 @@ class LatexStripper:
 
     def feed(self, text: str) -> str:
         """Read more text; returns what is certain so far."""
-        self._unread += text
-        uncertain = _UNCERTAIN.search(self._unread)
-        certain = uncertain.start() if uncertain else len(self._unread)
-        text, self._unread = self._unread[:certain], self._unread[certain:]
-        return self._read(text)
+        text = self._unread + text
+        uncertain = _UNCERTAIN.search(text)
+        certain = uncertain.start() if uncertain else len(text)
+        name = text[certain:].rstrip()
+        # White space is collapsed anyway; all of it would be read again with each part.
+        self._unread = name + " " * (len(name) < len(text) - certain)
+        return self._read(text[:certain])
 
     def close(self) -> str:
         """End the answer; returns what was held back."""

@@ -3,6 +3,8 @@ r"""The grammar of an episode: tags, what a turn asks for, how results are writt
 One assistant turn reads `<think>…</think><search>query</search><result>…</result>…<answer>…\boxed{final}…</answer>`
 (ReSearch, section 2.2). Everything here works on what the *model* wrote, turn by turn; retrieved text is kept apart,
 so nothing inside it can be taken for a tag.
+
+A model that has collapsed writes anything, and so do corpora: every reading here takes time in proportion to the text.
 """
 
 from __future__ import annotations
@@ -16,19 +18,20 @@ SEARCH_END = "</search>"
 RESULT_START, RESULT_END = "<result>", "</result>"
 TAG_NAMES = ("think", "search", "result", "answer")
 
-_QUERY = re.compile(r"<search>((?:(?!<search>).)*?)</search>", re.DOTALL)
-_ANSWER = re.compile(r"<answer>(.*?)</answer>", re.DOTALL)
-_OWN_TAG = re.compile(r"<(?=\s*/?\s*(?:" + "|".join(TAG_NAMES) + r")\s*>)", re.IGNORECASE)
-_BOXED = re.compile(r"\\boxed\s*\{")
-_TEXT_COMMAND = re.compile(r"\\(?:text|mathrm|mathbf|textbf|textit)\s*\{([^{}]*)\}")
+# Possessive: white space that was read once is not divided in other ways.
+_OWN_TAG = re.compile(r"<(?=\s*+(?:/\s*+)?(?:" + "|".join(TAG_NAMES) + r")\s*+>)", re.IGNORECASE)
+_BOX_OR_BRACE = re.compile(r"(?P<box>\\boxed\s*+\{)|[{}]")
+_TEXT_OR_BRACE = re.compile(r"(?P<command>\\(?:text|mathrm|mathbf|textbf|textit)\s*+\{)|[{}]")
 _LATEX_ESCAPE = re.compile(r"\\([%$#&_{} ,;!])")
 
 
 def search_query(turn: str) -> str | None:
     """The query of the last closed search of a turn, stripped; None if there is none or it is blank."""
-    queries = _QUERY.findall(turn)
-    query = " ".join(queries[-1].split()) if queries else ""
-    return query or None
+    for opened in reversed(turn.split("<search>")[1:]):
+        query, closed, _ = opened.partition(SEARCH_END)
+        if closed:
+            return " ".join(query.split()) or None
+    return None
 
 
 def escape_tags(text: str, special_tokens: Iterable[str]) -> str:
@@ -60,33 +63,52 @@ def extract_answer(turn: str) -> str | None:
 
     None if there is no answer block, no balanced box, or nothing in it.
     """
-    block = _ANSWER.search(turn)
-    if block is None:
-        return None
-    boxed = _last_boxed(block.group(1))
+    block, closed, _ = turn.partition("<answer>")[2].partition("</answer>")
+    boxed = _last_boxed(block) if closed else None
     if boxed is None:
         return None
-    previous = None
-    while previous != boxed:
-        previous, boxed = boxed, _TEXT_COMMAND.sub(r"\1", boxed)
-    return _LATEX_ESCAPE.sub(r"\1", boxed).strip() or None
+    return _LATEX_ESCAPE.sub(r"\1", _without_text_commands(boxed)).strip() or None
 
 
 def _last_boxed(text: str) -> str | None:
-    for start in reversed([match.end() for match in _BOXED.finditer(text)]):
-        depth = 1
-        for position in range(start, len(text)):
-            depth += {"{": 1, "}": -1}.get(text[position], 0)
-            if depth == 0:
-                return text[start:position]
-    return None
+    """The content of the last box that is closed."""
+    opened: list[tuple[int, bool]] = []  # where the content of each open brace begins, and whether it is a box
+    last: tuple[int, int] | None = None
+    for brace in _BOX_OR_BRACE.finditer(text):
+        if brace[0] != "}":
+            opened.append((brace.end(), brace["box"] is not None))
+        elif opened:
+            begin, is_box = opened.pop()
+            if is_box and (last is None or begin > last[0]):
+                last = begin, brace.start()
+    return text[slice(*last)] if last is not None else None
 
 
-def format_fault(turns: Sequence[str], *, ended: bool) -> str | None:
+def _without_text_commands(text: str) -> str:
+    r"""`\text{…}` and the like give way to what they hold, from the inside out, if that holds no other brace."""
+    pieces: list[str] = []
+    opened: list[tuple[int, bool]] = []  # the piece of each open brace that may be removed, and whether it is a command
+    position = 0
+    for brace in _TEXT_OR_BRACE.finditer(text):
+        pieces.append(text[position : brace.start()])
+        position = brace.end()
+        if brace[0] != "}":
+            opened.append((len(pieces), brace["command"] is not None))
+        elif opened and opened[-1][1]:
+            pieces[opened.pop()[0]] = ""
+            continue
+        else:
+            opened.clear()  # a brace stays, so whatever encloses it stays, too
+        pieces.append(brace[0])
+    return "".join((*pieces, text[position:]))
+
+
+def format_fault(turns: Sequence[str], answer: str | None, *, ended: bool) -> str | None:
     """Why an episode is malformed, or None if it is well-formed.
 
     Args:
         turns: what the model wrote in each turn; every turn but the last was answered with a result.
+        answer: what `extract_answer` found in the last of them.
         ended: whether the model ended by itself (EOS), not by a limit.
 
     The rules are those of the released code of ReSearch (protocol notes, section 2), checked on sampled text only.
@@ -104,6 +126,6 @@ def format_fault(turns: Sequence[str], *, ended: bool) -> str | None:
         return "a search is not closed or has no result"
     if text.count("<answer>") != 1 or text.count("</answer>") != 1:
         return "there is not exactly one answer"
-    if extract_answer(turns[-1]) is None:
+    if answer is None:
         return "there is no boxed answer inside the answer"
     return None

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
-from research.episode.agent import Episode, Turn
+from research.episode.agent import Episode
 from research.questions import Question
 
 # A passage cannot settle these by containing them.
@@ -57,7 +57,8 @@ def search_facts(episode: Episode, question: Question) -> list[SearchFact]:
     for number, turn in enumerate(episode.turns):
         if turn.query is None:
             continue
-        found = [spellings for spellings in sought if _holds(turn, spellings)]
+        text = _plain(turn.result) if turn.passages and sought else ""
+        found = [spellings for spellings in sought if _holds(text, spellings)]
         sought = [spellings for spellings in sought if spellings not in found]
         before = facts[-1] if facts else None
         corrects = (
@@ -87,10 +88,7 @@ def _is_findable(answer: str) -> bool:
     return bool(answer.strip()) and _plain(answer) not in _CLOSED_ANSWERS
 
 
-def _holds(turn: Turn, spellings: tuple[str, ...]) -> bool:
-    if not turn.passages:
-        return False
-    text = _plain(turn.result)
+def _holds(text: str, spellings: tuple[str, ...]) -> bool:
     return any(re.search(rf"(?<!\w){re.escape(_plain(spelling))}(?!\w)", text) for spelling in spellings)
 
 

@@ -9,6 +9,7 @@ from typing import Literal
 TagSpanKind = Literal["think", "search", "answer", "text"]
 
 _OPENING = re.compile(r"<(think|search|answer)>")
+_CLOSING = {kind: re.compile(f"</{kind}>") for kind in ("think", "search", "answer")}
 _TAGS = ("<think>", "<search>", "<answer>")
 
 
@@ -32,23 +33,24 @@ class StreamingTagParser:
         self._kind: TagSpanKind = "text"
         self._unread = ""
         self._begun = False
-        self._space = ""
+        self._spaces: list[str] = []  # white space that is dropped if it ends the step
 
     def feed(self, text: str) -> list[TagSpan]:
         """Read more text; returns what is certain so far."""
-        self._unread += text
+        text = self._unread + text
         pieces: list[TagSpan] = []
+        position = 0
         while True:
             inside = self._kind != "text"
-            found = re.search(f"</{self._kind}>", self._unread) if inside else _OPENING.search(self._unread)
+            found = (_CLOSING[self._kind] if inside else _OPENING).search(text, position)
             if found is None:
                 break
-            pieces += self._emit(self._unread[: found.start()])
-            self._unread = self._unread[found.end() :]
+            pieces += self._emit(text[position : found.start()])
+            position = found.end()
             self._next_step("text" if inside else found.group(1))  # type: ignore[arg-type]
-        certain = len(self._unread) - _uncertain(self._unread, (f"</{self._kind}>",) if inside else _TAGS)
-        pieces += self._emit(self._unread[:certain])
-        self._unread = self._unread[certain:]
+        certain = len(text) - _uncertain(text[position:], (f"</{self._kind}>",) if inside else _TAGS)
+        pieces += self._emit(text[position:certain])
+        self._unread = text[certain:]
         return pieces
 
     def close(self) -> list[TagSpan]:
@@ -59,18 +61,19 @@ class StreamingTagParser:
         return pieces
 
     def _emit(self, text: str) -> list[TagSpan]:
-        text = self._space + text if self._begun else text.lstrip()
+        text = text if self._begun else text.lstrip()
         shown = text.rstrip()
-        self._space = text[len(shown) :]
         if not shown:
+            self._spaces.append(text)
             return []
-        self._begun = True
-        return [TagSpan(self.step, self._kind, shown)]
+        span = TagSpan(self.step, self._kind, "".join((*self._spaces, shown)))
+        self._begun, self._spaces = True, [text[len(shown) :]]
+        return [span]
 
     def _next_step(self, kind: TagSpanKind) -> None:
         if self._begun:
             self.step += 1
-        self._kind, self._begun, self._space = kind, False, ""
+        self._kind, self._begun, self._spaces = kind, False, []
 
 
 def _uncertain(text: str, tags: tuple[str, ...]) -> int:

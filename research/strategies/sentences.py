@@ -8,6 +8,7 @@ import re
 _NO_END = re.compile(
     r"(?:\b(?:Dr|Mr|Mrs|Ms|St|Jr|Sr|Prof|Gen|Col|Capt|Lt|Sgt|Rev|Hon|Mt|No|vs|etc|e\.g|i\.e|approx|c|ca)|\b[A-Z])\.$"
 )
+_LONGEST_NO_END = 10  # characters that `_NO_END` looks at
 _END = re.compile(r"[.!?][\"')\]]*(?=\s)")
 
 
@@ -15,7 +16,6 @@ def first_sentence(text: str) -> str:
     """Up to the first end of a sentence, or all of it: for "Dr. No was written in 1958. It …" up to "1958."."""
     text = text.strip()
     for end in _END.finditer(text):
-        sentence = text[: end.end()]
-        if not _NO_END.search(sentence):
-            return sentence
+        if not _NO_END.search(text, max(0, end.end() - _LONGEST_NO_END), end.end()):
+            return text[: end.end()]
     return text

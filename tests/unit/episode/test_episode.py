@@ -127,6 +127,11 @@ def test_long_passages_are_cut_by_tokens() -> None:
     assert len(episode.turns[0].passages[0].text) == 500
 
 
+def test_a_long_title_is_cut_like_the_text() -> None:
+    episode = run(agent([SEARCH, ANSWER], [Passage("1", "y" * 500, "short")], max_passage_tokens=20))
+    assert (episode.turns[0].result.count("y"), "short" in episode.turns[0].result) == (20, True)
+
+
 def test_other_work_goes_on_while_text_is_tokenized() -> None:
     went_on: list[bool] = []
 

@@ -75,7 +75,7 @@ ANSWERING = r"<think>b</think><answer>\boxed{c}</answer>"
     ],
 )
 def test_format_fault(turns: list[str], ended: bool, fault: str | None) -> None:
-    found = format_fault(turns, ended=ended)
+    found = format_fault(turns, extract_answer(turns[-1]), ended=ended)
     assert found is None if fault is None else found is not None and fault in found
 
 
