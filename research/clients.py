@@ -43,6 +43,7 @@ class HttpService:
     """
 
     _retries_timeouts = True
+    _retried_statuses = _RETRIED_STATUSES
 
     def __init__(
         self,
@@ -87,7 +88,7 @@ class HttpService:
                 f"{self._name} at {self.url} does not answer ({str(error) or type(error).__name__})"
             ) from error
         if answer.status_code != 200:
-            raise ServiceError(f"{self._name} at {self.url} is not ready: {answer.text[:200]}")
+            raise ServiceError(f"{self._name} at {self.url} is not ready: {answer.text[:200]}", answer.status_code)
 
     async def request(self, method: str, path: str, *, json: Any = None, limit: float | None = None) -> Any:
         """Send one request and return the decoded answer, within `limit` seconds (default: the service's own).
@@ -125,7 +126,7 @@ class HttpService:
 
     def _is_transient(self, error: BaseException) -> bool:
         if isinstance(error, httpx.HTTPStatusError):
-            return error.response.status_code in _RETRIED_STATUSES
+            return error.response.status_code in self._retried_statuses
         if isinstance(error, httpx.TimeoutException):
             return self._retries_timeouts
         return isinstance(error, httpx.TransportError)
@@ -262,7 +263,9 @@ def _generation(body: dict[str, Any], *, cut: bool) -> Generation:
 class PolicyAdmin(HttpService):
     """Hands new weights to one policy server; needs its admin token."""
 
-    _retries_timeouts = False  # an update that hangs would only hang again
+    # An update that fails or hangs would only do so again, and freeze the server each time.
+    _retries_timeouts = False
+    _retried_statuses = _RETRIED_STATUSES - {500, 504}
 
     def __init__(self, url: str, *, token: str, timeout: float = 300.0, retries: int = 2) -> None:
         super().__init__(url, name="the policy's weight route", timeout=timeout, retries=retries, token=token)

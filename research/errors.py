@@ -9,8 +9,11 @@ class ConfigurationError(ResearchError, ValueError):
     """A setting is unknown, missing or contradicts another one; raised before any work begins."""
 
 
-class AssetError(ResearchError, FileNotFoundError):
-    """A model, corpus, index or question set is missing, corrupt or not the one expected."""
+class AssetError(ResearchError):
+    """A model, corpus, index or question set is missing, corrupt or not the one expected.
+
+    No `OSError`: who handles those of the system would take a finished message for one.
+    """
 
 
 class ProtocolError(ResearchError, ValueError):

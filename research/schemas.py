@@ -206,11 +206,15 @@ RECEIVED = "received from the trainer"
 
 
 class WeightsStatus(BaseModel):
-    """Which weights are served, where they came from, and by how many workers (GPUs) of this server."""
+    """Which weights are served, where they came from, and by how many workers (GPUs) of this server.
+
+    `fault`: why no request is answered until other weights are loaded; None if requests are.
+    """
 
     version: str
     source: str
     workers: int
+    fault: str | None = None
 
 
 class AdapterRequest(Request):

@@ -17,6 +17,7 @@ from research.settings import Settings
 from services.policy.adapters.adapters import Adapters
 from services.policy.answer.engine_policy import EnginePolicy
 from services.policy.answer.service import AnswerService
+from services.policy.engine_watch import EngineWatch
 from services.policy.weights.prefix_salt import salt_by_version
 from services.policy.weights.start_weights import start_version
 from services.policy.weights.updates import WeightUpdates
@@ -50,6 +51,7 @@ class PolicyService:
         settings = self.settings
         policy, limits = settings.policy, settings.episode
         self._engine, self.workers = engine, workers
+        self._watch = EngineWatch(engine)
         self.updates = updates = WeightUpdates(
             engine, Path(args.model), policy.weights_dir, start_version(), keep_kv_cache=policy.keep_kv_cache
         )
@@ -75,13 +77,17 @@ class PolicyService:
         self.is_open = True
 
     async def health(self) -> ServiceStatus:
-        """Whether the engine is up and its weights are complete."""
+        """Whether the engine is up, answers, and its weights are complete."""
         if fault := self.updates.fault:
             return ServiceStatus(status="failed", detail=fault)
         try:
             await self._engine.check_health()
+            # An update has limits of its own, and says itself what is wrong.
+            silence = None if self.updates.busy else await self._watch.fault()
         except Exception as error:
             return ServiceStatus(status="failed", detail=str(error))
+        if silence is not None:
+            return ServiceStatus(status="failed", detail=silence)
         return ServiceStatus(status="ready", detail=f"weight version {self.updates.version}")
 
     async def weight_digests(self) -> dict[str, str]:

@@ -71,7 +71,7 @@ class Adapters:
             raise ConfigurationError("adapters: LoRA is disabled; restart the server with policy.max_lora_rank set")
         if name == AGENT or self._models.is_base_model(name):
             raise ConfigurationError(f"name: {name} is already the name of a model; choose another")
-        source = resolve_inside(path, self._weights_dir)
+        source = await asyncio.to_thread(resolve_inside, path, self._weights_dir)
         async with self._lock:
             if name not in self._served and len(self._served) >= MAX_LOADED:
                 raise ConfigurationError(f"adapters: {MAX_LOADED} are loaded already; unload one first")

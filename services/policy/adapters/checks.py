@@ -7,7 +7,7 @@ import re
 from collections.abc import Mapping
 from pathlib import Path
 
-from pydantic import BaseModel, Field, FiniteFloat, ValidationError
+from pydantic import BaseModel, Field, FiniteFloat
 
 from research.errors import AssetError
 from services.policy.weights.checkpoint_checks import TensorSpec, tensor_specs
@@ -55,7 +55,7 @@ def require_adapter(path: Path, base: Mapping[str, TensorSpec], max_rank: int) -
 def _config(path: Path) -> _Config:
     try:
         return _Config.model_validate(json.loads((path / CONFIG_FILE).read_text(encoding="utf-8")))
-    except (OSError, ValueError, ValidationError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise AssetError(f"{path} has no valid {CONFIG_FILE}: {error}") from error
 
 

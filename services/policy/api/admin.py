@@ -11,13 +11,13 @@ from vllm.entrypoints.rl.online.api_router import router as vllm_rl_router
 from research.schemas import BroadcastOffer, BroadcastRequest, ErrorBody, WeightsRequest, WeightsResponse, WeightsStatus
 from services.policy.service import PolicyService
 from services.policy.weights.checkpoint_checks import TensorSpec
-from services.policy.weights.updates import UpdateFailedError
+from services.policy.weights.updates import UpdateFailedError, UpdateTimedOutError
 from services.web.errors import HttpError, ValidationRoute
 
 _HARMLESS = frozenset({"/is_paused", "/abort_requests", "/weight_info"})
 _PAUSING = frozenset({"/pause", "/resume"})
 
-_ERRORS: dict[int | str, dict[str, Any]] = {status: {"model": ErrorBody} for status in (401, 422, 500)}
+_ERRORS: dict[int | str, dict[str, Any]] = {status: {"model": ErrorBody} for status in (401, 422, 500, 504)}
 
 
 def admin_routes(service: PolicyService) -> APIRouter:
@@ -55,7 +55,7 @@ def _weight_routes(service: PolicyService) -> APIRouter:
         try:
             seconds = await service.updates.apply(body.path, body.version)
         except UpdateFailedError as error:
-            raise HttpError(500, "update_failed", str(error)) from error
+            raise _failed(error) from error
         return WeightsResponse(version=service.updates.version, seconds=seconds)
 
     @router.post("/weights/offer", responses=_ERRORS)
@@ -64,7 +64,7 @@ def _weight_routes(service: PolicyService) -> APIRouter:
         try:
             await service.updates.consider(_specs(body))
         except UpdateFailedError as error:
-            raise HttpError(500, "update_failed", str(error)) from error
+            raise _failed(error) from error
         return _status(service)
 
     @router.post("/weights/broadcast", responses=_ERRORS)
@@ -75,7 +75,7 @@ def _weight_routes(service: PolicyService) -> APIRouter:
                 body.group_id, body.first_rank, body.ranks, _specs(body), body.version
             )
         except UpdateFailedError as error:
-            raise HttpError(500, "update_failed", str(error)) from error
+            raise _failed(error) from error
         return WeightsResponse(version=service.updates.version, seconds=seconds)
 
     @router.get("/weights")
@@ -91,10 +91,18 @@ def _weight_routes(service: PolicyService) -> APIRouter:
     return router
 
 
+def _failed(error: UpdateFailedError) -> HttpError:
+    if isinstance(error, UpdateTimedOutError):
+        return HttpError(504, "update_timed_out", str(error))
+    return HttpError(500, "update_failed", str(error))
+
+
 def _specs(body: BroadcastOffer) -> dict[str, TensorSpec]:
     return {name: TensorSpec(tensor.dtype, tuple(tensor.shape)) for name, tensor in body.tensors.items()}
 
 
 def _status(service: PolicyService) -> WeightsStatus:
     updates = service.updates
-    return WeightsStatus(version=updates.version, source=str(updates.source), workers=service.workers)
+    return WeightsStatus(
+        version=updates.version, source=str(updates.source), workers=service.workers, fault=updates.fault
+    )

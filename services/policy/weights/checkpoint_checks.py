@@ -39,13 +39,18 @@ def resolve_inside(path: str, root: Path) -> Path:
 
     Raises ConfigurationError if they are not, AssetError if the path does not exist.
     """
-    resolved, allowed = Path(path).resolve(), root.resolve()
-    files = [file.resolve() for file in resolved.glob("*.safetensors")] if resolved.is_relative_to(allowed) else []
+    try:
+        resolved, allowed = Path(path).resolve(), root.resolve()
+        files = [file.resolve() for file in resolved.glob("*.safetensors")] if resolved.is_relative_to(allowed) else []
+        exists = resolved.exists()
+    # Of the path: zero bytes and lone surrogates, names that are too long or not ours to read, links in a circle.
+    except (ValueError, OSError, RuntimeError) as error:
+        raise ConfigurationError(f"path: {path!a} cannot be followed ({str(error)!a})") from error
     if not all(each.is_relative_to(allowed) for each in (resolved, *files)):
         raise ConfigurationError(
             f"path: {path} is not below policy.weights_dir, the only directory that weights are accepted from"
         )
-    if not resolved.exists():
+    if not exists:
         raise AssetError(f"path: {path} does not exist on the policy server; is the disk shared with the trainer?")
     return resolved
 
@@ -93,7 +98,7 @@ def _file_specs(file: Path) -> dict[str, TensorSpec]:
         tensors = _TENSORS.validate_python(header)
     except OSError as error:
         raise AssetError(f"cannot read {file}: {error}") from error
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise AssetError(f"{file} has an invalid safetensors header") from error
     end = max((tensor.data_offsets[1] for tensor in tensors.values()), default=0)
     if 8 + length + end != size:

@@ -5,9 +5,10 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Awaitable, Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from prometheus_client import Counter, Gauge, Histogram
 from vllm.logger import init_logger
@@ -17,7 +18,7 @@ from research.errors import ConfigurationError, ResearchError
 from services.policy.weights.checkpoint_checks import TensorSpec, require_same_tensors, resolve_inside, tensor_specs
 from services.policy.weights.finite import require_finite
 from services.policy.weights.sources import FromDisk, Received, Source
-from services.policy.weights.worker_rpc import WorkerFailedError, call_workers
+from services.policy.weights.worker_rpc import EngineHangsError, WorkerFailedError, call_workers, within
 from services.transport.nccl import DTYPES
 
 UPDATES = Counter("research_policy_weight_updates_total", "Updates of the weights by outcome.", ["outcome"])
@@ -31,12 +32,22 @@ SERVED = Gauge("research_policy_weight_version", "1 for the version that is serv
 
 # Shorter than the trainer waits for the response (`PolicyAdmin`). It leaves out who has not even given up by then.
 RECEIVE_SECONDS = 240
+# Together no longer than the trainer waits. A step of the engine may be long; nothing else delays a pause.
+FREEZE_SECONDS, LOAD_SECONDS, RESUME_SECONDS = 60, 210, 30
+READ_SECONDS = 240  # of the files, before anything is frozen
+DISCARD_SECONDS = 10
+
+Result = TypeVar("Result")
 
 logger = init_logger("vllm.research.updates")
 
 
 class UpdateFailedError(ResearchError, RuntimeError):
     """New weights could not be loaded; the message says what is served now."""
+
+
+class UpdateTimedOutError(UpdateFailedError):
+    """The engine, or the disk, did not answer in time."""
 
 
 class WeightUpdates:
@@ -60,6 +71,8 @@ class WeightUpdates:
         self._paused_by_hand = False
         self._lost = False
         self._running: set[asyncio.Task[dict[str, float]]] = set()
+        # A thread of its own: a disk that hangs takes none of those that requests need.
+        self._reader = ThreadPoolExecutor(1, thread_name_prefix="weights")
         self.fault: str | None = None
         self.source: Source = FromDisk(base)
         self.identity = self.source.identity()
@@ -81,12 +94,17 @@ class WeightUpdates:
         Raises:
             ConfigurationError, AssetError: the checkpoint is refused before anything is changed.
             UpdateFailedError: loading failed; the former weights have been reloaded, or the message says why not.
+            UpdateTimedOutError: it hangs. If the engine does, `fault` says so until an update succeeds.
         """
 
-        async def update() -> dict[str, float]:
+        def checked() -> Path:
             checkpoint = resolve_inside(path, self._weights_dir)
-            require_same_tensors(await asyncio.to_thread(tensor_specs, checkpoint), self.tensors)
-            await asyncio.to_thread(require_finite, checkpoint)
+            require_same_tensors(tensor_specs(checkpoint), self.tensors)
+            require_finite(checkpoint)
+            return checkpoint
+
+        async def update() -> dict[str, float]:
+            checkpoint = await self._read(version, checked)
             return await self._swap(FromDisk(checkpoint), version, {})
 
         return await self._exclusively(update)
@@ -147,6 +165,17 @@ class WeightUpdates:
         running.add_done_callback(self._running.discard)
         return await asyncio.shield(running)
 
+    async def _read(self, version: str, work: Callable[[], Result]) -> Result:
+        try:
+            async with asyncio.timeout(READ_SECONDS):
+                return await asyncio.get_running_loop().run_in_executor(self._reader, work)
+        except TimeoutError as error:
+            UPDATES.labels("failed").inc()
+            now = self.fault or f"version {self.version} is still served"
+            raise UpdateTimedOutError(
+                f"version {version} could not be read within {READ_SECONDS} s; does its disk answer? {now}"
+            ) from error
+
     async def _receive(self, where_and_what: tuple[Any, ...], version: str, seconds: dict[str, float]) -> None:
         try:
             with _timed(seconds, "receive"):
@@ -168,15 +197,18 @@ class WeightUpdates:
         """Keep in the workers' memory only the served weights, which a failed update reloads."""
         if not self._lost:
             kept = [self.source.group_id] if isinstance(self.source, Received) else []
-            with suppress(WorkerFailedError):
-                await call_workers(self._engine, "research_keep_received", kept)
+            with suppress(WorkerFailedError, EngineHangsError):
+                async with within(DISCARD_SECONDS):
+                    await call_workers(self._engine, "research_keep_received", kept)
 
     async def _swap(self, source: Source, version: str, seconds: dict[str, float]) -> dict[str, float]:
-        identity = await asyncio.to_thread(source.identity)
+        identity = await self._read(version, source.identity)
         await self._freeze(version, seconds)
         failure: UpdateFailedError | None = None
         try:
             await self._load(source, version, seconds)
+        except EngineHangsError as error:
+            failure = self._hang("loaded", version, error)
         except Exception as error:
             failure = await self._go_back(source, version, error)
         else:
@@ -192,13 +224,17 @@ class WeightUpdates:
 
     async def _freeze(self, version: str, seconds: dict[str, float]) -> None:
         try:
-            if self.fault is None:
-                self._paused_by_hand = await self._engine.is_paused()
-            if not self._connected:
-                await call_workers(self._engine, "init_weight_transfer_engine", {})
-                self._connected = True
-            with _timed(seconds, "pause"):
-                await self._engine.pause_generation(mode="keep", clear_cache=False)
+            async with within(FREEZE_SECONDS):
+                if self.fault is None:
+                    self._paused_by_hand = await self._engine.is_paused()
+                if not self._connected:
+                    await call_workers(self._engine, "init_weight_transfer_engine", {})
+                    self._connected = True
+                with _timed(seconds, "pause"):
+                    await self._engine.pause_generation(mode="keep", clear_cache=False)
+        except EngineHangsError as error:
+            UPDATES.labels("failed").inc()
+            raise self._hang("begun", version, error) from error
         except Exception as error:
             UPDATES.labels("failed").inc()
             await self._resume({})
@@ -212,11 +248,21 @@ class WeightUpdates:
         if self.fault is not None or self._paused_by_hand:
             return
         try:
-            with _timed(seconds, "resume"):
-                await self._engine.resume_generation()
+            async with within(RESUME_SECONDS):
+                with _timed(seconds, "resume"):
+                    await self._engine.resume_generation()
         except Exception as error:
             self.fault = f"requests could not be resumed ({error}); none is answered until an update succeeds"
             raise UpdateFailedError(self.fault) from error
+
+    def _hang(self, what: str, version: str, error: EngineHangsError) -> UpdateTimedOutError:
+        """The error to raise. No call undoes one that has not returned, and what it may still do is not known."""
+        self.fault = (
+            f"version {version} could not be {what} ({error}); no request is answered until an update succeeds or this "
+            "server is restarted"
+        )
+        logger.error("%s", self.fault)
+        return UpdateTimedOutError(self.fault)
 
     async def _go_back(self, source: Source, version: str, error: Exception) -> UpdateFailedError:
         """Reload the former weights; returns the error to raise, which says what is served now."""
@@ -240,21 +286,22 @@ class WeightUpdates:
         SERVED.labels(self.version).set(1)
 
     async def _load(self, source: Source, version: str, seconds: dict[str, float]) -> None:
-        with _timed(seconds, "start"):
-            # A load that failed may have left vLLM's update session open.
-            await call_workers(self._engine, "research_abandon_update")
-            await call_workers(self._engine, "start_weight_update")
-        with _timed(seconds, "update"):
-            await call_workers(self._engine, "update_weights", source.update_info())
-        with _timed(seconds, "finish"):
-            await call_workers(self._engine, "finish_weight_update")
-            await self._engine.update_weight_version(version)
-        if self._keep_kv_cache:
-            return  # no later prompt finds a stale prefix: `prefix_salt.py`
-        # Frozen requests hold keys and values of the old weights. These are computed again, so that each token after
-        # the update is sampled from the new weights alone, and no later prompt hits a stale prefix.
-        with _timed(seconds, "reset_cache"):
-            await self._engine.reset_prefix_cache(reset_running_requests=True)
+        async with within(LOAD_SECONDS):
+            with _timed(seconds, "start"):
+                # A load that failed may have left vLLM's update session open.
+                await call_workers(self._engine, "research_abandon_update")
+                await call_workers(self._engine, "start_weight_update")
+            with _timed(seconds, "update"):
+                await call_workers(self._engine, "update_weights", source.update_info())
+            with _timed(seconds, "finish"):
+                await call_workers(self._engine, "finish_weight_update")
+                await self._engine.update_weight_version(version)
+            if self._keep_kv_cache:
+                return  # no later prompt finds a stale prefix: `prefix_salt.py`
+            # Frozen requests hold keys and values of the old weights. These are computed again, so that each token
+            # after the update is sampled from the new weights alone, and no later prompt hits a stale prefix.
+            with _timed(seconds, "reset_cache"):
+                await self._engine.reset_prefix_cache(reset_running_requests=True)
 
 
 @contextmanager

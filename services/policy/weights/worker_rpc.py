@@ -1,4 +1,4 @@
-"""Calls to vLLM's workers that may fail.
+"""Calls to vLLM's engine and workers that may fail, or never return.
 
 A worker's exception must not cross vLLM's own call: with several workers the first one ends the call and leaves the
 others' answers in their queues, where the next call reads them as its own.
@@ -6,7 +6,26 @@ others' answers in their queues, where the next call reads them as its own.
 
 from __future__ import annotations
 
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from typing import Any
+
+
+class EngineHangsError(RuntimeError):
+    """The engine did not return in time; what it does, or will have done, is not known."""
+
+
+@asynccontextmanager
+async def within(seconds: float) -> AsyncIterator[None]:
+    """Give the calls in the block so many seconds together; raises EngineHangsError if they take longer."""
+    try:
+        async with asyncio.timeout(seconds) as limit:
+            yield
+    except TimeoutError as error:
+        if limit.expired():
+            raise EngineHangsError(f"the engine did not answer within {seconds:g} s") from error
+        raise
 
 
 class WorkerFailedError(RuntimeError):

@@ -161,8 +161,8 @@ class Replicas:
         return None if self._any_in_service() else self._replicas[0].fault
 
     async def unready(self) -> str | None:
-        """What is wrong with the first, if none is ready, whatever version it serves; else None."""
-        checks = [replica.client.check_ready() for replica in self._replicas]
+        """What is wrong with the first, if none could take weights, whatever version it serves; else None."""
+        checks = [_check_receptive(replica) for replica in self._replicas]
         faults = await asyncio.gather(*checks, return_exceptions=True)
         for fault in faults:
             if isinstance(fault, BaseException) and not isinstance(fault, ServiceError):
@@ -189,7 +189,7 @@ class Replicas:
     async def _reconcile_one(self, replica: Replica, published: WeightsRequest) -> str | None:
         """Why a server cannot be in service, or None once it has the published weights."""
         try:
-            await replica.client.check_ready()
+            await _check_receptive(replica)
             if replica.given == published.version and _serves(await replica.admin.weights(), published):
                 return None
             [answer] = await self.sync.deliver([replica.admin], published)
@@ -217,7 +217,18 @@ class Replicas:
             self._log(f"the policy at {replica.client.url} {what}; {left} of {len(self._replicas)} serve")
 
 
+async def _check_receptive(replica: Replica) -> None:
+    """Raise ServiceError if a server is not ready, unless what it lacks is weights: an update may mend it."""
+    try:
+        await replica.client.check_ready()
+    except ServiceError as error:
+        if error.status != 503 or (await replica.admin.weights()).fault is None:
+            raise
+
+
 def _serves(served: WeightsStatus, published: WeightsRequest) -> bool:
-    """Whether a server has exactly these weights: another run's may have the same number."""
+    """Whether a server answers with exactly these weights: another run's may have the same number."""
+    if served.fault is not None:
+        return False
     of_this_run = served.source == RECEIVED or Path(served.source) == Path(published.path)
     return served.version == published.version and of_this_run

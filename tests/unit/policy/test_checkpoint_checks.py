@@ -102,3 +102,25 @@ def test_a_link_to_weights_elsewhere_is_refused(tmp_path: Path) -> None:
     (inside / "model.safetensors").symlink_to(tmp_path / "secret.safetensors")
     with pytest.raises(ConfigurationError, match="weights_dir"):
         resolve_inside(str(inside), tmp_path / "runs")
+
+
+@pytest.mark.parametrize("name", ["zero\0byte", "lone\ud800", "n" * 300, "circle"])
+def test_a_path_that_cannot_be_followed_is_refused_like_any_other(tmp_path: Path, name: str) -> None:
+    (tmp_path / "circle").symlink_to(tmp_path / "circle")
+    with pytest.raises(ConfigurationError, match="cannot be followed") as refused:
+        resolve_inside(str(tmp_path / name), tmp_path)
+    str(refused.value).encode()  # as the answer to the request
+
+
+def test_a_header_too_deep_to_read_is_an_invalid_header(tmp_path: Path) -> None:
+    header = b"[" * 200_000
+    (tmp_path / "model.safetensors").write_bytes(struct.pack("<Q", len(header)) + header)
+    with pytest.raises(AssetError, match="invalid safetensors header"):
+        tensor_specs(tmp_path)
+
+
+def test_errors_of_ours_are_told_once(tmp_path: Path) -> None:
+    (tmp_path / "model.safetensors").write_bytes(b"short")
+    with pytest.raises(AssetError) as refused:
+        tensor_specs(tmp_path)
+    assert str(refused.value) == f"{tmp_path / 'model.safetensors'} is not a safetensors file"

@@ -1,8 +1,12 @@
-"""An update that fails at any point leaves the old weights serving; vLLM's engine client is a recorder."""
+"""An update that fails at any point leaves the old weights serving, and one that hangs says so.
+
+vLLM's engine client is a recorder.
+"""
 
 from __future__ import annotations
 
 import asyncio
+import threading
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -14,8 +18,9 @@ import torch
 from safetensors.torch import save_file
 
 from research.errors import AssetError
+from services.policy.weights import updates as limits
 from services.policy.weights.checkpoint_checks import TensorSpec
-from services.policy.weights.updates import UpdateFailedError, WeightUpdates
+from services.policy.weights.updates import UpdateFailedError, UpdateTimedOutError, WeightUpdates
 
 CALLS = (
     "init_weight_transfer_engine",
@@ -28,9 +33,14 @@ CALLS = (
 
 @dataclass
 class RecordingEngine:
-    """What the engine would compute with, and whether requests are frozen. Calls fail by name, so many times."""
+    """What the engine would compute with, and whether requests are frozen.
+
+    Calls fail by name, so many times; like vLLM's, it takes no further call before one that `hangs` has returned.
+    """
 
     failures: dict[str, int] = field(default_factory=dict)
+    hangs: str = ""
+    goes_on: asyncio.Event = field(default_factory=asyncio.Event)
     loaded: str = "base"
     open_session: bool = False
     frozen: bool = False
@@ -38,18 +48,25 @@ class RecordingEngine:
     versions: list[str] = field(default_factory=list)
     received: list[str] = field(default_factory=list)
 
+    async def _may_hang(self, call: str) -> None:
+        if call == self.hangs or self.hangs == "everything":
+            self.hangs = "everything"
+            await self.goes_on.wait()
+
     def _may_fail(self, call: str) -> None:
         if self.failures.get(call, 0) > 0:
             self.failures[call] -= 1
             raise RuntimeError(f"{call} failed")
 
     async def pause_generation(self, mode: str, clear_cache: bool) -> None:
+        await self._may_hang("pause_generation")
         self.frozen = True
         self._may_fail("pause_generation")
 
     async def collective_rpc(self, method: str, args: tuple[Any, ...]) -> list[str | None]:
         assert method == "research_try"
         call, *arguments = args
+        await self._may_hang(call)
         try:
             self._may_fail(call)
             await getattr(self, f"_{call}")(*arguments)
@@ -90,12 +107,15 @@ class RecordingEngine:
         self.received = [group_id for group_id in self.received if group_id in group_ids]
 
     async def is_paused(self) -> bool:
+        await self._may_hang("is_paused")
         return self.frozen
 
     async def reset_prefix_cache(self, reset_running_requests: bool) -> None:
+        await self._may_hang("reset_prefix_cache")
         self._may_fail("reset_prefix_cache")
 
     async def resume_generation(self) -> None:
+        await self._may_hang("resume_generation")
         self._may_fail("resume_generation")
         self.frozen = False
 
@@ -226,6 +246,56 @@ def test_if_requests_cannot_be_resumed_it_is_told_and_the_next_update_resumes_th
         assert (engine.frozen, updates.fault) == (False, None)
 
     with_updates(tmp_path, engine, scenario)
+
+
+@pytest.fixture
+def hurried(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("FREEZE_SECONDS", "LOAD_SECONDS", "RESUME_SECONDS", "DISCARD_SECONDS"):
+        monkeypatch.setattr(limits, name, 0.05)
+
+
+@pytest.mark.usefixtures("hurried")
+@pytest.mark.parametrize("call", ["is_paused", *CALLS, "reset_prefix_cache", "resume_generation"])
+def test_a_call_that_hangs_is_told_and_the_next_update_mends_it_once_the_engine_answers(
+    tmp_path: Path, call: str
+) -> None:
+    engine = RecordingEngine(hangs=call)
+
+    async def scenario(updates: WeightUpdates, new: Path) -> None:
+        for version in ("1", "2"):
+            with pytest.raises(UpdateFailedError, match=r"(within 0\.05 s.*no request|resumed).*until an update"):
+                await updates.apply(str(new), version)
+            assert not updates.busy
+            assert updates.fault is not None
+        engine.hangs = ""
+        engine.goes_on.set()
+        await updates.apply(str(new), "3")
+        assert (engine.loaded, engine.frozen, updates.fault) == ("new", False, None)
+
+    assert with_updates(tmp_path, engine, scenario).version == "3"
+
+
+def test_a_disk_that_hangs_freezes_nobody(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    disk, answers = threading.Event(), limits.require_finite
+
+    def hanging(checkpoint: Path) -> None:
+        disk.wait(10)
+        answers(checkpoint)
+
+    monkeypatch.setattr(limits, "READ_SECONDS", 0.2)
+    monkeypatch.setattr(limits, "require_finite", hanging)
+    engine = RecordingEngine()
+
+    async def scenario(updates: WeightUpdates, new: Path) -> None:
+        for _ in range(2):
+            with pytest.raises(UpdateTimedOutError, match=r"could not be read .* version 0 is still served"):
+                await updates.apply(str(new), "1")
+            assert (engine.frozen, updates.busy, updates.fault) == (False, False, None)
+        disk.set()
+        monkeypatch.setattr(limits, "READ_SECONDS", 5)
+        await updates.apply(str(new), "2")
+
+    assert with_updates(tmp_path, engine, scenario).version == "2"
 
 
 TENSORS = {"weight": TensorSpec("F32", (2, 3))}

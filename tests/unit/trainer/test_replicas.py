@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import cast
 
 import pytest
@@ -27,6 +29,7 @@ class FakeServer:
     weight_version: str = "0"
     asked: int = 0
     hangs: asyncio.Event | None = None  # until it is set, updates do
+    fault: str | None = None  # its weights are half loaded
 
     def _must_live(self) -> None:
         if not self.alive:
@@ -34,10 +37,12 @@ class FakeServer:
 
     async def check_ready(self) -> None:
         self._must_live()
+        if self.fault is not None:
+            raise ServiceError(self.fault, 503)
 
     async def weights(self) -> WeightsStatus:
         self._must_live()
-        return WeightsStatus(version=self.version, source="x", workers=1)
+        return WeightsStatus(version=self.version, source="x", workers=1, fault=self.fault)
 
     async def update_weights(self, request: WeightsRequest) -> WeightsResponse:
         self._must_live()
@@ -45,7 +50,7 @@ class FakeServer:
             await self.hangs.wait()
         if not self.takes_updates:
             raise ServiceError(f"{self.url} is out of memory")
-        self.version = request.version
+        self.version, self.fault = request.version, None
         return WeightsResponse(version=request.version, seconds={"pause": 0.1, "update": 0.2})
 
     async def generate(self, prompt_ids: list[int], max_tokens: int, sampling: Sampling) -> Generation:
@@ -172,6 +177,15 @@ def test_of_a_single_server_nothing_is_said(bench: Bench) -> None:
     assert alone.said == []
 
 
+def test_one_that_lacks_whole_weights_gets_them_though_it_is_not_ready(bench: Bench) -> None:
+    alone = Bench(bench.servers[:1])
+    alone.update("1")
+    alone.servers[0].fault = "version 2 could not be loaded, nor version 1 reloaded"
+    assert asyncio.run(alone.replicas.unready()) is None
+    assert alone.reconcile("1") is None
+    assert (alone.servers[0].fault, alone.servers[0].version) == (None, "1")
+
+
 def test_one_that_hangs_is_not_waited_for_by_the_others_and_comes_back(
     bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -220,3 +234,28 @@ def test_one_that_comes_back_with_the_former_version_during_an_update_stays_out(
             await bench.replicas.close()
 
     asyncio.run(scenario())
+
+
+@pytest.mark.parametrize(("status", "asked"), [(500, 1), (504, 1), (503, 3)])
+def test_an_update_that_failed_is_not_asked_for_again_by_itself(status: int, asked: int) -> None:
+    requests: list[str] = []
+
+    class Failing(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            requests.append(self.path)
+            self.rfile.read(int(self.headers["Content-Length"]))
+            self.send_error(status)
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    async def scenario(port: int) -> None:
+        async with PolicyAdmin(f"http://127.0.0.1:{port}", token="secret") as admin:
+            with pytest.raises(ServiceError, match=str(status)):
+                await admin.update_weights(WeightsRequest(path="x", version="1"))
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Failing) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        asyncio.run(scenario(server.server_address[1]))
+        server.shutdown()
+    assert requests == ["/admin/weights"] * asked
