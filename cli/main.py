@@ -21,6 +21,7 @@ from research.episode.agent import StopReason
 from research.errors import ResearchError
 from research.schemas import StrategyName
 from services.process import stopping
+from services.process.terminal import escape_control_chars
 
 app = typer.Typer(
     help="Teach a language model to reason with search, by reinforcement learning.\n\n"
@@ -391,7 +392,7 @@ def main() -> None:
 
 
 def _tell(error: ResearchError) -> None:
-    errors.print(f"[bold red]error:[/] {escape(str(error))}", highlight=False, soft_wrap=True)
+    errors.print(f"[bold red]error:[/] {escape(escape_control_chars(str(error)))}", highlight=False, soft_wrap=True)
 
 
 if __name__ == "__main__":

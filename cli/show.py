@@ -9,22 +9,27 @@ from rich.markup import escape
 from rich.table import Table
 
 from research.schemas import AnswerResponse
+from services.process.terminal import escape_control_chars
 
 _STYLES = {"think": "dim", "search": "cyan", "result": "yellow", "answer": "bold green", "text": "default"}
 
 
 def show_answer(answer: AnswerResponse, console: Console) -> None:
     """Print the trace, step by step, and the answer."""
-    console.print(f"[bold]question[/] {escape(answer.question)}", highlight=False)
+    console.print(f"[bold]question[/] {_inert(answer.question)}", highlight=False)
     for step in answer.trace:
         style = _STYLES[step.kind]
-        console.print(f"  [{style}]{step.kind:>7}[/] {escape(step.text)}", highlight=False)
+        console.print(f"  [{style}]{step.kind:>7}[/] {_inert(step.text)}", highlight=False)
     console.print(
-        f"[bold]answer[/] {escape(answer.answer or '(none)')}   "
+        f"[bold]answer[/] {_inert(answer.answer or '(none)')}   "
         f"({answer.stop_reason}; {answer.usage.searches} searches, {answer.usage.sampled_tokens} tokens written, "
-        f"{answer.seconds.total:.1f} s, weight version {', '.join(answer.weight_versions)})",
+        f"{answer.seconds.total:.1f} s, weight version {_inert(', '.join(answer.weight_versions))})",
         highlight=False,
     )
+
+
+def _inert(text: str) -> str:
+    return escape(escape_control_chars(text))
 
 
 def show_evaluations(evaluations: dict[str, Any], console: Console) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import unicodedata
 
 from rich.console import Console
 from rich.rule import Rule
@@ -14,6 +13,7 @@ from apps.inspect.read import InspectedEpisode
 from apps.inspect.tokens import TokenTexts
 from research.episode.search_analysis import SearchFact, served_all
 from research.episode.trace import trace_of
+from services.process.terminal import escape_control_chars
 
 _STYLES = {"think": "italic", "search": "bold cyan", "result": "dim", "answer": "bold", "text": ""}
 _OUTCOME_STYLES = {"exact": "green", "partial": "yellow", "wrong": "red", "format": "magenta"}
@@ -101,15 +101,3 @@ def _line(console: Console, label: str, text: Text, bar: str = "") -> None:
     for number, line in enumerate(text.wrap(console, width)):
         head = Text(f"{label if number == 0 else '':<{_LABEL_WIDTH}}", style="dim")
         console.print(head + Text(bar, style="yellow") + line, highlight=False)
-
-
-def escape_control_chars(text: str) -> str:
-    """Replace with U+FFFD the control characters and direction changes that would act on the terminal."""
-    return "".join("\ufffd" if _acts(character) else character for character in text)
-
-
-def _acts(character: str) -> bool:
-    return character not in "\n\t" and (
-        unicodedata.category(character) in ("Cc", "Cs")
-        or character in "\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069"
-    )

@@ -9,6 +9,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
 from services.process.progress import LINE_SECONDS
+from services.process.terminal import escape_control_chars
 from services.trainer.status import RunStatus
 
 _REFRESH_SECONDS = 0.25
@@ -25,9 +26,13 @@ async def lines_of(status: RunStatus, log: Callable[[str], None]) -> None:
 
 async def show(status: RunStatus, console: Console) -> None:
     """Follow a run until cancelled. Without a terminal it prints only lines."""
-    status.listeners.append(lambda line: console.print(line, highlight=False, markup=False, soft_wrap=True))
+
+    def show_line(line: str) -> None:
+        console.print(escape_control_chars(line), highlight=False, markup=False, soft_wrap=True)
+
+    status.listeners.append(show_line)
     if not console.is_terminal:
-        await lines_of(status, lambda line: console.print(line, highlight=False, markup=False, soft_wrap=True))
+        await lines_of(status, show_line)
     columns = (
         SpinnerColumn(),
         TextColumn("{task.description}"),
