@@ -1,4 +1,4 @@
-"""Files and digests: no half-written file ever appears under its final name."""
+"""Files and digests: what appears under its final name is whole, and on the disk, names included."""
 
 from __future__ import annotations
 
@@ -44,16 +44,37 @@ def atomic_directory(target: Path, *, replace: bool = False) -> Iterator[Path]:
     Each process fills a hidden one of its own next to `target`; a kill leaves it there. Without `replace`, it raises
     OSError if something is at `target` by the end.
     """
-    target.parent.mkdir(parents=True, exist_ok=True)
+    make_directory(target.parent)
     partial = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
     try:
         partial.chmod(0o755)
         yield partial
+        for path in [*partial.rglob("*"), partial]:
+            if path.is_dir() or path.is_file():
+                to_disk(path)
         if replace and target.exists():
             shutil.rmtree(target)
         partial.rename(target)
+        to_disk(target.parent)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
+
+
+def make_directory(path: Path) -> None:
+    """Create a directory and those above it, as far as they are missing; they are on the disk when this returns."""
+    missing = [each for each in (path, *path.parents) if not each.exists()]
+    path.mkdir(parents=True, exist_ok=True)
+    for each in missing:
+        to_disk(each.parent)
+
+
+def to_disk(path: Path) -> None:
+    """Return once a file, or the names in a directory, would survive a power cut."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def write_json(path: Path, value: object) -> None:

@@ -198,12 +198,18 @@ def _warn(old: str, new: str, where: str) -> None:
 def recorded_settings(run_dir: Path) -> dict[str, Any] | None:
     """The settings that a run was started with, by today's names, whatever version of this project wrote them.
 
-    None if the directory holds no `config.json`. Raises AssetError if it holds one that is not JSON.
+    None if the directory holds no `config.json`. Raises AssetError, which says what to do, if it cannot be read.
     """
     path = run_dir / "config.json"
     if not path.is_file():
         return None
     try:
-        return with_present_names(json.loads(path.read_text(encoding="utf-8")))[0]
-    except ValueError as error:
-        raise AssetError(f"{path} is corrupt: {error}") from error
+        recorded = json.loads(path.read_bytes())
+        if not isinstance(recorded, dict):
+            raise ValueError("it holds no JSON object")
+        return with_present_names(recorded)[0]
+    except (ValueError, RecursionError) as error:
+        raise AssetError(
+            f"{path} is spoilt ({error}): delete it if the settings are still those that the run was started with, and "
+            "it is written anew; else give another name with run=…, or start over with --fresh"
+        ) from error

@@ -122,15 +122,21 @@ class RunEpisodes:
 
     @property
     def config(self) -> dict[str, Any]:
-        """The recorded settings of the run, from any version of this project; {} if there are none."""
-        return recorded_settings(self.directory) or {}
+        """The recorded settings of the run, from any version of this project; {} if none can be read."""
+        try:
+            return recorded_settings(self.directory) or {}
+        except AssetError as error:
+            if str(error) not in self.problems:
+                self.problems.append(str(error))
+            return {}
 
     def sources(self) -> list[Source]:
         """Steps in order, then evaluations in the order in which they were made."""
         steps = sorted(self.directory.glob("episodes/step-*.jsonl.gz"))
         evaluations = sorted(self.directory.glob("evaluations/*.jsonl.gz"), key=lambda path: path.stat().st_mtime)
         present = {former: name for name, former in FORMER_EVALUATIONS.items()}
-        return [Source(path, step=int(_stem(path).removeprefix("step-"))) for path in steps] + [
+        numbered = ((path, _stem(path).removeprefix("step-")) for path in steps)
+        return [Source(path, step=int(number)) for path, number in numbered if number.isdecimal()] + [
             Source(path, evaluation=present.get(_stem(path), _stem(path))) for path in evaluations
         ]
 

@@ -7,13 +7,12 @@ written last, reveals what a disk or a copy has corrupted since.
 from __future__ import annotations
 
 import json
-import os
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from research.atomic_io import sha256_of, write_json
+from research.atomic_io import make_directory, sha256_of, to_disk, write_json
 
 MANIFEST = "manifest.json"
 PARTIAL = ".partial"
@@ -32,18 +31,18 @@ def atomic_checksummed_dir(target: Path, *, replace: bool = False) -> Iterator[P
         raise FileExistsError(f"{target} already exists")
     partial = target.with_name(target.name + PARTIAL)
     shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir(parents=True)
+    make_directory(partial)
     yield partial
     files = sorted(partial.iterdir())
     write_json(partial / MANIFEST, {path.name: _identity(path) for path in files})
     for path in [*files, partial]:
-        _to_disk(path)
+        to_disk(path)
     former = target.with_name(f"{target.name}.former{PARTIAL}")
     if target.exists():
         shutil.rmtree(former, ignore_errors=True)
         target.rename(former)
     partial.rename(target)
-    _to_disk(target.parent)
+    to_disk(target.parent)
     # Last, because it may still be in use.
     shutil.rmtree(former, ignore_errors=True)
 
@@ -62,7 +61,7 @@ def corruption_in(directory: Path) -> str | None:
                 return f"{name} has a different checksum than when it was written"
     except OSError as error:
         return str(error)
-    except (AttributeError, KeyError, TypeError, ValueError):
+    except (AttributeError, KeyError, TypeError, ValueError, RecursionError):
         return f"{MANIFEST} is not a manifest"
     return None
 
@@ -74,11 +73,3 @@ def discard(directory: Path) -> None:
 
 def _identity(path: Path) -> dict[str, int | str]:
     return {"bytes": path.stat().st_size, "sha256": sha256_of(path)}
-
-
-def _to_disk(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -49,7 +49,7 @@ def version_path(directory: Path, version: int) -> Path:
 def versions(directory: Path) -> list[tuple[int, Path]]:
     """Finished versions, oldest first."""
     found = [(path.name.removeprefix("version-"), path) for path in directory.glob("version-*")]
-    return sorted((int(number), path) for number, path in found if number.isdigit())
+    return sorted((int(number), path) for number, path in found if number.isdecimal())
 
 
 def newest_good(settings: Settings, warn: Callable[[str], None]) -> tuple[int, Path] | None:
@@ -108,7 +108,7 @@ def note_quality(run_dir: Path, version: int, evaluation: str, figures: Mapping[
 def delete_quality_after(run_dir: Path, version: int) -> None:
     """Drop the figures of later versions: after a rollback, the run reuses their numbers."""
     noted = _quality(run_dir)
-    kept = {number: figures for number, figures in noted.items() if int(number) <= version}
+    kept = {number: figures for number, figures in noted.items() if number.isdecimal() and int(number) <= version}
     if kept != noted:
         write_json(run_dir / QUALITY, kept)
 
@@ -127,7 +127,7 @@ def quality_of(checkpoint: Path) -> dict[str, Any] | None:
 def _quality(run_dir: Path) -> dict[str, Any]:
     try:
         return dict(json.loads((run_dir / QUALITY).read_text(encoding="utf-8")))
-    except (OSError, ValueError, TypeError):
+    except (OSError, ValueError, TypeError, RecursionError):
         return {}
 
 

@@ -23,7 +23,7 @@ def write_report(run_dir: RunDirectory, seconds: dict[str, float], *, minutes: f
     sampled = grpo_entries(metrics)
     evaluations = {name: figures for name in _STAGES if (figures := run_dir.evaluation(name)) is not None}
     summary = {
-        "steps": len(metrics),
+        "steps": run_dir.last_step(),
         "minutes": minutes,
         "reward_per_step": [entry["reward"] for entry in sampled],
         "em_per_step": [entry["em"] for entry in sampled],

@@ -32,7 +32,7 @@ class TakenGroups:
         """What a step took; None if it is not known."""
         try:
             return [Taken(each["group"], each["members"]) for each in json.loads(self._path(step).read_bytes())]
-        except (OSError, ValueError, KeyError, TypeError):
+        except (OSError, ValueError, KeyError, TypeError, RecursionError):
             return None
 
     def delete_from(self, step: int) -> None:

@@ -107,17 +107,22 @@ class EpisodeJournal:
 
     def close(self, step: int, but: Collection[int] = ()) -> None:
         """Delete the journals up to a step, `but` those of which groups are still to be recorded."""
-        for path in self._directory.glob("step-*.journal.jsonl"):
-            if (number := _step_of(path)) <= step and number not in but:
+        for number, path in self._files("step-*.journal.jsonl"):
+            if number <= step and number not in but:
                 self._release(number)
                 path.unlink(missing_ok=True)
 
     def delete_after(self, step: int) -> None:
         """Delete the episodes of later steps, finished or not, because they will be sampled again."""
-        for path in self._directory.glob("step-*.json*"):
-            if (number := _step_of(path)) > step:
+        for number, path in self._files("step-*.json*"):
+            if number > step:
                 self._release(number)
                 path.unlink()
+
+    def _files(self, pattern: str) -> list[tuple[int, Path]]:
+        """Files with the steps that they are of; a file of any other name is nobody's."""
+        found = [(path.name.removeprefix("step-").partition(".")[0], path) for path in self._directory.glob(pattern)]
+        return [(int(step), path) for step, path in found if step.isdecimal()]
 
     def _release(self, step: int) -> None:
         with self._lock:
@@ -131,16 +136,12 @@ class EpisodeJournal:
         return self._directory / f"step-{step:06d}.jsonl.gz"
 
 
-def _step_of(path: Path) -> int:
-    return int(path.name.removeprefix("step-").partition(".")[0])
-
-
 def _entries(lines: Iterable[str]) -> Iterator[dict[str, Any]]:
     """One JSON object per line; a line that a kill cut off is skipped."""
     for line in lines:
         try:
             entry = json.loads(line)
-        except ValueError:
+        except (ValueError, RecursionError):
             continue
         if isinstance(entry, dict):
             yield entry

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import logging
+import re
 import shutil
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -22,6 +23,7 @@ logger = logging.getLogger(__name__)
 
 _STATE = "state.json"
 _DAMAGED = "damaged-"
+_NAME = re.compile(r"step-[0-9]+(-[0-9]+)?")
 
 
 def step_name(step: int) -> str:
@@ -82,7 +84,7 @@ class CheckpointStore:
 
     def all(self) -> list[Path]:
         """Finished checkpoints, oldest first."""
-        return sorted(path for path in self._directory.glob("step-*") if not path.name.endswith(PARTIAL))
+        return sorted(path for path in self._directory.glob("step-*") if _NAME.fullmatch(path.name))
 
     def restore_latest(self, learner: Saveable) -> RunState | None:
         """Load the newest intact checkpoint into the learner; None if the run has none yet.

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Protocol
 
 from research.atomic_io import sha256_of, write_json
-from research.weights.checksummed_dir import MANIFEST, PARTIAL, atomic_checksummed_dir, corruption_in, discard
+from research.weights.checksummed_dir import MANIFEST, atomic_checksummed_dir, corruption_in, discard
 
 _NAMED = "reference.json"
 _PREFIX = "reference-"
@@ -81,7 +81,8 @@ class References:
                 discard(path)
 
     def _finished(self) -> list[Path]:
-        return sorted(path for path in self._directory.glob(f"{_PREFIX}*") if not path.name.endswith(PARTIAL))
+        found = self._directory.glob(f"{_PREFIX}*")
+        return sorted(path for path in found if path.name.removeprefix(_PREFIX).isdecimal())
 
     def _write(self, learner: HasReference) -> _Name:
         taken = self._finished()
@@ -106,5 +107,5 @@ def _named_in(checkpoint: Path) -> _Name | None:
     """The name that a checkpoint gives; None if it gives none that can be read."""
     try:
         return _Name(**json.loads((checkpoint / _NAMED).read_text(encoding="utf-8")))
-    except (OSError, ValueError, TypeError):
+    except (OSError, ValueError, TypeError, RecursionError):
         return None

@@ -7,6 +7,9 @@ from __future__ import annotations
 
 import gzip
 import json
+import logging
+import os
+import re
 import zlib
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -14,7 +17,7 @@ from typing import Any
 
 import orjson
 
-from research.atomic_io import atomic_write, write_json
+from research.atomic_io import atomic_write, make_directory, write_json
 from research.config import recorded_settings
 from research.errors import ConfigurationError
 from research.scoring.evaluate import Answered, KindFigures, figures_as_dict
@@ -34,17 +37,25 @@ _FREE = frozenset(
 _CHANGEABLE = frozenset(
     {"paths", "retriever", "policy", "trainer", "endpoints", "checkpoints", "evaluation", "alarms", "study"}
 )
+_STEP = re.compile(r"step-([0-9]+)")
 # Names of evaluations in runs from before 2026-11.
 FORMER_EVALUATIONS = {"sft": "warmup"}
 
 
+logger = logging.getLogger(__name__)
+
+
 class RunDirectory:
-    """Reads and writes the files of one run."""
+    """Reads and writes the files of one run.
+
+    A line or file that is spoilt, as a power cut or a full disk leaves them, is named in the log and left out.
+    """
 
     def __init__(self, directory: Path) -> None:
         self.directory = directory
         self._metrics = directory / "metrics.jsonl"
         self._config = directory / CONFIG
+        self._named: set[str] = set()  # what was said to be spoilt: the record is read after each step
 
     @property
     def episodes_dir(self) -> Path:
@@ -62,7 +73,7 @@ class RunDirectory:
         Raises ConfigurationError that names what has changed since the run was started.
         """
         self.require_same(settings, questions)
-        self.directory.mkdir(parents=True, exist_ok=True)
+        make_directory(self.directory)
         write_json(self._config, settings.model_dump(mode="json") | {_QUESTIONS: questions, _NUMBERS: numbers})
 
     def require_same(self, settings: Settings, questions: str = "") -> None:
@@ -79,21 +90,28 @@ class RunDirectory:
 
     def is_finished(self, steps: int, minutes: float | None = None) -> bool:
         """Whether a report covers at least this many steps, or those that these `grpo.minutes` allow."""
-        path = self.directory / "summary.json"
-        if not path.is_file():
-            return False
-        summary = json.loads(path.read_text(encoding="utf-8"))
-        allowed = summary.get("minutes")  # set if they ended the run
-        return bool(summary["steps"] >= steps or (minutes is not None and allowed is not None and minutes <= allowed))
+        summary = self._read_object(self.directory / "summary.json") or {}
+        done, allowed = summary.get("steps"), summary.get("minutes")  # the latter is set if they ended the run
+        return isinstance(done, int) and bool(
+            done >= steps or (minutes is not None and allowed is not None and minutes <= allowed)
+        )
 
     def metrics(self) -> list[Entry]:
-        """One entry per finished step."""
+        """One entry per finished step whose line is whole."""
         if not self._metrics.is_file():
             return []
-        lines = self._metrics.read_text(encoding="utf-8").splitlines(keepends=True)
-        return [
-            entry_from_json(json.loads(line)) for line in lines if line.endswith("\n")
-        ]  # a kill may leave half a line at the end
+        entries = []
+        *lines, _ = self._metrics.read_bytes().split(b"\n")  # a kill may leave half a line at the end
+        for number, line in enumerate(lines, 1):
+            if (record := _object(line)) is not None and isinstance(record.get("step"), int):
+                entries.append(entry_from_json(record))
+            else:
+                self._name(f"{self._metrics}:{number}", "no entry of a step")
+        return entries
+
+    def last_step(self) -> int:
+        """The number of the last finished step in the metrics; 0 if there is none."""
+        return max((entry["step"] for entry in self.metrics()), default=0)
 
     def delete_steps_after(self, step: int) -> None:
         """Delete metrics and evaluations of later steps than the checkpoint's; they will be repeated."""
@@ -102,18 +120,25 @@ class RunDirectory:
             out.writelines(json.dumps(entry).encode() + b"\n" for entry in kept)
         for path in self.directory.glob("evaluations/*"):
             name = path.name.partition(".")[0]
-            if name == "after" or (name.startswith("step-") and int(name.removeprefix("step-")) > step):
+            interim = _STEP.fullmatch(name)
+            if name == "after" or (interim and int(interim[1]) > step):
                 path.unlink()
 
     def write_left_out(self, setting: str, left_out: dict[str, str]) -> None:
         """Record which questions of a set cannot be asked, and why, by id."""
         path = self.directory / "left_out.json"
-        former = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
-        write_json(path, former | {setting: left_out})
+        write_json(path, (self._read_object(path) or {}) | {setting: left_out})
 
     def add_metrics(self, entry: Entry) -> None:
-        with self._metrics.open("a", encoding="utf-8") as out:
-            out.write(json.dumps(entry) + "\n")
+        """Append one entry; it is on the disk when this returns."""
+        with self._metrics.open("ab+") as out:
+            if out.tell():
+                out.seek(-1, os.SEEK_END)
+                if out.read(1) != b"\n":
+                    out.write(b"\n")  # half a line that a kill left stays one of its own
+            out.write(json.dumps(entry).encode() + b"\n")
+            out.flush()
+            os.fsync(out.fileno())
 
     def write_episodes(self, step: int, groups: Sequence[Group], uses: Sequence[Sequence[TrainingUse]]) -> None:
         """All episodes of a step and how training used each, one JSON object per line, compressed."""
@@ -137,18 +162,28 @@ class RunDirectory:
             return []
 
     def evaluation(self, name: str) -> dict[str, Any] | None:
-        """The figures of a finished evaluation, by kind; None if there are none."""
-        path = self._evaluation_file(name, "json")
-        if not path.is_file():
-            return None
-        figures: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-        return figures
+        """The figures of a finished evaluation, by kind; None if there are none that can be read."""
+        return self._read_object(self._evaluation_file(name, "json"))
 
     def evaluations(self) -> dict[str, Any]:
         """All evaluations done so far, oldest first."""
         files = sorted(self.directory.glob("evaluations/*.json"), key=lambda path: path.stat().st_mtime)
         present = {former: name for name, former in FORMER_EVALUATIONS.items()}
-        return {present.get(path.stem, path.stem): json.loads(path.read_text(encoding="utf-8")) for path in files}
+        found = ((present.get(path.stem, path.stem), self._read_object(path)) for path in files)
+        return {name: figures for name, figures in found if figures is not None}
+
+    def _read_object(self, path: Path) -> dict[str, Any] | None:
+        """A JSON object of the record; None if it is absent, or spoilt, which is named."""
+        if not path.is_file():
+            return None
+        if (found := _object(path.read_bytes())) is None:
+            self._name(str(path), "no JSON object")
+        return found
+
+    def _name(self, what: str, why: str) -> None:
+        if what not in self._named:
+            self._named.add(what)
+            logger.warning("%s is spoilt (%s) and is left out", what, why)
 
     def _evaluation_file(self, name: str, suffix: str) -> Path:
         directory = self.directory / "evaluations"
@@ -158,12 +193,20 @@ class RunDirectory:
 
     def write_evaluation(self, name: str, answered: Sequence[Answered], figures: dict[str, KindFigures]) -> None:
         directory = self.directory / "evaluations"
-        directory.mkdir(parents=True, exist_ok=True)
+        make_directory(directory)
         write_json(directory / f"{name}.json", figures_as_dict(figures))
         _write_gzip_lines(
             directory / f"{name}.jsonl.gz",
             ({"question": a.question, "score": a.score, "episode": a.episode} for a in answered),
         )
+
+
+def _object(text: bytes) -> dict[str, Any] | None:
+    try:
+        found = json.loads(text)
+    except (ValueError, RecursionError):
+        return None
+    return found if isinstance(found, dict) else None
 
 
 def _differences(former: dict[str, Any], current: dict[str, Any]) -> list[str]:
@@ -197,7 +240,7 @@ def _defaults(section: str) -> dict[str, Any]:
 
 def _write_gzip_lines(path: Path, records: Iterable[dict[str, Any]]) -> None:
     """One JSON object per line; orjson reads dataclasses as they are."""
-    path.parent.mkdir(parents=True, exist_ok=True)
+    make_directory(path.parent)
     with atomic_write(path) as file, gzip.open(file, "wb", compresslevel=_COMPRESSION) as out:
         for record in records:
             out.write(orjson.dumps(record, option=orjson.OPT_APPEND_NEWLINE))

@@ -17,7 +17,7 @@ def with_written_size(settings: Settings) -> Settings:
         size = json.loads((settings.run_dir / FILE).read_text(encoding="utf-8"))
         grpo = {name: size[name] for name in ("steps", "questions_per_step", "minutes")}
         return _with(settings, grpo, size["per_kind"])
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
         return settings
 
 

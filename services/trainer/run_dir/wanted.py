@@ -23,7 +23,7 @@ def read_wanted(run_dir: Path) -> Wanted | None:
     """The last order to a run; None if there is none yet, or the file cannot be read."""
     try:
         return Wanted(json.loads((run_dir / FILE).read_text(encoding="utf-8"))["wanted"])
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
         return None
 
 

@@ -93,7 +93,8 @@ class Publisher:
         for path in self._directory.glob("version-*"):
             number, _, unfinished = path.name.removeprefix("version-").partition(".")
             # A run that was killed while it wrote leaves an unfinished version; a rollback leaves higher numbers.
-            if unfinished or int(number) not in kept:
+            # What has another name is not ours to delete.
+            if number.isdecimal() and (unfinished or int(number) not in kept):
                 shutil.rmtree(path)
 
 
