@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 import time
 from collections.abc import Sequence
 
@@ -18,6 +17,7 @@ from research.settings import Settings
 from services.process import stopping
 from services.system.launcher import require_startable, running
 from services.trainer.main import kept, train
+from services.trainer.run_dir.lock import empty
 from services.trainer.run_dir.run_dir import RunDirectory
 from services.trainer.run_dir.size import with_written_size
 
@@ -40,7 +40,7 @@ def _run(settings: Settings, preset: str, arguments: Sequence[str], console: Con
     record = RunDirectory(settings.run_dir)
     size = with_written_size(settings).grpo
     if record.is_finished(size.steps, size.minutes):
-        shutil.rmtree(record.directory)
+        empty(record.directory)
     with running(("retriever", "policy"), arguments, settings, console):
         console.print(f"status page: http://{settings.trainer.host}:{settings.trainer.port}/", highlight=False)
         plan(settings, preset, started, console)

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 
 from research.errors import ResearchError
 from research.settings import Settings
 from services.machine.number_formats import resolved
 from services.trainer.loop import TrainingLoop
 from services.trainer.parallel.ranks import Ranks
+from services.trainer.run_dir.lock import RunInUseError, only_trainer
 from services.trainer.run_dir.run_dir import RunDirectory
 from services.trainer.run_dir.wanted import Wanted, delete_wanted, read_wanted, write_wanted
 from services.trainer.status import RunPhase, RunStatus
@@ -29,6 +30,7 @@ class RunController:
         self._keeps_orders = keeps_orders
         self._task: asyncio.Task[None] | None = None
         self._loop: TrainingLoop | None = None
+        self._order = Wanted.RUNNING  # the last one, which also waits for a run that is still loading
         self.status = RunStatus(settings.run, settings.grpo.steps)
 
     @property
@@ -49,11 +51,14 @@ class RunController:
         wish, status = read_wanted(self._settings.run_dir), self.status
         run_dir, grpo = RunDirectory(self._settings.run_dir), self._settings.grpo
         if run_dir.is_finished(grpo.steps, grpo.minutes):
-            status.step = len(run_dir.metrics())
+            status.step = run_dir.last_step()
             status.enter(RunPhase.FINISHED)
         elif wish is Wanted.RUNNING:
             status.log(f"{run_dir.directory} was under way when this trainer ended; it continues")
-            self.start()
+            try:
+                self.start()
+            except RunInUseError as error:
+                status.log(f"WARNING: {error}")
         elif wish is not None:
             status.enter(RunPhase.PAUSED if wish is Wanted.PAUSED else RunPhase.STOPPED)
             status.log(f"{run_dir.directory} was {wish} on purpose; POST /run/start continues it")
@@ -63,33 +68,42 @@ class RunController:
             foresee(settings, numbers, status)
 
     def start(self) -> bool:
-        """Start the run, or resume a paused one; False if there was nothing to do."""
+        """Start the run, or resume one that is paused or is to pause; False if there was nothing to do.
+
+        Raises RunInUseError if another trainer works in its directory.
+        """
         if self.is_running:
-            if self._loop is None or self.status.phase is not RunPhase.PAUSED:
+            if self._order is not Wanted.PAUSED:
                 return False
-            self._keep(Wanted.RUNNING)
-            self._loop.resume()
+            self._give(Wanted.RUNNING)
+            if self._loop is not None:
+                self._loop.resume()
             return True
-        self._keep(Wanted.RUNNING)
+        held = ExitStack()
+        held.enter_context(only_trainer(self._settings.run_dir))
+        self._give(Wanted.RUNNING)
         self.status.error = None
         self.status.enter(RunPhase.STARTING)
         self._task = asyncio.create_task(self._run())
+        self._task.add_done_callback(lambda task: _ended(task, held))
         return True
 
     def pause(self) -> bool:
         """Pause the run before its next step; False if none is running."""
-        if self._loop is None or not self.is_running:
+        if not self.is_running:
             return False
-        self._keep(Wanted.PAUSED)
-        self._loop.pause()
+        self._give(Wanted.PAUSED)
+        if self._loop is not None:
+            self._loop.pause()
         return True
 
     def stop(self) -> bool:
         """End the run after its current step, with a checkpoint; False if none is running."""
-        if self._loop is None or not self.is_running:
+        if not self.is_running:
             return False
-        self._keep(Wanted.STOPPED)
-        self._loop.stop()
+        self._give(Wanted.STOPPED)
+        if self._loop is not None:
+            self._loop.stop()
         return True
 
     async def wait(self) -> None:
@@ -104,7 +118,8 @@ class RunController:
             with suppress(asyncio.CancelledError, ResearchError):
                 await self._task
 
-    def _keep(self, wish: Wanted) -> None:
+    def _give(self, wish: Wanted) -> None:
+        self._order = wish
         if self._keeps_orders:
             write_wanted(self._settings.run_dir, wish)
 
@@ -116,6 +131,10 @@ class RunController:
         try:
             async with training_loop(self._settings, self.status, self._ranks) as loop:
                 self._loop = loop
+                if self._order is Wanted.PAUSED:
+                    loop.pause()
+                elif self._order is Wanted.STOPPED:
+                    loop.stop()
                 await loop.run()
             if self.status.phase is RunPhase.FINISHED:
                 self._delete_wanted()
@@ -132,6 +151,12 @@ class RunController:
             raise error
         finally:
             self._loop = None
+
+
+def _ended(task: asyncio.Task[None], held: ExitStack) -> None:
+    held.close()
+    if not task.cancelled():
+        task.exception()  # it was logged, and is told by the status; asyncio need not do so again
 
 
 def _first_of(error: Exception) -> Exception:

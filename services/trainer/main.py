@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import shutil
 from collections.abc import Callable, Coroutine
 from typing import Any
 
@@ -18,6 +17,7 @@ from services.trainer.controller import RunController
 from services.trainer.parallel.ranks import Ranks
 from services.trainer.processes import leading
 from services.trainer.run_dir.checkpoints import CheckpointStore
+from services.trainer.run_dir.lock import empty
 from services.trainer.run_dir.run_dir import RunDirectory
 from services.trainer.run_dir.size import with_written_size
 from services.trainer.status import RunStatus
@@ -73,7 +73,7 @@ def train(settings: Settings, *, fresh: bool, console: Console, view: View = sho
 def _lead(settings: Settings, ranks: Ranks, *, fresh: bool, console: Console, view: View) -> None:
     record = RunDirectory(settings.run_dir)
     if fresh:
-        shutil.rmtree(record.directory, ignore_errors=True)
+        empty(record.directory)
     settings = with_written_size(settings)
     if record.is_finished(settings.grpo.steps, settings.grpo.minutes):
         console.print(f"{record.directory} is finished; use --fresh to start over, or another name with run=…")
@@ -87,9 +87,8 @@ async def _train(settings: Settings, ranks: Ranks, console: Console, view: View)
     controller = RunController(settings, ranks)
     app = create_app(controller, RunDirectory(settings.run_dir))
     server = new_server(app, settings.trainer.host, settings.trainer.port, names=own_names(settings), quiet=True)
-    viewing = asyncio.create_task(view(controller.status, console))
-    await asyncio.sleep(0)
     controller.start()
+    viewing = asyncio.create_task(view(controller.status, console))
     run, serving = asyncio.create_task(controller.wait()), asyncio.create_task(server.serve())
     try:
         await asyncio.wait({run, serving}, return_when=asyncio.FIRST_COMPLETED)

@@ -15,6 +15,7 @@ from research.schemas import ServiceStatus
 from services.trainer.api.prometheus import render_metrics
 from services.trainer.controller import RunController
 from services.trainer.entry import Entry
+from services.trainer.run_dir.lock import RunInUseError
 from services.trainer.run_dir.run_dir import RunDirectory
 from services.web.auth import admin_guard
 from services.web.errors import HttpError, install_error_handlers
@@ -98,7 +99,10 @@ def control_routes(controller: RunController) -> APIRouter:
     @router.post("/start")
     async def start() -> dict[str, Any]:
         """Start the run, continue it from its last checkpoint, or resume it after a pause."""
-        return acknowledge(controller.start(), "the run is already under way")
+        try:
+            return acknowledge(controller.start(), "the run is already under way")
+        except RunInUseError as error:
+            raise HttpError(409, "conflict", str(error)) from error
 
     @router.post("/pause")
     async def pause() -> dict[str, Any]:
