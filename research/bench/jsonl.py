@@ -55,8 +55,6 @@ def read_lines(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
             for number, line in enumerate(stream, 1):
                 if line.endswith(b"\n") and line != b"\n":
                     yield number, _object(line, f"{path}:{number}")
-    except AssetError:
-        raise
     except OSError as error:
         raise AssetError(f"cannot read {path}: {error.strerror}") from error
 
@@ -64,8 +62,8 @@ def read_lines(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
 def _object(line: bytes, place: str) -> dict[str, Any]:
     try:
         record = json.loads(line)
-    except ValueError as error:
-        raise AssetError(f"{place} is not JSON ({error})") from error
+    except (ValueError, RecursionError) as error:
+        raise AssetError(f"{place} is not JSON ({error}); delete the line, and what it told is done again") from error
     if not isinstance(record, dict):
         raise AssetError(f"{place} is not a record of the bench")
     return record

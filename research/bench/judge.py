@@ -65,7 +65,10 @@ def read_verdict(text: str) -> Verdict:
     start = text.find("{")
     if start < 0:
         raise ValueError("no JSON object")
-    found, _ = json.JSONDecoder().raw_decode(text[start:])
+    try:
+        found, _ = json.JSONDecoder().raw_decode(text, start)
+    except RecursionError as error:
+        raise ValueError("objects within objects without end") from error
     if not isinstance(found, dict) or not isinstance(found.get("correct"), bool):
         raise ValueError("`correct` is not a boolean")
     return Verdict(found["correct"], str(found.get("reason", "")))

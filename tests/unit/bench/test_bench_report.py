@@ -146,6 +146,7 @@ def test_a_verdict_torn_by_a_kill_is_asked_again(tmp_path: Path) -> None:
         ('{"correct": "yes"}', None),
         ('{"correct": tru', None),
         ("[{}]", None),
+        ('{"a":' * 100_000, None),
     ],
 )
 def test_a_verdict_is_the_first_object_in_what_was_written(text: str, verdict: Verdict | None) -> None:

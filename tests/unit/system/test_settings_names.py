@@ -172,5 +172,5 @@ def test_the_record_of_an_old_run_is_read_by_todays_names() -> None:
 def test_a_record_that_is_not_json_is_named(tmp_path: Path) -> None:
     assert recorded_settings(tmp_path) is None
     (tmp_path / "config.json").write_text("{")
-    with pytest.raises(AssetError, match=r"config\.json is corrupt"):
+    with pytest.raises(AssetError, match=r"config\.json is spoilt"):
         recorded_settings(tmp_path)
