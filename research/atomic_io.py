@@ -68,15 +68,6 @@ def make_directory(path: Path) -> None:
         to_disk(each.parent)
 
 
-def to_disk(path: Path) -> None:
-    """Return once a file, or the names in a directory, would survive a power cut."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
 def write_json(path: Path, value: object) -> None:
     """Write indented JSON atomically."""
     with atomic_write(path) as stream:
