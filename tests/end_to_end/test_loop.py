@@ -68,6 +68,14 @@ class Line:
         path = self.run / "metrics.jsonl"
         return [json.loads(line) for line in path.read_text().splitlines()] if path.is_file() else []
 
+    def is_sampling(self) -> bool:
+        """Whether episodes of a step are under way: the phase begins before them, with a look at the services."""
+        if self.status().get("phase") != "rollout":
+            return False
+        metrics = local(int(self.policy.url.rpartition(":")[2]), "/metrics", timeout=10).text
+        lines = [line for line in metrics.splitlines() if line.startswith("vllm:num_requests_running{")]
+        return any(float(line.rsplit(" ", 1)[1]) for line in lines)
+
     def status(self) -> dict[str, Any]:
         with contextlib.suppress(httpx.HTTPError):
             status: dict[str, Any] = local(self.port, "/status", timeout=10).json()
@@ -163,7 +171,7 @@ def test_a_run_survives_a_kill_and_outages_of_both_services_finishes_and_answers
 
     with ended(line.start_trainer()) as second:
         await_condition("the resumption", lambda: "continues after step 1" in line.log(), line, second)
-        await_condition("its rollout", lambda: line.status().get("phase") == "rollout", line, second)
+        await_condition("its rollout", line.is_sampling, line, second)
         server_end(line.retriever.process)
         await_condition("the pause", lambda: bool(line.status().get("waiting_for")), line, second)
         _answer_is_503_soon(line)
@@ -171,7 +179,7 @@ def test_a_run_survives_a_kill_and_outages_of_both_services_finishes_and_answers
 
         await_condition(
             "the rollout of step 3",
-            lambda: line.status().get("phase") == "rollout" and line.status()["step"] == 3,
+            lambda: line.status().get("step") == 3 and line.is_sampling(),
             line,
             second,
         )
