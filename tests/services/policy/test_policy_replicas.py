@@ -128,21 +128,19 @@ def test_all_serve_the_published_version_or_are_out(servers: Servers, model: Pat
         finally:
             await replicas.close()
 
-    async def sampled_tokens() -> float:
-        async with httpx.AsyncClient() as watcher:
-            texts = [(await watcher.get(f"{url}/metrics")).text for url in urls]
-        lines = [line for text in texts for line in text.splitlines() if line.startswith("vllm:generation_tokens_tot")]
-        return sum(float(line.rsplit(" ", 1)[1]) for line in lines)
-
     async def scenario(publisher: Publisher, replicas: Replicas) -> None:
         # What is under way goes on with what it has computed; what comes later finds nothing of it in the cache.
         before = await first_logprobs(urls[0], prompts[0])
-        start = await sampled_tokens()
-        asked = [asyncio.create_task(replicas.generate(ids, 120, Sampling(1.0))) for ids in prompts]
-        while await sampled_tokens() - start < 80:  # each look is two round trips, so this is no busy wait
-            pass
+        published, under_way = asyncio.Event(), list[list[str]]()
+
+        async def keep_asking(ids: list[int]) -> None:
+            while not published.is_set():
+                under_way.append((await replicas.generate(ids, 250, Sampling(1.0))).versions)
+
+        asked = [asyncio.create_task(keep_asking(ids)) for ids in prompts]
         await publisher.publish(FixedWeights(noisy(model, 1)), 1)
-        under_way = [generation.versions for generation in await asyncio.gather(*asked)]
+        published.set()
+        await asyncio.gather(*asked)
         assert [each for each in under_way if set(each) == {"0", "1"}], under_way
         after = await first_logprobs(urls[0], prompts[0])
         assert after != before

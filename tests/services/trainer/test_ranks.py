@@ -75,6 +75,8 @@ def same_numbers(one: Any, other: Any, where: str = "", within: float = 1e-5) ->
         assert len(one) == len(other), where
         for index, (left, right) in enumerate(zip(one, other, strict=True)):
             same_numbers(left, right, f"{where}[{index}]", within)
+    elif one is None or other is None:
+        assert one is other, where
     else:
         assert one == pytest.approx(other, rel=1e-4, abs=within), where
 
