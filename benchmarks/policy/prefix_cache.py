@@ -107,7 +107,7 @@ def main() -> None:
     os.environ[ADMIN_TOKEN_VARIABLE] = TOKEN
     with tempfile.TemporaryDirectory() as runs:
         overrides = ["policy.replicas=2", "policy.threads=1", f"policy.port={free_port()}", "policy.kv_cache_gib=1"]
-        overrides += ["policy.serve=base", f"paths.runs={runs}"]
+        overrides += ["policy.serve=base", f"paths.runs={runs}", "model.max_model_len=2048"]
         settings = load_settings(overrides=overrides)
         tokenizer = HuggingFaceTokenizer(
             AutoTokenizer.from_pretrained(local_checkpoint(settings.model.name, settings.paths.data))

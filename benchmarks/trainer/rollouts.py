@@ -180,9 +180,8 @@ async def measure(settings: Settings, rounds: int) -> None:
     async with AsyncExitStack() as stack:
         client = await stack.enter_async_context(PolicyClient(settings.endpoints.policy_urls[0], timeout=600))
         retriever = await stack.enter_async_context(RetrieverClient(settings.endpoints.retriever_url))
-        async with httpx.AsyncClient(base_url=client.url) as http:
-            version = int((await http.get("/weight_info")).json()["weight_version"])
-        setting = Setting(settings, tokenizer, client, retriever, version)
+        [version] = (await client.generate(tokenizer.encode("Once"), 1, Sampling())).versions
+        setting = Setting(settings, tokenizer, client, retriever, int(version))
         episodes = settings.grpo.questions_per_step * settings.grpo.group_size
         await setting.rollout(0.0, 99, barrier=False)  # caches fill, threads begin
         print("| search takes | turns | rollouts, tokens/s | of bare vLLM | of a barrier per turn |")
