@@ -145,7 +145,7 @@ class Setting:
     async def bare(self, turns: Sequence[tuple[list[int], int]], at_once: int) -> float:
         """Tokens per second of vLLM alone, on the same turns."""
         slots, salt = asyncio.Semaphore(at_once), uuid.uuid4().hex
-        async with httpx.AsyncClient(base_url=self.client.url, timeout=600, limits=httpx.Limits(None)) as http:
+        async with httpx.AsyncClient(base_url=self.client.url, timeout=600, limits=httpx.Limits()) as http:
 
             async def turn(number: int, prompt: list[int], tokens: int) -> None:
                 parameters = {
