@@ -44,12 +44,19 @@ class EpisodeJournal:
             questions: the text that each group asks now, by number.
             is_valid: whether the weights that wrote an episode may be those of this run now.
         """
-        finished = ((place, episode) for group, place, episode in self.of_finished_step(step) if group == step)
         return {
             place: episode
-            for place, episode in [*finished, *self.of_journal(step)]
+            for place, episode in self._held(step)
             if episode.question == questions.get(place[0]) and is_valid(episode)
         }
+
+    def held(self, step: int, is_valid: Callable[[Episode], bool]) -> dict[Place, Episode]:
+        """The valid episodes of all groups drawn for a step, whatever they ask; the latest of each place."""
+        return {place: episode for place, episode in self._held(step) if is_valid(episode)}
+
+    def _held(self, step: int) -> Iterator[tuple[Place, Episode]]:
+        yield from ((place, episode) for group, place, episode in self.of_finished_step(step) if group == step)
+        yield from self.of_journal(step)
 
     def of_finished_step(self, step: int) -> Iterator[tuple[int, Place, Episode]]:
         """What the record of a step holds, with the step that each group was drawn for (`7.0`: step 7, group 0)."""

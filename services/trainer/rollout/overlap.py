@@ -149,7 +149,7 @@ class OverlappedGroups:
             await self._drop(group, state)
         while self._is_short(state):
             finished = await self._stream.next()
-            if any(versions.staleness(member.episode) > versions.max_staleness for member in finished.members):
+            if not all(versions.holds(member.episode) for member in finished.members):
                 await self._drop(finished.id, state)
             else:
                 await self._take(finished, state)
@@ -190,7 +190,8 @@ class OverlappedGroups:
     async def _begin(self, groups: Mapping[str, Question]) -> None:
         """Begin groups, except those under way, and those that a later step is known to take."""
         known = {each.group for taken in self._known.values() for each in taken}
-        await self._stream.begin({group: question for group, question in groups.items() if group not in known})
+        begun = {group: question for group, question in groups.items() if group not in known}
+        await self._stream.begin(begun, ahead=len(self._known))
 
 
 def _episodes(journal: EpisodeJournal, step: int, taken: Sequence[Taken]) -> defaultdict[str, dict[int, Episode]]:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections import defaultdict
 from collections.abc import Callable, Mapping
+from functools import partial
 
 from research.episode.agent import Episode
 from research.errors import ResearchError
@@ -28,24 +28,27 @@ class GroupStream:
         self._rollouts, self._size, self._on_episode = rollouts, size, on_episode
         self._groups: dict[str, asyncio.Task[Group]] = {}
         self._begun: dict[str, int] = {}  # the version that was published then
+        self._former: dict[int, dict[Place, Episode]] = {}  # what journals had from before, by step, read once
         self._finished_one = asyncio.Event()
 
-    async def begin(self, groups: Mapping[str, Question]) -> None:
-        """Begin groups that are not under way; episodes that the journal has from before a kill are not sampled."""
-        journal, allow = self._rollouts.journal, self._rollouts.versions.allow
-        texts: defaultdict[int, dict[int, str]] = defaultdict(dict)
+    async def begin(self, groups: Mapping[str, Question], ahead: int = 0) -> None:
+        """Begin groups that are not under way; episodes that the journal has from before a kill are not sampled.
+
+        `ahead` is how many versions the run is going to make again, whose episodes hold, too.
+        """
+        journal, allow = self._rollouts.journal, partial(self._rollouts.versions.allow, ahead=ahead)
         for group, question in groups.items():
+            step, number = place_of(group)
+            if step not in self._former:
+                self._former[step] = await asyncio.to_thread(journal.held, step, allow)
             if group in self._groups:
                 continue
-            step, number = place_of(group)
-            texts[step][number] = question.text
-        for step, own in texts.items():
-            recorded = await asyncio.to_thread(journal.recorded, step, own, allow)
-            for number in own:
-                group = f"{step}.{number}"
-                task = asyncio.create_task(self._sample(step, number, groups[group], recorded))
-                task.add_done_callback(lambda _: self._finished_one.set())
-                self._groups[group], self._begun[group] = task, self._rollouts.versions.published()
+            own = [place for place in self._former[step] if place[0] == number]
+            former = {place: self._former[step].pop(place) for place in own}
+            recorded = {place: episode for place, episode in former.items() if episode.question == question.text}
+            task = asyncio.create_task(self._sample(step, number, question, recorded))
+            task.add_done_callback(lambda _: self._finished_one.set())
+            self._groups[group], self._begun[group] = task, self._rollouts.versions.published()
 
     async def next(self) -> Group:
         """Wait for a group, and hand out the oldest that is finished.
@@ -73,6 +76,7 @@ class GroupStream:
         """Break off all groups; what is finished of them stays in the journal."""
         tasks = [self._leave(group) for group in [*self._groups]]
         await _end(tasks)
+        self._former.clear()
 
     def _leave(self, group: str) -> asyncio.Task[Group]:
         del self._begun[group]

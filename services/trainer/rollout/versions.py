@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from research.episode.agent import Episode
 from research.errors import TrainingError
@@ -50,12 +50,12 @@ class Versions:
         if others := [version for version in episode.weight_versions if version not in known]:
             raise WrongWeightsError(f"the policy served weight version {', '.join(others)}, which is not this run's")
 
-    def allow(self, episode: Episode) -> bool:
-        """Whether a recorded episode may still be used."""
+    def allow(self, episode: Episode, ahead: int = 0) -> bool:
+        """Whether a recorded episode may still be used; `ahead` versions will be made again that are not published."""
         if not episode.weight_versions:
             return False
         try:
-            self.require(episode)
+            replace(self, published=lambda: self.published() + ahead).require(episode)
         except WrongWeightsError:
             return False
         return True
@@ -63,3 +63,8 @@ class Versions:
     def staleness(self, episode: Episode) -> int:
         """How many updates the published version is ahead of the oldest weights that wrote a token."""
         return max((self.published() - int(version) for version in episode.weight_versions), default=0)
+
+    def holds(self, episode: Episode) -> bool:
+        """Whether an episode may be trained on now: not too old, and of no weights that a kill has lost."""
+        lost = any(int(version) > self.published() for version in episode.weight_versions)
+        return not lost and self.staleness(episode) <= self.max_staleness
