@@ -11,7 +11,8 @@ from prometheus_client import CONTENT_TYPE_LATEST
 from research.schemas import RetrieverInfo, SearchRequest, SearchResponse
 from services.retriever.api.admin import admin_routes
 from services.retriever.api.answers import UnreadAnswers
-from services.retriever.api.compat import COMPATIBLE_ROUTES, compatible_routes
+from services.retriever.api.compat import compatible_routes
+from services.retriever.api.compat_search import PatientSearch
 from services.retriever.api.errors import ERROR_RESPONSES, as_http_error
 from services.retriever.api.info import describe
 from services.retriever.api.limits import require_within_limits
@@ -53,7 +54,7 @@ def create_app(retriever: Retriever) -> FastAPI:
     app.add_middleware(BodyLimit, max_bytes=MAX_BODY_BYTES, max_held=MAX_HELD_BYTES)
     app.add_middleware(
         Shedding,
-        statuses={"/search": 429, **dict.fromkeys(COMPATIBLE_ROUTES, 503)},
+        statuses={"/search": 429},
         is_full=lambda: retriever.is_full,
         retry_headers=retriever.retry_headers,
         count=retriever.metrics.count_rejected,
@@ -66,7 +67,7 @@ def create_app(retriever: Retriever) -> FastAPI:
         count_bug=lambda: retriever.metrics.observe_request("unknown", 500, 0.0),
     )
     app.include_router(search_routes(retriever, unread))
-    app.include_router(compatible_routes(retriever, unread))
+    app.include_router(compatible_routes(PatientSearch(retriever, unread), retriever.health))
     if guard := admin_guard():
         app.include_router(admin_routes(retriever), dependencies=guard)
     app.include_router(health_routes(retriever.health, lambda: retriever.stuck))

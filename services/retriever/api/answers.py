@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+import asyncio
+from collections.abc import AsyncGenerator, Callable, Iterable
+from contextlib import aclosing
 from typing import Any
 
 import orjson
@@ -38,12 +40,27 @@ class UnreadAnswers:
             HttpError: 422 if it is larger than one answer may be.
             ServiceBusyError: too much is unread.
         """
-        content = orjson.dumps(frame(self.encode(results, shape)))
-        if self.held + len(content) > self._most:
-            raise ServiceBusyError(f"{self.held} bytes of answers are not read yet; try again later")
+        return self.respond_bytes(orjson.dumps(frame(list(map(orjson.Fragment, self.encode(results, shape))))))
+
+    def respond_bytes(self, content: bytes) -> Response:
+        """The response with this JSON. Raises ServiceBusyError if too much is unread."""
+        self._require_room(len(content))
         return _PiecewiseResponse(content, self)
 
-    def encode(self, results: Iterable[HitDicts], shape: Callable[[HitDicts], Any]) -> list[orjson.Fragment]:
+    def stream(self, pieces: AsyncGenerator[bytes]) -> Response:
+        """The response with these pieces of JSON; the next one is made once a client has taken the one before.
+
+        Raises:
+            ServiceBusyError: too much is unread.
+        """
+        self._require_room(self._most_each)
+        return _StreamedResponse(pieces, self)
+
+    def _require_room(self, size: int) -> None:
+        if self.held + size > self._most:
+            raise ServiceBusyError(f"{self.held} bytes of answers are not read yet; try again later")
+
+    def encode(self, results: Iterable[HitDicts], shape: Callable[[HitDicts], Any]) -> list[bytes]:
         """The hits of each query as JSON; equal hits are encoded once. Raises HttpError (422) if they are too large."""
         encoded: dict[int, bytes] = {}
         parts, size = [], 0
@@ -55,7 +72,7 @@ class UnreadAnswers:
             if size > self._most_each:
                 told = f"the answer is larger than {self._most_each} bytes; ask for fewer passages, or fewer queries"
                 raise HttpError(422, "answer_too_large", told)
-            parts.append(orjson.Fragment(part))
+            parts.append(part)
         return parts
 
 
@@ -72,12 +89,51 @@ class _PiecewiseResponse(Response):
         self._unread = unread
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        size = len(self.body)
-        self._unread.held += size
+        await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
+        await _send_counted(bytes(self.body), self._unread, send)
+        await send({"type": "http.response.body", "body": b"", "more_body": False})
+
+
+class _StreamedResponse(Response):
+    """As `_PiecewiseResponse`, of a length that is not known yet; whoever leaves ends the work on it."""
+
+    media_type = "application/json"
+
+    def __init__(self, pieces: AsyncGenerator[bytes], unread: UnreadAnswers) -> None:
+        super().__init__()
+        del self.headers["content-length"]
+        self._pieces = pieces
+        self._unread = unread
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
+        leaving = asyncio.create_task(_disconnected(receive))
+        sending = asyncio.create_task(self._send(send))
         try:
-            await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
-            for start in range(0, size, _PIECE):
-                piece = self.body[start : start + _PIECE]
-                await send({"type": "http.response.body", "body": piece, "more_body": start + _PIECE < size})
+            await asyncio.wait({leaving, sending}, return_when=asyncio.FIRST_COMPLETED)
+            if sending.done():
+                sending.result()
         finally:
-            self._unread.held -= size
+            leaving.cancel()
+            sending.cancel()
+
+    async def _send(self, send: Send) -> None:
+        async with aclosing(self._pieces) as pieces:
+            async for piece in pieces:
+                await _send_counted(piece, self._unread, send)
+        await send({"type": "http.response.body", "body": b"", "more_body": False})
+
+
+async def _send_counted(content: bytes, unread: UnreadAnswers, send: Send) -> None:
+    """Send a part of a body; until a client has taken it, it counts."""
+    unread.held += len(content)
+    try:
+        for start in range(0, len(content), _PIECE):
+            await send({"type": "http.response.body", "body": content[start : start + _PIECE], "more_body": True})
+    finally:
+        unread.held -= len(content)
+
+
+async def _disconnected(receive: Receive) -> None:
+    while (await receive())["type"] != "http.disconnect":
+        pass

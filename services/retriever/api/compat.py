@@ -3,43 +3,40 @@
 | client | set it to | route |
 |---|---|---|
 | ReSearch, ReCall | base URL `http://HOST:8000/compat/research` | `/search`, `/batch_search` |
-| Search-R1, verl, SkyRL, slime | `http://HOST:8000/retrieve` | `/retrieve` |
+| Search-R1, verl, SkyRL, slime, rLLM | `http://HOST:8000/retrieve` (rLLM: without the route) | `/retrieve`, `/health` |
 | R1-Searcher | `http://HOST:8000/queries` | `/queries` |
 
 The shapes match each project's released server; `contents` is `"Title"\\ntext`, which all clients split at the first
-newline. These clients send whatever a model wrote, and few of them check the status. So a blank query has no hits, an
-overlong one is truncated, and a busy server answers 503, the status on which some clients retry.
+newline. These clients send whatever a model wrote, and few of them check the status. So a blank query has no hits, what
+is too long or too many is brought within the limits, and who comes while the server loads or is full waits.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Awaitable, Callable
 from typing import Annotated, Any, ClassVar
 
+import orjson
 from fastapi import APIRouter, Request, Response
 from pydantic import BaseModel, Field
 
-from research.errors import ServiceBusyError
-from research.schemas import ErrorBody
-from services.retriever.api.answers import Frame, UnreadAnswers
-from services.retriever.api.limits import require_within_limits
-from services.retriever.retriever import Retriever
+from research.schemas import ErrorBody, ServiceStatus
+from services.retriever.api.compat_search import Form, PatientSearch
 from services.retriever.types import HitDict, HitDicts
-from services.web.disconnect import CLIENT_CLOSED_REQUEST, cancel_on_disconnect
 from services.web.errors import HttpError, ValidationRoute
 
-COMPATIBLE_ROUTES = ("/compat/research/search", "/compat/research/batch_search", "/retrieve", "/queries")
+_TOP_N, _TOP_K = 10, 3  # the defaults of ReSearch's server, and of the others
 
-Count = Annotated[int, Field(ge=1)]
-# How many there may be is a setting; at the first that is no text, the others are not looked at.
+# At the first that is no text, the others are not looked at.
 Texts = Annotated[list[str], Field(fail_fast=True)]
 
 _RESPONSES: dict[int | str, dict[str, Any]] = {status: {"model": ErrorBody} for status in (413, 422, 503)}
 
 
 class _Lenient(BaseModel):
-    """These clients may send other fields, and as many queries as `retriever.max_queue_queries` allows."""
+    """These clients may send other fields, as many queries as a body holds, and any number of hits, which a model may
+    have written: what is above or below the limits is brought within them.
+    """
 
     most_values: ClassVar[int] = 100_000
 
@@ -48,7 +45,7 @@ class ReSearchQuery(_Lenient):
     """`/search` of ReSearch and ReCall."""
 
     query: str
-    top_n: Count = 10
+    top_n: int = _TOP_N
     return_score: bool = False
 
 
@@ -56,16 +53,21 @@ class ReSearchQueries(_Lenient):
     """`/batch_search` of ReSearch and ReCall."""
 
     query: Texts
-    top_n: Count = 10
+    top_n: int = _TOP_N
     return_score: bool = False
 
 
 class Retrieve(_Lenient):
-    """`/retrieve` of Search-R1; SkyRL calls the field `query`: one query or a list. `topk` defaults to 3."""
+    """`/retrieve` of Search-R1 with `queries` and `topk`; SkyRL calls the first `query`: one query or a list.
+
+    rLLM sends one `query` with `top_k` or `k`, and reads another answer.
+    """
 
     queries: Texts | None = None
     query: str | Texts | None = None
-    topk: Count | None = None
+    topk: int | None = None
+    top_k: int | None = None
+    k: int | None = None
     return_scores: bool = False
 
 
@@ -73,95 +75,75 @@ class R1Queries(_Lenient):
     """`/queries` of R1-Searcher."""
 
     queries: Texts
-    k: Count = 3
+    k: int = _TOP_K
 
 
-def compatible_routes(retriever: Retriever, unread: UnreadAnswers) -> APIRouter:
+def compatible_routes(search: PatientSearch, health: Callable[[], Awaitable[ServiceStatus]]) -> APIRouter:
     """The routes; all search the index of `corpus.index`."""
     router = APIRouter(tags=["compatible"], responses=_RESPONSES, route_class=ValidationRoute)
-    searcher = _Searcher(retriever, unread)
+
+    @router.get("/health")
+    async def is_healthy() -> dict[str, str]:
+        """As the servers of ReSearch and rLLM: 200 if searches are answered."""
+        status = await health()
+        if status.status != "ready":
+            raise HttpError(503, "not_ready", f"the retriever is {status.status}: {status.detail}")
+        return {"status": "healthy"}
 
     @router.post("/compat/research/search")
     async def research_search(body: ReSearchQuery, request: Request) -> Response:
         """Answer one query with a list of documents, or with `[documents, scores]`."""
-        found = await searcher.search(request, "query", [body.query], ("top_n", body.top_n))
-        if found is None:
-            return _closed()
-        scores = _scores(found[0])
-        return searcher.respond(found, _documents, lambda parts: [parts[0], scores] if body.return_score else parts[0])
+        plain = Form(_documents, b"", lambda scores: b"")
+        scored = Form(_documents, b"[", lambda scores: b",%b]" % orjson.dumps(scores[0]))
+        return await search.answer(request, [body.query], body.top_n or _TOP_N, scored if body.return_score else plain)
 
     @router.post("/compat/research/batch_search")
     async def research_batch_search(body: ReSearchQueries, request: Request) -> Response:
         """Answer several queries with one list of documents per query, or with `[documents, scores]`."""
-        found = await searcher.search(request, "query", body.query, ("top_n", body.top_n))
-        if found is None:
-            return _closed()
-        scores = list(map(_scores, found))
-        return searcher.respond(found, _documents, lambda parts: [parts, scores] if body.return_score else parts)
+        plain = Form(_documents, b"[", lambda scores: b"]")
+        scored = Form(_documents, b"[[", lambda scores: b"],%b]" % orjson.dumps(scores))
+        return await search.answer(request, body.query, body.top_n or _TOP_N, scored if body.return_score else plain)
 
     @router.post("/retrieve")
     async def retrieve(body: Retrieve, request: Request) -> Response:
         """Answer one or several queries with one list of documents per query, each with its score if requested."""
         if (body.queries is None) == (body.query is None):
             raise HttpError(422, "invalid_request", "give either `queries` or `query`")
+        if isinstance(body.query, str) and body.topk is None and (body.top_k or body.k):
+            return await search.answer(request, [body.query], body.top_k or body.k, _rllm(body.query))
         queries = [body.query] if isinstance(body.query, str) else body.query or body.queries or []
-        found = await searcher.search(request, "queries", queries, ("topk", body.topk or 3))
-        if found is None:
-            return _closed()
         shape = _scored_documents if body.return_scores else _documents
-        return searcher.respond(found, shape, lambda parts: {"result": parts})
+        form = Form(shape, b'{"result":[', lambda scores: b"]}")
+        return await search.answer(request, queries, body.topk or body.top_k or body.k or _TOP_K, form)
 
     @router.post("/queries")
     async def r1_searcher(body: R1Queries, request: Request) -> Response:
         """Answer several queries with one list of texts per query; the client strips the number before each text."""
-        found = await searcher.search(request, "queries", body.queries, ("k", body.k))
-        if found is None:
-            return _closed()
-        queries = [_utf8(query) for query in body.queries]
-        return searcher.respond(found, _numbered, lambda parts: {"queries": queries, "answers": parts})
+        head = b'{"queries":%b,"answers":[' % orjson.dumps([_utf8(query) for query in body.queries])
+        return await search.answer(request, body.queries, body.k or _TOP_K, Form(_numbered, head, lambda scores: b"]}"))
 
     return router
 
 
-class _Searcher:
-    """Searches for any text: blank queries have no hits, overlong ones are truncated."""
-
-    def __init__(self, retriever: Retriever, unread: UnreadAnswers) -> None:
-        self._retriever = retriever
-        self._unread = unread
-
-    async def search(
-        self, request: Request, field: str, queries: Sequence[str], top_k: tuple[str, int]
-    ) -> list[HitDicts] | None:
-        """The hits of each query, or None if the client disconnected."""
-        limits = self._retriever.settings.retriever
-        texts = [query.strip()[: limits.max_query_chars] for query in queries]
-        require_within_limits(limits, field=field, texts=texts, top_k=top_k)
-        index = self._retriever.index(None)
-        with self._busy_as_503():
-            found = await cancel_on_disconnect(
-                request, self._retriever.search(index, [text for text in texts if text], top_k[1])
-            )
-        if found is None:
-            return None
-        answers = iter(found)
-        return [next(answers).hits if text else [] for text in texts]
-
-    def respond(self, found: list[HitDicts], shape: Callable[[HitDicts], Any], frame: Frame) -> Response:
-        """As `UnreadAnswers.respond`."""
-        with self._busy_as_503():
-            return self._unread.respond(found, shape, frame)
-
-    @contextmanager
-    def _busy_as_503(self) -> Iterator[None]:
-        try:
-            yield
-        except ServiceBusyError as error:
-            raise HttpError(503, "busy", str(error), self._retriever.retry_headers()) from error
-
-
 def _utf8(text: str) -> str:
     return text.encode("utf-8", "replace").decode("utf-8")
+
+
+def _rllm(query: str) -> Form:
+    """The answer to one query as rLLM's server gives it: its hits, not a list of lists.
+
+    Of its two clients one reads `document`, the other `content`.
+    """
+    head = b'{"query":%b,"method":"dense","results":' % orjson.dumps(_utf8(query))
+    return Form(_rllm_results, head, lambda scores: b',"num_results":%d}' % len(scores[0]))
+
+
+def _rllm_results(hits: HitDicts) -> list[dict[str, Any]]:
+    documents = _documents(hits)
+    return [
+        {"id": hit["id"], "content": document["contents"], "score": hit["score"], "document": document}
+        for hit, document in zip(hits, documents, strict=True)
+    ]
 
 
 def _document(hit: HitDict) -> dict[str, Any]:
@@ -177,12 +159,5 @@ def _scored_documents(hits: HitDicts) -> list[dict[str, Any]]:
 
 
 def _numbered(hits: HitDicts) -> list[str]:
-    return [f"{rank}\t{hit['title']} {hit['text']}" for rank, hit in enumerate(hits)]
-
-
-def _scores(hits: HitDicts) -> list[float]:
-    return [float(hit["score"]) for hit in hits]
-
-
-def _closed() -> Response:
-    return Response(status_code=CLIENT_CLOSED_REQUEST)
+    """As the lines of R1-Searcher's corpora, whose text the model was trained on; two spaces follow `Text:`."""
+    return [f"{rank}\tTitle: {hit['title']} Text:  {hit['text']}" for rank, hit in enumerate(hits)]

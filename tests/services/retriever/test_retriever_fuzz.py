@@ -75,13 +75,14 @@ def test_any_text_is_a_query(retriever: Any, path: str, query: str) -> None:
         ("/retrieve", {"queries": ["x" * 10_000]}, 200),
         ("/search", {"query": "a\x00b\x1b[2J\u202e"}, 200),
         ("/search", {"queries": ["a"] * 10_000}, 422),
-        ("/retrieve", {"queries": ["a"] * 10_000}, 422),
+        ("/retrieve", {"queries": ["a"] * 10_000}, 200),
         ("/retrieve", {"queries": [f"query {number}" for number in range(4096)], "topk": 1}, 200),
         ("/search", {"query": "a", "top_k": 10**30}, 422),
         ("/search", {"query": "\ud800"}, 422),
         ("/retrieve", {"queries": ["\ud800 a"], "topk": 1}, 200),
         ("/queries", {"queries": ["\ud800 a"], "k": 1}, 200),
-        ("/retrieve", {"queries": ["a"] * 4096, "topk": 100}, 422),
+        ("/retrieve", {"queries": ["a"] * 4096, "topk": 100}, 200),
+        ("/retrieve", {"queries": ["a"] * 10_001, "topk": 100}, 422),
     ],
 )
 def test_the_extremes_have_their_documented_answer(

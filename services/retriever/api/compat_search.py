@@ -1,0 +1,158 @@
+"""Searches for clients that do not retry: they wait for a place, in portions, however many queries they bring.
+
+The servers that these clients were written for queue whatever arrives, and listen only once they have loaded. A client
+that reads the body without looking at the status takes a refusal for an empty result, and trains on it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import AsyncGenerator, Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from fastapi import Request, Response
+
+from research.errors import ServiceBusyError
+from services.retriever.api.answers import UnreadAnswers
+from services.retriever.retriever import NotReadyError, Retriever
+from services.retriever.types import HitDicts, QueryResult
+from services.web.disconnect import CLIENT_CLOSED_REQUEST, cancel_on_disconnect
+from services.web.errors import HttpError
+
+logger = logging.getLogger(__name__)
+
+# Clients of such servers wait for at least as long.
+PATIENCE_SECONDS = 60.0
+_POLL_SECONDS = 0.02
+_MOST_WAITING = 1000
+# Of a portion, whose answer is in memory at once; requests of one portion are answered with a length.
+_PORTION_QUERIES = 1024
+_PORTION_HITS = 4000
+# Ten times what a benchmark's whole question set asks for; more would keep a connection busy for minutes.
+_MOST_HITS = 1_000_000
+
+
+@dataclass(frozen=True, slots=True)
+class Form:
+    """An answer as a client reads it: `head`, the hits of each query in a shape, separated by commas, and the tail.
+
+    Attributes:
+        tail: receives the scores of each query's hits.
+    """
+
+    shape: Callable[[HitDicts], Any]
+    head: bytes
+    tail: Callable[[list[list[float]]], bytes]
+
+
+class PatientSearch:
+    """Answers requests of any length.
+
+    Args:
+        patience: seconds that a request waits while the retriever loads, and that each portion waits for a place.
+    """
+
+    def __init__(self, retriever: Retriever, unread: UnreadAnswers, patience: float = PATIENCE_SECONDS) -> None:
+        self._retriever = retriever
+        self._unread = unread
+        self._patience = patience
+        self._turn = asyncio.Lock()
+        self._waiting = 0
+
+    async def answer(self, request: Request, queries: Sequence[str], wanted: int | None, form: Form) -> Response:
+        """Search and respond; blank queries have no hits, overlong ones are cut.
+
+        Args:
+            wanted: hits per query; brought within what a request may ask for.
+
+        Raises:
+            HttpError: 503 if the retriever does not get ready in time, or has no place; 422 if the hits are too large.
+        """
+        limits = self._retriever.settings.retriever
+        texts = [query.strip()[: limits.max_query_chars] for query in queries]
+        top_k = max(1, min(wanted or 1, limits.max_top_k))
+        if len(texts) * top_k > _MOST_HITS:
+            told = f"{len(texts)} queries with {top_k} hits each are above the limit of {_MOST_HITS} hits per request"
+            raise HttpError(422, "invalid_request", told)
+        size = max(1, min(_PORTION_QUERIES, _PORTION_HITS // top_k, limits.max_queue_queries))
+        portions = [texts[start : start + size] for start in range(0, len(texts), size)] or [[]]
+        first = await cancel_on_disconnect(request, self._search(portions[0], top_k))
+        if first is None:
+            return Response(status_code=CLIENT_CLOSED_REQUEST)
+        begun, scores = form.head + b",".join(self._unread.encode(first, form.shape)), _scores(first)
+        try:
+            if len(portions) > 1:
+                return self._unread.stream(self._pieces(form, begun, scores, portions[1:], top_k))
+            return self._unread.respond_bytes(begun + form.tail(scores))
+        except ServiceBusyError as error:
+            raise self._busy(error) from error
+
+    async def _pieces(
+        self, form: Form, begun: bytes, scores: list[list[float]], portions: Sequence[Sequence[str]], top_k: int
+    ) -> AsyncGenerator[bytes]:
+        yield begun
+        for number, portion in enumerate(portions, start=2):
+            try:
+                found = await self._search(portion, top_k)
+                piece = b",".join(self._unread.encode(found, form.shape))
+            except Exception:
+                # The status is sent; a client learns of a fault only by an answer that breaks off.
+                logger.exception("portion %d of %d failed; the answer is cut off", number, len(portions) + 1)
+                raise
+            scores += _scores(found)
+            yield b"," + piece
+        yield form.tail(scores)
+
+    async def _search(self, texts: Sequence[str], top_k: int) -> list[HitDicts]:
+        asked = [text for text in texts if text]
+        if self._waiting >= _MOST_WAITING:
+            raise self._busy(ServiceBusyError(f"{self._waiting} requests are waiting; try again later"))
+        self._waiting += 1
+        try:
+            async with asyncio.timeout(self._patience) as limit:
+                async with self._turn:
+                    searching = await self._admitted(asked, top_k)
+                limit.reschedule(None)
+            found = iter(await searching)
+        except TimeoutError as error:
+            raise self._why_not() from error
+        except ServiceBusyError as error:
+            raise self._busy(error) from error
+        finally:
+            self._waiting -= 1
+        return [next(found).hits if text else [] for text in texts]
+
+    async def _admitted(self, texts: Sequence[str], top_k: int) -> asyncio.Task[list[QueryResult]]:
+        """A search that has a place in the queue; waits until there is one."""
+        while True:
+            try:
+                index = self._retriever.index(None)
+            except NotReadyError:
+                if self._retriever.status.status != "loading":
+                    raise
+                await asyncio.sleep(_POLL_SECONDS)
+                continue
+            searching = asyncio.create_task(self._retriever.search(index, texts, top_k))
+            try:
+                await asyncio.sleep(0)  # by then it is admitted or refused
+            except asyncio.CancelledError:
+                searching.cancel()
+                raise
+            if not (searching.done() and isinstance(searching.exception(), ServiceBusyError)):
+                return searching
+            await asyncio.sleep(_POLL_SECONDS)
+
+    def _why_not(self) -> HttpError:
+        if self._retriever.status.status == "loading":
+            told = f"the retriever is loading: {self._retriever.status.detail}"
+            return HttpError(503, "not_ready", told, {"Retry-After": "1"})
+        return self._busy(ServiceBusyError(f"no place became free within {self._patience:g} s; try again later"))
+
+    def _busy(self, error: ServiceBusyError) -> HttpError:
+        return HttpError(503, "busy", str(error), self._retriever.retry_headers())
+
+
+def _scores(found: Sequence[HitDicts]) -> list[list[float]]:
+    return [[float(hit["score"]) for hit in hits] for hits in found]
