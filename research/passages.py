@@ -21,6 +21,16 @@ class Passage:
 
 
 @dataclass(frozen=True, slots=True)
+class CorpusRow(Passage):
+    """A passage whose row in the corpus says more than id, title and text.
+
+    `fields` is a JSON object of it, such as `url`; `contents` is in it if title and text do not give it back.
+    """
+
+    fields: str
+
+
+@dataclass(frozen=True, slots=True)
 class ScoredPassage:
     """A passage that was found, and how well it matched; higher is better."""
 
@@ -28,12 +38,19 @@ class ScoredPassage:
     score: float
 
 
+def contents_of(title: str, text: str) -> str:
+    """Title and text as one, in the form of wiki-18."""
+    return f'"{title}"\n{text}'
+
+
 def write_passages(path: Path, passages: Iterable[Passage]) -> None:
     """Write one JSON object per line, next to the target first, then rename."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with atomic_write(path) as out:
         for passage in passages:
-            out.write(json.dumps(asdict(passage), ensure_ascii=False).encode() + b"\n")
+            record = asdict(passage)
+            fields = json.loads(record.pop("fields", "{}"))
+            out.write(json.dumps(record | fields, ensure_ascii=False).encode() + b"\n")
 
 
 def iter_passages(path: Path) -> Iterator[Passage]:

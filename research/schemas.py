@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_validator
 
@@ -38,12 +38,16 @@ class SearchRequest(Request):
 
 
 class Hit(BaseModel):
-    """One passage; `score` is a cosine (of unit vectors), or the score of fused rankings; higher is better."""
+    """One passage; `score` is a cosine (of unit vectors), or the score of fused rankings; higher is better.
+
+    `fields` is what else its row in the corpus says, such as `url`; absent if nothing.
+    """
 
     id: str
     title: str
     text: str
     score: float
+    fields: dict[str, Any] | None = None
 
 
 class SearchTimings(BaseModel):

@@ -20,7 +20,7 @@ from services.retriever.api.load_shedding import Shedding
 from services.retriever.api.mcp_tool import mcp_routes
 from services.retriever.api.request_timer import RequestTimer
 from services.retriever.retriever import Retriever
-from services.retriever.types import QueryResult
+from services.retriever.types import QueryResult, served
 from services.web.auth import admin_guard
 from services.web.body_limit import BodyLimit
 from services.web.disconnect import CLIENT_CLOSED_REQUEST, cancel_on_disconnect
@@ -91,7 +91,7 @@ def search_routes(retriever: Retriever, unread: UnreadAnswers) -> APIRouter:
             return Response(status_code=CLIENT_CLOSED_REQUEST)
         return unread.respond(
             [answer.hits for answer in answers],
-            lambda hits: hits,
+            lambda hits: list(map(served, hits)),
             lambda results: {
                 "index": index.name,
                 "revision": index.manifest.revision,

@@ -4,15 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
+import orjson
 from numpy.typing import NDArray
 
 Vectors = NDArray[np.float32]
 TokenIds = list[int]
+# `id`, `title`, `text`, `score`; and `fields` as JSON if the row of the corpus said more.
 HitDict = dict[str, str | float]
 HitDicts = list[HitDict]
+
+
+def served(hit: HitDict) -> dict[str, Any]:
+    """A hit as `/search` answers it: `fields` as an object."""
+    return {**hit, "fields": orjson.loads(str(hit["fields"]))} if "fields" in hit else dict(hit)
 
 
 class SearchTarget(Protocol):

@@ -6,9 +6,10 @@
 | Search-R1, verl, SkyRL, slime, rLLM | `http://HOST:8000/retrieve` (rLLM: without the route) | `/retrieve`, `/health` |
 | R1-Searcher | `http://HOST:8000/queries` | `/queries` |
 
-The shapes match each project's released server; `contents` is `"Title"\\ntext`, which all clients split at the first
-newline. These clients send whatever a model wrote, and few of them check the status. So a blank query has no hits, what
-is too long or too many is brought within the limits, and who comes while the server loads or is full waits.
+The shapes match each project's released server. `contents` is as the corpus has it, or `"Title"\\ntext`, which all
+clients split at the first newline; other fields of a row, such as `url`, stand beside it. These clients send whatever a
+model wrote, and few of them check the status. So a blank query has no hits, what is too long or too many is brought
+within the limits, and who comes while the server loads or is full waits.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ import orjson
 from fastapi import APIRouter, Request, Response
 from pydantic import BaseModel, Field
 
+from research.passages import contents_of
 from research.schemas import ErrorBody, ServiceStatus
 from services.retriever.api.compat_search import Form, PatientSearch
 from services.retriever.types import HitDict, HitDicts
@@ -147,7 +149,9 @@ def _rllm_results(hits: HitDicts) -> list[dict[str, Any]]:
 
 
 def _document(hit: HitDict) -> dict[str, Any]:
-    return {"id": hit["id"], "contents": f'"{hit["title"]}"\n{hit["text"]}'}
+    """The row of the corpus, `contents` as it was given."""
+    more = orjson.loads(str(hit["fields"])) if "fields" in hit else {}
+    return {"id": hit["id"], "contents": contents_of(str(hit["title"]), str(hit["text"])), **more}
 
 
 def _documents(hits: HitDicts) -> list[dict[str, Any]]:

@@ -21,6 +21,7 @@ from research.schemas import MOST_VALUES, Hit
 from services.retriever.api.answers import UnreadAnswers
 from services.retriever.api.limits import InvalidFieldError, require_within_limits
 from services.retriever.retriever import Retriever
+from services.retriever.types import served
 from services.web.disconnect import cancel_on_disconnect
 from services.web.errors import HttpError
 from services.web.json_bounds import fault_of
@@ -55,7 +56,7 @@ def mcp_routes(
             raise ToolError(str(error)) from error
         except (InvalidFieldError, ResearchError) as error:
             raise ToolError(str(error)) from error
-        return [Hit.model_validate(hit) for answer in found or () for hit in answer.hits]
+        return [Hit.model_validate(served(hit)) for answer in found or () for hit in answer.hits]
 
     # Stateless: a search needs no session, and any replica may answer. Nothing is sent unasked, so there is no stream
     # to GET, which would stay open for ever. Every route checks the names of hosts and origins (`KnownHosts`).

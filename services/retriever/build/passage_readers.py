@@ -6,6 +6,7 @@
 | wiki-18, FlashRAG | `id`, `contents`: the title on the first line, perhaps in quotes, the text on the others |
 | DPR | TSV with the header `id text title` |
 
+Other columns, such as `url`, are kept and served beside them, but those of Parquet that are no text, number or truth.
 JSONL and TSV may be gzipped (`.gz`). A directory stands for all files of these kinds in it, in order of name.
 """
 
@@ -23,7 +24,7 @@ import orjson
 
 from research.atomic_io import sha256_of
 from research.errors import AssetError
-from research.passages import Passage
+from research.passages import CorpusRow, Passage, contents_of
 
 _FORMATS = (".jsonl", ".json", ".tsv", ".parquet")
 _COLUMNS = ("id", "_id", "title", "text", "contents")
@@ -121,11 +122,23 @@ def _parquet_records(file: Path) -> Iterator[dict[str, Any]]:
 
     try:
         opened = parquet.ParquetFile(file)
-        columns = [name for name in opened.schema_arrow.names if name in _COLUMNS]
+        columns = [field.name for field in opened.schema_arrow if field.name in _COLUMNS or _is_plain(field.type)]
         for batch in opened.iter_batches(_PARQUET_ROWS, columns=columns):
             yield from batch.to_pylist()
     except pa.ArrowInvalid as error:
         raise AssetError(f"{file} is not a Parquet file ({error})") from error
+
+
+def _is_plain(kind: Any) -> bool:
+    import pyarrow.types as types
+
+    return bool(
+        types.is_string(kind)
+        or types.is_large_string(kind)
+        or types.is_integer(kind)
+        or types.is_floating(kind)
+        or types.is_boolean(kind)
+    )
 
 
 def _open(file: Path) -> BinaryIO:
@@ -139,13 +152,27 @@ def passage_from_record(record: dict[str, Any], where: str) -> Passage:
     if own_id is None or own_id == "":
         raise AssetError(f"{where} has no `id`; it has {_names(record)}")
     if isinstance(record.get("title"), str) and isinstance(record.get("text"), str):
-        return Passage(str(own_id), record["title"], record["text"])
+        return _row(str(own_id), record["title"], record["text"], record)
     if isinstance(record.get("contents"), str):
         title, _, text = record["contents"].partition("\n")
         title = title.strip()
         quoted = len(title) > 1 and title[0] == title[-1] == '"'
-        return Passage(str(own_id), title[1:-1] if quoted else title, text)
+        return _row(str(own_id), title[1:-1] if quoted else title, text, record)
     raise AssetError(f"{where} has neither `title` and `text` nor `contents`; it has {_names(record)}")
+
+
+def _row(own_id: str, title: str, text: str, record: dict[str, Any]) -> Passage:
+    """The passage, with what else its record says."""
+    more = {
+        name: value
+        for name, value in record.items()
+        if name and name not in _COLUMNS and value not in (None, "", [], {})  # a TSV names what it has no name for None
+    }
+    if "contents" in record and record["contents"] != contents_of(title, text):
+        more["contents"] = record["contents"]
+    if not more:
+        return Passage(own_id, title, text)
+    return CorpusRow(own_id, title, text, orjson.dumps(more, default=str).decode())
 
 
 def _names(record: Iterable[Any]) -> str:

@@ -14,7 +14,7 @@ import pyarrow as pa
 
 from research.atomic_io import atomic_write
 from research.errors import AssetError
-from research.passages import Passage
+from research.passages import CorpusRow, Passage
 from services.retriever.index.file_sums import advice
 
 PASSAGES = "passages.arrow"
@@ -22,7 +22,8 @@ PASSAGES = "passages.arrow"
 # Rows per record batch: dividing a position by it gives the batch.
 _ROWS = 4096
 _FIELDS = ("id", "title", "text")
-_SCHEMA = pa.schema([(name, pa.string()) for name in _FIELDS])
+_MORE = "fields"  # of a corpus row, as JSON; indexes from before 2026-12 have no such column
+_SCHEMA = pa.schema([(name, pa.string()) for name in (*_FIELDS, _MORE)])
 
 
 def write_passage_store(directory: Path, passages: Iterable[Passage]) -> None:
@@ -31,7 +32,12 @@ def write_passage_store(directory: Path, passages: Iterable[Passage]) -> None:
     with atomic_write(directory / PASSAGES) as out, pa.ipc.new_file(out, _SCHEMA) as arrow:
         while rows := list(islice(stream, _ROWS)):
             columns = [pa.array([getattr(passage, name) for passage in rows]) for name in _FIELDS]
+            columns.append(pa.array([_more(passage) for passage in rows], pa.string()))
             arrow.write_batch(pa.record_batch(columns, schema=_SCHEMA))
+
+
+def _more(passage: Passage) -> str | None:
+    return passage.fields if isinstance(passage, CorpusRow) else None
 
 
 class PassageStore:
@@ -57,7 +63,10 @@ class PassageStore:
         return self._count
 
     def record(self, position: int) -> dict[str, str]:
-        """The passage at `position` as a fresh `{"id", "title", "text"}`."""
+        """The passage at `position` as a fresh `{"id", "title", "text"}`, with `fields` if its row said more."""
         batch, row = divmod(position, _ROWS)
-        columns = self._batch(batch).columns
-        return {name: column[row].as_py() for name, column in zip(_FIELDS, columns, strict=True)}
+        values = [column[row].as_py() for column in self._batch(batch).columns]
+        record = dict(zip(_FIELDS, values, strict=False))
+        if len(values) > len(_FIELDS) and values[-1] is not None:
+            record[_MORE] = values[-1]
+        return record

@@ -11,6 +11,9 @@ from typing import Any
 import httpx
 import pytest
 
+from research.config import load_settings
+from services.retriever.build.build import build_index
+
 FIXTURES = Path(__file__).resolve().parents[2] / "fixtures" / "dialects"
 
 Texts = list[list[tuple[str, str]]]
@@ -234,3 +237,37 @@ def _many_at_once(url: str) -> list[int]:
         return [answer.status_code for answer in answers]
 
     return asyncio.run(main())
+
+
+ROWS = [
+    {"id": "1", "contents": "Starry Night\nA painting by Vincent van Gogh.", "url": "http://corpus/night"},
+    {"id": "2", "title": "Paris", "text": "The capital of France.", "url": "http://corpus/paris", "year": 1999},
+]
+
+
+@pytest.fixture(scope="module")
+def rows_served(tmp_path_factory: pytest.TempPathFactory, data_dir: Path, launch: Any) -> Any:
+    """A retriever over a corpus whose rows have further fields, and contents that are not in wiki-18's form."""
+    data = tmp_path_factory.mktemp("data")
+    (data / "models").symlink_to(data_dir / "models")
+    (data / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in ROWS), encoding="utf-8")
+    places = [f"paths.data={data}", f"corpus.name={data / 'rows.jsonl'}", "corpus.index=rows"]
+    build_index(load_settings(overrides=places), data / "rows.jsonl")
+    return launch("retriever", *places)
+
+
+def test_a_row_of_the_corpus_is_answered_whole(rows_served: Any) -> None:
+    """ASearcher, RLinf and AReaL read `url`; clients print the first line of `contents` as it is."""
+    with rows_served.client() as client:
+        body = {"queries": ["painting by Vincent van Gogh", "capital of France"], "topk": 1, "return_scores": False}
+        [[night], [paris]] = client.post("/retrieve", json=body).json()["result"]
+        assert night == {"id": "1", "contents": ROWS[0]["contents"], "url": "http://corpus/night"}
+        assert paris == {
+            "id": "2",
+            "contents": '"Paris"\nThe capital of France.',
+            "url": "http://corpus/paris",
+            "year": 1999,
+        }
+        [hit] = client.post("/search", json={"query": "capital of France", "top_k": 1}).json()["results"][0]
+        assert hit["fields"] == {"url": "http://corpus/paris", "year": 1999}
+        assert (hit["title"], hit["text"]) == ("Paris", "The capital of France.")

@@ -12,8 +12,9 @@ import pyarrow.parquet as parquet
 import pytest
 
 from research.errors import AssetError
-from research.passages import Passage
+from research.passages import CorpusRow, Passage, write_passages
 from services.retriever.build.passage_readers import corpus_digest, read_passages
+from services.retriever.index.passage_store import PassageStore, write_passage_store
 
 OURS: list[dict[str, Any]] = [
     {"id": "1", "title": "Alpha", "text": "first\nof two lines"},
@@ -43,7 +44,48 @@ def test_wiki_18_contents_are_split_at_the_first_line(tmp_path: Path) -> None:
 
 def test_beir_ids_and_further_columns(tmp_path: Path) -> None:
     (tmp_path / "corpus.jsonl").write_bytes(lines([{"_id": "d1", "title": "T", "text": "x", "metadata": {"url": "u"}}]))
-    assert list(read_passages(tmp_path / "corpus.jsonl")) == [Passage("d1", "T", "x")]
+    assert list(read_passages(tmp_path / "corpus.jsonl")) == [CorpusRow("d1", "T", "x", '{"metadata":{"url":"u"}}')]
+
+
+@pytest.mark.parametrize(
+    "contents",
+    ["Aaron\ntext", '"Aaron" \ntext', '"Aaron"\r\ntext', "a whole line", ' "Aaron"\ntext', '"Aaron"', ""],
+)
+def test_contents_that_title_and_text_do_not_give_back_are_kept(tmp_path: Path, contents: str) -> None:
+    (tmp_path / "c.jsonl").write_bytes(lines([{"id": "0", "contents": contents}, *WIKI_18]))
+    odd, plain = read_passages(tmp_path / "c.jsonl")
+    assert isinstance(odd, CorpusRow)
+    assert json.loads(odd.fields) == {"contents": contents}
+    assert type(plain) is Passage
+
+
+def test_a_stored_row_says_what_its_line_said(tmp_path: Path) -> None:
+    rows = [{"id": "0", "title": "T", "text": "x", "url": "http://t", "year": 1999, "empty": ""}, *WIKI_18]
+    (tmp_path / "c.jsonl").write_bytes(lines(rows))
+    write_passage_store(tmp_path, read_passages(tmp_path / "c.jsonl"))
+    store = PassageStore(tmp_path)
+    first = store.record(0)
+    assert json.loads(first.pop("fields")) == {"url": "http://t", "year": 1999}
+    assert first == {"id": "0", "title": "T", "text": "x"}
+    assert "fields" not in store.record(1)
+    write_passages(tmp_path / "again.jsonl", read_passages(tmp_path / "c.jsonl"))
+    assert list(read_passages(tmp_path / "again.jsonl")) == list(read_passages(tmp_path / "c.jsonl"))
+
+
+def test_a_store_of_three_columns_is_read(tmp_path: Path) -> None:
+    """As indexes from before 2026-12 have it."""
+    schema = pa.schema([(name, pa.string()) for name in ("id", "title", "text")])
+    with pa.OSFile(str(tmp_path / "passages.arrow"), "wb") as out, pa.ipc.new_file(out, schema) as arrow:
+        arrow.write_batch(pa.record_batch([pa.array(["0"]), pa.array(["T"]), pa.array(["x"])], schema=schema))
+    assert PassageStore(tmp_path).record(0) == {"id": "0", "title": "T", "text": "x"}
+
+
+def test_of_parquet_what_is_no_text_number_or_truth_is_left_out(tmp_path: Path) -> None:
+    columns = {"id": ["1"], "title": ["T"], "text": ["x"], "url": ["http://t"], "vector": [[0.5, 0.25]], "good": [True]}
+    parquet.write_table(pa.table(columns), tmp_path / "p.parquet")
+    [row] = read_passages(tmp_path / "p.parquet")
+    assert isinstance(row, CorpusRow)
+    assert json.loads(row.fields) == {"url": "http://t", "good": True}
 
 
 def test_the_tsv_of_dpr(tmp_path: Path) -> None:
