@@ -8,6 +8,7 @@ from apps.plan.shapes import ModelShape
 from research.settings import Settings
 
 GB = 1e9
+_WEIGHT_FILE_GB = 5.0  # the largest file into which the hub's checkpoints are divided
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +54,8 @@ class Assumptions:
         sampled: tokens that the model writes per episode.
         searches: per episode.
         passage: tokens of a passage as the model sees it.
-        trained: share of the episodes whose group has a signal.
+        trained: share of the groups that have a signal.
+        branch: share of its sampled tokens that a branch copies from its root.
         flops: share of the GPU's operations that training uses; `prefill_flops` that prefill does.
         bandwidth: share of the memory bandwidth that decoding uses.
         usable: share of the GPU's memory.
@@ -65,6 +67,7 @@ class Assumptions:
     searches: float = 4
     passage: int = 145
     trained: float = 0.65
+    branch: float = 0.35
     flops: float = 0.40
     prefill_flops: float = 0.50
     bandwidth: float = 0.60
@@ -75,23 +78,29 @@ class Assumptions:
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """What a run takes. Memory in GB per GPU by part, times in seconds per step."""
+    """What a run takes. Memory in GB per GPU by part, `host_memory` in GB of rank 0's host, times in seconds per step.
+
+    `seconds` are those of a step's phases; `overlapped` says that rollout and update go on at once.
+    """
 
     parameters: int
     trainer_memory: dict[str, float]
     policy_memory: dict[str, float]
+    host_memory: dict[str, float]
     trainer_limit: float
     policy_limit: float
     concurrent: int
     tokens: float
     seconds: dict[str, float]
+    overlapped: bool
     steps: int
     searches_per_second: float
     disk: dict[str, float]
 
     @property
     def step_seconds(self) -> float:
-        return sum(self.seconds.values())
+        rollout, *rest = self.seconds.values()
+        return max(rollout, sum(rest)) if self.overlapped else rollout + sum(rest)
 
     @property
     def hours(self) -> float:
@@ -118,9 +127,14 @@ def plan(settings: Settings, shape: ModelShape, trainer: Fleet, policy: Fleet, a
     tokens_of_episode = assumed.prompt + assumed.sampled + _result_tokens(settings, assumed)
     per_server = policy.count / settings.policy.tensor_parallel_size
     concurrent = min(settings.policy.max_num_seqs, int(kv_room * GB / (shape.kv_bytes_per_token * tokens_of_episode)))
-    episodes = settings.grpo.questions_per_step * settings.grpo.group_size
-    rollout = _rollout_seconds(shape, policy, assumed, episodes, tokens_of_episode, max(concurrent, 1), per_server)
-    trained = episodes * (1.0 if settings.grpo.count_silent_groups else assumed.trained)
+    groups, with_signal = groups_of_step(settings, assumed.trained)
+    episodes, size = groups * settings.grpo.group_size, settings.grpo.group_size
+    copied = settings.grpo.branches / size * assumed.branch
+    rollout = _rollout_seconds(
+        shape, policy, assumed, episodes, tokens_of_episode, max(concurrent, 1), per_server, 1 - copied
+    )
+    used = groups if settings.grpo.count_silent_groups else with_signal
+    trained = used * min(settings.grpo.train_per_group or size, size)
     checkpoint = 12 * shape.parameters / GB
     if settings.lora.rank:
         checkpoint = 12 * shape.lora_parameters(settings.lora.rank) / GB
@@ -133,6 +147,7 @@ def plan(settings: Settings, shape: ModelShape, trainer: Fleet, policy: Fleet, a
         parameters=shape.parameters,
         trainer_memory=memory,
         policy_memory={"weights": weights, "keys and values": max(kv_room, 0.0)},
+        host_memory=host_memory(settings, shape),
         trainer_limit=assumed.usable * trainer.gpu.memory,
         policy_limit=settings.policy.gpu_memory_utilization * policy.gpu.memory,
         concurrent=concurrent,
@@ -142,10 +157,31 @@ def plan(settings: Settings, shape: ModelShape, trainer: Fleet, policy: Fleet, a
             "update": _update_seconds(settings, shape, trainer, assumed, trained * tokens_of_episode),
             "publish": published / (assumed.link if nccl else assumed.disk) * (1 if nccl else 2),
         },
+        overlapped=settings.trainer.max_staleness > 0,
         steps=settings.grpo.steps,
         searches_per_second=episodes * assumed.searches / rollout,
         disk=kept | {"published versions": published * 3},
     )
+
+
+def groups_of_step(settings: Settings, share: float) -> tuple[float, float]:
+    """Groups that a step samples, and those of them with a signal, if each has one with probability `share`.
+
+    Each round of a refill samples as many groups as the one before it left silent.
+    """
+    sampled = sum((1 - share) ** number for number in range(settings.grpo.refill_rounds + 1))
+    return settings.grpo.questions_per_step * sampled, settings.grpo.questions_per_step * sampled * share
+
+
+def host_memory(settings: Settings, shape: ModelShape) -> dict[str, float]:
+    """GB that rank 0 needs on its host, by part, beside libraries and episodes.
+
+    Weights that go to the policy by NCCL are copied whole first, in bf16; those that go by disk, a file at a time.
+    """
+    whole = 2 * shape.parameters / GB
+    if settings.trainer.weight_sync == "nccl":
+        return {"weights on their way to the policy": whole}
+    return {"a file of weights on its way to the disk": min(whole, _WEIGHT_FILE_GB)}
 
 
 def trainer_memory(settings: Settings, shape: ModelShape, ranks: int) -> dict[str, float]:
@@ -234,15 +270,20 @@ def _rollout_seconds(
     tokens: float,
     concurrent: int,
     servers: float,
+    own: float,
 ) -> float:
-    """Prefill once, by operations; decode by what each of its steps reads: all weights, and the keys and values."""
+    """Prefill once, by operations; decode by what each of its steps reads: all weights, and the keys and values.
+
+    Args:
+        own: share of the sampled tokens that an episode does not copy from another; the rest counts as prefill.
+    """
     gpus_per_server = policy.count / servers
-    prefill = 2 * shape.parameters * episodes * (tokens - assumed.sampled)
+    prefill = 2 * shape.parameters * episodes * (tokens - own * assumed.sampled)
     prefill_seconds = prefill / (policy.count * policy.gpu.tflops * 1e12 * assumed.prefill_flops)
     at_once = min(concurrent, episodes / servers)
     read = 2 * shape.parameters + at_once * tokens / 2 * shape.kv_bytes_per_token
     step = read / (gpus_per_server * policy.gpu.bandwidth * GB * assumed.bandwidth)
-    return prefill_seconds + episodes / servers / at_once * assumed.sampled * step
+    return prefill_seconds + episodes / servers / at_once * own * assumed.sampled * step
 
 
 def _update_seconds(

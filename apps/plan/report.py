@@ -36,12 +36,14 @@ def report(settings: Settings, trainer: Fleet, policy: Fleet, price: float | Non
         f"{settings.policy.max_num_seqs}).",
         "",
         *_what_does_not_fit(settings, made, trainer, assumed),
+        *(f"Rank 0 needs {size:.0f} GB of its host's memory for {part}." for part, size in made.host_memory.items()),
+        "",
         "## Time",
         "",
         markdown_table(
             ("part of a step", "seconds"),
             [(part, f"{seconds:.0f}") for part, seconds in made.seconds.items()]
-            + [("all", f"{made.step_seconds:.0f}")],
+            + [("the longer of rollout and the rest" if made.overlapped else "all", f"{made.step_seconds:.0f}")],
         ),
         "",
         f"{made.tokens / 1e6:.1f} million tokens per step; {made.steps} steps take {made.hours:.1f} hours, without "

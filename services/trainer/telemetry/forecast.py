@@ -50,8 +50,9 @@ def forecast(settings: Settings, speeds: Speeds) -> float | None:
         return None
     grpo = settings.grpo
     asked = _questions(settings)
-    episodes = grpo.questions_per_step * grpo.group_size
-    trained = grpo.questions_per_step * _SIGNAL * min(grpo.train_per_group or grpo.group_size, grpo.group_size)
+    rounds = sum((1 - _SIGNAL) ** number for number in range(grpo.refill_rounds + 1))
+    episodes = grpo.questions_per_step * grpo.group_size * rounds
+    trained = grpo.questions_per_step * _SIGNAL * rounds * min(grpo.train_per_group or grpo.group_size, grpo.group_size)
     sampled = asked * (_UNTOUCHED_TOKENS + 2 * _ANSWER_TOKENS) + grpo.steps * episodes * _EPISODE_TOKENS
     learnt = settings.sft.steps * settings.sft.batch_size * _TRACE_TOKENS + grpo.steps * trained * _TRAINED_TOKENS
     saves = 1 + grpo.steps // settings.checkpoints.interval

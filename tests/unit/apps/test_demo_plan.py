@@ -37,6 +37,17 @@ def test_a_slow_machine_gets_what_ends_in_time(speed: float) -> None:
     assert fitted.grpo.group_size == SETTINGS.grpo.group_size
 
 
+def test_rounds_of_a_refill_take_time() -> None:
+    speeds = Speeds(learner=300.0, policy=300.0)
+    refilled = load_settings(overrides=["grpo.refill_rounds=2"])
+    once, more = forecast(SETTINGS, speeds), forecast(refilled, speeds)
+    assert once is not None
+    assert more is not None
+    # Of ten groups four are silent: 1 + .4 + .16 as many are sampled and trained on.
+    steps = once - (forecast(load_settings(overrides=["grpo.steps=0"]), speeds) or 0.0)
+    assert once + 0.4 * steps < more < once + 0.56 * steps
+
+
 def test_the_least_still_shows_a_before_and_an_after() -> None:
     fitted, _ = fit(SETTINGS, Speeds(learner=1.0, policy=1.0), left=60)
     assert fitted.grpo.steps == 2

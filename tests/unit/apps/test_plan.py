@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from typer.testing import CliRunner
 
-from apps.plan.estimate import GPUS, Assumptions, Fleet, plan, trainer_memory
+from apps.plan.estimate import GPUS, Assumptions, Fleet, groups_of_step, host_memory, plan, trainer_memory
 from apps.plan.fleets import fleet
 from apps.plan.report import report
 from apps.plan.shapes import KNOWN, from_config
@@ -115,3 +115,41 @@ def test_what_does_not_fit_is_said_with_what_would() -> None:
 def test_a_fleet_that_is_none_is_refused_by_name(text: str) -> None:
     with pytest.raises(ConfigurationError, match=r"--trainer.*such as 4xH100"):
         fleet(text, "--trainer")
+
+
+def test_a_refill_samples_what_the_rounds_before_left_silent() -> None:
+    """With half of the groups silent: 1 + 1/2 + 1/4 as many sampled, 7/8 of the questions with a signal."""
+    base = load_settings("qwen2.5-7b-musique", overrides=["grpo.questions_per_step=64"])
+    refilled = load_settings("qwen2.5-7b-musique", overrides=["grpo.questions_per_step=64", "grpo.refill_rounds=2"])
+    assert groups_of_step(base, 0.5) == (64, 32)
+    assert groups_of_step(refilled, 0.5) == (112, 56)
+    plans = [
+        plan(each, SEVEN, Fleet(4, "H100"), Fleet(4, "H100"), Assumptions(trained=0.5)) for each in (base, refilled)
+    ]
+    assert plans[1].tokens / plans[0].tokens == pytest.approx(1.75)
+    assert plans[1].seconds["update"] / plans[0].seconds["update"] == pytest.approx(1.75)
+
+
+def test_a_step_that_overlaps_takes_as_long_as_its_longer_half() -> None:
+    settings = load_settings("qwen2.5-7b-musique", overrides=["trainer.max_staleness=1"])
+    made = plan(settings, SEVEN, Fleet(4, "H100"), Fleet(4, "H100"), Assumptions())
+    rollout, update, publish = made.seconds.values()
+    assert made.step_seconds == max(rollout, update + publish) < rollout + update + publish
+
+
+def test_branches_sample_less_than_episodes_that_begin_with_the_prompt() -> None:
+    """Two of five members copy .35 of their tokens: .86 as many are decoded."""
+    base = load_settings("qwen2.5-7b-musique")
+    branched = load_settings("qwen2.5-7b-musique", overrides=["grpo.branches=2"])
+    plain, less = (plan(each, SEVEN, Fleet(4, "H100"), Fleet(4, "H100"), Assumptions()) for each in (base, branched))
+    assert 0.86 < less.seconds["rollout"] / plain.seconds["rollout"] < 1
+    assert less.tokens == plain.tokens
+
+
+def test_what_travels_by_nccl_is_whole_on_the_host() -> None:
+    file, nccl = (
+        load_settings("qwen2.5-7b-musique", overrides=[f"trainer.weight_sync={way}"]) for way in ("file", "nccl")
+    )
+    assert sum(host_memory(file, SEVEN).values()) == pytest.approx(5)
+    assert sum(host_memory(nccl, SEVEN).values()) == pytest.approx(15.2, abs=0.1)
+    assert "Rank 0 needs 15 GB" in report(nccl, Fleet(4, "H100"), Fleet(4, "H100"))
