@@ -22,9 +22,10 @@ from apps.bench.sets import question_sets
 from apps.bench.target import Target, target_of
 from research.bench.records import Records
 from research.bench.run import ask_all
-from research.clients import HttpService, sampling_params
+from research.clients import sampling_params
 from research.config import load_settings
 from research.episode.agent import GREEDY, Generation, Policy, Sampling
+from research.http.service import HttpService
 from research.questions import Question
 from research.schemas import StrategyName
 from research.settings import Settings

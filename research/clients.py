@@ -1,135 +1,83 @@
-"""HTTP clients of the retriever and the policy, with timeouts and bounded retries."""
+"""Clients of the retriever and the policy: what they ask, and what counts as an answer."""
 
 from __future__ import annotations
 
 import asyncio
+import math
 import time
 import uuid
 from collections.abc import Sequence
-from types import TracebackType
-from typing import Any, Self
+from dataclasses import dataclass
+from typing import Annotated, Any
 
-import httpx
 import orjson
-from httpx_aiohttp import AiohttpTransport
-from tenacity import AsyncRetrying, retry_if_exception, stop_after_attempt, wait_random_exponential
+from pydantic import Field, FiniteFloat, TypeAdapter
+from typing_extensions import TypedDict
 
-from research.descriptors import connections_each
 from research.episode.agent import Finish, Generation, Sampling
 from research.episode.protocol import SEARCH_END
-from research.errors import ConditionsChangedError, ServiceBusyError, ServiceError
+from research.errors import ConditionsChangedError, ServiceError
+from research.http import request_id
+from research.http.service import READY_TIMEOUT_SECONDS, HttpService
 from research.pace import Pace
 from research.passages import Passage, ScoredPassage
-from research.schemas import BroadcastOffer, BroadcastRequest, WeightsRequest, WeightsResponse, WeightsStatus
+from research.schemas import (
+    BroadcastOffer,
+    BroadcastRequest,
+    IndexInfo,
+    RetrieverInfo,
+    WeightsRequest,
+    WeightsResponse,
+    WeightsStatus,
+)
 
 INITIAL_VERSION = "0"
 
-_RETRIED_STATUSES = frozenset({429, 500, 502, 503, 504})
-_JSON = {"Content-Type": "application/json"}
-MAX_BACKOFF_SECONDS = 10.0
 _MAX_QUERY_CHARS = 4096  # the default of `retriever.max_query_chars`; encoders read far less
-_READY_TIMEOUT_SECONDS = 5.0  # for a server's reports about itself
-_CONNECT_SECONDS = 5.0
-# A generation is over when it has its tokens, or when its deadline has passed (`PolicyClient.generate`).
-_NO_TIMEOUT = httpx.Timeout(None, connect=_CONNECT_SECONDS)
-_AS_MANY_AS_NEEDED = httpx.Limits(max_connections=0)  # aiohttp reads 0 as unlimited; None would be 100
 
 
-class HttpService:
-    """A JSON service over HTTP; every request has a timeout, retries are limited, and so are requests at once.
+# Of an answer, only what is read of it; plain dictionaries, since a turn has thousands of tokens.
+class _Hit(TypedDict):
+    id: str
+    title: str
+    text: str
+    score: FiniteFloat
 
-    `at_once`: the most requests under way; the others wait here. None: as many as descriptors allow if this is the
-    only service that many requests go to.
-    """
 
-    _retries_timeouts = True
-    _retried_statuses = _RETRIED_STATUSES
+class _Found(TypedDict):
+    index: str
+    revision: str
+    results: list[list[_Hit]]
 
-    def __init__(
-        self,
-        url: str,
-        *,
-        name: str,
-        timeout: float,
-        retries: int,
-        token: str | None = None,
-        at_once: int | None = None,
-    ) -> None:
-        headers = {"Authorization": f"Bearer {token}"} if token else {}
-        self.url = url.rstrip("/")
-        self._name = name
-        self._retries = retries
-        self._slots = asyncio.Semaphore(at_once or connections_each(1))
-        self._client = httpx.AsyncClient(
-            base_url=self.url,
-            timeout=httpx.Timeout(timeout, connect=min(timeout, _CONNECT_SECONDS)),
-            headers=headers,
-            # httpx's own pool gets slower the more requests are in flight (benchmarks/http_client.py).
-            transport=AiohttpTransport(limits=_AS_MANY_AS_NEEDED),
-        )
 
-    async def __aenter__(self) -> Self:
-        return self
+class _Logprob(TypedDict):
+    logprob: FiniteFloat
 
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        await self.close()
 
-    async def close(self) -> None:
-        await self._client.aclose()
+class _Logprobs(TypedDict):
+    content: list[_Logprob]
 
-    async def check_ready(self, limit: float = _READY_TIMEOUT_SECONDS) -> None:
-        """Raise ServiceError if the service does not report that it is ready within `limit` seconds."""
-        try:
-            answer = await self._client.get("/readyz", timeout=limit)
-        except httpx.HTTPError as error:
-            raise ServiceError(
-                f"{self._name} at {self.url} does not answer ({str(error) or type(error).__name__})"
-            ) from error
-        if answer.status_code != 200:
-            raise ServiceError(f"{self._name} at {self.url} is not ready: {answer.text[:200]}", answer.status_code)
 
-    async def request(self, method: str, path: str, *, json: Any = None, limit: float | None = None) -> Any:
-        """Send one request and return the decoded answer, within `limit` seconds (default: the service's own).
+class _Span(TypedDict):
+    start: int
+    end: int
+    version: Annotated[str, Field(max_length=100)]
 
-        Raises:
-            ServiceBusyError: the service still answered 429 after the last retry.
-            ServiceError: the service could not be reached or answered with any other error.
-        """
-        async with self._slots:
-            return await self._send(method, path, json, limit)
 
-    async def _send(self, method: str, path: str, json: Any, limit: float | httpx.Timeout | None) -> Any:
-        body = None if json is None else orjson.dumps(json)
-        try:
-            async for attempt in AsyncRetrying(
-                retry=retry_if_exception(self._is_transient),
-                stop=stop_after_attempt(self._retries + 1),
-                wait=wait_random_exponential(multiplier=0.25, max=MAX_BACKOFF_SECONDS),
-                reraise=True,
-            ):
-                with attempt:
-                    answer = await self._client.request(
-                        method, path, content=body, headers=_JSON, timeout=limit or self._client.timeout
-                    )
-                    answer.raise_for_status()
-            return orjson.loads(answer.content)
-        except httpx.HTTPStatusError as error:
-            status, detail = error.response.status_code, error.response.text[:500]
-            kind = ServiceBusyError if status == 429 else ServiceError
-            raise kind(f"{self._name} at {self.url}{path} answered {status}: {detail}", status) from error
-        except (httpx.HTTPError, ValueError) as error:
-            raise ServiceError(
-                f"{self._name} at {self.url} cannot be reached ({str(error) or type(error).__name__}); is it running?"
-            ) from error
+class _Turn(TypedDict):
+    token_ids: list[Annotated[int, Field(ge=0, lt=2**31)]]
+    logprobs: _Logprobs
+    weight_versions: list[_Span] | None
+    finish_reason: str | None
+    stop_reason: str | int | None
 
-    def _is_transient(self, error: BaseException) -> bool:
-        if isinstance(error, httpx.HTTPStatusError):
-            return error.response.status_code in self._retried_statuses
-        if isinstance(error, httpx.TimeoutException):
-            return self._retries_timeouts
-        return isinstance(error, httpx.TransportError)
+
+class _Turns(TypedDict):
+    choices: Annotated[list[_Turn], Field(min_length=1)]
+
+
+_FOUND, _TURNS, _DIGESTS = TypeAdapter(_Found), TypeAdapter(_Turns), TypeAdapter(dict[str, str])
+_INFO, _STATUS, _UPDATED = TypeAdapter(RetrieverInfo), TypeAdapter(WeightsStatus), TypeAdapter(WeightsResponse)
 
 
 class RetrieverClient(HttpService):
@@ -138,10 +86,21 @@ class RetrieverClient(HttpService):
     `revision`, if set, is the index revision that must answer.
     """
 
+    kind = "retriever"
     revision: str | None = None
 
-    def __init__(self, url: str, *, timeout: float = 30.0, retries: int = 4, at_once: int | None = None) -> None:
-        super().__init__(url, name="the retriever", timeout=timeout, retries=retries, at_once=at_once)
+    def __init__(
+        self,
+        url: str,
+        *,
+        timeout: float = 30.0,
+        retries: int = 4,
+        at_once: int | None = None,
+        busy_timeout: float | None = None,
+    ) -> None:
+        super().__init__(
+            url, name="the retriever", timeout=timeout, retries=retries, at_once=at_once, busy_timeout=busy_timeout
+        )
 
     async def search(self, query: str, top_k: int) -> list[Passage]:
         return [found.passage for found in await self.search_scored(query, top_k)]
@@ -153,15 +112,35 @@ class RetrieverClient(HttpService):
             ServiceError: as `request` does.
             ConditionsChangedError: an index revision other than `revision` answered.
         """
-        body = await self.request("POST", "/search", json={"query": query[:_MAX_QUERY_CHARS], "top_k": top_k})
+        asked = {"query": query[:_MAX_QUERY_CHARS], "top_k": top_k}
+        body = await self.request_as(_FOUND, "POST", "/search", json=asked)
         if self.revision is not None and body["revision"] != self.revision:
             raise ConditionsChangedError(
                 f"revision {body['revision']} of the index {body['index']} answered instead of {self.revision}: "
                 "the retriever loaded a new one in the meantime"
             )
-        return [
-            ScoredPassage(Passage(hit["id"], hit["title"], hit["text"]), hit["score"]) for hit in body["results"][0]
-        ]
+        if len(body["results"]) != 1 or len(hits := body["results"][0]) > top_k:
+            raise self.nonsense("other numbers of results or of passages than were asked for")
+        return [ScoredPassage(Passage(hit["id"], hit["title"], hit["text"]), hit["score"]) for hit in hits]
+
+    async def served(self) -> tuple[RetrieverInfo, IndexInfo]:
+        """What is served, and the index that answers; raises ServiceError, as `request` does."""
+        info = await self.request_as(_INFO, "GET", "/info")
+        for index in info.indexes:
+            if index.name == info.index:
+                return info, index
+        raise self.nonsense("index: it is not among indexes")
+
+
+@dataclass(slots=True)
+class _UnderWay:
+    """A turn that is asked for: when the server got it, unless it is to be asked again; whether it was told to end."""
+
+    began: float | None = None
+    cut: bool = False
+
+    def tried(self, again: bool) -> None:
+        self.began = time.monotonic() if again else None
 
 
 class PolicyClient(HttpService):
@@ -171,6 +150,7 @@ class PolicyClient(HttpService):
     the time without a sign of life, in seconds, after which the server counts as gone; a turn may take longer.
     """
 
+    kind = "policy"
     weight_version = INITIAL_VERSION
 
     def __init__(
@@ -181,10 +161,19 @@ class PolicyClient(HttpService):
         retries: int = 4,
         api_key: str | None = None,
         at_once: int | None = None,
+        busy_timeout: float | None = None,
     ) -> None:
-        super().__init__(url, name="the policy", timeout=timeout, retries=retries, token=api_key, at_once=at_once)
+        super().__init__(
+            url,
+            name="the policy",
+            timeout=timeout,
+            retries=retries,
+            token=api_key,
+            at_once=at_once,
+            busy_timeout=busy_timeout,
+        )
         self._patience, self._pace = timeout, Pace(timeout)
-        self._under_way: dict[str, bool] = {}  # by name; whether it was told to end
+        self._under_way: dict[str, _UnderWay] = {}  # by name
 
     async def generate(self, prompt_ids: Sequence[int], max_tokens: int, sampling: Sampling) -> Generation:
         """Sample one turn.
@@ -198,24 +187,30 @@ class PolicyClient(HttpService):
             return await self._generate(prompt_ids, max_tokens, sampling)
 
     async def _generate(self, prompt_ids: Sequence[int], max_tokens: int, sampling: Sampling) -> Generation:
-        name, started = uuid.uuid4().hex, time.monotonic()
+        # The server calls a generation by its header, if there is one: several of an episode need names of their own.
+        own, started = uuid.uuid4().hex, time.monotonic()
+        name = f"{episode}.{own[:12]}" if (episode := request_id.current()) else own
         body = {
             "request_id": name,
             "token_ids": list(prompt_ids),
             "sampling_params": sampling_params(max_tokens, sampling),
             "cache_salt": self.weight_version,
         }
-        asked = asyncio.create_task(self._send("POST", "/inference/v1/generate", body, _NO_TIMEOUT))
-        self._under_way[name] = False
+        turn = self._under_way[name] = _UnderWay()
+        # No time-out: it is over when it has its tokens, or when its deadline has passed.
+        asked = asyncio.create_task(
+            self._send("POST", "/inference/v1/generate", body, math.inf, name=name, on_try=turn.tried)
+        )
         try:
             in_time = await self._until_over(asked, name, max_tokens)
-            generation = _generation(asked.result(), cut=self._under_way[name])
+            seconds = time.monotonic() - (turn.began or started)
+            generation = self._generation(asked.result(), max_tokens, cut=turn.cut)
         finally:
             del self._under_way[name]
             asked.cancel()
         if not in_time and not generation.token_ids:
             raise ServiceError(f"{self._name} at {self.url} sampled no token in the whole time that a generation has")
-        self._pace.learn(len(generation.token_ids), time.monotonic() - started)
+        self._pace.learn(len(generation.token_ids), seconds)
         return generation
 
     async def cut(self) -> None:
@@ -225,8 +220,8 @@ class PolicyClient(HttpService):
 
     async def _until_over(self, asked: asyncio.Task[Any], name: str, max_tokens: int) -> bool:
         """Wait until a turn has ended; False if it was told to end because its time is over."""
-        began = time.monotonic()
-        while (left := began + self._pace.seconds_for(max_tokens) - time.monotonic()) > 0:
+        turn = self._under_way[name]
+        while (left := self._seconds_left(turn, max_tokens)) > 0:
             await asyncio.wait({asked}, timeout=min(left, self._patience))
             if asked.done():
                 return True
@@ -237,61 +232,68 @@ class PolicyClient(HttpService):
             raise ServiceError(f"{self._name} at {self.url} does not end a generation that takes too long")
         return False
 
+    def _seconds_left(self, turn: _UnderWay, max_tokens: int) -> float:
+        """All of a turn's time as long as no server has taken it."""
+        passed = time.monotonic() - turn.began if turn.began is not None else 0.0
+        return self._pace.seconds_for(max_tokens) - passed
+
     async def _end(self, names: list[str]) -> None:
-        self._under_way |= dict.fromkeys(names, True)
+        for name in names:
+            self._under_way[name].cut = True
         ids = [f"generate-tokens-{name}" for name in names]  # the server calls them so
-        try:
-            answer = await self._client.post("/inference/v1/abort_requests", json={"request_ids": ids})
-            answer.raise_for_status()
-        except httpx.HTTPError as error:
-            raise ServiceError(f"{self._name} at {self.url} does not end a generation ({error!r})") from error
+        body = orjson.dumps({"request_ids": ids})
+        answer = await self._exchange("POST", "/inference/v1/abort_requests", body, self._patience)
+        if answer.status != 200:
+            raise ServiceError(f"{self._name} at {self.url} does not end a generation (it answered {answer.status})")
 
-
-def _generation(body: dict[str, Any], *, cut: bool) -> Generation:
-    """What a server answered; `cut`: whether it was told to end the turn."""
-    choice = body["choices"][0]
-    spans = choice["weight_versions"] or []
-    was_cut = cut and choice["finish_reason"] == "abort"
-    return Generation(
-        token_ids=choice["token_ids"],
-        logprobs=[entry["logprob"] for entry in choice["logprobs"]["content"]],
-        versions=[span["version"] for span in spans for _ in range(span["start"], span["end"])],
-        finish=Finish.TIME if was_cut else finish_of(choice["finish_reason"], choice["stop_reason"]),
-    )
+    def _generation(self, answer: Any, max_tokens: int, *, cut: bool) -> Generation:
+        """What the server answered; `cut`: it was told to end the turn. Raises ServiceError if it is no turn."""
+        turn = self.as_form(_TURNS, answer)["choices"][0]
+        tokens, spans = turn["token_ids"], turn["weight_versions"] or []
+        ends = [0, *(span["end"] for span in spans)]
+        if len(tokens) > max_tokens or len(turn["logprobs"]["content"]) != len(tokens):
+            raise self.nonsense("more tokens than were asked for, or another number of log-probabilities")
+        if ends[-1] != len(tokens) or any(not a == s["start"] <= s["end"] for a, s in zip(ends, spans, strict=False)):
+            raise self.nonsense("weight_versions: they do not belong to the tokens")
+        was_cut = cut and turn["finish_reason"] == "abort"
+        return Generation(
+            token_ids=tokens,
+            logprobs=[entry["logprob"] for entry in turn["logprobs"]["content"]],
+            versions=[span["version"] for span in spans for _ in range(span["start"], span["end"])],
+            finish=Finish.TIME if was_cut else finish_of(turn["finish_reason"], turn["stop_reason"]),
+        )
 
 
 class PolicyAdmin(HttpService):
     """Hands new weights to one policy server; needs its admin token."""
 
+    kind = "weights"
     # An update that fails or hangs would only do so again, and freeze the server each time.
     _retries_timeouts = False
-    _retried_statuses = _RETRIED_STATUSES - {500, 504}
+    _retried_statuses = frozenset({502, 503})
 
     def __init__(self, url: str, *, token: str, timeout: float = 300.0, retries: int = 2) -> None:
         super().__init__(url, name="the policy's weight route", timeout=timeout, retries=retries, token=token)
 
     async def update_weights(self, request: WeightsRequest) -> WeightsResponse:
-        return WeightsResponse.model_validate(await self.request("POST", "/admin/weights", json=request.model_dump()))
+        return await self.request_as(_UPDATED, "POST", "/admin/weights", json=request.model_dump())
 
     async def offer(self, offer: BroadcastOffer) -> WeightsStatus:
         """What is served, by a server that would take such weights; raises ServiceError if it would not."""
-        return WeightsStatus.model_validate(
-            await self.request("POST", "/admin/weights/offer", json=offer.model_dump(), limit=_READY_TIMEOUT_SECONDS)
+        return await self.request_as(
+            _STATUS, "POST", "/admin/weights/offer", json=offer.model_dump(), limit=READY_TIMEOUT_SECONDS
         )
 
     async def receive(self, request: BroadcastRequest) -> WeightsResponse:
         """Make the server's workers join a group and serve what they receive there."""
-        return WeightsResponse.model_validate(
-            await self.request("POST", "/admin/weights/broadcast", json=request.model_dump())
-        )
+        return await self.request_as(_UPDATED, "POST", "/admin/weights/broadcast", json=request.model_dump())
 
     async def weights(self) -> WeightsStatus:
-        return WeightsStatus.model_validate(await self.request("GET", "/admin/weights", limit=_READY_TIMEOUT_SECONDS))
+        return await self.request_as(_STATUS, "GET", "/admin/weights", limit=READY_TIMEOUT_SECONDS)
 
     async def digests(self) -> dict[str, str]:
         """SHA-256 of each weight tensor, as the server computes with it."""
-        digests: dict[str, str] = await self.request("GET", "/admin/weights/digests")
-        return digests
+        return await self.request_as(_DIGESTS, "GET", "/admin/weights/digests")
 
 
 def sampling_params(max_tokens: int, sampling: Sampling) -> dict[str, Any]:

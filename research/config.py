@@ -21,6 +21,7 @@ from pydantic import ValidationError
 
 from research.errors import AssetError, ConfigurationError
 from research.settings import Settings
+from research.settings.base import SecretValueError
 from research.settings.describe import setting_names
 from research.settings.former_names import present_name, with_present_names
 from research.settings.objectives import with_objective
@@ -169,7 +170,12 @@ def _explain(error: ValidationError, path: Path) -> str:
         where = ".".join(str(part) for part in problem["loc"]) or "settings"
         what = "there is no such setting" if problem["type"] == "extra_forbidden" else problem["msg"]
         nearest = _nearest(where) if problem["type"] == "extra_forbidden" else ""
-        lines.append(f"  {where}: {what} (got {problem['input']!r}){nearest}" if where != "settings" else f"  {what}")
+        got = (
+            f" (got {problem['input']!r})"
+            if not isinstance(problem.get("ctx", {}).get("error"), SecretValueError)
+            else ""
+        )
+        lines.append(f"  {where}: {what}{got}{nearest}" if where != "settings" else f"  {what}")
     return "\n".join(lines)
 
 

@@ -25,15 +25,27 @@ class ContextFullError(ProtocolError):
 
 
 class ServiceError(ResearchError, RuntimeError):
-    """A service could not be reached, or answered with an error (HTTP `status`), after every allowed retry."""
+    """A service could not be reached, or answered with an error or with nonsense, after every allowed retry.
 
-    def __init__(self, message: str, status: int | None = None) -> None:
+    Attributes:
+        status: of HTTP, if the service answered with an error.
+        reason: in a word, for counters: `unreachable`, `timeout`, `busy`, `http_<status>` of a fault, `refused`,
+            `nonsense`, or `fault`.
+    """
+
+    def __init__(self, message: str, status: int | None = None, *, reason: str = "fault") -> None:
         super().__init__(message)
-        self.status = status
+        self.status, self.reason = status, reason
 
 
 class ServiceBusyError(ServiceError):
-    """A service is alive but refuses more work for now."""
+    """A service is alive but refuses more work for now; it may say for how many seconds."""
+
+    def __init__(
+        self, message: str, status: int | None = None, retry_after: float | None = None, *, reason: str = "busy"
+    ) -> None:
+        super().__init__(message, status, reason=reason)
+        self.retry_after = retry_after
 
 
 class ConditionsChangedError(ResearchError, RuntimeError):

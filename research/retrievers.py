@@ -8,13 +8,11 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from tenacity import AsyncRetrying, retry_if_exception_type, stop_after_attempt, wait_random_exponential
-
-from research.clients import MAX_BACKOFF_SECONDS, RetrieverClient
+from research.clients import RetrieverClient
 from research.errors import ConditionsChangedError, ConfigurationError, ServiceBusyError, ServiceError
+from research.http.tries import RETRIES, tries
 from research.passages import Passage, ScoredPassage
 from research.routing import Load, choose
-from research.schemas import RetrieverInfo
 
 logger = logging.getLogger(__name__)
 
@@ -35,11 +33,20 @@ class Retrievers:
     """Like a `RetrieverClient` of several addresses. The same query goes to the same server, which has it cached."""
 
     def __init__(
-        self, urls: Sequence[str], *, timeout: float = 30.0, retries: int = 4, at_once: int | None = None
+        self,
+        urls: Sequence[str],
+        *,
+        timeout: float = 30.0,
+        retries: int = 4,
+        at_once: int | None = None,
+        busy_timeout: float | None = None,
     ) -> None:
         # The next server is a better second try than the same one.
-        self._servers = [_Server(RetrieverClient(url, timeout=timeout, retries=0, at_once=at_once)) for url in urls]
+        self._servers = [
+            _Server(RetrieverClient(url, timeout=timeout, retries=0, at_once=at_once, busy_timeout=0.0)) for url in urls
+        ]
         self._retries = retries
+        self._busy_timeout = timeout if busy_timeout is None else busy_timeout
         self._revision: str | None = None
 
     async def __aenter__(self) -> Retrievers:
@@ -88,19 +95,20 @@ class Retrievers:
 
     async def search_scored(self, query: str, top_k: int) -> list[ScoredPassage]:
         """Search at the server of this query, or at another if it fails; raises what `RetrieverClient` raises."""
-        async for attempt in AsyncRetrying(
-            retry=retry_if_exception_type(_NoneAnsweredError),
-            stop=stop_after_attempt(self._retries + 1),
-            wait=wait_random_exponential(multiplier=0.25, max=MAX_BACKOFF_SECONDS),
-            reraise=True,
+        async for attempt in tries(
+            RetrieverClient.kind,
+            retries=self._retries,
+            busy_seconds=self._busy_timeout,
+            is_transient=lambda error: isinstance(error, _NoneAnsweredError),
         ):
             with attempt:
                 return await self._search_once(query, top_k)
-        raise AssertionError("tenacity raises the last error")
+        raise AssertionError("the last error is raised")
 
     async def _search_once(self, query: str, top_k: int) -> list[ScoredPassage]:
         """Try each server in service once; all of them, if none is."""
         left = [server for server in self._servers if server.check is None] or list(self._servers)
+        waits: list[float | None] = []  # of those that are busy
         while True:
             loads = [server.load for server in left]
             server = left[loads.index(choose(query, loads))]
@@ -113,11 +121,14 @@ class Retrievers:
                 busy = isinstance(error, ServiceBusyError)
                 if status is not None and status < 500 and not busy:
                     raise  # the fault of the query
-                if not busy:
+                if isinstance(error, ServiceBusyError):
+                    waits.append(error.retry_after)
+                else:
                     self._leave_out(server, str(error))
                 left.remove(server)
                 if not left:
-                    raise _NoneAnsweredError(str(error), status) from error
+                    raise _none_answered(error, waits) from error
+                RETRIES.labels(RetrieverClient.kind, getattr(error, "reason", "conditions")).inc()
                 continue
             server.load.answered(1.0, time.perf_counter() - started)
             self._take_back(server)
@@ -153,22 +164,36 @@ class _NoneAnsweredError(ServiceError):
     """No server could answer, but another try may succeed."""
 
 
+def _none_answered(last: ServiceError | ConditionsChangedError, waits: Sequence[float | None]) -> ServiceError:
+    """The error of a search that no server answered; `waits`: when to ask those again that are only busy."""
+    if waits:
+        return ServiceBusyError(str(last), 429, min((wait for wait in waits if wait is not None), default=None))
+    if isinstance(last, ServiceError):
+        return _NoneAnsweredError(str(last), last.status, reason=last.reason)
+    return _NoneAnsweredError(str(last))
+
+
 async def _revision_of(client: RetrieverClient) -> str | ServiceError:
     """The revision of the index that a server answers with, or why it does not."""
     try:
         await client.check_ready()
-        info = RetrieverInfo.model_validate(await client.request("GET", "/info"))
+        return (await client.served())[1].revision
     except ServiceError as error:
         return error
-    except ValueError as error:
-        return ServiceError(f"{client.url}/info does not describe an index of this project: {error}")
-    return next(index.revision for index in info.indexes if index.name == info.index)
 
 
 def retriever_of(
-    urls: Sequence[str], *, timeout: float = 30.0, retries: int = 4, at_once: int | None = None
+    urls: Sequence[str],
+    *,
+    timeout: float = 30.0,
+    retries: int = 4,
+    at_once: int | None = None,
+    busy_timeout: float | None = None,
 ) -> RetrieverClient | Retrievers:
-    """What searches at one address or at several."""
+    """What searches at one address or at several.
+
+    `busy_timeout`: seconds for which they are waited for while all are busy. Default: `timeout`.
+    """
     if len(urls) == 1:
-        return RetrieverClient(urls[0], timeout=timeout, retries=retries, at_once=at_once)
-    return Retrievers(urls, timeout=timeout, retries=retries, at_once=at_once)
+        return RetrieverClient(urls[0], timeout=timeout, retries=retries, at_once=at_once, busy_timeout=busy_timeout)
+    return Retrievers(urls, timeout=timeout, retries=retries, at_once=at_once, busy_timeout=busy_timeout)

@@ -326,3 +326,4 @@ class ErrorBody(BaseModel):
 
     error: str
     message: str
+    request_id: str | None = Field(None, description="names the request in the logs of every service that it reached")

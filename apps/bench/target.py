@@ -10,17 +10,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pydantic import ValidationError
+from pydantic import TypeAdapter
 from transformers import AutoTokenizer
 
-from research.clients import HttpService, PolicyClient, RetrieverClient
+from research.clients import PolicyClient, RetrieverClient
 from research.episode.agent import SearchAgent
 from research.episode.build import build_agent
 from research.episode.tokenizer import HuggingFaceTokenizer
-from research.errors import ConfigurationError, ServiceError
+from research.errors import ConfigurationError
 from research.model_paths import local_checkpoint
 from research.prompts import check_prompt, load_prompt, trained_prompt
-from research.schemas import PolicyInfo, RetrieverInfo
+from research.schemas import PolicyInfo
 from research.settings import Settings
 from research.strategies import BASELINES, MAX_COMPLETION_TOKENS, RESEARCH, BaselineStrategy, ReSearchStrategy, Strategy
 from research.strategies.chat import ChatModel
@@ -92,7 +92,7 @@ async def _policy_service(
         )
     )
     await policy.check_ready()
-    info = PolicyInfo.model_validate(await policy.request("GET", "/info"))
+    info = await policy.request_as(TypeAdapter(PolicyInfo), "GET", "/info")
     policy.weight_version = info.weight_version
     check_prompt(
         load_prompt(limits.prompt), info.trained_prompt, info.model, allow_mismatch=limits.allow_prompt_mismatch
@@ -155,12 +155,8 @@ def _fingerprint(words: HuggingFaceTokenizer) -> str:
     return hashlib.sha256(json.dumps(asked).encode()).hexdigest()[:16]
 
 
-async def _index_of(retriever: HttpService) -> dict[str, Any]:
-    try:
-        found = RetrieverInfo.model_validate(await retriever.request("GET", "/info"))
-    except ValidationError as error:
-        raise ServiceError(f"{retriever.url}/info does not describe an index of this project: {error}") from error
-    (index,) = (each for each in found.indexes if each.name == found.index)
+async def _index_of(retriever: RetrieverClient) -> dict[str, Any]:
+    found, index = await retriever.served()
     return {
         "encoder": f"{found.encoder} ({found.backend})",
         "index": index.name,

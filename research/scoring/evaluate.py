@@ -11,6 +11,7 @@ from typing import Any
 from research.episode.agent import GREEDY, Episode, Sampling, SearchAgent
 from research.episode.search_analysis import corrected_queries
 from research.errors import ProtocolError, ServiceError
+from research.http import request_id
 from research.questions import Question
 from research.scoring.ask import ask_each
 from research.scoring.reward import Score, score
@@ -75,8 +76,11 @@ async def ask_questions(
     sampling: Sampling,
     concurrency: int,
     on_answer: Callable[[], None],
+    name: str = "evaluation",
 ) -> list[Outcome]:
     """Ask questions, each with its number in the evaluation, from which its own seed follows.
+
+    With `name` before it, the number names the requests for a question.
 
     Returns:
         What became of each: its answer, or why it could not be asked: a service failed, or something in it cannot be
@@ -88,7 +92,8 @@ async def ask_questions(
         # The same question may be asked several times: each time with its own seed.
         own = sampling if sampling.seed is None else replace(sampling, seed=sampling.seed + number)
         try:
-            episode = await agent.for_episode(question.id).run(question.text, own)
+            with request_id.working_on(f"{name}.{number}"):
+                episode = await agent.for_episode(question.id).run(question.text, own)
         except ProtocolError as error:
             return error
         finally:

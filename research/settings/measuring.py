@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 from pydantic import BeforeValidator, Field, model_validator
 
-from research.settings.base import Counts, Fraction, PositiveInt, Section
+from research.settings.base import Counts, Fraction, PositiveInt, Section, without_credentials
 
 
 class EvaluationConfig(Section):
@@ -124,11 +124,13 @@ class BenchConfig(Section):
         "empty: questions.held_out",
     )
     per_kind: Counts | None = Field(None, description="as evaluation.per_kind; None: every question")
-    endpoint: str = Field(
+    endpoint: Annotated[str, without_credentials("RESEARCH_ENDPOINT_API_KEY")] = Field(
         "", description="an OpenAI API to ask instead of the policy service, as https://host/v1; ReSearch needs vLLM's"
     )
     model: str = Field("", description="the name by which the endpoint knows the model")
-    judge_endpoint: str = Field("", description="an OpenAI API that judges answers; empty: no judge")
+    judge_endpoint: Annotated[str, without_credentials("RESEARCH_JUDGE_API_KEY")] = Field(
+        "", description="an OpenAI API that judges answers; empty: no judge"
+    )
     judge_model: str = Field("", description="the name by which it knows the judge")
     prices: dict[str, PriceConfig] = Field(
         default_factory=dict, description='by the name of the model, such as {"gpt" = {input = 0.15, output = 0.6}}'
@@ -139,6 +141,4 @@ class BenchConfig(Section):
         for endpoint, model in (("endpoint", "model"), ("judge_endpoint", "judge_model")):
             if bool(getattr(self, endpoint)) != bool(getattr(self, model)):
                 raise ValueError(f"{endpoint} and {model} are given together or not at all")
-            if "@" in getattr(self, endpoint):
-                raise ValueError(f"{endpoint}: it is written into records; give the key by the environment instead")
         return self

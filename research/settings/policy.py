@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from research.settings.base import LAST_PORT, Fraction, Port, PositiveInt, Section
+from research.settings.base import LAST_PORT, Fraction, Port, PositiveInt, Section, without_credentials
 
 
 class PolicyConfig(Section):
@@ -57,18 +57,21 @@ class PolicyConfig(Section):
         return self
 
 
+Address = Annotated[str, without_credentials("RESEARCH_API_KEY or RESEARCH_ADMIN_TOKEN")]
+
+
 class EndpointsConfig(Section):
     """Where services find each other. An empty address means: on this machine, at the port of the service."""
 
-    retriever_url: str = Field("", description="where episodes and /answer search; such as http://host:8000")
-    retriever_urls: list[str] = Field(
+    retriever_url: Address = Field("", description="where episodes and /answer search; such as http://host:8000")
+    retriever_urls: list[Address] = Field(
         default_factory=list,
         description="several retrievers with the same index, among which searches are divided; default: retriever_url",
     )
-    policy_urls: list[str] = Field(
+    policy_urls: list[Address] = Field(
         default_factory=list, description="policy servers that sample; each gets every new version of the weights"
     )
-    trainer_url: str = Field("", description="the trainer whose run the ask page shows")
+    trainer_url: Address = Field("", description="the trainer whose run the ask page shows")
     allowed_hosts: list[str] = Field(
         ["localhost", "retriever", "policy", "trainer"],
         description="names under which clients call the services, such as that of a proxy; addresses, this machine's "

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from research.settings.base import NAME, Name, Port, PositiveInt, Section
+from research.settings.base import NAME, Name, Port, PositiveInt, Section, without_credentials
 
 Backend = Literal["onnx-int8", "onnx", "torch"]
 
@@ -34,7 +34,7 @@ class CorpusConfig(Section):
         "auto", description="how FAISS keeps the vectors; auto: exact up to 200,000 passages, then ever smaller"
     )
     hybrid: bool = Field(False, description="index words with BM25, too, and fuse both rankings")
-    milvus: str = Field(
+    milvus: Annotated[str, without_credentials("MILVUS_TOKEN")] = Field(
         "", description="address of a Milvus cluster, or a .db file, that keeps the vectors; empty: FAISS"
     )
 

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 from pydantic import BeforeValidator, Field, model_validator
 
-from research.settings.base import Section
+from research.settings.base import Section, without_credentials
 
 REWARD_NAMES = ("f1", "em", "cover_em", "f1_penalized", "format", "judge")
 _FUNCTION = re.compile(r"^[A-Za-z_][\w.]*:[A-Za-z_]\w*$")
@@ -32,7 +32,9 @@ class RewardConfig(Section):
     malformed_penalty: float = Field(
         0.1, ge=0, description="what f1_penalized takes for bad form; the penalties add up"
     )
-    judge_endpoint: str = Field("", description="an OpenAI API that judges answers, as https://host/v1")
+    judge_endpoint: Annotated[str, without_credentials("RESEARCH_JUDGE_API_KEY")] = Field(
+        "", description="an OpenAI API that judges answers, as https://host/v1"
+    )
     judge_model: str = Field("", description="the name by which it knows the judge")
 
     @model_validator(mode="after")
@@ -53,8 +55,4 @@ class RewardConfig(Section):
             raise ValueError("the term judge needs judge_endpoint and judge_model")
         if "judge" not in self.terms and (self.judge_endpoint or self.judge_model):
             raise ValueError("judge_endpoint and judge_model are given, but judge is not among the terms")
-        if "@" in self.judge_endpoint:
-            raise ValueError(
-                "judge_endpoint: it is written into records; give the key by RESEARCH_JUDGE_API_KEY instead"
-            )
         return self

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from pydantic import Field, model_validator
 
-from research.settings.base import NAME, Section
+from research.settings.base import NAME, Section, address_of
 from research.settings.credit import TurnsConfig
 from research.settings.episode import EpisodeConfig
 from research.settings.measuring import (
@@ -65,13 +65,13 @@ class Settings(Section):
         given, several = self.endpoints.retriever_url, self.endpoints.retriever_urls
         if given and several and given not in several:
             raise ValueError("endpoints.retriever_url is not among endpoints.retriever_urls; set one of the two")
-        url = given or next(iter(several), "") or _address(self.retriever.host, self.retriever.port)
+        url = given or next(iter(several), "") or address_of(self.retriever.host, self.retriever.port)
         found = {
             "retriever_url": url,
             "retriever_urls": several or [url],
             "policy_urls": self.endpoints.policy_urls
-            or [_address(self.policy.host, port) for port in self.policy.ports],
-            "trainer_url": self.endpoints.trainer_url or _address(self.trainer.host, self.trainer.port),
+            or [address_of(self.policy.host, port) for port in self.policy.ports],
+            "trainer_url": self.endpoints.trainer_url or address_of(self.trainer.host, self.trainer.port),
         }
         object.__setattr__(self, "endpoints", self.endpoints.model_copy(update=found))
         if "weights_dir" not in self.policy.model_fields_set:
@@ -131,7 +131,3 @@ class Settings(Section):
     @property
     def index_dir(self) -> Path:
         return self.paths.data / "indexes" / self.corpus.index
-
-
-def _address(host: str, port: int) -> str:
-    return f"http://{'127.0.0.1' if host == '0.0.0.0' else host}:{port}"

@@ -3,10 +3,34 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Annotated, NotRequired
 
-from research.clients import HttpService, finish_of
+from pydantic import Field, FiniteFloat, TypeAdapter
+from typing_extensions import TypedDict
+
+from research.clients import finish_of
 from research.episode.agent import Generation, Sampling
-from research.errors import ProtocolError, ServiceError
+from research.errors import ServiceError
+from research.http.service import HttpService
+
+
+# Of an answer, only what is read of it.
+class _Logprobs(TypedDict):
+    token_logprobs: list[FiniteFloat]
+
+
+class _Choice(TypedDict):
+    token_ids: NotRequired[list[Annotated[int, Field(ge=0, lt=2**31)]] | None]
+    logprobs: NotRequired[_Logprobs | None]
+    finish_reason: NotRequired[str | None]
+    stop_reason: NotRequired[str | int | None]
+
+
+class _Completions(TypedDict):
+    choices: Annotated[list[_Choice], Field(min_length=1)]
+
+
+_COMPLETIONS = TypeAdapter(_Completions)
 
 
 class CompletionsPolicy(HttpService):
@@ -16,6 +40,8 @@ class CompletionsPolicy(HttpService):
         url: of the API, with its version: `http://host:8000/v1`.
         model: the endpoint's name for it; it stands for the weight version, which the endpoint does not report.
     """
+
+    kind = "model"
 
     def __init__(self, url: str, model: str, *, timeout: float, retries: int = 4, api_key: str | None = None) -> None:
         super().__init__(url, name=f"the model {model}", timeout=timeout, retries=retries, token=api_key)
@@ -37,18 +63,19 @@ class CompletionsPolicy(HttpService):
             "logprobs": 0,
         }
         answer = await self.request("POST", "/completions", json=body)
-        try:
-            choice = answer["choices"][0]
-            if (ids := choice.get("token_ids")) is None:
-                raise ServiceError(
-                    f"{self._name} at {self.url} returns no token ids, which ReSearch needs; use vLLM's server, or "
-                    "another strategy, which works with any OpenAI API"
-                )
-            return Generation(
-                token_ids=ids,
-                logprobs=choice["logprobs"]["token_logprobs"],
-                versions=[self._model] * len(ids),
-                finish=finish_of(choice["finish_reason"], choice.get("stop_reason")),
+        choice = self.as_form(_COMPLETIONS, answer)["choices"][0]
+        if (ids := choice.get("token_ids")) is None:
+            raise ServiceError(
+                f"{self._name} at {self.url} returns no token ids, which ReSearch needs; use vLLM's server, or "
+                "another strategy, which works with any OpenAI API"
             )
-        except (KeyError, IndexError, TypeError, AttributeError, ProtocolError) as error:
-            raise ServiceError(f"{self._name} at {self.url} answered in an unknown form ({error!r})") from error
+        told = choice.get("logprobs")
+        logprobs = told["token_logprobs"] if told else []
+        if len(logprobs) != len(ids) or len(ids) > max_tokens:
+            raise self.nonsense("more tokens than were asked for, or another number of log-probabilities")
+        return Generation(
+            token_ids=ids,
+            logprobs=logprobs,
+            versions=[self._model] * len(ids),
+            finish=finish_of(choice.get("finish_reason"), choice.get("stop_reason")),
+        )

@@ -4,12 +4,38 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict
-from typing import Any
+from typing import Annotated, Any, NotRequired
 
-from research.clients import HttpService
+from pydantic import Field, TypeAdapter
+from typing_extensions import TypedDict
+
 from research.episode.agent import GREEDY, Sampling
 from research.errors import ContextFullError, ServiceError
+from research.http.service import HttpService
 from research.strategies.chat import Completion, Message
+
+
+# Of an answer, only what is read of it.
+class _Message(TypedDict):
+    content: NotRequired[str | None]
+
+
+class _Choice(TypedDict):
+    message: _Message
+    finish_reason: NotRequired[str | None]
+
+
+class _Usage(TypedDict, total=False):
+    prompt_tokens: int | None
+    completion_tokens: int | None
+
+
+class _Completions(TypedDict):
+    choices: Annotated[list[_Choice], Field(min_length=1)]
+    usage: NotRequired[_Usage | None]
+
+
+_COMPLETIONS = TypeAdapter(_Completions)
 
 
 class OpenAIChat(HttpService):
@@ -21,12 +47,24 @@ class OpenAIChat(HttpService):
         timeout: seconds for one completion.
         retries: further tries after a transient error.
         api_key: sent as a bearer token.
+        busy_timeout: seconds for which an endpoint is waited for that says it is busy. Default: `timeout`.
     """
 
+    kind = "model"
+
     def __init__(
-        self, url: str, model: str, *, timeout: float = 120.0, retries: int = 4, api_key: str | None = None
+        self,
+        url: str,
+        model: str,
+        *,
+        timeout: float = 120.0,
+        retries: int = 4,
+        api_key: str | None = None,
+        busy_timeout: float | None = None,
     ) -> None:
-        super().__init__(url, name=f"the model {model}", timeout=timeout, retries=retries, token=api_key)
+        super().__init__(
+            url, name=f"the model {model}", timeout=timeout, retries=retries, token=api_key, busy_timeout=busy_timeout
+        )
         self._model = model
         self._unknown: set[str] = set()
 
@@ -63,16 +101,14 @@ class OpenAIChat(HttpService):
         if sampling.seed is not None:
             body["seed"] = sampling.seed
         answer = await self._request_with_fallbacks(body)
-        try:
-            choice, usage = answer["choices"][0], answer.get("usage") or {}
-            return Completion(
-                text=choice["message"]["content"] or "",
-                cut=choice["finish_reason"] == "length",
-                prompt_tokens=int(usage.get("prompt_tokens", 0)),
-                sampled_tokens=int(usage.get("completion_tokens", 0)),
-            )
-        except (KeyError, IndexError, TypeError) as error:
-            raise ServiceError(f"{self._name} at {self.url} answered in an unknown form ({error!r})") from error
+        told = self.as_form(_COMPLETIONS, answer)
+        choice, usage = told["choices"][0], told.get("usage") or {}
+        return Completion(
+            text=choice["message"].get("content") or "",
+            cut=choice.get("finish_reason") == "length",
+            prompt_tokens=usage.get("prompt_tokens") or 0,
+            sampled_tokens=usage.get("completion_tokens") or 0,
+        )
 
     @property
     def takes_temperature(self) -> bool:

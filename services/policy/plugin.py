@@ -45,6 +45,7 @@ class ResearchPlugin:
         from services.web.body_limit import BodyLimit
         from services.web.errors import install_error_handlers
         from services.web.health import health_routes
+        from services.web.request_ids import RequestIds
 
         app.state.research = service = PolicyService(settings_from_environment())
         install_error_handlers(app, whole_app=False)
@@ -59,6 +60,7 @@ class ResearchPlugin:
         app.add_middleware(BodyLimit, max_bytes=MAX_BODY_BYTES)
         app.add_middleware(WeightVersionHeader, service=service)
         app.add_middleware(BlockedRoutes)
+        app.add_middleware(RequestIds)  # around all others
 
     async def init_state(self, engine_client: Any, state: State, args: Namespace) -> None:
         from services.policy.openai.model import ChatWithAgent, ModelsWithAgent

@@ -26,6 +26,7 @@ from services.web.body_limit import BodyLimit
 from services.web.disconnect import CLIENT_CLOSED_REQUEST, cancel_on_disconnect
 from services.web.errors import ValidationRoute, install_error_handlers
 from services.web.health import health_routes
+from services.web.refusals import shared_metrics
 
 # Bounds what is read into memory; a whole queue of queries of ordinary length takes a tenth of it.
 MAX_BODY_BYTES = 4_000_000
@@ -115,7 +116,7 @@ def observation_routes(retriever: Retriever) -> APIRouter:
     @router.get("/metrics", response_class=Response)
     async def metrics() -> Response:
         """Prometheus metrics."""
-        return Response(retriever.metrics.render(), media_type=CONTENT_TYPE_LATEST)
+        return Response(retriever.metrics.render() + shared_metrics(), media_type=CONTENT_TYPE_LATEST)
 
     return router
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from research.settings import Settings
+from research.settings.base import address_of
 from services.machine.division import server_environments
 
 Service = Literal["retriever", "policy", "trainer"]
@@ -31,7 +32,7 @@ class Program:
 
     @property
     def url(self) -> str:
-        return f"http://{'127.0.0.1' if self.host == '0.0.0.0' else self.host}:{self.port}"
+        return address_of(self.host, self.port)
 
 
 def programs_of(services: Sequence[Service], settings: Settings) -> list[Program]:

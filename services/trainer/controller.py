@@ -25,7 +25,7 @@ class RunController:
 
     def __init__(self, settings: Settings, ranks: Ranks | None = None, *, keeps_orders: bool = False) -> None:
         """`keeps_orders`: write start, pause and stop to the run directory, for `come_back`."""
-        self._settings = settings
+        self.settings = settings
         self._ranks = ranks or Ranks()
         self._keeps_orders = keeps_orders
         self._task: asyncio.Task[None] | None = None
@@ -39,17 +39,17 @@ class RunController:
 
     @property
     def run_dir(self) -> str:
-        return str(self._settings.run_dir)
+        return str(self.settings.run_dir)
 
     @property
     def is_wanted(self) -> bool:
         """Whether a run continues when the trainer is restarted."""
-        return read_wanted(self._settings.run_dir) is Wanted.RUNNING
+        return read_wanted(self.settings.run_dir) is Wanted.RUNNING
 
     def come_back(self) -> None:
         """Follow the last order: continue the run that was under way, or log why not."""
-        wish, status = read_wanted(self._settings.run_dir), self.status
-        run_dir, grpo = RunDirectory(self._settings.run_dir), self._settings.grpo
+        wish, status = read_wanted(self.settings.run_dir), self.status
+        run_dir, grpo = RunDirectory(self.settings.run_dir), self.settings.grpo
         if run_dir.is_finished(grpo.steps, grpo.minutes):
             status.step = run_dir.last_step()
             status.enter(RunPhase.FINISHED)
@@ -63,7 +63,7 @@ class RunController:
             status.enter(RunPhase.PAUSED if wish is Wanted.PAUSED else RunPhase.STOPPED)
             status.log(f"{run_dir.directory} was {wish} on purpose; POST /run/start continues it")
         if wish is None and status.phase is RunPhase.IDLE:
-            settings, numbers = resolved(self._settings, self._settings.trainer.device)
+            settings, numbers = resolved(self.settings, self.settings.trainer.device)
             status.number_format = numbers.line
             foresee(settings, numbers, status)
 
@@ -80,7 +80,7 @@ class RunController:
                 self._loop.resume()
             return True
         held = ExitStack()
-        held.enter_context(only_trainer(self._settings.run_dir))
+        held.enter_context(only_trainer(self.settings.run_dir))
         self._give(Wanted.RUNNING)
         self.status.error = None
         self.status.enter(RunPhase.STARTING)
@@ -121,15 +121,15 @@ class RunController:
     def _give(self, wish: Wanted) -> None:
         self._order = wish
         if self._keeps_orders:
-            write_wanted(self._settings.run_dir, wish)
+            write_wanted(self.settings.run_dir, wish)
 
     def _delete_wanted(self) -> None:
         if self._keeps_orders:
-            delete_wanted(self._settings.run_dir)
+            delete_wanted(self.settings.run_dir)
 
     async def _run(self) -> None:
         try:
-            async with training_loop(self._settings, self.status, self._ranks) as loop:
+            async with training_loop(self.settings, self.status, self._ranks) as loop:
                 self._loop = loop
                 if self._order is Wanted.PAUSED:
                     loop.pause()

@@ -80,6 +80,7 @@ async def training_loop(settings: Settings, status: RunStatus, ranks: Ranks) -> 
         timeout=limits.search_timeout,
         retries=limits.retries,
         at_once=_requests_at_once(settings),
+        busy_timeout=trainer.outage_timeout,
     )
     policy = Replicas(_replicas(settings, admin_token), _weight_sync(settings, status), status.log)
     # 3. Assemble the agent, the publisher and the service gate.
@@ -113,6 +114,7 @@ async def training_loop(settings: Settings, status: RunStatus, ranks: Ranks) -> 
                 settings.grpo.service_retries,
                 versions=Versions(lambda: publisher.version, trainer.max_staleness, first=int(settings.sft.enabled)),
                 journal=EpisodeJournal(run_dir.episodes_dir),
+                run=settings.run,
                 seed=settings.seed if settings.grpo.per_episode_seeds else None,
                 branches=settings.grpo.branches,
                 rewards=rewards,
@@ -182,6 +184,7 @@ def _replicas(settings: Settings, admin_token: str) -> list[Replica]:
                 retries=limits.retries,
                 api_key=api_key,
                 at_once=_requests_at_once(settings),
+                busy_timeout=settings.trainer.outage_timeout,
             ),
             PolicyAdmin(url, token=admin_token, **tries),
         )

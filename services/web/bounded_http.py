@@ -12,6 +12,7 @@ from typing import ClassVar
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from research.descriptors import connections_each
+from services.web.refusals import count_refusal
 
 logger = logging.getLogger(__name__)
 
@@ -64,6 +65,7 @@ class BoundedHttp(HttpToolsProtocol):
         """Take the connection; if there are too many, close the one that has waited longest."""
         super().connection_made(transport)
         if len(self.connections) > self.most:
+            count_refusal("too_many_connections", 0)
             self._warn(f"more than {self.most} connections are open; those that have waited longest are closed")
             oldest = next(iter(self.waiting), self)
             self.waiting.pop(oldest, None)
@@ -86,7 +88,7 @@ class BoundedHttp(HttpToolsProtocol):
         self._unparsed += len(data)
         super().data_received(data)
         if self._unparsed > self.bounds.head_bytes:
-            self._refuse(431, f"a line of the head is longer than {self.bounds.head_bytes} bytes")
+            self._refuse(431, "head_too_large", f"a line of the head is longer than {self.bounds.head_bytes} bytes")
 
     def on_message_begin(self) -> None:
         """A request begins."""
@@ -101,7 +103,11 @@ class BoundedHttp(HttpToolsProtocol):
         self._head += len(name) + len(value)
         super().on_header(name, value)
         if len(self.headers) > self.bounds.headers or self._head > self.bounds.head_bytes:
-            self._refuse(431, f"more than {self.bounds.headers} headers, or {self.bounds.head_bytes} bytes of them")
+            self._refuse(
+                431,
+                "head_too_large",
+                f"more than {self.bounds.headers} headers, or {self.bounds.head_bytes} bytes of them",
+            )
 
     def on_headers_complete(self) -> None:
         """Pass the request on, unless it has been refused."""
@@ -175,19 +181,23 @@ class BoundedHttp(HttpToolsProtocol):
     def _cut_sender(self) -> None:
         self._sending = None
         if self._in_request:
-            self._refuse(408, f"the request did not arrive within {self.bounds.request_seconds:g} s")
+            self._refuse(
+                408, "request_too_slow", f"the request did not arrive within {self.bounds.request_seconds:g} s"
+            )
         else:
             self.transport.close()
 
     def _cut_reader(self) -> None:
         self._reading = None
         if self.transport.get_write_buffer_size():
+            count_refusal("answer_not_read", 0)
             self._warn(f"an answer was not read within {self.bounds.answer_seconds:g} s")
             self.transport.abort()
 
-    def _refuse(self, status: int, why: str) -> None:
+    def _refuse(self, status: int, reason: str, why: str) -> None:
         if self.transport.is_closing():
             return
+        count_refusal(reason, status)
         self._warn(f"a request was refused with {status}: {why}")
         if self.cycle is None or not self.cycle.response_started or self.cycle.response_complete:
             head = f"HTTP/1.1 {status} Refused\r\ncontent-type: text/plain\r\ncontent-length: {len(why)}\r\n"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 
@@ -20,17 +21,22 @@ from research.errors import (
     ServiceBusyError,
     ServiceError,
 )
+from research.http import request_id
 from research.schemas import MOST_VALUES, ErrorBody
 from services.web.disconnect import CLIENT_CLOSED_REQUEST
 from services.web.json_bounds import fault_of
+from services.web.refusals import count_refusal
 
 
 class HttpError(ResearchError):
     """An error with its HTTP status."""
 
-    def __init__(self, status: int, error: str, message: str, headers: dict[str, str] | None = None) -> None:
+    def __init__(
+        self, status: int, error: str, message: str, headers: dict[str, str] | None = None, *, reason: str = ""
+    ) -> None:
+        """`reason` is for the counter of refusals, where it says more than `error`."""
         super().__init__(message)
-        self.status, self.error, self.headers = status, error, headers
+        self.status, self.error, self.headers, self.reason = status, error, headers, reason or error
 
 
 _STATUSES: list[tuple[type[ResearchError], int, str]] = [
@@ -46,7 +52,7 @@ _STATUSES: list[tuple[type[ResearchError], int, str]] = [
 _NAMED_FAULTS = 3
 _NAMED_CHARS = 200
 
-_KINDS = {400: "bad_request", 404: "not_found", 405: "method_not_allowed", 413: "body_too_large"}
+_KINDS = {400: "bad_request", 404: "not_found", 405: "method_not_allowed", 413: "body_too_large", 503: "busy"}
 
 
 class ValidationRoute(APIRoute):
@@ -92,7 +98,8 @@ def install_error_handlers(
         assert isinstance(error, ResearchError)
         known = as_http(error) or (error if isinstance(error, HttpError) else None)
         status, kind = status_of(known or error)
-        return error_response(status, kind, str(known or error), known.headers if known else None)
+        headers = known.headers if known else retry_headers(error)
+        return error_response(status, kind, str(known or error), headers, reason=known.reason if known else kind)
 
     async def wrong_body(_: Request, error: Exception) -> JSONResponse:
         assert isinstance(error, RequestValidationError)
@@ -124,9 +131,19 @@ def status_of(error: ResearchError) -> tuple[int, str]:
     return 500, "internal_error"
 
 
-def error_response(status: int, error: str, message: str, headers: Mapping[str, str] | None = None) -> JSONResponse:
-    """The one body of all errors."""
-    body = ErrorBody(error=error, message=message)
+def retry_headers(error: ResearchError) -> dict[str, str]:
+    """What a busy service that we asked said of when to come back, for whoever asked us."""
+    if isinstance(error, ServiceBusyError) and error.retry_after is not None:
+        return {"Retry-After": str(math.ceil(error.retry_after))}
+    return {}
+
+
+def error_response(
+    status: int, error: str, message: str, headers: Mapping[str, str] | None = None, *, reason: str = ""
+) -> JSONResponse:
+    """The one body of all errors; counted by `reason`, or by `error`."""
+    count_refusal(reason or error, status)
+    body = ErrorBody(error=error, message=message, request_id=request_id.current())
     return JSONResponse(body.model_dump(), status_code=status, headers=headers)
 
 

@@ -7,6 +7,8 @@ import logging
 from datetime import UTC, datetime
 from typing import Any
 
+from research.http import request_id
+
 
 class JsonLine(logging.Formatter):
     """Formats a record, its traceback included, as one line."""
@@ -18,6 +20,8 @@ class JsonLine(logging.Formatter):
             "logger": record.name,
             "message": record.getMessage(),
         }
+        if (name := request_id.current()) is not None:
+            line["request"] = name
         if record.exc_info:
             line["exception"] = self.formatException(record.exc_info)
         return json.dumps(line, ensure_ascii=False)

@@ -12,6 +12,7 @@ from services.process import stopping
 from services.web.bounded_http import HttpBounds, bounded_protocol
 from services.web.known_hosts import KnownHosts
 from services.web.logs import LOGGING
+from services.web.request_ids import RequestIds
 
 # How long requests in flight may take after a signal; then the app closes what it has opened.
 DRAIN_SECONDS = 5
@@ -41,7 +42,7 @@ def new_server(
     logs = {"log_level": "warning"} if quiet else {"log_config": LOGGING}
     return Server(
         uvicorn.Config(
-            KnownHosts(app, names),
+            RequestIds(KnownHosts(app, names)),
             host=host,
             port=port,
             http=bounded_protocol(bounds),

@@ -14,6 +14,7 @@ from fastapi.responses import StreamingResponse
 from research.episode.agent import Sampling
 from research.episode.streaming import TextDelta
 from research.errors import ResearchError
+from research.http import request_id
 from research.schemas import AgentLimits, AnswerRequest, AnswerResponse, AnswersResponse, ErrorBody
 from services.policy.answer.openapi_examples import REQUESTS, RESPONSES
 from services.policy.answer.service import (
@@ -28,6 +29,7 @@ from services.policy.service import PolicyService
 from services.web.auth import API_KEY_VARIABLE, environment_secret, require_bearer
 from services.web.disconnect import CLIENT_CLOSED_REQUEST, cancel_on_disconnect
 from services.web.errors import HttpError, ValidationRoute, status_of
+from services.web.refusals import count_refusal
 
 logger = logging.getLogger(__name__)
 
@@ -92,10 +94,15 @@ async def _server_sent(events: AsyncGenerator[AnswerEvent]) -> AsyncGenerator[by
             async for event in events:
                 yield _message(event)
     except ResearchError as error:
-        yield _sse("error", ErrorBody(error=status_of(error)[1], message=str(error)).model_dump())
+        yield _failed(status_of(error)[1], str(error))
     except Exception as bug:
         logger.exception("a stream failed")
-        yield _sse("error", ErrorBody(error="internal_error", message=f"the answer failed: {bug!r}").model_dump())
+        yield _failed("internal_error", f"the answer failed: {bug!r}")
+
+
+def _failed(error: str, message: str) -> bytes:
+    count_refusal(error, 200)
+    return _sse("error", ErrorBody(error=error, message=message, request_id=request_id.current()).model_dump())
 
 
 def _message(event: AnswerEvent) -> bytes:

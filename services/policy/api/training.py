@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any
-
-import httpx
 from fastapi import APIRouter
+from pydantic import TypeAdapter
+from typing_extensions import TypedDict
 
+from research.errors import ServiceError
+from research.http.service import HttpService
 from research.schemas import ErrorBody, TrainingState
 from research.settings import Settings
 from services.web.auth import ADMIN_TOKEN_VARIABLE, environment_secret
@@ -23,8 +24,8 @@ def training_routes(settings: Settings) -> APIRouter:
     async def training() -> TrainingState:
         """Progress of the run; `reachable` is false if no trainer answers."""
         try:
-            return _state(await _ask(settings, "GET", "/status"))
-        except (httpx.HTTPError, ValueError, KeyError, TypeError):
+            return await _ask(settings, "GET", "/status")
+        except ServiceError:
             return TrainingState(reachable=False)
 
     return router
@@ -38,28 +39,36 @@ def training_control_routes(settings: Settings) -> APIRouter:
     async def start_training() -> TrainingState:
         """Start or continue the trainer's run; the trainer publishes its weights to this server by itself."""
         try:
-            return _state(await _ask(settings, "POST", "/run/start"))
-        except httpx.HTTPStatusError as error:
-            if error.response.status_code == 409:
+            return await _ask(settings, "POST", "/run/start")
+        except ServiceError as error:
+            if error.status == 409:
                 raise HttpError(409, "conflict", "the run is already in progress") from error
-            raise HttpError(502, "trainer_refused", f"the trainer answered {error.response.status_code}") from error
-        except (httpx.HTTPError, ValueError, KeyError, TypeError) as error:
+            if error.status is not None:
+                raise HttpError(502, "trainer_refused", f"the trainer answered {error.status}") from error
             raise HttpError(502, "trainer_away", "the trainer does not answer; start it with `research up`") from error
 
     return router
 
 
-async def _ask(settings: Settings, method: str, path: str) -> dict[str, Any]:
-    token = environment_secret(ADMIN_TOKEN_VARIABLE)
-    headers = {"Authorization": f"Bearer {token}"} if token and method == "POST" else {}
-    async with httpx.AsyncClient(base_url=settings.endpoints.trainer_url, timeout=_SECONDS, trust_env=False) as client:
-        answer = await client.request(method, path, headers=headers)
-        answer.raise_for_status()
-        found: dict[str, Any] = answer.json()
-        return found
-
-
-def _state(status: dict[str, Any]) -> TrainingState:
+class _Status(TypedDict):
     """The public part of the trainer's status: no log, no address."""
-    names = ("run", "phase", "step", "steps", "done", "total", "seconds_left")
-    return TrainingState(reachable=True, **{name: status[name] for name in names})
+
+    run: str
+    phase: str
+    step: int
+    steps: int
+    done: int
+    total: int
+    seconds_left: float | None
+
+
+class _Trainer(HttpService):
+    kind = "trainer"
+
+
+async def _ask(settings: Settings, method: str, path: str) -> TrainingState:
+    """The state of the run; raises ServiceError if the trainer does not answer or refuses."""
+    token = environment_secret(ADMIN_TOKEN_VARIABLE) if method == "POST" else None
+    url = settings.endpoints.trainer_url
+    async with _Trainer(url, name="the trainer", timeout=_SECONDS, retries=0, token=token) as trainer:
+        return TrainingState(reachable=True, **await trainer.request_as(TypeAdapter(_Status), method, path))

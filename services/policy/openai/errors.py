@@ -8,8 +8,10 @@ from fastapi import FastAPI, Request
 from fastapi.responses import JSONResponse
 
 from research.errors import ResearchError
+from research.http import request_id
 from services.policy.answer.service import RETRY_SECONDS, BusyError
-from services.web.errors import status_of
+from services.web.errors import retry_headers, status_of
+from services.web.refusals import count_refusal
 
 
 class OpenAIHttpError(ResearchError):
@@ -21,12 +23,14 @@ class OpenAIHttpError(ResearchError):
         self.status, self.kind = (429, "busy") if busy else status_of(cause)
         if self.status == 422:
             self.status = 400  # OpenAI's status for requests that it does not understand
-        self.headers = {"Retry-After": str(RETRY_SECONDS)} if busy else {}
+        self.headers = {"Retry-After": str(RETRY_SECONDS)} if busy else retry_headers(cause)
+        count_refusal(self.kind, self.status)
 
     @property
     def body(self) -> dict[str, Any]:
         """`{"error": {…}}`."""
-        return {"error": {"message": str(self), "type": self.kind, "param": None, "code": self.status}}
+        told = {"message": str(self), "type": self.kind, "param": None, "code": self.status}
+        return {"error": {**told, "request_id": request_id.current()}}
 
 
 def install_openai_error_handler(app: FastAPI) -> None:

@@ -58,7 +58,8 @@ class UnreadAnswers:
 
     def _require_room(self, size: int) -> None:
         if self.held + size > self._most:
-            raise ServiceBusyError(f"{self.held} bytes of answers are not read yet; try again later")
+            told = f"{self.held} bytes of answers are not read yet; try again later"
+            raise ServiceBusyError(told, reason="answers_unread")
 
     def encode(self, results: Iterable[HitDicts], shape: Callable[[HitDicts], Any]) -> list[bytes]:
         """The hits of each query as JSON; equal hits are encoded once. Raises HttpError (422) if they are too large."""

@@ -108,7 +108,9 @@ class PatientSearch:
     async def _search(self, texts: Sequence[str], top_k: int) -> list[HitDicts]:
         asked = [text for text in texts if text]
         if self._waiting >= _MOST_WAITING:
-            raise self._busy(ServiceBusyError(f"{self._waiting} requests are waiting; try again later"))
+            raise self._busy(
+                ServiceBusyError(f"{self._waiting} requests are waiting; try again later", reason="queue_full")
+            )
         self._waiting += 1
         try:
             async with asyncio.timeout(self._patience) as limit:
@@ -148,10 +150,12 @@ class PatientSearch:
         if self._retriever.status.status == "loading":
             told = f"the retriever is loading: {self._retriever.status.detail}"
             return HttpError(503, "not_ready", told, {"Retry-After": "1"})
-        return self._busy(ServiceBusyError(f"no place became free within {self._patience:g} s; try again later"))
+        return self._busy(
+            ServiceBusyError(f"no place became free within {self._patience:g} s; try again later", reason="queue_full")
+        )
 
     def _busy(self, error: ServiceBusyError) -> HttpError:
-        return HttpError(503, "busy", str(error), self._retriever.retry_headers())
+        return HttpError(503, "busy", str(error), self._retriever.retry_headers(), reason=error.reason)
 
 
 def _scores(found: Sequence[HitDicts]) -> list[list[float]]:

@@ -28,7 +28,7 @@ def as_http_error(retriever: Retriever) -> Callable[[ResearchError], HttpError |
     def map_error(error: ResearchError) -> HttpError | None:
         if isinstance(error, ServiceBusyError):
             retriever.metrics.count_rejected()
-            return HttpError(429, "busy", str(error), retriever.retry_headers())
+            return HttpError(429, "busy", str(error), retriever.retry_headers(), reason=error.reason)
         if isinstance(error, NotReadyError):
             return HttpError(503, "not_ready", str(error), {"Retry-After": "1"})
         if isinstance(error, UnknownIndexError):

@@ -54,4 +54,4 @@ class Shedding:
         self._count()
         scope["route"] = _Refused(scope["path"])
         message = "the queue is full; try again later"
-        await error_response(status, "busy", message, self._retry_headers())(scope, receive, send)
+        await error_response(status, "busy", message, self._retry_headers(), reason="queue_full")(scope, receive, send)

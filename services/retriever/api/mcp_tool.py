@@ -25,6 +25,7 @@ from services.retriever.types import served
 from services.web.disconnect import cancel_on_disconnect
 from services.web.errors import HttpError
 from services.web.json_bounds import fault_of
+from services.web.refusals import count_refusal
 
 _PATH = "/mcp"
 
@@ -53,6 +54,7 @@ def mcp_routes(
             unread.encode([answer.hits for answer in found or ()], lambda hits: hits)
         except ServiceBusyError as error:
             retriever.metrics.count_rejected()
+            count_refusal(error.reason, 200)
             raise ToolError(str(error)) from error
         except (InvalidFieldError, ResearchError) as error:
             raise ToolError(str(error)) from error

@@ -134,7 +134,7 @@ class SearchPipeline:
             ServiceError: a stage failed on their batch; the cause is the stage's exception.
         """
         if self._closing:
-            raise ServiceBusyError("the service is shutting down")
+            raise ServiceBusyError("the service is shutting down", reason="shutting_down")
         cached = [self._cache.get(query.key) for query in queries]
         missing = [query for query, hits in zip(queries, cached, strict=True) if hits is None]
         found = iter(await self._work_on(missing)) if missing else iter(())
@@ -153,7 +153,8 @@ class SearchPipeline:
             self._client_left = True
             if isinstance(error, TimeoutError):
                 raise ServiceBusyError(
-                    f"the search was not done within {self._max_wait:g} s; try again later"
+                    f"the search was not done within {self._max_wait:g} s; try again later",
+                    reason="too_slow",
                 ) from error
             raise
         finally:
@@ -168,7 +169,8 @@ class SearchPipeline:
         if self._is_too_much(self._in_flight.new(queries)):
             raise ServiceBusyError(
                 f"{self.depth} queries are waiting and the limit is {self._limits.queue}, or "
-                f"{self._limits.queue_chars} characters; try again later"
+                f"{self._limits.queue_chars} characters; try again later",
+                reason="queue_full",
             )
 
     def _is_too_much(self, queries: list[Query]) -> bool:

@@ -12,6 +12,7 @@ from fastapi.responses import FileResponse, HTMLResponse
 from prometheus_client import CONTENT_TYPE_LATEST
 
 from research.schemas import ServiceStatus
+from services.trainer.api.addresses import without_addresses
 from services.trainer.api.prometheus import render_metrics
 from services.trainer.controller import RunController
 from services.trainer.entry import Entry
@@ -20,6 +21,7 @@ from services.trainer.run_dir.run_dir import RunDirectory
 from services.web.auth import admin_guard
 from services.web.errors import HttpError, install_error_handlers
 from services.web.health import health_routes
+from services.web.refusals import shared_metrics
 
 _PAGE = Path(__file__).with_name("status_page.html")
 
@@ -60,7 +62,7 @@ def observation_routes(controller: RunController, run_dir: RunDirectory) -> APIR
     @router.get("/status")
     async def status() -> dict[str, Any]:
         """What the run is doing, and its last log lines."""
-        return controller.status.as_dict()
+        return public(controller)
 
     @router.get("/steps", response_model=None)
     def steps() -> list[Entry]:
@@ -82,9 +84,16 @@ def observation_routes(controller: RunController, run_dir: RunDirectory) -> APIR
     @router.get("/metrics", response_class=Response)
     async def metrics() -> Response:
         """Prometheus metrics."""
-        return Response(render_metrics(controller.status, run_dir.metrics()), media_type=CONTENT_TYPE_LATEST)
+        rendered = render_metrics(controller.status, run_dir.metrics()) + shared_metrics()
+        return Response(rendered, media_type=CONTENT_TYPE_LATEST)
 
     return router
+
+
+def public(controller: RunController) -> dict[str, Any]:
+    """The status, without the addresses of other services; the log has them."""
+    shown: dict[str, Any] = without_addresses(controller.settings)(controller.status.as_dict())
+    return shown
 
 
 def control_routes(controller: RunController) -> APIRouter:
@@ -94,7 +103,7 @@ def control_routes(controller: RunController) -> APIRouter:
     def acknowledge(done: bool, otherwise: str) -> dict[str, Any]:
         if not done:
             raise HttpError(409, "conflict", otherwise)
-        return controller.status.as_dict()
+        return public(controller)
 
     @router.post("/start")
     async def start() -> dict[str, Any]:

@@ -8,12 +8,13 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from research.episode.agent import GREEDY, SearchAgent
-from research.errors import ProtocolError, ResearchError, ServiceError, TrainingError
+from research.errors import ProtocolError, ResearchError, ServiceBusyError, ServiceError, TrainingError
 from research.questions import Question
 from research.questions.model import question_from_dict
 from research.questions.sampling import first_of_each_kind
 from research.scoring.evaluate import Answered, KindFigures, ask_questions, figures_of, pass_at_k
 from research.settings import Settings
+from services.trainer.rollout.gate import busy_for_too_long
 from services.trainer.rollout.rollouts import Rollouts
 from services.trainer.rollout.versions import WrongWeightsError, require_version
 from services.trainer.run_dir.run_dir import RunDirectory
@@ -106,9 +107,12 @@ class Evaluator:
             sampling=replace(self._rollouts.sampling, seed=self._rollouts.seed) if name == SAMPLED else GREEDY,
             concurrency=self._settings.policy.max_num_seqs * len(self._settings.endpoints.policy_urls),
             on_answer=self._status.advance,
+            name=f"{self._settings.run[:40]}-{name}",
         )
         faults: list[ResearchError] = []
         for index, outcome in zip(left, found, strict=True):
+            if isinstance(outcome, ServiceBusyError):
+                raise busy_for_too_long(outcome) from outcome
             if isinstance(outcome, ServiceError):
                 faults.append(outcome)
                 continue

@@ -6,12 +6,17 @@ import asyncio
 import time
 from collections.abc import Awaitable, Callable
 
-from research.errors import TrainingError
+from research.errors import ServiceBusyError, TrainingError
 from services.trainer.status import RunStatus
 
 _POLL_SECONDS = 1.0
 
 Check = Callable[[], Awaitable[str | None]]
+
+
+def busy_for_too_long(error: ServiceBusyError) -> TrainingError:
+    """The end of a run whose clients have waited for a busy service as long as they may."""
+    return TrainingError(f"{error}; it was busy for as long as a run waits (trainer.outage_timeout)")
 
 
 class ServiceGate:

@@ -13,12 +13,13 @@ from typing import Any
 
 from research.bench.judge import JUDGE_KEY_VARIABLE, Grader, Verdict, Verdicts, ask_judge, key_of
 from research.episode.agent import Episode
-from research.errors import ContextFullError, ServiceError, TrainingError
+from research.errors import ContextFullError, ServiceBusyError, ServiceError, TrainingError
 from research.questions import Question
 from research.scoring.reward import Score, score
 from research.scoring.rewards import RewardFunction, f1_reward, reward_functions
 from research.settings import Settings
 from research.strategies.openai_chat import OpenAIChat
+from services.trainer.rollout.gate import busy_for_too_long
 from services.web.auth import environment_secret
 
 DEFAULT = {"f1": 1.0}
@@ -65,6 +66,8 @@ class Judge:
                 return await ask_judge(self.grader, record)
             except (ContextFullError, ValueError) as error:
                 return Verdict(correct=False, reason=f"no verdict: {error}")
+            except ServiceBusyError as error:
+                raise busy_for_too_long(error) from error
             except ServiceError as error:
                 failed += not await self.wait_until_ready(self.check)
                 if failed > self.failures:
@@ -118,7 +121,12 @@ async def open_rewards(
         return
     key = environment_secret(JUDGE_KEY_VARIABLE)
     async with OpenAIChat(
-        reward.judge_endpoint, reward.judge_model, timeout=limits.request_timeout, retries=limits.retries, api_key=key
+        reward.judge_endpoint,
+        reward.judge_model,
+        timeout=limits.request_timeout,
+        retries=limits.retries,
+        api_key=key,
+        busy_timeout=settings.trainer.outage_timeout,
     ) as chat:
 
         async def check() -> str | None:

@@ -10,11 +10,12 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from research.episode.agent import Episode, Sampling, SearchAgent
-from research.errors import ProtocolError, ResearchError, ServiceError
+from research.errors import ProtocolError, ResearchError, ServiceBusyError, ServiceError
+from research.http import request_id
 from research.questions import Question
 from services.trainer.groups import Group, Member
 from services.trainer.rollout.branches import Start, fits, root_of, start_of
-from services.trainer.rollout.gate import ServiceGate
+from services.trainer.rollout.gate import ServiceGate, busy_for_too_long
 from services.trainer.rollout.journal import EpisodeJournal, Place
 from services.trainer.rollout.rewards import Rewards
 from services.trainer.rollout.stragglers import Stragglers
@@ -32,6 +33,8 @@ class Rollouts:
     `seed`, each episode has its own seed, derived from `seed` and its place in the run. Of the members of a group,
     the last `branches` go on from a search result of the others.
 
+    Requests for an episode are named after `run` and its place in it.
+
     `unusable` counts, by id of the question, the episodes left out because the question or a passage cannot be encoded.
     """
 
@@ -42,6 +45,7 @@ class Rollouts:
     versions: Versions
     journal: EpisodeJournal
     seed: int | None
+    run: str = "run"
     branches: int = 0
     stragglers: Stragglers | None = None
     infra_errors: int = field(default=0)
@@ -120,7 +124,9 @@ class Rollouts:
         if episode is None or not fits(episode, root):
             sampling = self._sampling_at(step, (group, number))
             start = start_of(root, f"{self.seed}/{step}/{group}/{number}")
-            episode = await self._sampled(f"{step}.{group}", question, sampling, start)
+            # All that the episode asks of policy and retriever has this id in their logs, too.
+            with request_id.working_on(f"{self.run[:40]}-{step}.{group}.{number}"):
+                episode = await self._sampled(f"{step}.{group}", question, sampling, start)
             if episode is not None:
                 await asyncio.to_thread(self.journal.add, step, group, number, episode)
         finished()
@@ -145,6 +151,8 @@ class Rollouts:
             try:
                 episode = await self.agent.for_episode(group).run(question.text, sampling, start())
                 self.versions.require(episode)
+            except ServiceBusyError as error:  # no failure: the clients have waited for it
+                raise busy_for_too_long(error) from error
             except (ServiceError, WrongWeightsError) as error:
                 self.infra_errors += 1
                 logger.info("an episode is sampled again: %s", error)

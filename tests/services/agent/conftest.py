@@ -25,7 +25,7 @@ def services(
     service_environment: dict[str, str],
 ) -> Iterator[Services]:
     with launching(tmp_path_factory, free_port, data_dir, service_environment) as launch:
-        retriever = launch("retriever")
+        retriever = launch("retriever", "retriever.max_top_k=50")
         trainer_port = free_port()
         policy = launch(
             "policy",

@@ -118,7 +118,10 @@ def test_one_retriever_or_several() -> None:
     [
         (["bench.endpoint=http://far/v1"], "endpoint and model are given together"),
         (["bench.judge_model=gpt"], "judge_endpoint and judge_model are given together"),
-        (["bench.endpoint=http://me:secret@far/v1", "bench.model=m"], "key by the environment"),
+        (
+            ["bench.endpoint=http://me:secret@far/v1", "bench.model=m"],
+            "as RESEARCH_ENDPOINT_API_KEY",
+        ),
         (['bench.prices={"m"={input=-1,output=1}}'], "greater than or equal to 0"),
     ],
 )

@@ -1,0 +1,40 @@
+"""One id from a client through policy and retriever, in what both answer and in the log."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from tests.support.agent_services import QUESTION, Services, await_condition
+
+HEADER = "X-Request-ID"
+# More than the retriever of these tests gives (conftest.py), so that it refuses the search.
+TOO_MANY = 60
+
+
+def lines_of(log: Path, name: str) -> list[str]:
+    """What a service has logged for a request."""
+    found = []
+    for line in log.read_text(errors="replace").splitlines():
+        try:
+            entry: dict[str, Any] = json.loads(line)
+        except ValueError:
+            continue
+        if isinstance(entry, dict) and entry.get("request") == name:
+            found.append(entry["message"])
+    return found
+
+
+def test_an_answer_that_fails_has_the_id_of_the_retrievers_log(services: Services) -> None:
+    with services.http() as http:
+        answered = http.post("/answer", json={"question": QUESTION, "top_k": TOO_MANY}, headers={HEADER: "mine-1"})
+    assert answered.status_code == 503
+    assert answered.headers[HEADER] == answered.json()["request_id"] == "mine-1"
+    message = answered.json()["message"]
+    assert "answered 422" in message
+    assert "request mine-1" in message
+    await_condition(
+        "the retriever has logged it",
+        lambda: "POST '/search' was answered with 422" in lines_of(services.retriever.log, "mine-1"),
+    )
