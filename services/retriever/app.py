@@ -27,6 +27,7 @@ from services.web.disconnect import CLIENT_CLOSED_REQUEST, cancel_on_disconnect
 from services.web.errors import ValidationRoute, install_error_handlers
 from services.web.health import health_routes
 from services.web.refusals import shared_metrics
+from services.web.server import NO_DOCS_PAGES
 
 # Bounds what is read into memory; a whole queue of queries of ordinary length takes a tenth of it.
 MAX_BODY_BYTES = 4_000_000
@@ -51,6 +52,7 @@ def create_app(retriever: Retriever) -> FastAPI:
         title="Retriever",
         summary="Passages nearest in meaning to a query.",
         lifespan=lifespan,
+        **NO_DOCS_PAGES,
     )
     app.add_middleware(BodyLimit, max_bytes=MAX_BODY_BYTES, max_held=MAX_HELD_BYTES)
     app.add_middleware(

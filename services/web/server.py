@@ -2,20 +2,52 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import uvicorn
 from fastapi import FastAPI
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from services.process import stopping
 from services.web.bounded_http import HttpBounds, bounded_protocol
+from services.web.errors import error_response
 from services.web.known_hosts import KnownHosts
 from services.web.logs import LOGGING
 from services.web.request_ids import RequestIds
 
-# How long requests in flight may take after a signal; then the app closes what it has opened.
-DRAIN_SECONDS = 5
+# How long requests in flight may take after a signal; then the app closes what it has opened. With that it is less than
+# the launcher waits before it kills (`services.system.launcher`).
+DRAIN_SECONDS = 4
+_RETRY_SECONDS = 5
+
+# FastAPI's pages load scripts from another host into the service's origin. What they show is at `/openapi.json`.
+NO_DOCS_PAGES: dict[str, Any] = {"docs_url": None, "redoc_url": None}
+
+
+class ToldOfTheStop:
+    """ASGI layer: a request that is cut off by the end of the service gets 503, not uvicorn's plain 500."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        begun = False
+
+        async def noting(message: Message) -> None:
+            nonlocal begun
+            begun = True
+            await send(message)
+
+        try:
+            await self._app(scope, receive, noting)
+        except asyncio.CancelledError:
+            if scope["type"] != "http" or begun:
+                raise
+            told = "the service is ending; ask again once it is back"
+            await error_response(503, "stopping", told, {"Retry-After": str(_RETRY_SECONDS)})(scope, receive, send)
 
 
 class Server(uvicorn.Server):
@@ -42,7 +74,7 @@ def new_server(
     logs = {"log_level": "warning"} if quiet else {"log_config": LOGGING}
     return Server(
         uvicorn.Config(
-            RequestIds(KnownHosts(app, names)),
+            RequestIds(KnownHosts(ToldOfTheStop(app), names)),
             host=host,
             port=port,
             http=bounded_protocol(bounds),

@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import base64
-import hashlib
 import os
-import re
 from pathlib import Path
 
 from fastapi import APIRouter
@@ -18,21 +15,11 @@ from services.policy.api.notice import notice
 from services.policy.openai.format import AGENT
 from services.policy.service import PolicyService
 from services.policy.settings_variable import NUMBERS_VARIABLE
+from services.web.pages import page_headers
 
 _PAGE = Path(__file__).with_name("ask_page.html").read_text(encoding="utf-8")
 
-
-def _content_security_policy() -> str:
-    """Allow only this page's own script, by its hash, and requests to the server that it came from."""
-    script = re.findall(r"<script>(.*?)</script>", _PAGE, re.DOTALL)[0]
-    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
-    return (
-        f"default-src 'none'; script-src 'sha256-{digest}'; style-src 'unsafe-inline'; connect-src 'self'; "
-        "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
-    )
-
-
-_HEADERS = {"Content-Security-Policy": _content_security_policy(), "X-Content-Type-Options": "nosniff"}
+_HEADERS = page_headers(_PAGE)
 
 
 def page_routes(service: PolicyService) -> APIRouter:

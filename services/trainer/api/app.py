@@ -21,9 +21,12 @@ from services.trainer.run_dir.run_dir import RunDirectory
 from services.web.auth import admin_guard
 from services.web.errors import HttpError, install_error_handlers
 from services.web.health import health_routes
+from services.web.pages import page_headers
 from services.web.refusals import shared_metrics
+from services.web.server import NO_DOCS_PAGES
 
-_PAGE = Path(__file__).with_name("status_page.html")
+_PAGE = Path(__file__).with_name("status_page.html").read_text(encoding="utf-8")
+_PAGE_HEADERS = page_headers(_PAGE)
 
 
 def create_app(controller: RunController, run_dir: RunDirectory, *, returning: bool = False) -> FastAPI:
@@ -42,7 +45,7 @@ def create_app(controller: RunController, run_dir: RunDirectory, *, returning: b
     async def health() -> ServiceStatus:
         return ServiceStatus(status="ready", detail=str(controller.status.phase))
 
-    app = FastAPI(title="Trainer", summary="Trains a search agent with GRPO.", lifespan=lifespan)
+    app = FastAPI(title="Trainer", summary="Trains a search agent with GRPO.", lifespan=lifespan, **NO_DOCS_PAGES)
     install_error_handlers(app)
     app.include_router(health_routes(health))
     app.include_router(observation_routes(controller, run_dir))
@@ -56,8 +59,8 @@ def observation_routes(controller: RunController, run_dir: RunDirectory) -> APIR
     router = APIRouter()
 
     @router.get("/", response_class=HTMLResponse, include_in_schema=False)
-    def page() -> str:
-        return _PAGE.read_text(encoding="utf-8")
+    async def page() -> HTMLResponse:
+        return HTMLResponse(_PAGE, headers=_PAGE_HEADERS)
 
     @router.get("/status")
     async def status() -> dict[str, Any]:

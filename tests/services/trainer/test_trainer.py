@@ -8,6 +8,8 @@ from typing import Any
 import httpx
 import pytest
 
+from tests.support.browser import browser_page, require_browser
+
 TOKEN = "admin-for-tests"
 
 
@@ -35,6 +37,20 @@ def test_status_page_and_probes(trainer: Any) -> None:
         assert "ReSearch trainer" in client.get("/").text
         assert 'research_trainer_phase{phase="idle"} 1.0' in client.get("/metrics").text
         assert client.get("/training.png").status_code == 404
+
+
+def test_the_page_runs_its_own_script_only_and_no_page_runs_that_of_others(trainer: Any) -> None:
+    with trainer.client() as client:
+        rules = client.get("/").headers["content-security-policy"]
+        assert rules.startswith("default-src 'none'; script-src 'sha256-")
+        assert client.get("/docs").status_code == client.get("/redoc").status_code == 404
+        assert "/status" in client.get("/openapi.json").json()["paths"]
+
+
+@require_browser
+def test_the_page_works_under_its_rules(trainer: Any) -> None:
+    with browser_page(trainer.url) as page:
+        page.wait_for_function("document.getElementById('phase').textContent === 'idle'")
 
 
 @pytest.mark.parametrize("path", ["/run/start", "/run/pause", "/run/stop"])
