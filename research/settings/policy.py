@@ -34,7 +34,10 @@ class PolicyConfig(Section):
         0, description="largest rank of LoRA adapters that can be loaded; 0: no adapters"
     )
     answer_concurrency: PositiveInt = Field(64, description="/answer requests at once; more are refused with 429")
-    answer_timeout: float = Field(120.0, gt=0, description="seconds until /answer gives up")
+    answer_timeout: float = Field(120.0, gt=0, description="seconds until /answer gives up on a question")
+    answer_list_timeout: float = Field(
+        1800.0, gt=0, description="seconds until /answer gives up on a list of questions, which wait for places in it"
+    )
     max_question_chars: PositiveInt = Field(8192, description="longer questions are refused with 422")
     serve: str = Field(
         "latest",

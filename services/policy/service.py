@@ -72,6 +72,7 @@ class PolicyService:
             self.retriever,
             concurrency=policy.answer_concurrency,
             timeout=policy.answer_timeout,
+            list_timeout=policy.answer_list_timeout,
             max_question_chars=policy.max_question_chars,
         )
         self.is_open = True

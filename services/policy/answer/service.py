@@ -18,6 +18,7 @@ from research.strategies import RESEARCH, BaselineStrategy, ReSearchStrategy, St
 from research.strategies.chat import ScoringRetriever
 from research.strategies.outcome import Outcome, answer_response, outcome_of
 from research.strategies.token_chat import ChatTokenizer, TokenChat
+from services.policy.answer.turns import Turns
 
 ANSWERS = Counter("research_policy_answers_total", "Answered questions by stop reason.", ["stop_reason"])
 ANSWER_SECONDS = Histogram(
@@ -58,6 +59,7 @@ class AnswerService:
         tokenizer, retriever: for the other strategies.
         concurrency: questions in flight at once; more are refused.
         timeout: seconds per question.
+        list_timeout: seconds for several questions together, in which they also wait for places.
         max_question_chars: the most characters of a question.
     """
 
@@ -70,15 +72,17 @@ class AnswerService:
         *,
         concurrency: int,
         timeout: float,
+        list_timeout: float,
         max_question_chars: int,
     ) -> None:
         self.agent = agent
         self._policy_with = policy_with
         self._tokenizer = tokenizer
         self._retriever = retriever
-        self._concurrency = concurrency
         self._slots = asyncio.Semaphore(concurrency)
-        self._timeout = timeout
+        # All lists together leave half of the slots to single questions, which are answered at once or refused.
+        self._lists = Turns(max(1, concurrency // 2))
+        self._timeout, self._list_timeout = timeout, list_timeout
         self._max_question_chars = max_question_chars
 
     def validate(self, asked: AnswerTask) -> None:
@@ -115,19 +119,30 @@ class AnswerService:
         return await self._run_with_slot(asked)
 
     async def answer_all(self, asked: Sequence[AnswerTask]) -> list[AnswerResponse]:
-        """Answer several questions, each as soon as there is room. Raises what `answer` raises."""
+        """Answer several questions, each as soon as there is room.
+
+        Raises what `answer` raises, and ServiceError if the time for all of them is over.
+        """
         for one in asked:
             self.validate(one)
         self.check_capacity()
-        # A long list leaves half of the slots to other requests.
-        share = asyncio.Semaphore(max(1, self._concurrency // 2))
+        request, done = object(), 0
 
         async def in_turn(one: AnswerTask) -> AnswerResponse:
-            async with share:
-                return await self._run_with_slot(one)
+            nonlocal done
+            async with self._lists.place(request):
+                answered = await self._run_with_slot(one)
+            done += 1
+            return answered
 
-        async with asyncio.TaskGroup() as group:
-            tasks = [group.create_task(in_turn(one)) for one in asked]
+        try:
+            async with asyncio.timeout(self._list_timeout), asyncio.TaskGroup() as group:
+                tasks = [group.create_task(in_turn(one)) for one in asked]
+        except TimeoutError as error:
+            raise ServiceError(
+                f"only {done} of {len(asked)} questions were answered within {self._list_timeout:g} s "
+                "(policy.answer_list_timeout); ask fewer at once"
+            ) from error
         return [task.result() for task in tasks]
 
     async def stream(self, asked: AnswerTask) -> AsyncGenerator[AnswerEvent]:

@@ -28,6 +28,7 @@ def with_answering(
             OnePassage(),
             concurrency=concurrency,
             timeout=60,
+            list_timeout=60,
             max_question_chars=100,
         )
         async with asyncio.timeout(10):
