@@ -9,8 +9,14 @@ if TYPE_CHECKING:
     from fastapi import FastAPI
     from starlette.datastructures import State
 
-# Large enough for a whole context of token ids or a picture, too small to fill the memory.
-MAX_BODY_BYTES = 16_000_000
+# Of what is text: 512 questions of any usual length.
+MAX_BODY_BYTES = 4_000_000
+# Of one text, which the tokenizer makes 250 times as large; more than any context.
+MAX_TEXT_BYTES = 1_000_000
+# Large enough for a whole context of token ids, a picture, or the list of a large model's weights; too small to fill the memory.
+MAX_LARGE_BODY_BYTES = 16_000_000
+# Of all requests that are not answered yet; the episodes of a step, all sampled at once, are a tenth of it.
+MAX_HELD_BYTES = 1_000_000_000
 PLUGIN_NAMES = "research_weights,research_routes"
 
 
@@ -36,16 +42,20 @@ class ResearchPlugin:
         from services.policy.api.answer import answer_routes
         from services.policy.api.ask_page import page_routes
         from services.policy.api.blocked_routes import BlockedRoutes
+        from services.policy.api.cheap_refusals import CheapRefusals
+        from services.policy.api.guards import INFERENCE, variable_of
         from services.policy.api.training import training_control_routes, training_routes
         from services.policy.api.version_header import WeightVersionHeader
         from services.policy.openai.errors import install_openai_error_handler
         from services.policy.service import PolicyService
         from services.policy.settings_variable import settings_from_environment
-        from services.web.auth import admin_guard
+        from services.web.auth import TokenFirst, admin_guard
         from services.web.body_limit import BodyLimit
         from services.web.errors import install_error_handlers
         from services.web.health import health_routes
+        from services.web.known_hosts import KnownHosts, own_names
         from services.web.request_ids import RequestIds
+        from services.web.server import ToldOfTheStop
 
         app.state.research = service = PolicyService(settings_from_environment())
         install_error_handlers(app, whole_app=False)
@@ -57,9 +67,21 @@ class ResearchPlugin:
         if guard := admin_guard():
             for routes in (admin_routes(service), adapter_routes(service), training_control_routes(service.settings)):
                 app.include_router(routes, dependencies=guard)
-        app.add_middleware(BodyLimit, max_bytes=MAX_BODY_BYTES)
+        app.add_middleware(CheapRefusals)
+        app.add_middleware(
+            BodyLimit,
+            max_bytes=MAX_BODY_BYTES,
+            max_held=MAX_HELD_BYTES,
+            of_paths={
+                **dict.fromkeys((*INFERENCE, "/admin/weights"), MAX_LARGE_BODY_BYTES),
+                **dict.fromkeys(("/tokenize", "/detokenize"), MAX_TEXT_BYTES),
+            },
+        )
         app.add_middleware(WeightVersionHeader, service=service)
+        app.add_middleware(TokenFirst, variable_of=variable_of)
         app.add_middleware(BlockedRoutes)
+        app.add_middleware(ToldOfTheStop)
+        app.add_middleware(KnownHosts, names=own_names(service.settings))
         app.add_middleware(RequestIds)  # around all others
 
     async def init_state(self, engine_client: Any, state: State, args: Namespace) -> None:

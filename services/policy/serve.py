@@ -57,10 +57,9 @@ def run_server(settings: Settings) -> None:
     model = str(weights.path)
     os.environ.update(server_environment(settings))
     os.environ |= {VERSION_VARIABLE: weights.version, NUMBERS_VARIABLE: numbers.line}
-    sys.argv[1:] = server_arguments(settings, model)
-    from vllm.entrypoints.launchers.api_server.entry import main  # reads the environment as it is imported
+    from services.policy.http_server import run  # vLLM reads the environment as it is imported
 
-    main()
+    run(server_arguments(settings, model))
 
 
 def server_arguments(settings: Settings, model: str) -> list[str]:
@@ -84,6 +83,8 @@ def server_arguments(settings: Settings, model: str) -> list[str]:
         # Opens the token-in/token-out route; the API key guards it.
         "--enable-scale-out",
         "--disable-uvicorn-access-log",
+        # The pages' scripts come with vLLM, not from another host into the origin of this server.
+        "--enable-offline-docs",
         *("--generation-config", "vllm"),
     ]
     if policy.max_lora_rank:

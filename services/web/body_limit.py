@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from types import MappingProxyType
+
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -13,16 +16,27 @@ class BodyLimit:
         app: the protected app.
         max_bytes: of one body; a larger one is refused with 413.
         max_held: of all bodies of unanswered requests together; what exceeds it is refused with 503. None: no limit.
+        of_paths: the limit of one body below a path, where it is another than `max_bytes`.
     """
 
-    def __init__(self, app: ASGIApp, max_bytes: int, max_held: int | None = None) -> None:
+    def __init__(
+        self,
+        app: ASGIApp,
+        max_bytes: int,
+        max_held: int | None = None,
+        of_paths: Mapping[str, int] = MappingProxyType({}),
+    ) -> None:
         self._app = app
         self._max_bytes = max_bytes
+        self._of_paths = of_paths
         self._max_held = max_held
         self._held = 0
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        received = 0
+        received, max_bytes = 0, self._max_bytes
+        for start, limit in self._of_paths.items():
+            if scope.get("path", "").startswith(start):
+                max_bytes = limit
 
         async def counted() -> Message:
             nonlocal received
@@ -30,8 +44,8 @@ class BodyLimit:
             size = len(message.get("body", b""))
             received += size
             self._held += size
-            if received > self._max_bytes:
-                raise HTTPException(413, f"the body is larger than {self._max_bytes} bytes")
+            if received > max_bytes:
+                raise HTTPException(413, f"the body is larger than {max_bytes} bytes")
             if self._max_held is not None and self._held > self._max_held:
                 told = f"bodies of {self._max_held} bytes are arriving; try again later"
                 raise HTTPException(503, told, {"Retry-After": "1"})

@@ -16,6 +16,7 @@ from services.web.errors import HttpError, ValidationRoute
 
 _HARMLESS = frozenset({"/is_paused", "/abort_requests", "/weight_info"})
 _PAUSING = frozenset({"/pause", "/resume"})
+VLLM_ADMIN_PATHS = _HARMLESS | _PAUSING
 
 _ERRORS: dict[int | str, dict[str, Any]] = {status: {"model": ErrorBody} for status in (401, 422, 500, 504)}
 

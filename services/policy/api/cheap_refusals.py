@@ -1,0 +1,108 @@
+"""Refuses bodies of very many values on vLLM's routes, before vLLM reads them.
+
+vLLM validates every item of a list, in each of the forms that a field may have, and keeps what is wrong with each: a
+list of eight million numbers in place of messages, 16 MB, took 18 GiB. Only lists of token ids are long by nature.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import orjson
+from fastapi.responses import JSONResponse
+from starlette.exceptions import HTTPException
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from services.web.json_bounds import fault_of
+
+# Messages, tools and schemas of any usual chat; wrong values cost vLLM some 2 KB each.
+MOST_VALUES = 10_000
+# The longest context, a few times over; and each prompt of a list is a request of its own to the engine.
+MOST_TOKENS = 1_000_000
+_MOST_PROMPTS = 1_000
+_TOKENS = {
+    "/inference/v1/generate": "token_ids",
+    "/v1/completions": "prompt",
+    "/v1/completions/render": "prompt",
+    "/detokenize": "tokens",
+}
+# Our own routes know how many values each of them takes (`services.web.errors.ValidationRoute`).
+_OURS = ("/answer", "/admin")
+
+
+class CheapRefusals:
+    """ASGI middleware; the fault is told in the form of OpenAI's API, as vLLM tells its own."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if not _may_have_json(scope):
+            await self._app(scope, receive, send)
+            return
+        body = bytearray()
+        while True:
+            try:
+                message = await receive()
+            except HTTPException as error:
+                await _refusal(error.status_code, str(error.detail), error.headers)(scope, receive, send)
+                return
+            if message["type"] == "http.disconnect":
+                return
+            body += message.get("body", b"")
+            if not message.get("more_body"):
+                break
+        whole: bytes | None = bytes(body)
+        del body
+        assert whole is not None
+        if fault := _fault(scope["path"].rstrip("/"), whole):
+            await _refusal(400, fault)(scope, receive, send)
+            return
+
+        async def again() -> Any:
+            nonlocal whole
+            if whole is None:
+                return await receive()
+            first, whole = {"type": "http.request", "body": whole, "more_body": False}, None
+            return first
+
+        await self._app(scope, again, send)
+
+
+def _may_have_json(scope: Scope) -> bool:
+    if scope["type"] != "http" or scope["method"] not in ("POST", "PUT", "PATCH"):
+        return False
+    kind = next((value for name, value in scope["headers"] if name == b"content-type"), b"")
+    return not scope["path"].startswith(_OURS) and not kind.lower().startswith(b"multipart/")
+
+
+def _fault(path: str, body: bytes) -> str | None:
+    """What is wrong with the body; None if vLLM may read it."""
+    fault = fault_of(body, MOST_VALUES)
+    if fault is None or (field := _TOKENS.get(path)) is None:
+        return fault
+    if too_many := fault_of(body, MOST_TOKENS):
+        return too_many
+    try:
+        values = orjson.loads(body)
+    except ValueError as error:
+        return f"the body is not JSON: {error}"
+    if not isinstance(values, dict) or not _are_tokens(values.pop(field, None)):
+        return f"{field}: {fault}, and they are not the token ids of one prompt or of {_MOST_PROMPTS}"
+    return fault_of(orjson.dumps(values), MOST_VALUES)
+
+
+def _are_tokens(value: object) -> bool:
+    """Whether it is a list of whole numbers, or a short list of such lists."""
+    if not isinstance(value, list):
+        return False
+    kinds = set(map(type, value))
+    if kinds == {list}:
+        return len(value) <= _MOST_PROMPTS and all(set(map(type, each)) <= {int} for each in value)
+    return kinds <= {int}
+
+
+def _refusal(status: int, message: str, headers: Any = None) -> JSONResponse:
+    kind = "BadRequestError" if status < 500 else "ServiceUnavailableError"
+    error = {"message": message, "type": kind, "param": None, "code": status}
+    return JSONResponse({"error": error}, status_code=status, headers=headers)

@@ -1,0 +1,96 @@
+"""What is refused before vLLM reads it, and that what is right reaches vLLM byte by byte."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator
+from typing import Any
+
+import httpx
+import pytest
+from fastapi import FastAPI, Request
+
+from services.policy.api.cheap_refusals import CheapRefusals
+from services.web.body_limit import BodyLimit
+from tests.support.web_server import serving
+
+LIMIT = 8_000_000
+CHAT, COMPLETIONS, GENERATE, DETOKENIZE = (
+    "/v1/chat/completions",
+    "/v1/completions",
+    "/inference/v1/generate",
+    "/detokenize",
+)
+
+
+@pytest.fixture(scope="module")
+def url() -> Iterator[str]:
+    app = FastAPI()
+
+    @app.api_route("/{path:path}", methods=["GET", "POST", "PUT"])
+    async def digest(request: Request) -> str:
+        return hashlib.sha256(await request.body()).hexdigest()
+
+    app.add_middleware(CheapRefusals)
+    app.add_middleware(BodyLimit, max_bytes=LIMIT)
+    with serving(app) as port:
+        yield f"http://127.0.0.1:{port}"
+
+
+@pytest.mark.parametrize(
+    ("path", "body"),
+    [
+        (CHAT, {"messages": [1] * 10_001}),
+        (CHAT, {"messages": [{"role": "user", "content": "x"}], "stop": ["a"] * 20_000}),
+        (CHAT, {"messages": {str(number): 0 for number in range(20_000)}}),
+        (COMPLETIONS, {"prompt": ["a"] * 20_000}),
+        (COMPLETIONS, {"prompt": [1] * 10_001 + ["a"]}),
+        (COMPLETIONS, {"prompt": [1] * 10_001 + [True]}),
+        (COMPLETIONS, {"prompt": [[1]] * 10_001}),
+        (COMPLETIONS, {"prompt": [[1] * 20_000, ["a"]]}),
+        (COMPLETIONS, {"prompt": [1] * 10_001, "stop": [1] * 10_001}),
+        (GENERATE, {"prompt": [1] * 10_001}),
+        (GENERATE, {"token_ids": [1] * 1_000_001}),
+        (GENERATE + "/", {"token_ids": [{}] * 10_001}),
+        (DETOKENIZE, [1] * 10_001),
+        ("/tokenize", {"prompt": [1] * 10_001}),
+    ],
+)
+def test_too_many_values_are_refused_in_openais_form(url: str, path: str, body: Any) -> None:
+    answer = httpx.post(url + path, json=body, timeout=60)
+    assert answer.status_code == 400
+    assert "values" in answer.json()["error"]["message"]
+    assert len(answer.content) < 300
+
+
+@pytest.mark.parametrize(
+    ("path", "body"),
+    [
+        (CHAT, {"messages": [{"role": "user", "content": "Is [1, 2, 3] " * 20_000}]}),
+        (CHAT, {"messages": [{"role": "user", "content": "x"}] * 2_000}),
+        (COMPLETIONS, {"prompt": [7] * 200_000}),
+        (COMPLETIONS, {"prompt": [[7] * 2_000] * 100}),
+        (GENERATE, {"token_ids": list(range(200_000)), "sampling_params": {"stop": ["a"] * 100}}),
+        (DETOKENIZE, {"tokens": [1] * 200_000}),
+        ("/answer", {"questions": [1] * 20_000}),  # ours knows its own limit
+    ],
+)
+def test_what_may_be_right_passes_unchanged(url: str, path: str, body: Any) -> None:
+    sent = json.dumps(body).encode()
+    assert httpx.post(url + path, content=sent, timeout=60).json() == hashlib.sha256(sent).hexdigest()
+
+
+def test_chunks_files_and_requests_without_a_body_pass(url: str) -> None:
+    sent = json.dumps({"messages": ["a" * 100_000] * 10}).encode()
+    pieces = (sent[start : start + 1000] for start in range(0, len(sent), 1000))
+    assert httpx.post(url + CHAT, content=pieces).json() == hashlib.sha256(sent).hexdigest()
+    assert httpx.get(url + CHAT).status_code == httpx.post(url + CHAT).status_code == 200
+    file = httpx.post(url + "/v1/audio/transcriptions", files={"file": b"," * 20_000})
+    assert file.status_code == 200
+
+
+def test_a_body_that_is_too_large_is_told_so(url: str) -> None:
+    answer = httpx.post(url + CHAT, content=b"x" * (LIMIT + 1))
+    assert answer.status_code == 413
+    assert "larger than" in answer.json()["error"]["message"]
