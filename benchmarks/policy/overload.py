@@ -12,6 +12,7 @@ import asyncio
 import json
 import time
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 from statistics import quantiles
 from typing import Any
@@ -34,25 +35,31 @@ def main() -> None:
     parser.add_argument("--model", default="builtin:smollm2-135m-instruct")
     arguments = parser.parse_args()
     lines = Path("data/questions/builtin-held_out.jsonl").read_text(encoding="utf-8").splitlines()
-    questions = [json.loads(line)["text"] for line in lines]
+    bodies = [{"question": json.loads(line)["text"]} for line in lines]
     overrides = [f"model.name={arguments.model}", f"policy.answer_concurrency={ADMITTED}"]
     print("| clients | answered/s | statuses | answered p50 s | p99 s | RSS MiB, first to last, most |")
     print("|---|---|---|---|---|---|")
     with policy_and_retriever(*overrides) as (url, process):
         for clients, share in ((ADMITTED, 0.5), (TIMES * ADMITTED, 1.0), (ADMITTED, 0.5)):
-            found = asyncio.run(ask_for(url, process.pid, questions, clients, 60 * arguments.minutes * share))
-            centiles = quantiles(found["seconds"], n=100)
-            memory = found["memory"]
-            print(
-                f"| {clients} | {len(found['seconds']) / found['passed']:.2f} | {dict(found['statuses'])} "
-                f"| {centiles[49]:.2f} | {centiles[98]:.2f} "
-                f"| {memory[0]:.0f} to {memory[-1]:.0f}, {max(memory):.0f} |",
-                flush=True,
-            )
+            answers = f"{url}/answer"
+            found = asyncio.run(ask_for(answers, process.pid, bodies, clients, 60 * arguments.minutes * share))
+            print(f"| {clients} | {row(found)} |", flush=True)
 
 
-async def ask_for(url: str, pid: int, questions: list[str], clients: int, seconds: float) -> dict[str, Any]:
-    """Ask with so many clients for so long."""
+def row(found: dict[str, Any], each: int = 1) -> str:
+    """Cells of what `ask_for` found; each request counts as so many."""
+    centiles = quantiles(found["seconds"], n=100) if len(found["seconds"]) > 1 else [float("nan")] * 99
+    memory = found["memory"]
+    return (
+        f"{each * len(found['seconds']) / found['passed']:.2f} | {dict(found['statuses'])} "
+        f"| {centiles[49]:.2f} | {centiles[98]:.2f} | {memory[0]:.0f} to {memory[-1]:.0f}, {max(memory):.0f}"
+    )
+
+
+async def ask_for(
+    url: str, pid: int, bodies: Sequence[dict[str, Any] | None], clients: int, seconds: float
+) -> dict[str, Any]:
+    """Ask with so many clients for so long; a body of None is a GET."""
     statuses: Counter[int] = Counter()
     answered: list[float] = []
     memory: list[float] = []
@@ -62,7 +69,8 @@ async def ask_for(url: str, pid: int, questions: list[str], clients: int, second
         while time.perf_counter() - begun < seconds:
             place += clients
             asked = time.perf_counter()
-            response = await http.post("/answer", json={"question": questions[place % len(questions)]})
+            body = bodies[place % len(bodies)]
+            response = await (http.get(url) if body is None else http.post(url, json=body))
             statuses[response.status_code] += 1
             if response.status_code == 200:
                 answered.append(time.perf_counter() - asked)
@@ -75,7 +83,7 @@ async def ask_for(url: str, pid: int, questions: list[str], clients: int, second
             await asyncio.sleep(1)
 
     transport = AiohttpTransport(limits=httpx.Limits(max_connections=0))
-    async with httpx.AsyncClient(base_url=url, timeout=300, transport=transport) as http:
+    async with httpx.AsyncClient(timeout=300, transport=transport) as http:
         await asyncio.gather(stream(), *(client(http, place) for place in range(clients)))
     return {"statuses": statuses, "seconds": answered, "memory": memory, "passed": time.perf_counter() - begun}
 

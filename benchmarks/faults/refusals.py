@@ -1,0 +1,173 @@
+"""What it costs to refuse: for each route that takes a body, the worst bodies of the allowed size.
+
+Run: python -m benchmarks.faults.refusals [--share 1.0] [--services retriever policy trainer]; starts the services, and
+needs `research prepare`. Every request carries the tokens, so that it gets as far as anybody's does. Writes a table in
+Markdown: of all bodies of a route the longest time and which body took it, the longest that a `/livez` asked all the
+while waited, the most memory that came on top, and the largest answer.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from typing import Any
+
+import httpx
+import psutil
+
+from benchmarks.retriever.load import SERVE, free_port, serving
+from services.policy.plugin import MAX_BODY_BYTES, MAX_LARGE_BODY_BYTES, MAX_TEXT_BYTES
+from services.web.auth import ADMIN_TOKEN_VARIABLE, API_KEY_VARIABLE
+from tests.support.web_server import Watch, smallest_wrong_items
+
+SERVICES = ("retriever", "policy", "trainer")
+TOKENS = {ADMIN_TOKEN_VARIABLE: "admin-of-the-benchmark", API_KEY_VARIABLE: "key-of-the-benchmark"}
+# Its form is not FastAPI's, so the description of the API lacks it.
+MCP = ("POST", "/mcp", ["params", "id"])
+# They read no body; one is sent all the same.
+ORDERS = [("POST", f"/run/{order}", ["order"]) for order in ("start", "pause", "stop")]
+_FIELDS = 2
+
+
+@dataclass
+class Cost:
+    """The worst of a route, over all bodies."""
+
+    seconds: float = 0.0
+    slowest: str = ""
+    livez: float = 0.0
+    mib: float = 0.0
+    answer: int = 0
+    statuses: set[str] = field(default_factory=set)
+
+
+def main() -> None:
+    """Measure and print."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--share", type=float, default=1.0, help="of the allowed size")
+    parser.add_argument("--services", nargs="+", default=SERVICES, choices=SERVICES)
+    arguments = parser.parse_args()
+    os.environ.update(TOKENS)
+    print("| service | route | body MB | status | seconds | slowest body | `/livez` s | memory MiB | answer bytes |")
+    print("|---|---|---|---|---|---|---|---|---|")
+    for service in arguments.services:
+        with ExitStack() as running:
+            url, pid = start(service, running)
+            for method, path, fields in routes(service, url):
+                size = int(arguments.share * allowed(service, path)) - 1000
+                cost = worst(url, pid, method, path, dict(bodies(size, fields)))
+                print(
+                    f"| {service} | {method} `{path}` | {size / 1e6:.1f} | {', '.join(sorted(cost.statuses))} "
+                    f"| {cost.seconds:.2f} | {cost.slowest} | {cost.livez:.2f} | {cost.mib:.0f} | {cost.answer} |",
+                    flush=True,
+                )
+
+
+def start(service: str, running: ExitStack) -> tuple[str, int]:
+    """A service of its own: address and process."""
+    port = free_port()
+    runs = running.enter_context(tempfile.TemporaryDirectory())
+    command = [*SERVE[:-1], service, f"{service}.port={port}", f"paths.runs={runs}"]
+    more = ["policy.serve=base", "policy.kv_cache_gib=1"] if service == "policy" else []
+    process = running.enter_context(serving([*command, *more], port, seconds=600))
+    return f"http://127.0.0.1:{port}", process.pid
+
+
+def routes(service: str, url: str) -> list[tuple[str, str, list[str]]]:
+    """Every route that takes a body, with its fields that hold most: those of lists first."""
+    described = httpx.get(f"{url}/openapi.json", timeout=60).json()
+    found = [MCP] if service == "retriever" else ORDERS if service == "trainer" else []
+    for path, methods in described["paths"].items():
+        for method, about in methods.items():
+            if "requestBody" in about:
+                content = about["requestBody"]["content"].get("application/json", {})
+                found.append((method.upper(), path, _fields(content.get("schema", {}), described)))
+    return found
+
+
+def _fields(schema: dict[str, Any], described: dict[str, Any]) -> list[str]:
+    while "$ref" in schema:
+        schema = described["components"]["schemas"][schema["$ref"].rsplit("/", 1)[1]]
+    properties = schema.get("properties", {})
+    lists = [name for name, about in properties.items() if '"array"' in json.dumps(about)]
+    texts = [name for name, about in properties.items() if '"string"' in json.dumps(about) and name not in lists]
+    required = set(schema.get("required", []))
+    return sorted([*lists, *texts], key=lambda name: (name not in required, name not in lists))[:_FIELDS] or ["x"]
+
+
+def allowed(service: str, path: str) -> int:
+    """Bytes of a body."""
+    if path in ("/tokenize", "/detokenize"):
+        return MAX_TEXT_BYTES
+    large = service == "policy" and path.startswith(("/v1", "/inference", "/admin/weights"))
+    return MAX_LARGE_BODY_BYTES if large else MAX_BODY_BYTES
+
+
+def bodies(size: int, fields: list[str]) -> Iterator[tuple[str, bytes]]:
+    """Wrong in every way that there is room for; and texts, which may be right."""
+    yield from smallest_wrong_items(size, fields).items()
+    for name in fields:
+        yield f"{name} a long text", json.dumps({name: "a " * (size // 2 - 20)}).encode()
+        # As many as routes of vLLM pass on, each as long as there is room for.
+        yield f"{name} of long texts", json.dumps({name: ["a" * (size // 2000 - 5)] * 1990}).encode()
+    yield "words", b"no JSON " * (size // 8)
+
+
+def worst(url: str, pid: int, method: str, path: str, sent: dict[str, bytes]) -> Cost:
+    """The cost of the route over these bodies."""
+    cost = Cost()
+    token = TOKENS[ADMIN_TOKEN_VARIABLE if path.startswith(("/admin", "/run")) else API_KEY_VARIABLE]
+    headers = {"authorization": f"Bearer {token}", "content-type": "application/json"}
+    headers["accept"] = "application/json, text/event-stream"
+    with httpx.Client(base_url=url, timeout=300, headers=headers) as client:
+        for name, body in sent.items():
+            memory = Memory(pid)
+            with Watch(url) as watch:
+                begun = time.perf_counter()
+                answer = client.request(method, path.replace("{name}", "x"), content=body)
+                seconds = time.perf_counter() - begun
+            if seconds > cost.seconds:
+                cost.seconds, cost.slowest = seconds, name
+            cost.livez = max(cost.livez, watch.longest)
+            cost.mib = max(cost.mib, memory.grown())
+            cost.answer = max(cost.answer, len(answer.content))
+            cost.statuses.add(str(answer.status_code))
+            print(f"{path} {name}: {answer.status_code}, {seconds:.2f} s", file=sys.stderr)
+    return cost
+
+
+class Memory:
+    """How far a process and its children went beyond what they hold now, in MiB."""
+
+    def __init__(self, pid: int) -> None:
+        parent = psutil.Process(pid)
+        self._processes = [parent, *parent.children(recursive=True)]
+        self._most = self._before = self._held()
+        self._done = threading.Event()
+        self._thread = threading.Thread(target=self._look, daemon=True)
+        self._thread.start()
+
+    def grown(self) -> float:
+        """Stop looking; the most that was seen."""
+        self._done.set()
+        self._thread.join()
+        return self._most - self._before
+
+    def _look(self) -> None:
+        while not self._done.wait(0.01):
+            self._most = max(self._most, self._held())
+
+    def _held(self) -> float:
+        return sum(process.memory_info().rss for process in self._processes) / 2**20
+
+
+if __name__ == "__main__":
+    main()
