@@ -1,9 +1,10 @@
 """What it costs to refuse: for each route that takes a body, the worst bodies of the allowed size.
 
 Run: python -m benchmarks.faults.refusals [--share 1.0] [--services retriever policy trainer]; starts the services, and
-needs `research prepare`. Every request carries the tokens, so that it gets as far as anybody's does. Writes a table in
-Markdown: of all bodies of a route the longest time and which body took it, the longest that a `/livez` asked all the
-while waited, the most memory that came on top, and the largest answer.
+needs `research prepare`. Requests carry the tokens, so that they get as far as anybody's do; orders to the trainer do
+not, as it would follow them whatever their body. Writes a table in Markdown: of all bodies of a route the longest time
+and which body took it, the longest that a `/livez` asked all the while waited, the most memory that came on top, and
+the largest answer.
 """
 
 from __future__ import annotations
@@ -124,7 +125,7 @@ def bodies(size: int, fields: list[str]) -> Iterator[tuple[str, bytes]]:
 def worst(url: str, pid: int, method: str, path: str, sent: dict[str, bytes]) -> Cost:
     """The cost of the route over these bodies."""
     cost = Cost()
-    token = TOKENS[ADMIN_TOKEN_VARIABLE if path.startswith(("/admin", "/run")) else API_KEY_VARIABLE]
+    token = TOKENS[ADMIN_TOKEN_VARIABLE if path.startswith("/admin") else API_KEY_VARIABLE]
     headers = {"authorization": f"Bearer {token}", "content-type": "application/json"}
     headers["accept"] = "application/json, text/event-stream"
     with httpx.Client(base_url=url, timeout=300, headers=headers) as client:

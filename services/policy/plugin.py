@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 MAX_BODY_BYTES = 4_000_000
 # Of one text, which the tokenizer makes 250 times as large; more than any context.
 MAX_TEXT_BYTES = 1_000_000
-# Large enough for a whole context of token ids, a picture, or the list of a large model's weights; too small to fill the memory.
+# Large enough for a context of token ids, a picture, or the list of a model's weights; too small to fill the memory.
 MAX_LARGE_BODY_BYTES = 16_000_000
 # Of all requests that are not answered yet; the episodes of a step, all sampled at once, are a tenth of it.
 MAX_HELD_BYTES = 1_000_000_000

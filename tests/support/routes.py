@@ -164,8 +164,8 @@ and fails for a route that may change something and is open to everybody.
   ([security.md](security.md)).
 
 Limits of every route: those of connections, heads and time in [operations.md](operations.md). Bodies: 4 MB, all that
-are unanswered 256 MB (policy: 1 GB); below `/v1`, `/inference` and `/admin/weights` 16 MB, of one text 1 MB. The trainer reads
-no body. The figures are the defaults of the settings.
+are unanswered 256 MB (policy: 1 GB); below `/v1`, `/inference` and `/admin/weights` 16 MB, of one text 1 MB. The
+trainer reads no body. The figures are the defaults of the settings.
 
 | Service | Method | Path | Who | Limits of its own |
 |---|---|---|---|---|
