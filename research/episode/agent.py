@@ -71,6 +71,8 @@ class Sampling:
 
 
 GREEDY = Sampling(temperature=0.0)
+# On average over a passage: only runs of one character have tokens that are longer.
+_MOST_CHARS_PER_TOKEN = 64
 
 
 @dataclass(frozen=True, slots=True)
@@ -316,7 +318,10 @@ class SearchAgent:
 
     def _first_tokens(self, text: str) -> str:
         limit = self.limits.max_passage_tokens
-        if limit is None or len(text.encode(errors="surrogatepass")) < limit:  # no token is shorter than a byte
+        if limit is None:
+            return text
+        text = text[: limit * _MOST_CHARS_PER_TOKEN]  # a page of a megabyte is not tokenized to show its first line
+        if len(text.encode(errors="surrogatepass")) < limit:  # no token is shorter than a byte
             return text
         ids = self.tokenizer.encode(break_special_tokens(text, self.tokenizer.special_tokens))
         # A cut inside a multi-byte character decodes to a replacement character, which is dropped.

@@ -11,13 +11,16 @@ from research.prompts import Prompt
 
 
 class Tokenizer(Protocol):
-    """Text to ids and back, without ever adding special tokens by itself; several threads may use it at a time."""
+    """Text to ids and back, without ever adding special tokens by itself; several threads may use it at a time.
+
+    `special_tokens` are the texts that stand for one token with a meaning of its own.
+    """
 
     eos_id: int
     special_tokens: tuple[str, ...]
 
     def encode(self, text: str) -> list[int]:
-        """Ids of plain text; raises ProtocolError if the text yields a special token."""
+        """Ids of plain text; raises ProtocolError if the text yields a control token, or cannot be encoded."""
         ...
 
     def decode(self, ids: Sequence[int]) -> str: ...
@@ -31,13 +34,18 @@ class HuggingFaceTokenizer:
     def __init__(self, tokenizer: Any) -> None:
         self._tokenizer = tokenizer
         self.eos_id: int = tokenizer.eos_token_id
-        added = {str(token) for token in tokenizer.added_tokens_decoder.values() if token.special}
-        self.special_tokens = tuple(sorted(added | set(tokenizer.all_special_tokens)))
+        added = tokenizer.added_tokens_decoder.values()
+        special = {str(token) for token in added if token.special} | set(tokenizer.all_special_tokens)
+        # Qwen's `<tool_call>` and `<|fim_prefix|>` are not "special", but no text of a stranger may become one either.
+        # Added words and runs of spaces are plain text.
+        markup = {str(token) for token in added if any(not c.isalnum() and not c.isspace() for c in str(token))}
+        self.special_tokens = tuple(sorted(special | markup))
         tokenizer.encode("")  # the first call changes what later ones only read, from any thread
-        self._special_ids = frozenset(tokenizer.convert_tokens_to_ids(list(self.special_tokens)))
+        # Not those of markup: a prompt may show `<think>` to a model for which that is a token.
+        self._special_ids = frozenset(tokenizer.convert_tokens_to_ids(list(special)))
 
     def encode(self, text: str) -> list[int]:
-        ids: list[int] = self._tokenizer.encode(text, add_special_tokens=False)
+        ids = self._ids(text)
         if not self._special_ids.isdisjoint(ids):
             raise ProtocolError("text to be inserted into an episode encodes to special tokens; neutralize it first")
         return ids
@@ -80,5 +88,11 @@ class HuggingFaceTokenizer:
 
     def _of_messages(self, messages: Sequence[Mapping[str, str]]) -> list[int]:
         text: str = self._tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
-        ids: list[int] = self._tokenizer.encode(text, add_special_tokens=False)
+        return self._ids(text)
+
+    def _ids(self, text: str) -> list[int]:
+        try:
+            ids: list[int] = self._tokenizer.encode(text, add_special_tokens=False)
+        except (TypeError, UnicodeEncodeError) as error:  # how `tokenizers` refuses lone surrogates
+            raise ProtocolError("a text cannot be encoded: it holds half of a surrogate pair") from error
         return ids

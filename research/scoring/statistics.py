@@ -1,13 +1,15 @@
-"""Intervals for means over questions that are not independent: those about one entity are drawn together."""
+"""Intervals of means over questions that are not independent, those about one entity drawn together; and of shares."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 _DRAWS = 10_000
+_Z = 1.959963984540054  # of a normal distribution, 95 % lie within so many standard deviations
 _MAX_NUMBERS = 4_000_000  # in memory at once
 
 
@@ -53,3 +55,17 @@ def cluster_bootstraps(columns: Sequence[Sequence[float]], clusters: Sequence[st
         Estimate(float(column.sum() / counts.sum()), float(low), float(high), len(clusters))
         for column, low, high in zip(weighted, lows, highs, strict=True)
     ]
+
+
+def wilson(hits: int, n: int) -> Estimate:
+    """Share and score interval of independent trials, also where all or none hit (Wilson 1927).
+
+    Raises:
+        ValueError: there are no trials, or not 0 to n hits.
+    """
+    if not 0 <= hits <= n or n == 0:
+        raise ValueError(f"{hits} hits in {n} trials")
+    share, spread = hits / n, _Z**2 / n
+    middle = (share + spread / 2) / (1 + spread)
+    half = math.sqrt(share * (1 - share) * spread + spread**2 / 4) / (1 + spread)
+    return Estimate(share, max(0.0, middle - half), min(1.0, middle + half), n)

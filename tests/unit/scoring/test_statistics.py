@@ -1,4 +1,4 @@
-"""Bootstrap intervals over entities, against the closed form, a plain-Python bootstrap and known cases."""
+"""Intervals: of means, against the closed form, a plain-Python bootstrap, known cases; of shares, against a paper."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from research.scoring.statistics import cluster_bootstrap
+from research.scoring.statistics import cluster_bootstrap, wilson
 
 
 def test_single_clusters_give_the_usual_interval_of_a_mean() -> None:
@@ -67,3 +67,19 @@ def test_nothing_has_no_interval() -> None:
         cluster_bootstrap([], [])
     with pytest.raises(ValueError, match="2 values for 1 clusters"):
         cluster_bootstrap([1.0, 0.0], ["a"])
+
+
+@pytest.mark.parametrize(
+    ("hits", "n", "low", "high"),
+    [(81, 263, 0.2553, 0.3662), (15, 148, 0.0624, 0.1605), (0, 20, 0.0, 0.1611), (1, 29, 0.0061, 0.1718)],
+)
+def test_wilsons_interval_is_that_of_newcombe_1998(hits: int, n: int, low: float, high: float) -> None:
+    found = wilson(hits, n)
+    assert (found.mean, found.n) == (hits / n, n)
+    assert (found.low, found.high) == (pytest.approx(low, abs=5e-5), pytest.approx(high, abs=5e-5))
+
+
+@pytest.mark.parametrize(("hits", "n"), [(0, 0), (3, 2), (-1, 2)])
+def test_wilson_refuses_what_is_no_share(hits: int, n: int) -> None:
+    with pytest.raises(ValueError, match="trials"):
+        wilson(hits, n)

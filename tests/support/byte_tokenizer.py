@@ -1,0 +1,25 @@
+"""A Hugging Face tokenizer of single bytes, with the added tokens of Qwen's: special ones, and such as are not."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
+from transformers import PreTrainedTokenizerFast
+
+CHAT = (
+    "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
+NOT_SPECIAL = ("<tool_call>", "</tool_call>", "<tool_response>", "</tool_response>", "<|fim_prefix|>", "<|repo_name|>")
+NOT_SPECIAL += ("<think>", "</think>", "Zürich", "    ")
+
+
+def byte_tokenizer() -> Any:
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    of_bytes = Tokenizer(models.BPE({letter: number for number, letter in enumerate(alphabet)}, []))
+    of_bytes.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    of_bytes.decoder = decoders.ByteLevel()
+    of_bytes.add_special_tokens(["<|endoftext|>", "<|im_start|>", "<|im_end|>"])
+    of_bytes.add_tokens([AddedToken(text, special=False, normalized=False) for text in NOT_SPECIAL])
+    return PreTrainedTokenizerFast(tokenizer_object=of_bytes, eos_token="<|im_end|>", chat_template=CHAT)
