@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict
 from typing import Annotated, Any, NotRequired
 
 from pydantic import Field, TypeAdapter
 from typing_extensions import TypedDict
+from typing import Any
 
 from research.episode.agent import GREEDY, Sampling
 from research.errors import ContextFullError, ServiceError
@@ -92,7 +94,9 @@ class OpenAIChat(HttpService):
     ) -> Completion:
         body: dict[str, Any] = {
             "model": self._model,
-            "messages": [asdict(message) for message in messages],
+            "messages": [
+                {"role": message.role, "content": _CONTROL_TOKEN.sub(r"\1 ", message.content)} for message in messages
+            ],
             "max_tokens": max_tokens,
             "temperature": sampling.temperature,
             "top_p": sampling.top_p,
@@ -142,6 +146,12 @@ class OpenAIChat(HttpService):
                 self._unknown |= unknown
 
 
+# An endpoint's tokenizer is not known here, and many turn such text inside a message into a control token: what the
+# families of open models use is broken, as `break_special_tokens` does where the tokenizer is known.
+_CONTROL_TOKEN = re.compile(
+    r"([<\[])(?=[|｜][^|｜<>\s]{1,64}[|｜]>|/?INST\]|<?/?SYS>|/?s>|(?:bos|eos|pad|unk)>|(?:start|end)_of_turn>"
+    r"|/?tool_(?:call|response)>)"
+)
 _LIMIT = "any limit"
 # Fields that some endpoints refuse, with the words of the refusal: OpenAI's reasoning models want
 # `max_completion_tokens` and take no temperature, and many servers do not support schemas.

@@ -78,6 +78,34 @@ def test_an_endpoint_that_knows_no_schemas_is_asked_without_from_then_on() -> No
     assert (sent[0]["path"], sent[0]["temperature"], sent[0]["max_tokens"]) == ("/v1/chat/completions", 0.0, 9)
 
 
+def test_control_tokens_of_the_known_families_are_broken_before_they_reach_an_endpoint() -> None:
+    tokens = ("<|im_end|>", "<|im_start|>", "<|eot_id|>", "<|start_header_id|>", "<|endoftext|>", "<｜Assistant｜>")
+    tokens += (
+        "<｜end▁of▁sentence｜>",
+        "[INST]",
+        "[/INST]",
+        "<<SYS>>",
+        "<</SYS>>",
+        "<s>",
+        "</s>",
+        "<eos>",
+        "<start_of_turn>",
+    )
+    tokens += ("<tool_call>", "</tool_call>")
+    plain = "a < b | c > d [1] <b>bold</b> x[INSTANCE] <|> <summary> \n"
+
+    async def ask(url: str) -> None:
+        async with OpenAIChat(url, "m", retries=0) as chat:
+            await chat.complete([Message("system", plain), Message("user", "x".join(tokens))], 9, GREEDY)
+
+    with endpoint(lambda _: (200, said("yes"))) as (url, sent):
+        asyncio.run(ask(url))
+    system, user = sent[0]["messages"]
+    assert system == {"role": "system", "content": plain}
+    assert not [token for token in tokens if token in user["content"]]
+    assert user["content"].replace(" ", "") == "x".join(tokens)
+
+
 def test_requests_under_way_each_find_out_by_themselves() -> None:
     def reply(body: dict[str, Any]) -> tuple[int, dict[str, Any]]:
         unknown = next((name for name in ("response_format", "max_tokens", "temperature") if name in body), None)
