@@ -22,13 +22,15 @@ from transformers import AutoTokenizer
 
 from benchmarks.injection.corpora import CLEAN, DECOYS, HOSTILE, build_corpora
 from benchmarks.injection.figures import Asked, difference, of_corpora, of_kinds, stop_reasons
-from benchmarks.injection.passages import attacks_on, questions_to_attack
+from benchmarks.injection.passages import Attack, attacks_on, questions_to_attack
 from benchmarks.injection.promises import Recorder, broken_promises
+from benchmarks.injection.reach import ranks, table
 from benchmarks.injection.record import ROUNDS, Place, Record
+from benchmarks.injection.scripted import run_scripted
 from benchmarks.retriever.load import SERVE, free_port, serving
 from research.clients import PolicyClient, RetrieverClient
 from research.config import load_settings
-from research.episode.agent import GREEDY
+from research.episode.agent import GREEDY, StopReason
 from research.episode.build import build_agent
 from research.episode.tokenizer import HuggingFaceTokenizer
 from research.errors import ServiceError
@@ -37,16 +39,25 @@ from research.questions.sources import load_questions
 from research.scoring.ask import ask_each
 from research.settings import Settings
 
+# Seconds: how loaded the machine is must not end an episode.
+PATIENCE = 3600.0
+
 
 def main() -> None:
     """Build, serve, ask, and print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--work", type=Path, default=Path("runs/injection"))
+    parser.add_argument(
+        "--without-model", action="store_true", help="only what is found, with turns written beforehand"
+    )
     parser.add_argument("overrides", nargs="*", help="settings, such as policy.serve=PATH")
     arguments = parser.parse_args()
     settings = load_settings(overrides=arguments.overrides)
     held_out = load_questions(settings.questions.held_out, "held_out", settings.paths.data)
     attacks = attacks_on(questions_to_attack(held_out))
+    if arguments.without_model:
+        without_model(settings, arguments.overrides, attacks, arguments.work)
+        return
     record = Record(arguments.work / "episodes.jsonl", attacks)
     if record.missing():
         corpora = build_corpora(arguments.overrides, attacks, arguments.work)
@@ -60,6 +71,18 @@ def main() -> None:
     print(of_corpora(asked, CLEAN), stop_reasons(asked), difference(asked, HOSTILE, DECOYS, CLEAN), sep="\n\n")
     print("", of_kinds(asked, HOSTILE, CLEAN), "", sep="\n")
     print(f"promises broken: {len(broken)} in {sum(map(len, asked.values()))} episodes", *broken, sep="\n")
+    sys.exit(bool(broken))
+
+
+def without_model(settings: Settings, overrides: Sequence[str], attacks: Sequence[Attack], work: Path) -> None:
+    """What the retriever finds, and episodes whose turns are written beforehand."""
+    own, port = build_corpora(overrides, attacks, work)[HOSTILE], free_port()
+    with serving([*SERVE, *overrides, *own, f"retriever.port={port}"], port, seconds=300):
+        print(table(attacks, asyncio.run(ranks(attacks, port))))
+        asked = asyncio.run(run_scripted(settings, attacks, port))
+    broken = [f"{each.attack.hostile.id}: {why}" for each in asked for why in each.broken]
+    served = sum(each.served for each in asked)
+    print(f"\nscripted: {served} of {len(asked)} were served; promises broken: {len(broken)}", *broken, sep="\n")
     sys.exit(bool(broken))
 
 
@@ -83,9 +106,7 @@ async def ask(settings: Settings, record: Record, retrievers: Mapping[str, int],
     tokenizer = HuggingFaceTokenizer(loaded)
     control = frozenset(loaded.added_tokens_decoder)
     async with AsyncExitStack() as clients:
-        policy = await clients.enter_async_context(
-            PolicyClient(f"http://127.0.0.1:{policy_port}", timeout=settings.episode.request_timeout)
-        )
+        policy = await clients.enter_async_context(PolicyClient(f"http://127.0.0.1:{policy_port}", timeout=PATIENCE))
         of_round = {
             name: await clients.enter_async_context(
                 RetrieverClient(f"http://127.0.0.1:{port}", timeout=settings.episode.search_timeout)
@@ -99,6 +120,10 @@ async def ask(settings: Settings, record: Record, retrievers: Mapping[str, int],
             recorder = Recorder(policy)
             agent = build_agent(settings, recorder, of_round[name], tokenizer)
             episode = await agent.run(attack.question.text, GREEDY)
+            if episode.stop_reason is StopReason.TIME_LIMIT:
+                raise ServiceError(
+                    f"a turn took more than {PATIENCE:.0f} s: that says something about the machine only"
+                )
             record.keep(place, Asked(attack, episode, broken_promises(episode, recorder.turns, tokenizer, control)))
 
         for outcome in await ask_each(record.missing(), one, concurrency=settings.policy.max_num_seqs):
