@@ -19,6 +19,7 @@ from services.policy.settings_variable import SETTINGS_VARIABLE
 from services.process import stopping
 from services.process.children import how_it_ended, relay
 from services.process.parent import adopt_orphans, child_environment
+from services.web.auth import ADMIN_TOKEN_VARIABLE, API_KEY_VARIABLE, environment_secret
 from services.web.ports import require_free_port
 
 # The time that vLLM gets to abort its requests in flight and end.
@@ -45,9 +46,13 @@ def serve(settings: Settings) -> None:
     no other sign that a part of it is gone.
 
     Raises:
-        ConfigurationError: a port is taken, or the machine has too few GPUs or cores for `policy.replicas`.
+        ConfigurationError: a port is taken, a secret unfit, or the machine has too few GPUs or cores for
+            `policy.replicas`.
     """
     policy = settings.policy
+    # vLLM would tell of a bad secret with a traceback, after half a minute.
+    for secret in (ADMIN_TOKEN_VARIABLE, API_KEY_VARIABLE):
+        environment_secret(secret)
     for port in policy.ports:
         require_free_port(policy.host, port, "policy.port")
     parts = server_environments(policy)

@@ -1,25 +1,54 @@
-"""Access control: bearer tokens from the environment, compared in constant time."""
+"""Access control: bearer tokens from the environment or from files that it names, compared in constant time."""
 
 from __future__ import annotations
 
 import hmac
 import os
 from collections.abc import Awaitable, Callable
+from pathlib import Path
 from typing import Any
 
 from fastapi import Depends, Request
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from research.errors import ConfigurationError
 from services.web.errors import HttpError, error_response
 
 API_KEY_VARIABLE = "RESEARCH_API_KEY"
 ADMIN_TOKEN_VARIABLE = "RESEARCH_ADMIN_TOKEN"
 
 
+# Ours, so we may ask for a length; those of other services are what they are.
+_OWN = (API_KEY_VARIABLE, ADMIN_TOKEN_VARIABLE)
+# Twelve random letters and digits cannot be guessed over a network.
+_LEAST_CHARS = 12
+
+
 def environment_secret(variable: str) -> str | None:
-    """The secret, or None if it is unset or blank."""
-    return os.environ.get(variable, "").strip() or None
+    """The secret in `variable`, or in the file that `<variable>_FILE` names; None if both are unset or blank.
+
+    A file is the better place: `docker inspect`, children and crash reports show the environment.
+
+    Raises:
+        ConfigurationError: both are set, the file is blank or cannot be read, or a secret of ours is too short.
+    """
+    secret, where = os.environ.get(variable, "").strip(), variable
+    if file := os.environ.get(f"{variable}_FILE", "").strip():
+        if secret:
+            raise ConfigurationError(f"{variable} and {variable}_FILE are both set; unset one of them")
+        where = f"{file} ({variable}_FILE)"
+        try:
+            secret = Path(file).read_text(encoding="utf-8").strip()
+        except (OSError, UnicodeDecodeError) as error:
+            raise ConfigurationError(f"{where} cannot be read as a secret: {error}") from error
+        if not secret:
+            raise ConfigurationError(f"{where} is blank; write the secret to it, or unset {variable}_FILE")
+    if secret and variable in _OWN and len(secret) < _LEAST_CHARS:
+        raise ConfigurationError(
+            f"{where} is shorter than {_LEAST_CHARS} characters; make one with: openssl rand -hex 24"
+        )
+    return secret or None
 
 
 def admin_guard() -> list[Any]:

@@ -6,7 +6,6 @@ The manifest holds the address and the collection; `MILVUS_TOKEN` holds a token,
 from __future__ import annotations
 
 import hashlib
-import os
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
@@ -16,6 +15,7 @@ import numpy as np
 from research.errors import AssetError
 from services.retriever.index.vector_index import Positions
 from services.retriever.types import Vectors
+from services.web.auth import environment_secret
 
 TOKEN = "MILVUS_TOKEN"
 
@@ -143,7 +143,7 @@ def write_milvus(where: MilvusCollection, shards: Iterable[Vectors], dimension: 
 def _connect(uri: str) -> Any:
     from pymilvus import MilvusClient
 
-    return MilvusClient(uri, token=os.environ.get(TOKEN, ""), timeout=_TIMEOUT_SECONDS)
+    return MilvusClient(uri, token=environment_secret(TOKEN) or "", timeout=_TIMEOUT_SECONDS)
 
 
 def _count(client: Any, collection: str) -> int:

@@ -14,11 +14,13 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from research.settings import Settings
+from services.web.auth import environment_secret
 
 logger = logging.getLogger(__name__)
 
 # The default project; wandb's own WANDB_PROJECT overrides it.
 _PROJECT = "research"
+_WANDB_KEY = "WANDB_API_KEY"
 # Evaluations that are not points of the training curve.
 _APART = frozenset({"before", "sampled"})
 
@@ -134,6 +136,9 @@ class _WeightsAndBiases:
     """Each start of a run is a W&B run of its own, in a group with the run's name: W&B cannot undo steps."""
 
     def __init__(self, directory: Path, settings: Settings, after_step: int) -> None:
+        if key := environment_secret(_WANDB_KEY):
+            os.environ[_WANDB_KEY] = key  # W&B itself knows of no file
+            os.environ.pop(f"{_WANDB_KEY}_FILE", None)
         self._run: Any = importlib.import_module("wandb").init(
             project=os.environ.get("WANDB_PROJECT", _PROJECT),
             dir=str(directory),
@@ -153,7 +158,7 @@ class _WeightsAndBiases:
 
 def _wandb_is_wanted() -> bool:
     mode = os.environ.get("WANDB_MODE")
-    if mode == "disabled" or not (os.environ.get("WANDB_API_KEY") or mode == "offline"):
+    if mode == "disabled" or not (environment_secret(_WANDB_KEY) or mode == "offline"):
         return False
     if importlib.util.find_spec("wandb") is None:
         logger.warning("the environment asks for W&B, but wandb is not installed (pip install wandb); W&B is skipped")

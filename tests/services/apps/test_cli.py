@@ -78,7 +78,7 @@ def test_a_mistake_is_one_clear_error(
         **{f"RESEARCH__{name}__PORT": str(free_port()) for name in ("RETRIEVER", "POLICY", "TRAINER")},
     }
     if "RESEARCH_ADMIN_TOKEN" not in message:
-        settings["RESEARCH_ADMIN_TOKEN"] = "for-tests"
+        settings["RESEARCH_ADMIN_TOKEN"] = "admin-for-tests"
     done = research(*arguments, environment={**service_environment, **settings})
     assert done.returncode == 2, done.stderr
     assert message in " ".join(done.stderr.split())

@@ -242,7 +242,7 @@ def test_without_an_admin_token_there_are_no_weight_routes(monkeypatch: pytest.M
         return set(app.openapi()["paths"])
 
     monkeypatch.setenv(SETTINGS_VARIABLE, load_settings().model_dump_json())
-    monkeypatch.setenv("RESEARCH_ADMIN_TOKEN", "secret")
+    monkeypatch.setenv("RESEARCH_ADMIN_TOKEN", "secret-for-tests")
     guarded = {path for path in paths() if path.startswith("/admin") or path in ("/pause", "/resume")}
     assert {"/admin/weights", "/admin/training", "/pause"} <= guarded
     monkeypatch.delenv("RESEARCH_ADMIN_TOKEN")

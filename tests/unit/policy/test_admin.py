@@ -28,14 +28,14 @@ def test_half_loaded_weights_cannot_be_resumed_by_hand(
     async def resume() -> None:
         resumed.append(True)
 
-    monkeypatch.setenv("RESEARCH_ADMIN_TOKEN", "secret")
+    monkeypatch.setenv("RESEARCH_ADMIN_TOKEN", "secret-for-tests")
     app = FastAPI()
     install_error_handlers(app)
     service = PolicyService(load_settings())
     service.updates = cast(WeightUpdates, SimpleNamespace(fault=fault, busy=busy))
     app.include_router(admin_routes(service), dependencies=admin_guard())
     app.state.engine_client = SimpleNamespace(resume_generation=resume)
-    answer = TestClient(app).post("/resume", headers={"Authorization": "Bearer secret"})
+    answer = TestClient(app).post("/resume", headers={"Authorization": "Bearer secret-for-tests"})
     assert answer.status_code == status, answer.text
     assert bool(resumed) == (status == 200)
     assert fault is None or fault in answer.text

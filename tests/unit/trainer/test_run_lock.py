@@ -76,11 +76,11 @@ def test_a_command_that_trains_is_refused_and_deletes_nothing(settings: Settings
 def test_a_served_trainer_refuses_to_start_and_leaves_the_orders_of_the_other(
     settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("RESEARCH_ADMIN_TOKEN", "secret")
+    monkeypatch.setenv("RESEARCH_ADMIN_TOKEN", "secret-for-tests")
     write_wanted(settings.run_dir, Wanted.RUNNING)
     app = create_app(RunController(settings, keeps_orders=True), RunDirectory(settings.run_dir), returning=True)
     with only_trainer(settings.run_dir), TestClient(app) as client:
-        answer = client.post("/run/start", headers={"Authorization": "Bearer secret"})
+        answer = client.post("/run/start", headers={"Authorization": "Bearer secret-for-tests"})
         assert (answer.status_code, "in use by process" in answer.text) == (409, True)
         assert any("in use by process" in line for line in client.get("/status").json()["lines"])
     assert read_wanted(settings.run_dir) is Wanted.RUNNING

@@ -68,14 +68,14 @@ def test_the_first_faults_are_named_and_the_others_counted(answer_url: str) -> N
 def test_orders_to_the_trainer_do_not_read_a_body(
     tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv(ADMIN_TOKEN_VARIABLE, "token")
+    monkeypatch.setenv(ADMIN_TOKEN_VARIABLE, "token-for-tests")
     settings = load_settings(overrides=[f"paths.runs={tmp_path_factory.mktemp('runs')}"], environment=False)
     app = create_app(RunController(settings), RunDirectory(settings.run_dir))
     body = BODIES["unknown keys"]
     with serving(app) as port, httpx.Client(base_url=f"http://127.0.0.1:{port}") as client:
         for order in ("start", "pause", "stop"):
             assert client.post(f"/run/{order}", content=body).status_code == 401
-        authorized = {"authorization": "Bearer token"}
+        authorized = {"authorization": "Bearer token-for-tests"}
         assert client.post("/run/pause", content=body, headers=authorized).status_code == 409
         for response, status in ((client.get("/nothing"), 404), (client.get("/run/start"), 405)):
             assert response.status_code == status
