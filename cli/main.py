@@ -90,10 +90,12 @@ def serve(
     service: Annotated[Literal["retriever", "policy", "trainer"], typer.Argument(help="which service")],
     overrides: Overrides = None,
     preset: Preset = DEFAULT_PRESET,
+    watch: Annotated[bool, typer.Option("--watch", help="end it with an error if /livez fails for a minute")] = False,
 ) -> None:
     """Run one service in the foreground: retriever, policy or trainer.
 
-    Use it to spread the services over machines, or to restart one alone; `research up` runs all three on this one.
+    Use it to spread the services over machines, or to restart one alone; `research up` runs all three on this one. With
+    `--watch` it ends when it hangs: for containers without a liveness probe, which are restarted when they end.
 
     Example: `research serve retriever retriever.port=9000`
     """
@@ -101,6 +103,10 @@ def serve(
 
     end_with_parent()
     settings = load_settings(preset, overrides)
+    if watch:
+        from services.system.watched import serve_watched
+
+        serve_watched(service, _passed_on(preset, overrides), settings)
     if service == "retriever":
         from services.retriever.main import serve as run
     elif service == "policy":

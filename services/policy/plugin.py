@@ -54,13 +54,15 @@ class ResearchPlugin:
         from services.web.errors import install_error_handlers
         from services.web.health import health_routes
         from services.web.known_hosts import KnownHosts, own_names
+        from services.web.log_limit import limit_warnings_of_strangers
         from services.web.request_ids import RequestIds
         from services.web.server import ToldOfTheStop
 
+        limit_warnings_of_strangers()
         app.state.research = service = PolicyService(settings_from_environment())
         install_error_handlers(app, whole_app=False)
         install_openai_error_handler(app)
-        app.include_router(health_routes(service.health))
+        app.include_router(health_routes(service.health, lambda: service.stuck))
         app.include_router(page_routes(service))
         app.include_router(answer_routes(service))
         app.include_router(training_routes(service.settings))

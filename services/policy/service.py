@@ -91,6 +91,11 @@ class PolicyService:
             return ServiceStatus(status="failed", detail=silence)
         return ServiceStatus(status="ready", detail=f"weight version {self.updates.version}")
 
+    @property
+    def stuck(self) -> str | None:
+        """What hangs for so long that only a restart helps, or None."""
+        return self._watch.stuck() if self.is_open else None
+
     async def weight_digests(self) -> dict[str, str]:
         """SHA-256 of each weight in the form used for computing, over all workers."""
         workers: list[dict[str, str]] = await self._engine.collective_rpc("research_weight_digests")

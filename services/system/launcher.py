@@ -1,4 +1,4 @@
-"""Runs the services side by side as child processes: restarts those that die, and stops all at the end."""
+"""Runs the services side by side as child processes: restarts those that die or hang, and stops all at the end."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,7 +19,9 @@ from research.errors import ServiceError
 from research.settings import Settings
 from services.process import stopping
 from services.process.children import how_it_ended
+from services.process.log_files import begin_log
 from services.process.parent import child_environment
+from services.process.watchdog import Watchdog
 from services.system.admin_token import shared_admin_token
 from services.system.programs import Program, Service, programs_of
 from services.system.supervisor import Supervisor, tail
@@ -43,7 +45,7 @@ class RunningService:
 def running(
     services: Sequence[Service], arguments: Sequence[str], settings: Settings, console: Console
 ) -> Iterator[None]:
-    """Start services, wait until each is ready, restart those that die meanwhile, and stop them all at the end.
+    """Start services, wait until each is ready, restart those that die or hang, and stop them all at the end.
 
     They share an admin token (`shared_admin_token`). With `policy.replicas`, each policy server is a child by itself. A
     service that dies five times in a row ends this process; the
@@ -63,22 +65,27 @@ def running(
         for service in list(started.values()):
             _signal(service, signal.SIGKILL)
 
+    def say(line: str) -> None:
+        console.print(line, highlight=False, markup=False, soft_wrap=True)
+
     with shared_admin_token(settings), stopping.killing(kill):
         try:
             for name, program in programs.items():
-                started[name] = _start(program, arguments, settings)
+                log = _log_of(program, settings)
+                begin_log(log)
+                started[name] = _start(program, arguments, log, say)
             for service in list(started.values()):
                 _await_ready(service, console)
 
             def start_again(name: str) -> RunningService:
                 _signal(started[name], signal.SIGKILL)  # a process that it left behind would hold its port
-                return _start(programs[name], arguments, settings, again=True)
+                return _start(programs[name], arguments, started[name].log, say)
 
             supervisor = Supervisor(
                 started,
                 start=start_again,
                 is_ready=lambda service: _is_ready(service.program.url),
-                log=lambda line: console.print(line, highlight=False, markup=False, soft_wrap=True),
+                log=say,
             )
             supervisor.start()
             try:
@@ -104,11 +111,15 @@ def require_startable(services: Sequence[Service], settings: Settings) -> list[P
     return programs
 
 
-def _start(program: Program, arguments: Sequence[str], settings: Settings, *, again: bool = False) -> RunningService:
+def _log_of(program: Program, settings: Settings) -> Path:
     log = settings.paths.runs / "logs" / f"{program.name}.log"
     log.parent.mkdir(parents=True, exist_ok=True)
-    # Keeps what a service logged before it died.
-    with log.open("ab" if again else "wb") as out:
+    return log
+
+
+def _start(program: Program, arguments: Sequence[str], log: Path, say: Callable[[str], None]) -> RunningService:
+    # Appending keeps what a service logged before it died, and lets the log be emptied.
+    with log.open("ab") as out:
         # A separate session: Ctrl-C reaches only this process, which ends the children in order.
         process = subprocess.Popen(
             [sys.executable, "-m", "cli.main", "serve", program.service, *arguments, *program.own_settings],
@@ -118,6 +129,7 @@ def _start(program: Program, arguments: Sequence[str], settings: Settings, *, ag
             stderr=subprocess.STDOUT,
             start_new_session=True,
         )
+    Watchdog(process, program.url, lambda why: say(f"the {program.name} {why}")).start()
     return RunningService(program, process, log)
 
 

@@ -1,4 +1,4 @@
-"""Restarts children that die, with back-off, and gives up on one that dies again and again."""
+"""Restarts children that die, with back-off, gives up on one that dies again and again, and bounds their logs."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from typing import Generic, Protocol, TypeVar
 from research.errors import ServiceError
 from services.process import stopping
 from services.process.children import how_it_ended
+from services.process.log_files import bound_log
 
 _POLL_SECONDS = 0.5
 _DEATHS = 5
@@ -88,6 +89,7 @@ class Supervisor(threading.Thread, Generic[Child]):
     def _look_after(self, name: str, health: _Health) -> bool:
         """Check one child once; False if it was given up."""
         child, now = self._children[name], time.monotonic()
+        bound_log(child.log)
         if health.due is not None:
             if now < health.due:
                 return True

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hmac
 import os
 from collections.abc import Awaitable, Callable
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -80,10 +81,11 @@ class TokenFirst:
     def __init__(self, app: ASGIApp, variable_of: Callable[[str], str | None]) -> None:
         self._app = app
         self._variable_of = variable_of
+        self._secret = cache(environment_secret)  # a file is not read for each request
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         variable = self._variable_of(scope["path"]) if scope["type"] == "http" else None
-        secret = environment_secret(variable) if variable is not None else None
+        secret = self._secret(variable) if variable is not None else None
         if variable is None or secret is None or _carries(Headers(scope=scope), secret):
             await self._app(scope, receive, send)
             return

@@ -15,6 +15,7 @@ from services.process import stopping
 from services.web.bounded_http import HttpBounds, bounded_protocol
 from services.web.errors import error_response
 from services.web.known_hosts import KnownHosts
+from services.web.log_limit import limit_warnings_of_strangers
 from services.web.logs import LOGGING
 from services.web.request_ids import RequestIds
 
@@ -71,6 +72,7 @@ def new_server(
 
     `names`: under which clients may call it, besides addresses (`services.web.known_hosts.own_names`).
     """
+    limit_warnings_of_strangers()
     logs = {"log_level": "warning"} if quiet else {"log_config": LOGGING}
     return Server(
         uvicorn.Config(

@@ -87,3 +87,24 @@ def test_an_update_under_way_is_no_such_silence() -> None:
         assert (await standing_after(opened(engine, busy=True), 0.1))[0] == "ready"
 
     asyncio.run(scenario())
+
+
+def test_an_engine_that_is_silent_for_very_long_is_stuck_until_it_answers(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(engine_watch, "STUCK_SECONDS", 0.1)
+
+    async def scenario() -> None:
+        engine = Engine()
+        service = opened(engine)
+        assert service.stuck is None  # vLLM has not opened it yet
+        service.is_open = True
+        engine.answers.clear()
+        for seconds, words in ((0, ""), (0.06, ""), (0.06, "the engine has not answered for")):
+            await asyncio.sleep(seconds)
+            assert (service.stuck or "").startswith(words)
+            assert bool(service.stuck) == bool(words)
+        engine.answers.set()
+        await asyncio.sleep(0)
+        await asyncio.sleep(0)
+        assert service.stuck is None
+
+    asyncio.run(scenario())

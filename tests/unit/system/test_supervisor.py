@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from research.errors import ServiceError
+from services.process import log_files
 from services.system.supervisor import Supervisor
 
 
@@ -74,6 +75,20 @@ def test_a_service_that_dies_is_started_again(log: Path) -> None:
     assert house.starts == 2
     assert "the policy ended with code 3" in house.said[0]
     assert str(log) in house.said[0]
+
+
+def test_a_log_does_not_grow_without_end(log: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(log_files, "MOST_BYTES", 10)
+    house = House(log, ["import time; print('x' * 20, flush=True); time.sleep(60)"])
+    supervisor = house.supervised()
+    supervisor.start()
+    older = log.with_name("policy.log.1")
+    while not (older.exists() and older.stat().st_size and not log.stat().st_size):
+        assert house.children["policy"].process.poll() is None
+    supervisor.end()
+    house.children["policy"].process.kill()
+    house.children["policy"].process.wait()
+    assert older.read_text() == "x" * 20 + "\n"
 
 
 @pytest.mark.slow
