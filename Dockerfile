@@ -1,6 +1,8 @@
 # One image for the three services on the CPU; which one runs is the command. docker-compose.yml uses it.
 # No BuildKit needed: it builds with the classic builder too.
-FROM python:3.11-slim
+# By digest where it matters: --build-arg BASE=python:3.11-slim@sha256:… (docs/docker.md says how to find it).
+ARG BASE=python:3.11-slim
+FROM ${BASE}
 
 # Where pip shall look besides, such as PyTorch's CPU wheels, and a host to trust without TLS; see docs/docker.md.
 ARG PIP_FIND_LINKS=""

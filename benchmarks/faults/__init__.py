@@ -1,0 +1,1 @@
+"""Faults of a running system, and what they cost."""
