@@ -14,9 +14,9 @@ RUN apt-get update && apt-get install -y --no-install-recommends libgomp1 libnum
 RUN python -m venv /venv
 ENV PATH=/venv/bin:$PATH VIRTUAL_ENV=/venv
 
-COPY requirements/torch-cpu.txt requirements/cpu.txt /requirements/
+COPY requirements/torch-cpu.txt requirements/hashed/cpu.txt /requirements/
 RUN pip install -r /requirements/torch-cpu.txt
-RUN pip install --no-deps -r /requirements/cpu.txt
+RUN pip install --no-deps --require-hashes -r /requirements/cpu.txt
 
 RUN useradd --create-home --uid 1000 research && mkdir -p /app/data /app/runs && chown -R research /app
 WORKDIR /app

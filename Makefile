@@ -15,13 +15,13 @@ help: ## list what can be made
 
 setup: $(VENV)/.ready ## create the environment in .venv (3.6 GB, CPU)
 
-$(VENV)/.ready: requirements/torch-cpu.txt requirements/cpu.txt requirements/dev.txt pyproject.toml
+$(VENV)/.ready: requirements/torch-cpu.txt requirements/hashed/cpu.txt requirements/hashed/dev.txt pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 11) else "Python 3.11 or newer is needed; set PYTHON=…")'
 	@echo "[setup 1/3] environment in $(VENV)"
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	@echo "[setup 2/3] torch, vLLM and all else, as pinned (about 1 GB to download)"
-	@$(INSTALL) -r requirements/torch-cpu.txt -r requirements/dev.txt & torch=$$!; \
-		$(INSTALL) -r requirements/cpu.txt; code=$$?; wait $$torch && exit $$code
+	@($(INSTALL) -r requirements/torch-cpu.txt && $(INSTALL) --require-hashes -r requirements/hashed/dev.txt) & \
+		torch=$$!; $(INSTALL) --require-hashes -r requirements/hashed/cpu.txt; code=$$?; wait $$torch && exit $$code
 	@echo "[setup 3/3] this project"
 	@$(INSTALL) --editable .
 	@touch $@
