@@ -1,1 +1,1 @@
-"""Faults of a running system, and what they cost."""
+"""The fault bench: real services, faults at chosen moments of a run, and what became of the run."""

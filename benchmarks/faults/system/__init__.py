@@ -1,0 +1,1 @@
+"""The services under test, and what stands between them."""
