@@ -21,7 +21,7 @@ from research.model_paths import local_checkpoint
 from research.questions import Question
 from research.questions.model import digest_of
 from research.questions.sources import load_questions
-from research.retrievers import retriever_of
+from research.retrievers import Retrievers
 from research.scoring.rewards import reward_functions
 from research.settings import Settings
 from research.weights.run_weights import Origin, is_trained, weights_dir
@@ -74,14 +74,8 @@ async def training_loop(settings: Settings, status: RunStatus, ranks: Ranks) -> 
     run_dir.open(settings, digest_of([*train, *held_out]), numbers.as_dict())
     base = local_checkpoint(settings.model.name, settings.paths.data)
     # 2. Create the clients of the retriever and the policy servers.
-    limits, trainer, endpoints = settings.episode, settings.trainer, settings.endpoints
-    retriever = retriever_of(
-        endpoints.retriever_urls,
-        timeout=limits.search_timeout,
-        retries=limits.retries,
-        at_once=_requests_at_once(settings),
-        busy_timeout=trainer.outage_timeout,
-    )
+    limits, trainer = settings.episode, settings.trainer
+    retriever = _retriever(settings)
     policy = Replicas(_replicas(settings, admin_token), _weight_sync(settings, status), status.log)
     # 3. Assemble the agent, the publisher and the service gate.
     agent = build_agent(settings, policy, retriever, HuggingFaceTokenizer(AutoTokenizer.from_pretrained(base)))
@@ -192,6 +186,18 @@ def _replicas(settings: Settings, admin_token: str) -> list[Replica]:
     ]
 
 
+def _retriever(settings: Settings) -> Retrievers:
+    """What episodes search, also at one address: it keeps to one index, and another is an outage."""
+    limits = settings.episode
+    return Retrievers(
+        settings.endpoints.retriever_urls,
+        timeout=limits.search_timeout,
+        retries=limits.retries,
+        at_once=_requests_at_once(settings),
+        busy_timeout=settings.trainer.outage_timeout,
+    )
+
+
 def _requests_at_once(settings: Settings) -> int:
     """To the retriever and to each policy server."""
     return connections_each(1 + len(settings.endpoints.policy_urls))
@@ -205,7 +211,7 @@ def foresee(settings: Settings, numbers: NumberFormat, status: RunStatus) -> Non
 
 def _weight_sync(settings: Settings, status: RunStatus) -> WeightSync:
     if settings.trainer.weight_sync == "file":
-        return DiskSync()
+        return DiskSync(settings.episode.request_timeout)
     if settings.trainer.device == "cpu" or not torch.cuda.is_available():
         raise ConfigurationError("trainer.weight_sync: nccl sends from GPU to GPU, but this trainer has none; use file")
     return NcclSync(torch.device("cuda", torch.cuda.current_device()), status.log)

@@ -58,13 +58,43 @@ class WeightSync(Protocol):
 
 
 class DiskSync:
-    """Servers load from a disk (or /dev/shm) that they share with the trainer: it is written first."""
+    """Servers load from a disk (or /dev/shm) that they share with the trainer: it is written first.
+
+    `patience`: seconds after which a server is looked after that has not answered. It is given up if it shows no sign
+    of life for as long again, and believed if it serves the version although its answer was lost.
+    """
+
+    def __init__(self, patience: float = 120.0) -> None:
+        self._patience = patience
 
     async def stage(self, learned: Learned, base: Path, write: Callable[[WriteTensors], None], version: str) -> None:
         await asyncio.to_thread(write, learned.write_weights)
 
     async def deliver(self, admins: Sequence[PolicyAdmin], request: WeightsRequest) -> list[Answer]:
-        return list(await asyncio.gather(*(or_error(admin.update_weights(request)) for admin in admins)))
+        return list(await asyncio.gather(*(or_error(self._loaded(admin, request)) for admin in admins)))
+
+    async def _loaded(self, admin: PolicyAdmin, request: WeightsRequest) -> WeightsResponse:
+        loading = asyncio.create_task(admin.update_weights(request))
+        try:
+            while True:
+                await asyncio.wait({loading}, timeout=self._patience)
+                if loading.done():
+                    return loading.result()
+                if await self._serves_already(admin, request):
+                    return WeightsResponse(version=request.version, seconds={})
+        finally:
+            loading.cancel()
+
+    async def _serves_already(self, admin: PolicyAdmin, request: WeightsRequest) -> bool:
+        """Raises ServiceError if the server does not answer at all."""
+        try:
+            await admin.check_ready(self._patience)
+            served = await admin.weights()
+        except ServiceError as error:
+            if error.status is None:
+                raise
+            return False  # it lives, and is not ready
+        return served.fault is None and served.version == request.version and Path(served.source) == Path(request.path)
 
     async def keep(self, prune: Callable[[], None]) -> None:
         await asyncio.to_thread(prune)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.conftest import Launch, launching
+from tests.conftest import Launch, Server, launching
 from tests.support.command import ENVIRONMENT, SMALL, WAYS, command
 
 
@@ -19,6 +19,8 @@ class Services:
     overrides: list[str]
     warmed: Path
     environment: dict[str, str]
+    retriever: Server
+    policy: Server
 
 
 @pytest.fixture(scope="package")
@@ -55,4 +57,4 @@ def _services(
     arguments = ["train", *overrides, f"paths.runs={runs}", f"trainer.port={free_port()}", "grpo.steps=0"]
     with command(log, arguments, WAYS[0], environment) as first:
         assert first.process.wait(300) == 0, log.read_text()
-    return Services(overrides, runs / "stopped", environment)
+    return Services(overrides, runs / "stopped", environment, retriever, policy)

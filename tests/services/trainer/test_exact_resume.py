@@ -220,14 +220,21 @@ def test_what_was_sampled_once_is_what_is_trained_on(tiny: Path, tmp_path: Path)
 OVERLAPPED = ["trainer.max_staleness=2", "grpo.refill_rounds=1"]
 
 
-@pytest.mark.parametrize("branches", [0, 2])
-def test_with_overlap_a_killed_run_loses_no_episode_and_no_question(tiny: Path, tmp_path: Path, branches: int) -> None:
-    """What a step takes depends on what is finished first; yet it takes the same again, and in the same order."""
+@pytest.mark.parametrize(("branches", "interval"), [(0, 2), (2, 2), (0, STEPS)])
+def test_with_overlap_a_killed_run_loses_no_episode_and_no_question(
+    tiny: Path, tmp_path: Path, branches: int, interval: int
+) -> None:
+    """What a step takes depends on what is finished first; yet it takes the same again, and in the same order.
+
+    With few checkpoints a kill sets the run back by more versions than an episode may be old.
+    """
     killed, replayed = tmp_path / "killed", tmp_path / "replayed"
-    overlapped = [*OVERLAPPED, f"grpo.branches={branches}"]
+    overlapped = [*OVERLAPPED, f"grpo.branches={branches}", f"checkpoints.interval={interval}"]
     sampled: dict[tuple[str, int], dict[str, Any]] = {}
+    set_back_by = []
 
     def remember() -> None:
+        set_back_by.append(versions_past_checkpoint(killed))
         for path in killed.glob("runs/demo/episodes/*.journal.jsonl"):
             step = int(path.name[5:11])
             for line in path.read_bytes().splitlines():
@@ -236,6 +243,7 @@ def test_with_overlap_a_killed_run_loses_no_episode_and_no_question(tiny: Path, 
                     sampled[f"{step}.{entry['group']}", entry["member"]] = entry["episode"]
 
     assert train_and_kill_in_each_version(tiny, killed, remember, seeded=False, slow=True, overrides=overlapped) > 3
+    assert (max(set_back_by) > 2) == (interval == STEPS), set_back_by
     assert_something_was_learnt(killed)
     entries = [entry["rollout"] for entry in metrics(killed)]
     assert max(entry["staleness_max"] for entry in entries) in (1, 2)
@@ -259,6 +267,14 @@ def test_with_overlap_a_killed_run_loses_no_episode_and_no_question(tiny: Path, 
     unchecked = ["alarms.start_mismatch_ceiling=None"]  # the check of the sampler samples
     assert train_unbroken(tiny, replayed, seeded=False, may_sample=False, overrides=[*overlapped, *unchecked]) == 0
     assert_same_end(killed, replayed)
+
+
+def versions_past_checkpoint(work: Path) -> int:
+    """By how many published versions a run that starts now is set back; 0 before the first checkpoint."""
+    run = work / "runs" / "demo"
+    checkpoints = sorted(run.glob("checkpoints/step-??????/state.json"))
+    published = [int(path.name.split("-")[1]) for path in run.glob("weights/version-??????")]
+    return max(published) - int(json.loads(checkpoints[-1].read_text())["version"]) if checkpoints else 0
 
 
 def dropped_groups(work: Path) -> set[str]:

@@ -30,12 +30,13 @@ class FakeServer:
     asked: int = 0
     hangs: asyncio.Event | None = None  # until it is set, updates do
     fault: str | None = None  # its weights are half loaded
+    loses_answers: bool = False  # it loads, and its answer to that is lost
 
     def _must_live(self) -> None:
         if not self.alive:
             raise ServiceError(f"{self.url} does not answer")
 
-    async def check_ready(self) -> None:
+    async def check_ready(self, limit: float = 5.0) -> None:
         self._must_live()
         if self.fault is not None:
             raise ServiceError(self.fault, 503)
@@ -46,6 +47,9 @@ class FakeServer:
 
     async def update_weights(self, request: WeightsRequest) -> WeightsResponse:
         self._must_live()
+        if self.loses_answers:
+            self.version = request.version
+            await asyncio.Event().wait()
         if self.hangs is not None:
             await self.hangs.wait()
         if not self.takes_updates:
@@ -259,3 +263,38 @@ def test_an_update_that_failed_is_not_asked_for_again_by_itself(status: int, ask
         asyncio.run(scenario(server.server_address[1]))
         server.shutdown()
     assert requests == ["/admin/weights"] * asked
+
+
+def slow_to_believe(servers: list[FakeServer]) -> Replicas:
+    pairs = [Replica(cast(PolicyClient, server), cast(PolicyAdmin, server)) for server in servers]
+    return Replicas(pairs, DiskSync(patience=0.05), print)
+
+
+def test_a_server_that_is_gone_while_it_loads_is_not_waited_for(bench: Bench) -> None:
+    """Its host is gone, or the network: nothing tells but that it shows no sign of life."""
+    replicas = slow_to_believe(bench.servers)
+
+    async def run() -> set[str]:
+        gone = bench.servers[1]
+        gone.hangs = asyncio.Event()
+        updating = asyncio.create_task(replicas.update(WeightsRequest(path="x", version="1")))
+        await asyncio.sleep(0.12)
+        assert not updating.done(), "it lives, so it may take its time"
+        gone.alive = False
+        await asyncio.wait_for(updating, 5)
+        return {version for n in range(64) for version in (await replicas.generate([n], 8, Sampling())).versions}
+
+    assert asyncio.run(run()) == {"1"}
+    assert bench.servers[1].asked == 0
+
+
+def test_an_update_whose_answer_is_lost_is_seen_by_what_the_server_serves(bench: Bench) -> None:
+    bench.servers[0].loses_answers = True
+
+    async def run() -> None:
+        replicas = slow_to_believe(bench.servers[:1])
+        await asyncio.wait_for(replicas.update(WeightsRequest(path="x", version="1")), 5)
+        await replicas.generate([1], 8, Sampling())
+
+    asyncio.run(run())
+    assert bench.servers[0].weight_version == "1"

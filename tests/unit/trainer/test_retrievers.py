@@ -7,6 +7,7 @@ import json
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from threading import Thread
 from typing import Any
 
@@ -17,6 +18,8 @@ from research import routing
 from research.clients import RetrieverClient
 from research.errors import ConfigurationError, ServiceError
 from research.retrievers import Retrievers, retriever_of
+from services.trainer import wiring
+from tests.support.tiny_model import tiny_settings
 
 QUERIES = [f"query {number}" for number in range(60)]
 
@@ -193,3 +196,24 @@ def test_a_refused_query_takes_no_server_out(three: list[Index]) -> None:
 def test_one_address_is_an_ordinary_client() -> None:
     assert isinstance(retriever_of(["http://a"]), RetrieverClient)
     assert isinstance(retriever_of(["http://a", "http://b"]), Retrievers)
+
+
+def test_a_run_with_one_retriever_keeps_to_its_index(tmp_path: Path) -> None:
+    """One that comes back with another index is an outage, and not a run that learns from other passages."""
+    index = Index("a")
+
+    async def work() -> None:
+        settings = tiny_settings(tmp_path, f"endpoints.retriever_url={index.url}", "episode.retries=0")
+        async with wiring._retriever(settings) as retriever:
+            await retriever.check_ready()
+            assert await retriever.search("q", 1)
+            index.revision = "r2"
+            for meeting in (retriever.search("q", 1), retriever.check_ready()):
+                with pytest.raises(ServiceError, match="r2"):
+                    await meeting
+            index.revision = "r1"
+            await retriever.check_ready()
+            assert await retriever.search("q", 1)
+
+    with served(index):
+        asyncio.run(work())
