@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import os
+import signal
 import time
-from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -14,6 +14,7 @@ from benchmarks.faults.inject import Injection
 from benchmarks.faults.judge import judge
 from benchmarks.faults.moments import meet
 from benchmarks.faults.record import Place, Tokens
+from benchmarks.faults.system.programs import answers
 from benchmarks.faults.system.services import Services
 
 _FOLLOW_SECONDS = 420.0
@@ -124,7 +125,8 @@ class Bench:
         self.services.trainer.kill()
         self._run = ""
         for program in (self.services.retriever, self.services.policy):
-            with suppress(RuntimeError):
+            program.signal_all(signal.SIGCONT)
+            if not answers(program.port, "/readyz"):
                 program.kill()
 
 

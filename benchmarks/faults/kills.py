@@ -111,7 +111,7 @@ def _killed(services: Services, run: str, steps: int, kills: int, of: list[str])
         kind = next(each for each in kinds.KINDS if each.name == kinds.KILL and each.targets == (target,))
         injection = Injection(services, Cell(kind, target, phase, after, rng.randrange(1000)), run)
         met = meet(services, phase, target, rng, injection.begin)
-        remembered |= record.journalled()
+        remembered = record.journalled() | remembered
         injection.end()
         found.kills.append(f"{target} in {met.phase} of step {met.step}")
         print(f"  {run}: {found.kills[-1]}", flush=True)
@@ -126,6 +126,9 @@ def _killed(services: Services, run: str, steps: int, kills: int, of: list[str])
     found.wrong_files = record.damage(range(1, steps + 1))
     found.differs = _trained_again(services, record, f"{run}-again", steps, overrides)
     found.seconds = time.monotonic() - begun
+    if not (found.differs or found.wrong_files or found.lost):
+        for each in (run, f"{run}-again"):
+            shutil.rmtree(services.disk / each)
     return found
 
 

@@ -1,4 +1,4 @@
-"""The table of outcomes, in Markdown."""
+"""The tables of outcomes, in Markdown: which promises held, what became of run, requests, episodes and files."""
 
 from __future__ import annotations
 
@@ -8,57 +8,68 @@ from collections.abc import Sequence
 from benchmarks.faults.cells import Outcome
 from benchmarks.faults.kinds import KINDS, PHASES
 
+_LONGEST = 300
+
 
 def report(outcomes: Sequence[Outcome]) -> str:
-    """A line for each fault, service and phase; several injections are added up."""
-    together: dict[tuple[str, str, str], list[Outcome]] = defaultdict(list)
+    """Promises by phase, then what happened by fault and service, then every promise that did not hold."""
+    together: dict[tuple[str, str], list[Outcome]] = defaultdict(list)
     for outcome in outcomes:
-        together[outcome.kind, outcome.target, outcome.phase].append(outcome)
+        together[outcome.kind, outcome.target].append(outcome)
+    rows = [(kind, target) for kind in KINDS for target in kind.targets]
     lines = [
-        "| fault | of | phase | injections | the run | requests | episodes: sampled again after a fault, lost, twice, "
-        "left out | files | seconds to the end of the next step | promises |",
-        "|---|---|---|---|---|---|---|---|---|---|",
+        f"| fault | of | promise: the run | {' | '.join(PHASES)} |",
+        f"|---|---|---|{'---|' * len(PHASES)}",
+        *(
+            f"| {kind.name} | {target} | {kind.promise} | "
+            f"{' | '.join(_held([o for o in together[kind.name, target] if o.phase == phase]) for phase in PHASES)} |"
+            for kind, target in rows
+        ),
+        "",
+        "| fault | of | injections | the run | requests | episodes retried, lost, twice, left out | files | seconds |",
+        "|---|---|---|---|---|---|---|---|",
+        *(_details(kind.name, target, own) for kind, target in rows if (own := _done(together[kind.name, target]))),
+        "",
     ]
-    for kind in KINDS:
-        for target in kind.targets:
-            found = ((phase, together.get((kind.name, target, phase))) for phase in PHASES)
-            lines += [_line(kind.name, target, phase, own) for phase, own in found if own]
-    held = sum(not each.broken for each in outcomes if not each.declined)
-    done = sum(not each.declined for each in outcomes)
-    lines += ["", f"{done} injections into {len(together)} cells; every promise held in {held} of them."]
-    return "\n".join(lines)
+    broken = [f"- {each.cell}: {_short('; '.join(each.broken))}" for each in outcomes if each.broken]
+    done = _done(outcomes)
+    lines.append(f"{len(done)} injections; every promise held in {len(done) - len(broken)} of them.")
+    return "\n".join([*lines, *(["", "What did not hold:", "", *broken] if broken else [])])
 
 
-def _line(kind: str, target: str, phase: str, own: Sequence[Outcome]) -> str:
-    begin = f"| {kind} | {target} | {phase} | "
-    if declined := own[0].declined:
-        return f"{begin}0 | not run: {declined} | | | | | |"
+def _done(outcomes: Sequence[Outcome]) -> list[Outcome]:
+    return [each for each in outcomes if not each.declined]
+
+
+def _held(own: Sequence[Outcome]) -> str:
+    if not (done := _done(own)):
+        return own[0].declined if own else "not run"
+    held = sum(not each.broken for each in done)
+    if held == len(done):
+        return "held" if held == 1 else f"held, {held} times"
+    return "broken" if len(done) == 1 else f"held {held} of {len(done)} times"
+
+
+def _details(kind: str, target: str, own: Sequence[Outcome]) -> str:
     requests: Counter[str] = Counter()
     for each in own:
         requests.update(each.requests)
     runs = Counter(each.run.partition(" (")[0] or "not followed" for each in own)
-    seconds = [each.seconds for each in own]
-    span = f"{min(seconds):.0f}" if len(own) == 1 else f"{min(seconds):.0f} to {max(seconds):.0f}"
-    episodes = "{}, {}, {}, {}".format(
-        *(sum(getattr(each, name) for each in own) for name in ("retried", "lost", "twice", "left_out"))
-    )
-    wrong = sorted({fault for each in own for fault in each.wrong_files})
-    broken = Counter(fault for each in own for fault in each.broken)
+    seconds = [each.seconds for each in own if each.seconds]
+    episodes = (str(sum(getattr(each, name) for each in own)) for name in ("retried", "lost", "twice", "left_out"))
     cells = [
+        kind,
+        target,
         str(len(own)),
-        ", ".join(_times(what, count) for what, count in runs.items()),
+        ", ".join(what if count == len(own) else f"{what} ({count} times)" for what, count in runs.items()),
         ", ".join(f"{count} {what}" for what, count in sorted(requests.items())) or "all answered",
-        episodes,
-        "; ".join(wrong) or "whole",
-        span,
-        "held" if not broken else "; ".join(_times(_short(what), count) for what, count in broken.items()),
+        ", ".join(episodes),
+        "; ".join(sorted({fault for each in own for fault in each.wrong_files})) or "whole",
+        f"{min(seconds):.0f} to {max(seconds):.0f}" if seconds else "",
     ]
-    return begin + " | ".join(each.replace("|", "/") for each in cells) + " |"
-
-
-def _times(what: str, count: int) -> str:
-    return what if count == 1 else f"{what} ({count} times)"
+    return f"| {' | '.join(each.replace('|', '/') for each in cells)} |"
 
 
 def _short(text: str) -> str:
-    return text if len(text) < 160 else text[:157] + "…"
+    text = text.replace("\n", " ")
+    return text if len(text) < _LONGEST else text[:_LONGEST] + "…"

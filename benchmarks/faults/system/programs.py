@@ -6,12 +6,12 @@ starts. Where the environment must be there before Python is (`LD_PRELOAD`), it 
 
 from __future__ import annotations
 
-import ctypes
 import multiprocessing
 import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 import urllib.request
 from collections.abc import Callable
@@ -25,13 +25,12 @@ import psutil
 REPOSITORY = Path(__file__).resolve().parents[3]
 _IMPORTED = ["cli.main", "services.trainer.main", "services.trainer.wiring", "services.retriever.main"]
 _STOP_SECONDS = 20.0
-_PR_SET_PDEATHSIG = 1
 
 
 def _run(arguments: list[str], log: str, environment: dict[str, str]) -> None:
     """In the child: become a session of its own and run the command."""
     os.setsid()
-    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)  # the fork server ends with the bench
+    threading.Thread(target=_end_with_the_bench, daemon=True).start()
     with open(log, "ab", buffering=0) as out:
         os.dup2(out.fileno(), 1)
         os.dup2(out.fileno(), 2)
@@ -41,6 +40,14 @@ def _run(arguments: list[str], log: str, environment: dict[str, str]) -> None:
     from cli.main import main
 
     main()
+
+
+def _end_with_the_bench() -> None:
+    """Also if it was killed and could end nothing."""
+    bench = multiprocessing.parent_process()
+    if bench is not None:
+        bench.join()
+        os.kill(os.getpid(), signal.SIGTERM)
 
 
 @dataclass
@@ -134,7 +141,7 @@ class Program:
     def await_that(self, what: str, condition: Callable[[], bool], seconds: float) -> None:
         deadline = time.monotonic() + seconds
         while not condition():
-            if not self.runs or time.monotonic() > deadline:
+            if (not self.runs and not condition()) or time.monotonic() > deadline:
                 how = f"did not get {what} in {seconds:g} s" if self.runs else f"ended with {self.exit_code}"
                 raise RuntimeError(f"{self.name} {how}: {self.last_words()}")
             time.sleep(0.05)
