@@ -25,7 +25,7 @@ from benchmarks.retriever.load import SERVE, free_port, serving
 from services.trainer.run_dir.references import link_checkpoint
 from services.web.auth import ADMIN_TOKEN_VARIABLE
 
-TOKEN = "variants"
+TOKEN = "a-token-of-variants"
 VARIANTS: Mapping[str, Mapping[str, list[str]]] = {
     "overlap": {f"staleness {n}": [f"trainer.max_staleness={n}"] for n in (0, 1, 2)},
     "refill": {"no refill": [], "refill": ["grpo.refill_rounds=2"]},

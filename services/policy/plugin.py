@@ -54,9 +54,9 @@ class ResearchPlugin:
         from services.web.errors import install_error_handlers
         from services.web.health import health_routes
         from services.web.known_hosts import KnownHosts, own_names
-        from services.web.log_limit import limit_warnings_of_strangers
-        from services.web.request_ids import RequestIds
         from services.web.server import ToldOfTheStop
+        from services.web.telemetry.log_limit import limit_warnings_of_strangers
+        from services.web.telemetry.request_ids import RequestIds
 
         limit_warnings_of_strangers()
         app.state.research = service = PolicyService(settings_from_environment())

@@ -23,7 +23,7 @@ from services.policy.settings_variable import NUMBERS_VARIABLE, SETTINGS_VARIABL
 from services.policy.weights.start_weights import VERSION_VARIABLE, start_weights
 from services.process.parent import end_with_parent
 from services.web.auth import API_KEY_VARIABLE, environment_secret
-from services.web.logs import LOGGING
+from services.web.telemetry.logs import LOGGING
 
 logger = logging.getLogger(__name__)
 

@@ -26,8 +26,8 @@ from services.web.body_limit import BodyLimit
 from services.web.disconnect import CLIENT_CLOSED_REQUEST, cancel_on_disconnect
 from services.web.errors import ValidationRoute, install_error_handlers
 from services.web.health import health_routes
-from services.web.refusals import shared_metrics
 from services.web.server import NO_DOCS_PAGES
+from services.web.telemetry.refusals import shared_metrics
 
 # Bounds what is read into memory; a whole queue of queries of ordinary length takes a tenth of it.
 MAX_BODY_BYTES = 4_000_000

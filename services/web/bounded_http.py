@@ -12,7 +12,7 @@ from typing import ClassVar
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from research.descriptors import connections_each
-from services.web.refusals import count_refusal
+from services.web.telemetry.refusals import count_refusal
 
 logger = logging.getLogger(__name__)
 

@@ -25,7 +25,7 @@ from research.http import request_id
 from research.schemas import MOST_VALUES, ErrorBody
 from services.web.disconnect import CLIENT_CLOSED_REQUEST
 from services.web.json_bounds import fault_of
-from services.web.refusals import count_refusal
+from services.web.telemetry.refusals import count_refusal
 
 
 class HttpError(ResearchError):

@@ -15,9 +15,9 @@ from services.process import stopping
 from services.web.bounded_http import HttpBounds, bounded_protocol
 from services.web.errors import error_response
 from services.web.known_hosts import KnownHosts
-from services.web.log_limit import limit_warnings_of_strangers
-from services.web.logs import LOGGING
-from services.web.request_ids import RequestIds
+from services.web.telemetry.log_limit import limit_warnings_of_strangers
+from services.web.telemetry.logs import LOGGING
+from services.web.telemetry.request_ids import RequestIds
 
 # How long requests in flight may take after a signal; then the app closes what it has opened. With that it is less than
 # the launcher waits before it kills (`services.system.launcher`).

@@ -29,7 +29,7 @@ from services.policy.service import PolicyService
 from services.web.auth import API_KEY_VARIABLE, environment_secret, require_bearer
 from services.web.disconnect import CLIENT_CLOSED_REQUEST, cancel_on_disconnect
 from services.web.errors import HttpError, ValidationRoute, status_of
-from services.web.refusals import count_refusal
+from services.web.telemetry.refusals import count_refusal
 
 logger = logging.getLogger(__name__)
 

@@ -11,7 +11,7 @@ from research.errors import ResearchError
 from research.http import request_id
 from services.policy.answer.service import RETRY_SECONDS, BusyError
 from services.web.errors import retry_headers, status_of
-from services.web.refusals import count_refusal
+from services.web.telemetry.refusals import count_refusal
 
 
 class OpenAIHttpError(ResearchError):

@@ -25,7 +25,7 @@ from services.retriever.types import served
 from services.web.disconnect import cancel_on_disconnect
 from services.web.errors import HttpError
 from services.web.json_bounds import fault_of
-from services.web.refusals import count_refusal
+from services.web.telemetry.refusals import count_refusal
 
 _PATH = "/mcp"
 

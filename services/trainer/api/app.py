@@ -22,8 +22,8 @@ from services.web.auth import admin_guard
 from services.web.errors import HttpError, install_error_handlers
 from services.web.health import health_routes
 from services.web.pages import page_headers
-from services.web.refusals import shared_metrics
 from services.web.server import NO_DOCS_PAGES
+from services.web.telemetry.refusals import shared_metrics
 
 _PAGE = Path(__file__).with_name("status_page.html").read_text(encoding="utf-8")
 _PAGE_HEADERS = page_headers(_PAGE)

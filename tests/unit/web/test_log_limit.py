@@ -7,8 +7,8 @@ import logging
 import pytest
 from fastapi import FastAPI
 
-from services.web import log_limit
-from services.web.log_limit import RepeatLimit
+from services.web.telemetry import log_limit
+from services.web.telemetry.log_limit import RepeatLimit
 from tests.support.web_server import connect, read_all, serving
 
 TEXT = "Invalid HTTP request received."

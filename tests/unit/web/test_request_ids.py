@@ -14,10 +14,10 @@ from fastapi import FastAPI, Request
 from research.clients import RetrieverClient
 from research.errors import ServiceBusyError, ServiceError
 from research.schemas import ErrorBody
-from services.web import request_ids
 from services.web.errors import install_error_handlers
-from services.web.logs import JsonLine
-from services.web.refusals import shared_metrics
+from services.web.telemetry import request_ids
+from services.web.telemetry.logs import JsonLine
+from services.web.telemetry.refusals import shared_metrics
 from tests.support.raw_server import RawServer, answer
 from tests.support.web_server import serving
 

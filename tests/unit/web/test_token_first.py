@@ -12,7 +12,7 @@ from services.policy.api.guards import variable_of
 from services.web.auth import ADMIN_TOKEN_VARIABLE, API_KEY_VARIABLE, TokenFirst
 from tests.support.web_server import connect, serving
 
-SECRETS = {ADMIN_TOKEN_VARIABLE: "admin", API_KEY_VARIABLE: "key"}
+SECRETS = {ADMIN_TOKEN_VARIABLE: "admin-for-tests", API_KEY_VARIABLE: "key-for-tests"}
 
 
 def echo_app() -> FastAPI:
@@ -29,14 +29,14 @@ def echo_app() -> FastAPI:
 @pytest.mark.parametrize(
     ("path", "secret"),
     [
-        ("/answer", "key"),
-        ("/answer/", "key"),
-        ("/tokenize", "key"),
-        ("/detokenize", "key"),
-        ("/admin/weights", "admin"),
-        ("/admin/adapters/x", "admin"),
-        ("/pause", "admin"),
-        ("/abort_requests", "admin"),
+        ("/answer", "key-for-tests"),
+        ("/answer/", "key-for-tests"),
+        ("/tokenize", "key-for-tests"),
+        ("/detokenize", "key-for-tests"),
+        ("/admin/weights", "admin-for-tests"),
+        ("/admin/adapters/x", "admin-for-tests"),
+        ("/pause", "admin-for-tests"),
+        ("/abort_requests", "admin-for-tests"),
     ],
 )
 def test_who_has_no_token_is_refused_before_the_body_has_come(
@@ -55,7 +55,7 @@ def test_who_has_no_token_is_refused_before_the_body_has_come(
 
 
 def test_without_a_secret_and_elsewhere_everybody_may_call(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv(ADMIN_TOKEN_VARIABLE, "admin")
+    monkeypatch.setenv(ADMIN_TOKEN_VARIABLE, "admin-for-tests")
     monkeypatch.delenv(API_KEY_VARIABLE, raising=False)
     with serving(echo_app()) as port:
         for path in ("/answer", "/livez", "/info", "/administer", "/ping"):

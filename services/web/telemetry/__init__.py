@@ -1,0 +1,1 @@
+"""What every service tells of its requests: logs, ids, counters of refusals."""
