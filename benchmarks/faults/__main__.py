@@ -7,6 +7,7 @@ bench that was ended goes on with the same command; Ctrl-C ends every process th
 
   python -m benchmarks.faults --list                          what there is to run
   python -m benchmarks.faults --only SIGKILL policy rollout   cells whose name has all of these words
+  python -m benchmarks.faults --only spoilt,full rollout      of words with commas between them one is enough
   python -m benchmarks.faults --times 10                      ten random injections of each kill, one of all else
   python -m benchmarks.faults --seed 2                        other moments; the same seed meets the same ones
   python -m benchmarks.faults --again --only drip             run again what has been run

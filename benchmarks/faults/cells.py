@@ -70,7 +70,7 @@ class Outcome:
 
 
 def cells(only: Sequence[str], seed: int, times: int) -> Iterator[Cell]:
-    """Those whose name has all of the words, in an order in which one injection of everything comes first.
+    """Those whose name has all of the words (of `a,b` one is enough); one injection of everything comes first.
 
     `times`: at most so many injections of a fault into a phase.
     """
@@ -80,8 +80,12 @@ def cells(only: Sequence[str], seed: int, times: int) -> Iterator[Cell]:
             for target in kind.targets:
                 for phase in PHASES:
                     cell = Cell(kind, target, phase, number, seed)
-                    if number <= kind.repeats and all(word.lower() in cell.name.lower() for word in only):
+                    if number <= kind.repeats and all(_has(cell.name, word) for word in only):
                         yield cell
+
+
+def _has(name: str, word: str) -> bool:
+    return any(each.lower() in name.lower() for each in word.split(","))
 
 
 def _slowness(kind: Kind) -> int:
