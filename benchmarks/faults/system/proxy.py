@@ -97,9 +97,16 @@ class Proxy:
 
     def close(self) -> None:
         """Drop every connection and end the thread."""
-        self._in_loop(self._drop)
+        self._call(self._end())
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join(5)
+
+    async def _end(self) -> None:
+        self._drop()
+        serving = asyncio.all_tasks() - {asyncio.current_task()}
+        for task in serving:
+            task.cancel()
+        await asyncio.gather(*serving, return_exceptions=True)
 
     def _call(self, work: Callable[..., object] | object) -> None:
         asyncio.run_coroutine_threadsafe(work, self._loop).result(10)  # type: ignore[arg-type]
