@@ -62,7 +62,7 @@ def _details(kind: str, target: str, own: Sequence[Outcome]) -> str:
         target,
         str(len(own)),
         ", ".join(what if count == len(own) else f"{what} ({count} times)" for what, count in runs.items()),
-        ", ".join(f"{count} {what}" for what, count in sorted(requests.items())) or "all answered",
+        ", ".join(f"{count} {what}" for what, count in sorted(requests.items())) or "none changed by the proxy",
         ", ".join(episodes),
         "; ".join(sorted({fault for each in own for fault in each.wrong_files})) or "whole",
         f"{min(seconds):.0f} to {max(seconds):.0f}" if seconds else "",

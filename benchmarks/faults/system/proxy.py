@@ -161,7 +161,7 @@ class Proxy:
                 answer = await _body(upstream[0], answer_head)
                 await self._answer(path, answer_head, answer, writer)
         except (OSError, asyncio.IncompleteReadError, asyncio.LimitOverrunError, ValueError):
-            self.counts["broken connections"] += 1
+            return  # either side has closed, in order or not
         finally:
             for each in (writer, *((upstream[1],) if upstream else ())):
                 self._writers.discard(each)
