@@ -155,8 +155,8 @@ def written(routes: Iterable[Route]) -> str:
     return f"""\
 # Every route, and who may call it
 
-Made from the apps by `python -m tests.support.routes --write`. `tests/services/policy/test_routes.py` compares it with them,
-and fails for a route that may change something and is open to everybody.
+Made from the apps by `python -m tests.support.routes --write`. `tests/services/policy/test_routes.py` compares it with
+them, and fails for a route that may change something and is open to everybody.
 
 - *admin token*: `RESEARCH_ADMIN_TOKEN`; without it these routes do not exist.
 - *API key*: `RESEARCH_API_KEY`; without it everybody may call them.
