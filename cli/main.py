@@ -12,6 +12,7 @@ import typer
 from rich.console import Console
 from rich.markup import escape
 
+from apps.audit.commands import audit
 from apps.bench.commands import bench, corpus, report
 from apps.options import Overrides, Preset, console
 from apps.plan.commands import plan
@@ -183,6 +184,7 @@ def train(
 
 
 app.command()(plan)
+app.command()(audit)
 
 
 @app.command()

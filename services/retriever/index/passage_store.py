@@ -5,7 +5,7 @@ Twenty-one million passages cost address space, not RAM, and replicas on one hos
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from functools import lru_cache
 from itertools import islice
 from pathlib import Path
@@ -61,6 +61,11 @@ class PassageStore:
 
     def __len__(self) -> int:
         return self._count
+
+    def titles(self) -> Iterator[tuple[int, list[str]]]:
+        """All titles, in portions, each with the position of its first."""
+        for number in range(self._file.num_record_batches):
+            yield number * _ROWS, self._file.get_batch(number).column("title").to_pylist()
 
     def record(self, position: int) -> dict[str, str]:
         """The passage at `position` as a fresh `{"id", "title", "text"}`, with `fields` if its row said more."""

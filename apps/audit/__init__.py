@@ -1,0 +1,1 @@
+"""`research audit`: what a corpus can answer of a question set."""
