@@ -100,7 +100,8 @@ class Auditor:
 
     def _is_said(self, question: Question, places: set[int]) -> bool:
         answers = [words for answer in question.answers if (words := spaced(answer))]
-        if any(answer.strip() in _SAID_BY_NOBODY for answer in answers):
+        # Of the canonical answer only: "no" is an alias of Norway.
+        if spaced(question.answers[0]).strip() in _SAID_BY_NOBODY:
             return bool(places)
         texts = [spaced(f"{record['title']} {record['text']}") for record in map(self._index.passages.record, places)]
         return any(answer in text for answer in answers for text in texts)

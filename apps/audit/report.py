@@ -146,10 +146,9 @@ def _page(sets: Sets, unknown: Mapping[str, int], about: Mapping[str, Any], page
             f"<style>{_STYLE}</style><h1>What this corpus can answer</h1>",
             f"<p>{html.escape(told)}. {html.escape(left)}</p>",
             _html_table(_head(sets), rows),
-            f"<h2>Missing pages</h2><p>The first {min(len(pages), _SHOWN_PAGES)} of {len(pages)}; all are in "
-            "missing-pages.csv.</p>",
+            f"<h2>Missing pages</h2><p>{_of(len(pages), _SHOWN_PAGES)} All are in missing-pages.csv.</p>",
             _html_table(("page", "questions that need it"), [(title, str(n)) for title, n in pages[:_SHOWN_PAGES]]),
-            f"<h2>Questions beyond reach</h2><p>The first {min(len(beyond), _SHOWN_QUESTIONS)} of {len(beyond)}.</p>",
+            f"<h2>Questions beyond reach</h2><p>{_of(len(beyond), _SHOWN_QUESTIONS)}</p>",
             _html_table(
                 ("set", "question", "answers", "why"),
                 [
@@ -161,6 +160,12 @@ def _page(sets: Sets, unknown: Mapping[str, int], about: Mapping[str, Any], page
             "</html>\n",
         ]
     )
+
+
+def _of(count: int, shown: int) -> str:
+    if count <= shown:
+        return f"{count}." if count else "None."
+    return f"The first {shown} of {count}."
 
 
 def why(audited: Audited) -> str:
@@ -176,6 +181,9 @@ def _html_table(head: Sequence[str], rows: Iterable[Sequence[str]], kind: str = 
     def line(cells: Sequence[str], tag: str) -> str:
         return "<tr>" + "".join(f"<{tag}>{html.escape(cell)}</{tag}>" for cell in cells) + "</tr>"
 
+    rows = list(rows)
+    if not rows:
+        return ""
     return f'<table class="{kind}">{line(head, "th")}{"".join(line(row, "td") for row in rows)}</table>'
 
 
