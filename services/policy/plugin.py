@@ -46,6 +46,7 @@ class ResearchPlugin:
         from services.policy.api.guards import INFERENCE, variable_of
         from services.policy.api.training import training_control_routes, training_routes
         from services.policy.api.version_header import WeightVersionHeader
+        from services.policy.logs import show_our_lines
         from services.policy.openai.errors import install_openai_error_handler
         from services.policy.service import PolicyService
         from services.policy.settings_variable import settings_from_environment
@@ -58,6 +59,7 @@ class ResearchPlugin:
         from services.web.telemetry.log_limit import limit_warnings_of_strangers
         from services.web.telemetry.request_ids import RequestIds
 
+        show_our_lines()
         limit_warnings_of_strangers()
         app.state.research = service = PolicyService(settings_from_environment())
         install_error_handlers(app, whole_app=False)

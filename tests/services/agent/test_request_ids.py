@@ -26,7 +26,7 @@ def lines_of(log: Path, name: str) -> list[str]:
     return found
 
 
-def test_an_answer_that_fails_has_the_id_of_the_retrievers_log(services: Services) -> None:
+def test_an_answer_that_fails_has_the_id_of_both_logs(services: Services) -> None:
     with services.http() as http:
         answered = http.post("/answer", json={"question": QUESTION, "top_k": TOO_MANY}, headers={HEADER: "mine-1"})
     assert answered.status_code == 503
@@ -35,6 +35,26 @@ def test_an_answer_that_fails_has_the_id_of_the_retrievers_log(services: Service
     assert "answered 422" in message
     assert "request mine-1" in message
     await_condition(
+        "the policy has logged it",
+        lambda: (
+            "POST '/answer' was answered with 503 (request mine-1)" in services.policy.log.read_text(errors="replace")
+        ),
+    )
+    await_condition(
         "the retriever has logged it",
         lambda: "POST '/search' was answered with 422" in lines_of(services.retriever.log, "mine-1"),
+    )
+
+
+def test_a_refused_chat_is_in_the_policys_log(services: Services) -> None:
+    with services.http() as http:
+        refused = http.post("/v1/chat/completions", json={"messages": "none"}, headers={HEADER: "mine-2"})
+    assert refused.status_code in (400, 422)
+    assert refused.headers[HEADER] == "mine-2"
+    await_condition(
+        "the policy has logged it",
+        lambda: (
+            f"was answered with {refused.status_code} (request mine-2)"
+            in services.policy.log.read_text(errors="replace")
+        ),
     )
