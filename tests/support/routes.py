@@ -39,7 +39,7 @@ HARMLESS = {
 } | {("policy", "/ping")}
 LIMITS = {
     "/search": "512 queries of 4,096 characters, `top_k` 100, 16 MB of answer; 429 when the queue is full",
-    "/retrieve": "4,096 queries, overlong ones cut, 16 MB of answer; 503 when the queue is full",
+    "/retrieve": "a million hits, in portions of 16 MB, overlong queries cut; waits 60 s for a place, then 503",
     "/queries": "as `/retrieve`",
     "/compat/research/search": "as `/retrieve`",
     "/compat/research/batch_search": "as `/retrieve`",

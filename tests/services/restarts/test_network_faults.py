@@ -60,7 +60,9 @@ class Faults:
 def test_a_fault_of_the_network_in_each_phase_costs_no_episode_and_no_question(
     services: Services, tmp_path: Path, free_port: Callable[[], int]
 ) -> None:
-    shutil.copytree(services.warmed, tmp_path / "stopped", ignore=shutil.ignore_patterns("weights", "summary.json"))
+    shutil.copytree(
+        services.warmed, tmp_path / "stopped", ignore=shutil.ignore_patterns("weights", "summary.json", "config.json")
+    )
     port = free_port()
     with before(services.policy) as policy, before(services.retriever) as retriever:
         through = [f"endpoints.retriever_url={retriever.url}", f'endpoints.policy_urls=["{policy.url}"]']
