@@ -194,6 +194,9 @@ class HttpService:
                                 reason="nonsense",
                             )
                     return _Answer(answer.status_code, answer.headers, bytes(content))
+        except httpx.ConnectTimeout as error:
+            # The transport says so of refused connections, too; either way the request has not arrived.
+            raise ServiceError(f"{told} ({error}; request {name}); is it running?", reason="unreachable") from error
         except (TimeoutError, httpx.TimeoutException) as error:
             why = str(error) or f"no whole answer within {limit:g} s"
             raise ServiceError(f"{told} ({why}; request {name}); is it running?", reason="timeout") from error

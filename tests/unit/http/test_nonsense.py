@@ -16,6 +16,7 @@ from research.clients import PolicyAdmin, PolicyClient, RetrieverClient
 from research.episode.agent import GREEDY, Generation, Sampling
 from research.errors import ServiceError
 from research.http import service
+from research.http.tries import RETRIES
 from research.passages import Passage
 from research.schemas import WeightsRequest
 from research.strategies.chat import Message
@@ -246,3 +247,18 @@ def test_an_answer_without_end_is_cut_at_its_size(monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr(service, "MAX_ANSWER_BYTES", 10_000)
     with pytest.raises(ServiceError, match="more than 10000 bytes"):
         told(search, answer(b"[" + b"1," * 20_000 + b"1]"))
+
+
+def test_whom_nobody_answers_is_unreachable_and_asked_again(free_port: Callable[[], int]) -> None:
+    """A request that has not arrived may be sent again even where a time-out must not be."""
+
+    async def ask() -> ServiceError:
+        url = f"http://127.0.0.1:{free_port()}"
+        async with PolicyAdmin(url, token="admin-for-tests", retries=1) as admin:
+            before = RETRIES.labels("weights", "unreachable")._value.get()
+            with pytest.raises(ServiceError) as raised:
+                await admin.weights()
+            assert RETRIES.labels("weights", "unreachable")._value.get() == before + 1
+        return raised.value
+
+    assert asyncio.run(ask()).reason == "unreachable"
