@@ -25,7 +25,7 @@ _opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
 class Watchdog(threading.Thread):
     """Asks `/livez` until the process ends; kills its process group once it fails again and again.
 
-    Until the first good answer the service is starting, and has half an hour.
+    Until something listens at its port the service is starting, and has half an hour.
 
     Args:
         process: the leader of a process group of its own.
@@ -52,11 +52,9 @@ class Watchdog(threading.Thread):
         started, is_started, failures = time.monotonic(), False, 0
         while self._process.poll() is None:
             asked = time.monotonic()
-            fault = _fault(self._url, self._interval)
-            if fault is None:
-                is_started, failures = True, 0
-            elif is_started:
-                failures += 1
+            fault, listens = _fault(self._url, self._interval)
+            is_started = is_started or listens
+            failures = failures + 1 if fault is not None and is_started else 0
             if failures >= _FAILURES:
                 self._kill(f"hangs: {fault}")
                 break
@@ -74,14 +72,15 @@ class Watchdog(threading.Thread):
                 os.killpg(self._process.pid, signal.SIGKILL)
 
 
-def _fault(url: str, timeout: float) -> str | None:
-    """Why a service is not alive; None if it is."""
+def _fault(url: str, timeout: float) -> tuple[str | None, bool]:
+    """Why a service is not alive, or None if it is; and whether anything listens."""
     try:
         with _opener.open(url, timeout=timeout):
-            return None
+            return None, True
     except urllib.error.HTTPError as error:
         with error, suppress(OSError, http.client.HTTPException):
-            return f"{url} answers {error.code}: {error.read(500).decode(errors='replace')}"
-        return f"{url} answers {error.code}"
+            return f"{url} answers {error.code}: {error.read(500).decode(errors='replace')}", True
+        return f"{url} answers {error.code}", True
     except (OSError, http.client.HTTPException) as error:
-        return f"{url} does not answer ({error})"
+        refused = isinstance(getattr(error, "reason", error), ConnectionRefusedError)
+        return f"{url} does not answer ({error})", not refused

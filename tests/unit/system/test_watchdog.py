@@ -72,9 +72,9 @@ def test_a_stopped_process_is_killed_with_its_children(said: list[str], free_por
 def test_what_says_that_it_is_stuck_is_killed_with_its_words(said: list[str], free_port: Callable[[], int]) -> None:
     port = free_port()
     with service(port, 503) as (process, _):
-        watched(process, port, said.append, start=1)
+        watched(process, port, said.append, start=SECONDS)
         assert process.wait(SECONDS) == -signal.SIGKILL
-    assert "has not started within 1 s" in said[0]
+    assert "hangs: " in said[0]
     assert "answers 503: the engine has not answered" in said[0]
 
 
@@ -88,6 +88,22 @@ def test_what_is_starting_has_its_time(said: list[str], free_port: Callable[[], 
         watchdog.join(SECONDS)
         assert not watchdog.is_alive()
     assert not said
+
+
+def test_what_never_listens_is_given_up_in_the_end(said: list[str], free_port: Callable[[], int]) -> None:
+    with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE, start_new_session=True) as process:
+        watched(process, free_port(), said.append, start=1)
+        assert process.wait(SECONDS) == -signal.SIGKILL
+    assert "has not started within 1 s" in said[0]
+
+
+def test_what_hangs_before_its_first_answer_is_killed(said: list[str], free_port: Callable[[], int]) -> None:
+    port = free_port()
+    with service(port) as (process, _):
+        process.send_signal(signal.SIGSTOP)  # it listens already
+        watched(process, port, said.append, start=600)
+        assert process.wait(SECONDS) == -signal.SIGKILL
+    assert "hangs: " in said[0]
 
 
 @pytest.fixture
