@@ -91,7 +91,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=6)
     parser.add_argument("--runs", type=Path, default=Path("runs/variants"))
     parser.add_argument("overrides", nargs="*", help="settings for all, such as grpo.questions_per_step=8")
-    arguments = parser.parse_args()
+    arguments = parser.parse_intermixed_args()
     os.environ[ADMIN_TOKEN_VARIABLE] = TOKEN
     runs: Path = arguments.runs.resolve()
     cases = [(name, own, seed) for seed in arguments.seeds for name, own in VARIANTS[arguments.what].items()]
