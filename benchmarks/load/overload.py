@@ -1,6 +1,6 @@
 """Ten times as many clients as a service admits: what becomes of those that it admits, and of its memory?
 
-Run: python -m benchmarks.faults.overload [--seconds 120] [--services retriever policy trainer]; starts the services,
+Run: python -m benchmarks.load.overload [--seconds 120] [--services retriever policy trainer]; starts the services,
 and needs `research prepare`. Before and after, a tenth of the clients do the same for half the time. Clients ask again
 as soon as they are answered; those that are refused come again after a second. A request to the retriever has as many
 queries as it may have, each another one, so that eight fill its queue.

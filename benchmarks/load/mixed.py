@@ -1,6 +1,6 @@
 """An hour of training, `/answer` and `/search` at once: what fails, and whose memory grows?
 
-Run: python -m benchmarks.faults.mixed [--minutes 60] [--runs runs/mixed] [section.key=value …]; needs
+Run: python -m benchmarks.load.mixed [--minutes 60] [--runs runs/mixed] [section.key=value …]; needs
 `research prepare`. Starts the three services; clients ask questions and searches at a steady rate while the trainer
 trains on the same policy and exchanges its weights. Writes a table of requests and one of memory: means of five minutes
 each, and a line through those after the first ten minutes, with a 95 % interval (residuals drawn anew).

@@ -1,6 +1,6 @@
 """What it costs to refuse: for each route that takes a body, the worst bodies of the allowed size.
 
-Run: python -m benchmarks.faults.refusals [--share 1.0] [--services retriever policy trainer]; starts the services, and
+Run: python -m benchmarks.load.refusals [--share 1.0] [--services retriever policy trainer]; starts the services, and
 needs `research prepare`. Requests carry the tokens, so that they get as far as anybody's do; orders to the trainer do
 not, as it would follow them whatever their body. Writes a table in Markdown: of all bodies of a route the longest time
 and which body took it, the longest that a `/livez` asked all the while waited, the most memory that came on top, and

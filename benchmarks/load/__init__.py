@@ -1,0 +1,1 @@
+"""What load costs: refusals, overload, and an hour of everything at once."""
