@@ -18,3 +18,8 @@ Preset = Annotated[
 Overrides = Annotated[
     list[str] | None, typer.Argument(metavar="[SECTION.KEY=VALUE]...", help="settings that override the preset")
 ]
+
+
+def passed_on(preset: str, overrides: list[str] | None) -> list[str]:
+    """The arguments with which a command of ours starts another with the same settings."""
+    return ["--preset", preset, *(overrides or [])]

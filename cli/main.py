@@ -14,8 +14,9 @@ from rich.markup import escape
 
 from apps.audit.commands import audit
 from apps.bench.commands import bench, corpus, report
-from apps.options import Overrides, Preset, console
+from apps.options import Overrides, Preset, console, passed_on
 from apps.plan.commands import plan
+from apps.study.commands import study
 from research.config import DEFAULT_PRESET, load_settings
 from research.descriptors import raise_limit
 from research.episode.agent import StopReason
@@ -107,7 +108,7 @@ def serve(
     if watch:
         from services.system.watched import serve_watched
 
-        serve_watched(service, _passed_on(preset, overrides), settings)
+        serve_watched(service, passed_on(preset, overrides), settings)
     if service == "retriever":
         from services.retriever.main import serve as run
     elif service == "policy":
@@ -138,7 +139,7 @@ def up(overrides: Overrides = None, preset: Preset = DEFAULT_PRESET) -> None:
     require_startable(everything, settings)
     with stopping.keeping(lambda: "the services have ended; `research up` restarts them and continues an active run"):
         prepare_all(settings, console)
-        with running(everything, _passed_on(preset, overrides), settings, console):
+        with running(everything, passed_on(preset, overrides), settings, console):
             ask = f"http://{settings.policy.host}:{settings.policy.port}/"
             console.print(f"all three services are up; ask at {ask}; Ctrl-C ends them", highlight=False, soft_wrap=True)
             threading.Event().wait()
@@ -198,32 +199,10 @@ def demo(overrides: Overrides = None, preset: Preset = DEFAULT_PRESET) -> None:
     """
     from cli.demo import run_demo
 
-    run_demo(load_settings(preset, overrides), preset, _passed_on(preset, overrides), console)
+    run_demo(load_settings(preset, overrides), preset, passed_on(preset, overrides), console)
 
 
-@app.command()
-def study(
-    overrides: Overrides = None,
-    preset: Preset = "study-cpu",
-    report: Annotated[bool, typer.Option("--report", help="only write the report of the runs so far")] = False,
-) -> None:
-    """Train with several seeds and ablations, and report what was learned, with intervals.
-
-    Use it to measure what the outcome reward itself teaches. It takes some hours on two otherwise idle CPU cores; an
-    interrupted study continues where it was.
-
-    Example: `research study study.seeds=[1,2]`
-    """
-    from apps.study.plan import StudyPlan
-    from apps.study.report import write_study_report
-    from apps.study.runner import run_study
-
-    plan = StudyPlan.load(preset, overrides or [])
-    if report:
-        plan.check_same_settings()
-        console.print(f"the report is {write_study_report(plan)}", highlight=False, soft_wrap=True)
-    else:
-        run_study(plan, _passed_on(preset, overrides), console)
+app.command()(study)
 
 
 @app.command()
@@ -376,10 +355,6 @@ def config(
         show_settings(overrides or [], console)
     else:
         print(json.dumps(load_settings(preset, overrides).model_dump(mode="json"), indent=2))
-
-
-def _passed_on(preset: str, overrides: list[str] | None) -> list[str]:
-    return ["--preset", preset, *(overrides or [])]
 
 
 def main() -> None:
