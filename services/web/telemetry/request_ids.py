@@ -16,7 +16,7 @@ from research.http import request_id
 
 logger = logging.getLogger(__name__)
 
-# Refusing must not fill the disk.
+# Refusing must not fill the disk; what strangers are refused must not hide what fails.
 _LINES, _SECONDS = 20, 10.0
 # Asked again and again while a service starts, and answered with the reason.
 _PROBES = ("/livez", "/readyz")
@@ -24,11 +24,11 @@ _NAME = request_id.HEADER.lower().encode()
 
 
 class RequestIds:
-    """Names requests, and logs those that are refused or fail: at most 20 lines in 10 seconds."""
+    """Names requests, and logs those that are refused or fail: at most 20 lines of each in 10 seconds."""
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
-        self._since, self._logged, self._left_out = 0.0, 0, 0
+        self._refused, self._failed = _Lines(), _Lines()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -54,13 +54,25 @@ class RequestIds:
         await self._app(scope, receive, named)
 
     def _log(self, scope: Scope, status: int) -> None:
+        lines, level = (self._failed, logging.WARNING) if status >= 500 else (self._refused, logging.INFO)
+        if lines.may_one_more():
+            logger.log(level, "%s %.100r was answered with %d", scope["method"], scope["path"], status)
+
+
+class _Lines:
+    """Counts lines of one kind, and says how many were left out."""
+
+    def __init__(self) -> None:
+        self._since, self._logged, self._left_out = 0.0, 0, 0
+
+    def may_one_more(self) -> bool:
+        """Whether the next line is to be logged."""
         if (now := time.monotonic()) - self._since >= _SECONDS:
             if self._left_out:
                 logger.warning("%d more refused or failed requests were not logged", self._left_out)
             self._since, self._logged, self._left_out = now, 0, 0
         if self._logged >= _LINES:
             self._left_out += 1
-            return
+            return False
         self._logged += 1
-        level = logging.WARNING if status >= 500 else logging.INFO
-        logger.log(level, "%s %.100r was answered with %d", scope["method"], scope["path"], status)
+        return True

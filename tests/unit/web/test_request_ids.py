@@ -166,6 +166,8 @@ def test_a_flood_of_refusals_does_not_fill_the_log(
         for _ in range(60):
             client.get("/nowhere")
         assert sum("was answered with" in line["message"] for line in logged) == request_ids._LINES
+        client.get("/busy")
+        assert any(line["message"] == "GET '/busy' was answered with 503" for line in logged), "refusals hide a failure"
         monkeypatch.setattr(request_ids, "_SECONDS", 0.0)
         client.get("/nowhere")
     assert any(line["message"] == "40 more refused or failed requests were not logged" for line in logged)
