@@ -46,7 +46,7 @@ from research.passages import Passage
 from research.questions import Question
 from research.questions.sampler import QuestionSampler
 from research.settings import Settings
-from services.trainer import loop as trainer_loop
+from services.trainer import grpo_step
 from services.trainer.clock import PhaseClock
 from services.trainer.garbage import collected_between_steps
 from services.trainer.model.memory import keep_freed_memory
@@ -202,9 +202,14 @@ def served(made_up: MadeUp) -> Iterator[str]:
             process.terminate()
 
 
-def settings_of(questions: int) -> Settings:
+def settings_of(questions: int, *more: str) -> Settings:
     """The paper's episode and step, with the built-in model's tokenizer."""
-    overrides = [f"grpo.questions_per_step={questions}", "model.name=builtin:smollm2-135m-instruct", "grpo.steps=1"]
+    overrides = [
+        f"grpo.questions_per_step={questions}",
+        "model.name=builtin:smollm2-135m-instruct",
+        "grpo.steps=1",
+        *more,
+    ]
     return load_settings("qwen2.5-7b-musique", overrides, environment=False)
 
 
@@ -248,6 +253,7 @@ async def step(settings: Settings, made_up: MadeUp, clients: tuple[Any, Any], di
         publish=wait,
         publisher=SimpleNamespace(version=0),
         _record=DiskCopy(),
+        drawn={},
     )
     run.record_episodes = partial(Run.record_episodes, cast(Run, run))
     for owner, name, part in (
@@ -259,14 +265,14 @@ async def step(settings: Settings, made_up: MadeUp, clients: tuple[Any, Any], di
         (trainer_versions, "require_version", "check versions"),
         (journal, "recorded", "read the journal"),
         (journal, "add", "journal"),
-        (trainer_loop, "compute_advantages", "advantages"),
+        (grpo_step, "compute_advantages", "advantages"),
         (run_dir, "write_episodes", "record"),
-        (trainer_loop, "step_metrics", "metrics"),
+        (grpo_step, "step_metrics", "metrics"),
         (clients[0], "generate", "made-up policy (not ours)"),
     ):
         meter.time(owner, name, part)
     with collected_between_steps(), meter.watch():
-        await trainer_loop.GrpoStep(cast(Run, run)).take(1)
+        await grpo_step.GrpoStep(cast(Run, run)).take(1)
         await run._record.written()
 
 
