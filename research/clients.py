@@ -288,8 +288,9 @@ class PolicyAdmin(HttpService):
         """Make the server's workers join a group and serve what they receive there."""
         return await self.request_as(_UPDATED, "POST", "/admin/weights/broadcast", json=request.model_dump())
 
-    async def weights(self) -> WeightsStatus:
-        return await self.request_as(_STATUS, "GET", "/admin/weights", limit=READY_TIMEOUT_SECONDS)
+    async def weights(self, limit: float = READY_TIMEOUT_SECONDS) -> WeightsStatus:
+        """What is served; the answer may take `limit` seconds."""
+        return await self.request_as(_STATUS, "GET", "/admin/weights", limit=limit)
 
     async def digests(self) -> dict[str, str]:
         """SHA-256 of each weight tensor, as the server computes with it."""

@@ -29,8 +29,8 @@ class ServiceError(ResearchError, RuntimeError):
 
     Attributes:
         status: of HTTP, if the service answered with an error.
-        reason: in a word, for counters: `unreachable`, `timeout`, `busy`, `http_<status>` of a fault, `refused`,
-            `nonsense`, or `fault`.
+        reason: in a word, for counters: `unreachable` (no connection), `disconnected` (it broke), `timeout`, `busy`,
+            `http_<status>` of a fault, `refused`, `nonsense`, or `fault`.
     """
 
     def __init__(self, message: str, status: int | None = None, *, reason: str = "fault") -> None:

@@ -1,9 +1,9 @@
 """Real training runs that differ in one setting: what a step takes, what it trains on, and how the answers change.
 
-Run: python -m benchmarks.trainer.variants overlap|refill|objectives [--seeds 1 2 3] [--steps 6] [--runs runs/variants]
-[section.key=value …]; needs `research prepare`. Retriever and policy are started once. Per seed there is one supervised
-phase, from whose end every run goes on; the preset is quickstart-cpu. What is finished is kept in --runs and not run
-again. Writes a table in Markdown.
+Run: python -m benchmarks.trainer.variants overlap|refill|objectives [--seeds 1 2 3] [--steps 6] [--only NAME …]
+[--runs runs/variants] [section.key=value …]; needs `research prepare`. Retriever and policy are started once. Per seed
+there is one supervised phase, from whose end every run goes on; the preset is quickstart-cpu. What is finished is kept
+in --runs and not run again. Writes a table in Markdown.
 """
 
 from __future__ import annotations
@@ -89,12 +89,16 @@ def main() -> None:
     parser.add_argument("what", choices=[*VARIANTS])
     parser.add_argument("--seeds", type=int, nargs="+", default=[1])
     parser.add_argument("--steps", type=int, default=6)
+    parser.add_argument("--only", nargs="+", metavar="NAME", help="of the variants, these, such as 'staleness 1'")
     parser.add_argument("--runs", type=Path, default=Path("runs/variants"))
     parser.add_argument("overrides", nargs="*", help="settings for all, such as grpo.questions_per_step=8")
     arguments = parser.parse_intermixed_args()
     os.environ[ADMIN_TOKEN_VARIABLE] = TOKEN
     runs: Path = arguments.runs.resolve()
-    cases = [(name, own, seed) for seed in arguments.seeds for name, own in VARIANTS[arguments.what].items()]
+    variants = VARIANTS[arguments.what]
+    if unknown := [name for name in arguments.only or () if name not in variants]:
+        parser.error(f"--only: there is no {', '.join(unknown)}; {arguments.what} has {', '.join(variants)}")
+    cases = [(name, variants[name], seed) for seed in arguments.seeds for name in arguments.only or variants]
     with ExitStack() as services:
         places: list[str] = []
         for name, own, seed in cases:

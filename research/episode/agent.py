@@ -13,7 +13,7 @@ from contextlib import aclosing
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from functools import partial
-from typing import Protocol, runtime_checkable
+from typing import Protocol, cast
 
 from research.episode.protocol import (
     SEARCH_END,
@@ -95,7 +95,6 @@ class Policy(Protocol):
     async def generate(self, prompt_ids: Sequence[int], max_tokens: int, sampling: Sampling) -> Generation: ...
 
 
-@runtime_checkable
 class PolicyServers(Policy, Protocol):
     """A policy of several servers, each with a prefix cache of its own."""
 
@@ -136,13 +135,14 @@ class BranchPoint:
 
 
 class _ReadOnce:
-    """Answer and fault of the form, with what they were read from: no fields, so they are in no record."""
+    """Answer, fault of the form and versions, with what they were read from: no fields, so they are in no record."""
 
-    __slots__ = ("_read",)
+    __slots__ = ("_read", "_seen")
     _read: tuple[tuple[object, ...], str | None, str | None] | None
+    _seen: tuple[list[str], int, list[str]] | None
 
     def __post_init__(self) -> None:
-        self._read = None
+        self._read = self._seen = None
 
     def _reading(self, texts: Sequence[str], stop_reason: StopReason) -> tuple[str | None, str | None]:
         """Rewards, metrics and records ask for both; they are read again only once the episode has grown."""
@@ -151,6 +151,12 @@ class _ReadOnce:
             answer = extract_answer(texts[-1]) if texts else None
             self._read = read_from, answer, format_fault(texts, answer, ended=stop_reason is StopReason.ANSWERED)
         return self._read[1:]
+
+    def _seen_in(self, versions: list[str]) -> list[str]:
+        """Those that differ, in order; a list of thousands is read again only once it has grown."""
+        if self._seen is None or self._seen[0] is not versions or self._seen[1] != len(versions):
+            self._seen = versions, len(versions), [version for version in dict.fromkeys(versions) if version]
+        return self._seen[2]
 
 
 @dataclass(slots=True)
@@ -190,7 +196,7 @@ class Episode(_ReadOnce):
     @property
     def weight_versions(self) -> list[str]:
         """The versions that wrote this episode, in order of appearance."""
-        return [version for version in dict.fromkeys(self.versions) if version]
+        return list(self._seen_in(self.versions))
 
     @property
     def answer(self) -> str | None:
@@ -229,7 +235,10 @@ class SearchAgent:
 
         `group` names what asks the same question at the same time.
         """
-        return replace(self, policy=self.policy.of_episode(group)) if isinstance(self.policy, PolicyServers) else self
+        # Not isinstance: a protocol looks at each of its names, for each of a thousand episodes.
+        if not hasattr(self.policy, "of_episode"):
+            return self
+        return replace(self, policy=cast(PolicyServers, self.policy).of_episode(group))
 
     async def run(self, question: str, sampling: Sampling, begun: Episode | None = None) -> Episode:
         """Run one episode to its end; `begun` is one to go on with, whose last turn has its result.

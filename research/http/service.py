@@ -173,7 +173,7 @@ class HttpService:
     def _is_transient(self, error: ServiceError) -> bool:
         if error.status is not None:
             return error.status in self._retried_statuses
-        return error.reason == "unreachable" or (error.reason == "timeout" and self._retries_timeouts)
+        return error.reason == "unreachable" or (error.reason in ("timeout", "disconnected") and self._retries_timeouts)
 
     async def _exchange(
         self, method: str, path: str, body: bytes | None, limit: float, name: str | None = None
@@ -194,16 +194,13 @@ class HttpService:
                                 reason="nonsense",
                             )
                     return _Answer(answer.status_code, answer.headers, bytes(content))
-        except httpx.ConnectTimeout as error:
-            # The transport says so of refused connections, too; either way the request has not arrived.
-            raise ServiceError(f"{told} ({error}; request {name}); is it running?", reason="unreachable") from error
-        except (TimeoutError, httpx.TimeoutException) as error:
-            why = str(error) or f"no whole answer within {limit:g} s"
+        except TimeoutError as error:
+            why = f"no whole answer within {limit:g} s"
             raise ServiceError(f"{told} ({why}; request {name}); is it running?", reason="timeout") from error
         # What is no HTTP at all is not translated by the transport.
         except (httpx.HTTPError, aiohttp.ClientError, ValueError) as error:
             why = str(error) or type(error).__name__
-            raise ServiceError(f"{told} ({why}; request {name}); is it running?", reason="unreachable") from error
+            raise ServiceError(f"{told} ({why}; request {name}); is it running?", reason=_reason(error)) from error
 
     def _decoded(self, path: str, name: str, answer: _Answer) -> Any:
         """The JSON of an answer. Raises ServiceError if it is an error, or no JSON."""
@@ -221,6 +218,15 @@ class HttpService:
         except ValueError as error:
             told = f"{where} answered {status} with what is no JSON ({error}; request {name})"
             raise ServiceError(told, reason="nonsense") from error
+
+
+def _reason(error: Exception) -> str:
+    """Why there is no answer: only what is `unreachable` has not received the request."""
+    # The transport calls whatever happens to a connection a time-out of connecting.
+    cause = error.__cause__ or error
+    if isinstance(cause, (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError)):
+        return "unreachable"
+    return "timeout" if isinstance(cause, TimeoutError) else "disconnected"
 
 
 def _first_fault(error: ValidationError | RecursionError) -> str:

@@ -41,18 +41,22 @@ class _Tries:
     def __init__(self, service: str, retries: int, busy_seconds: float) -> None:
         self._service = service
         self._retries = retries
-        self._busy_until = time.monotonic() + busy_seconds
+        self._busy_seconds = busy_seconds
+        self._busy_until: float | None = None  # counted from when the service says so: a turn may have lasted longer
         self._is_over = False
 
     def wait(self, state: RetryCallState) -> float:
         error = _error_of(state)
         if not isinstance(error, ServiceBusyError):
+            self._busy_until = None
             self._is_over, self._retries = self._retries <= 0, self._retries - 1
             return _backoff(state)
+        if self._busy_until is None:
+            self._busy_until = time.monotonic() + self._busy_seconds
         left = self._busy_until - time.monotonic()
         self._is_over = left <= 0
-        # Not all at the same moment.
-        asked = _backoff(state) if error.retry_after is None else error.retry_after * random.uniform(1.0, 1.25)
+        # Not all at the same moment; and who says "at once" is not asked without a pause.
+        asked = error.retry_after * random.uniform(1.0, 1.25) if error.retry_after else _backoff(state)
         return max(0.0, min(asked, _LONGEST_PAUSE_SECONDS, left))
 
     def stop(self, _: RetryCallState) -> bool:

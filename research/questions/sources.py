@@ -8,6 +8,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
+from research.atomic_io import atomic_write
 from research.errors import AssetError
 from research.questions.benchmarks import benchmark_named
 from research.questions.files import Placed, read_question_file
@@ -23,6 +24,18 @@ def builtin_path(data: Path, split: Split) -> Path:
     return data / "questions" / f"builtin-{split}.jsonl"
 
 
+def hub_copy(data: Path, name: str) -> Path:
+    """Where `research prepare` keeps the records of `hub:…`, for services that reach no hub."""
+    return data / "questions" / f"{re.sub(r'[^0-9A-Za-z.]+', '-', name)}.jsonl"
+
+
+def hub_name(name: str) -> str | None:
+    """What a question set is called on the hub; None if it is not from there."""
+    if benchmark := benchmark_named(name):
+        name = benchmark.source
+    return name if name.startswith(HUB_PREFIX) else None
+
+
 def load_questions(name: str, split: Split, data: Path) -> list[Question]:
     """Load a question set.
 
@@ -36,10 +49,11 @@ def load_questions(name: str, split: Split, data: Path) -> list[Question]:
     """
     if name == BUILTIN:
         return read_questions(builtin_path(data, split))
-    if benchmark := benchmark_named(name):
-        name = benchmark.source
-    if name.startswith(HUB_PREFIX):
-        return questions_from_records(hub_records(name), name)
+    if (on_hub := hub_name(name)) is not None:
+        copy = hub_copy(data, on_hub)
+        if copy.is_file():
+            return _questions(read_question_file(copy), on_hub, {})
+        return questions_from_records(hub_records(on_hub), on_hub)
     path = Path(name)
     return _questions(read_question_file(path), name, _aliases_beside(path))
 
@@ -76,6 +90,21 @@ def hub_records(name: str) -> Iterable[Mapping[str, Any]]:
     except Exception as error:  # the library raises many types, none of them ours
         raise AssetError(f"data set {name!r} cannot be loaded ({error}); give a file of it instead") from error
     return records
+
+
+def keep_hub_records(name: str, data: Path) -> Path:
+    """Fetch `hub:…` to a file, which `load_questions` reads from then on; returns its path.
+
+    Raises:
+        AssetError: the hub does not have it, or cannot be reached.
+    """
+    copy = hub_copy(data, name)
+    if not copy.is_file():
+        copy.parent.mkdir(parents=True, exist_ok=True)
+        with atomic_write(copy) as out:
+            for record in hub_records(name):
+                out.write(json.dumps(record, ensure_ascii=False).encode() + b"\n")
+    return copy
 
 
 def _question(record: Mapping[str, Any], number: int, aliases: Mapping[str, list[str]]) -> Question:

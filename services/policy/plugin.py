@@ -54,10 +54,8 @@ class ResearchPlugin:
         from services.web.body_limit import BodyLimit
         from services.web.errors import install_error_handlers
         from services.web.health import health_routes
-        from services.web.known_hosts import KnownHosts, own_names
         from services.web.server import ToldOfTheStop
         from services.web.telemetry.log_limit import limit_warnings_of_strangers
-        from services.web.telemetry.request_ids import RequestIds
 
         show_our_lines()
         limit_warnings_of_strangers()
@@ -85,8 +83,6 @@ class ResearchPlugin:
         app.add_middleware(TokenFirst, variable_of=variable_of)
         app.add_middleware(BlockedRoutes)
         app.add_middleware(ToldOfTheStop)
-        app.add_middleware(KnownHosts, names=own_names(service.settings))
-        app.add_middleware(RequestIds)  # around all others
 
     async def init_state(self, engine_client: Any, state: State, args: Namespace) -> None:
         from services.policy.openai.model import ChatWithAgent, ModelsWithAgent

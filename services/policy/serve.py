@@ -83,6 +83,7 @@ def server_arguments(settings: Settings, model: str) -> list[str]:
         # Opens the token-in/token-out route; the API key guards it.
         "--enable-scale-out",
         "--disable-uvicorn-access-log",
+        *("--middleware", "services.policy.api.outermost.Outermost"),
         # The pages' scripts come with vLLM, not from another host into the origin of this server.
         "--enable-offline-docs",
         *("--generation-config", "vllm"),

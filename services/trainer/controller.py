@@ -38,6 +38,11 @@ class RunController:
         return self._task is not None and not self._task.done()
 
     @property
+    def stuck(self) -> str | None:
+        """What hangs for so long that only a restart helps, or None."""
+        return None if self._loop is None else self._loop.stuck
+
+    @property
     def run_dir(self) -> str:
         return str(self.settings.run_dir)
 

@@ -58,6 +58,11 @@ class TrainingLoop:
         self._stop = True
         self._may_go_on.set()
 
+    @property
+    def stuck(self) -> str | None:
+        """What hangs for so long that only a restart helps, or None."""
+        return self._run.learner.watch.stuck
+
     async def run(self) -> None:
         """Train to the end, or until stopped.
 

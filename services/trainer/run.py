@@ -83,7 +83,12 @@ class Run:
 
     async def in_learner_thread(self, work: Callable[[], Result]) -> Result:
         """Run blocking work in the learner's thread."""
-        return await asyncio.get_running_loop().run_in_executor(self._learner_thread, work)
+
+        def watched() -> Result:
+            with self.learner.watch.at_work():
+                return work()
+
+        return await asyncio.get_running_loop().run_in_executor(self._learner_thread, watched)
 
     async def publish(self, version: int) -> None:
         """Make every policy server serve the learner's weights as `version`, and keep them, through outages."""

@@ -62,23 +62,18 @@ async def training_loop(settings: Settings, status: RunStatus, ranks: Ranks) -> 
     if numbers.warning:
         status.log(f"WARNING: {numbers.warning}")
     foresee(settings, numbers, status)
-    # 1. Read the questions and open the run directory.
+    # 1. Read the questions, open the run directory, load the tokenizer: not on the loop, which a slow disk would hold.
     run_dir = RunDirectory(settings.run_dir)
-    train = load_questions(settings.questions.train, "train", settings.paths.data)
-    held_out = load_questions(settings.questions.held_out, "held_out", settings.paths.data)
-    if settings.turns.search_gain and not any(question.supporting_titles for question in train):
-        raise ConfigurationError(
-            f"turns.search_gain: no question of {settings.questions.train} names the passages that support its answer, "
-            "so no search could gain; set it to 0, or use questions with `hops` or `supporting`"
-        )
-    run_dir.open(settings, digest_of([*train, *held_out]), numbers.as_dict())
-    base = local_checkpoint(settings.model.name, settings.paths.data)
+    train, held_out = await asyncio.to_thread(_questions, settings)
+    await asyncio.to_thread(run_dir.open, settings, digest_of([*train, *held_out]), numbers.as_dict())
+    base = await asyncio.to_thread(local_checkpoint, settings.model.name, settings.paths.data)
+    tokenizer = await asyncio.to_thread(AutoTokenizer.from_pretrained, base)
     # 2. Create the clients of the retriever and the policy servers.
     limits, trainer = settings.episode, settings.trainer
     retriever = _retriever(settings)
     policy = Replicas(_replicas(settings, admin_token), _weight_sync(settings, status), status.log)
     # 3. Assemble the agent, the publisher and the service gate.
-    agent = build_agent(settings, policy, retriever, HuggingFaceTokenizer(AutoTokenizer.from_pretrained(base)))
+    agent = build_agent(settings, policy, retriever, HuggingFaceTokenizer(tokenizer))
     train = await asyncio.to_thread(_askable, agent, train, "questions.train", run_dir, status)
     held_out = await asyncio.to_thread(_askable, agent, held_out, "questions.held_out", run_dir, status)
     origin = Origin(settings.run, str(run_dir.directory.resolve()), settings.model.name, 0, is_trained(base))
@@ -128,6 +123,18 @@ async def training_loop(settings: Settings, status: RunStatus, ranks: Ranks) -> 
                 await asyncio.wrap_future(run.ended)
     finally:
         await asyncio.gather(opened.aclose(), retriever.close(), policy.close(), publisher.close())
+
+
+def _questions(settings: Settings) -> tuple[list[Question], list[Question]]:
+    """The questions to train on and those held out."""
+    train = load_questions(settings.questions.train, "train", settings.paths.data)
+    held_out = load_questions(settings.questions.held_out, "held_out", settings.paths.data)
+    if settings.turns.search_gain and not any(question.supporting_titles for question in train):
+        raise ConfigurationError(
+            f"turns.search_gain: no question of {settings.questions.train} names the passages that support its answer, "
+            "so no search could gain; set it to 0, or use questions with `hops` or `supporting`"
+        )
+    return train, held_out
 
 
 def _checked(settings: Settings) -> tuple[Settings, NumberFormat, str]:

@@ -19,6 +19,9 @@ logger = logging.getLogger(__name__)
 # One line for each refusal would fill the disk.
 _WARN_SECONDS = 10.0
 _FLUSH_SECONDS = 5.0
+# What a client must read at least, on average; when writing goes on, it has taken three quarters of asyncio's buffer.
+_LEAST_BYTES_PER_SECOND = 16_384
+_TAKEN_BYTES = 49_152
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,7 +33,8 @@ class HttpBounds:
         head_bytes: of the headers of a request, and of its first line.
         headers: in a request.
         request_seconds: until a request has arrived, from its first byte or from the opening of its connection.
-        answer_seconds: until an answer is read, from when the client is slower than the server.
+        answer_seconds: until an answer is read, from when the client is slower than the server; a long answer has as
+            much longer as it takes at 16 KiB per second.
     """
 
     connections: int | None = None
@@ -154,6 +158,11 @@ class BoundedHttp(HttpToolsProtocol):
         super().resume_writing()
         if not self._busy:
             self._stop_reading_clock()
+        elif self._reading is not None:
+            longest = self.loop.time() + self.bounds.answer_seconds
+            due = min(longest, self._reading.when() + _TAKEN_BYTES / _LEAST_BYTES_PER_SECOND)
+            self._reading.cancel()
+            self._reading = self.loop.call_at(due, self._cut_reader)
 
     @property
     def _busy(self) -> bool:
@@ -164,7 +173,7 @@ class BoundedHttp(HttpToolsProtocol):
         self._sending = self.loop.call_later(self.bounds.request_seconds, self._cut_sender)
 
     def _start_reading_clock(self) -> None:
-        # Not started anew each time the client reads a little: that could take days.
+        # Not started anew each time the client reads a little (`resume_writing`): that could take days.
         if self._reading is None:
             self._reading = self.loop.call_later(self.bounds.answer_seconds, self._cut_reader)
 

@@ -58,7 +58,7 @@ def _start(
     nice: list[str] | None = None,
 ) -> subprocess.Popen[bytes]:
     return subprocess.Popen(
-        [*(nice or []), sys.executable, "-m", "pytest", "--durations=20", *tests],
+        [*(nice or []), sys.executable, "-m", "pytest", "-p", "tests.support.cpu_by_file", "--durations=20", *tests],
         env={**os.environ, **environment, LANE: str(number)},
         stdout=output,
         stderr=output,

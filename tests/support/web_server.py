@@ -66,6 +66,7 @@ def smallest_wrong_items(size: int, fields: list[str]) -> dict[str, bytes]:
     for field in fields:
         start = json.dumps({field: 0}).encode()[:-2]
         bodies[f"{field} of numbers"] = start + b"[" + b"1," * (size // 2 - 20) + b"1]}"
+        bodies[f"{field} of negative numbers"] = start + b"[" + b"-1," * (size // 3 - 20) + b"1]}"
         bodies[f"{field} of objects"] = start + b"[" + b"{}," * (size // 3 - 20) + b"1]}"
         bodies[f"{field} of nothing"] = start + b"[" + b'"",' * (size // 3 - 20) + b'""]}'
         bodies[f"{field} with keys"] = start + b"{" + keys + b"}}"
@@ -77,6 +78,7 @@ class Watch:
 
     def __init__(self, url: str) -> None:
         self.longest = 0.0
+        self._fault: str | None = None
         self._url = url
         self._done = threading.Event()
         self._thread = threading.Thread(target=self._ask)
@@ -88,11 +90,16 @@ class Watch:
     def __exit__(self, *_: object) -> None:
         self._done.set()
         self._thread.join()
+        assert self._fault is None, self._fault
 
     def _ask(self) -> None:
         with httpx.Client(base_url=self._url, timeout=120) as client:
             while not self._done.is_set():
                 begun = time.monotonic()
-                assert client.get("/livez").status_code == 200
+                try:
+                    if (status := client.get("/livez").status_code) != 200:
+                        self._fault = f"/livez answered {status}"
+                except httpx.HTTPError as error:
+                    self._fault = f"/livez did not answer: {error!r}"
                 self.longest = max(self.longest, time.monotonic() - begun)
                 self._done.wait(0.02)

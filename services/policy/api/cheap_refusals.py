@@ -26,6 +26,7 @@ _TOKENS = {
     "/v1/completions/render": "prompt",
     "/detokenize": "tokens",
 }
+_MOST_ID = 2**31 - 1
 # Our own routes know how many values each of them takes (`services.web.errors.ValidationRoute`).
 _OURS = ("/answer", "/admin")
 
@@ -93,13 +94,16 @@ def _fault(path: str, body: bytes) -> str | None:
 
 
 def _are_tokens(value: object) -> bool:
-    """Whether it is a list of whole numbers, or a short list of such lists."""
+    """Whether it is a list of ids, or a short list of such lists; a number that is no id is as dear as a wrong type."""
     if not isinstance(value, list):
         return False
-    kinds = set(map(type, value))
-    if kinds == {list}:
-        return len(value) <= _MOST_PROMPTS and all(set(map(type, each)) <= {int} for each in value)
-    return kinds <= {int}
+    if set(map(type, value)) == {list}:
+        return len(value) <= _MOST_PROMPTS and all(map(_are_ids, value))
+    return _are_ids(value)
+
+
+def _are_ids(values: list[Any]) -> bool:
+    return not values or (set(map(type, values)) == {int} and min(values) >= 0 and max(values) <= _MOST_ID)
 
 
 def _refusal(status: int, message: str, headers: Any = None) -> JSONResponse:

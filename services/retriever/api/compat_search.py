@@ -32,6 +32,8 @@ _PORTION_QUERIES = 1024
 _PORTION_HITS = 4000
 # Ten times what a benchmark's whole question set asks for; more would keep a connection busy for minutes.
 _MOST_HITS = 1_000_000
+# Portions of streamed answers that are in memory at once, those included that a client has not read yet.
+_STREAMED_AT_ONCE = 16
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +61,7 @@ class PatientSearch:
         self._unread = unread
         self._patience = patience
         self._turn = asyncio.Lock()
+        self._streamed = asyncio.Semaphore(_STREAMED_AT_ONCE)
         self._waiting = 0
 
     async def answer(self, request: Request, queries: Sequence[str], wanted: int | None, form: Form) -> Response:
@@ -77,7 +80,7 @@ class PatientSearch:
             told = f"{len(texts)} queries with {top_k} hits each are above the limit of {_MOST_HITS} hits per request"
             raise HttpError(422, "invalid_request", told)
         size = max(1, min(_PORTION_QUERIES, _PORTION_HITS // top_k, limits.max_queue_queries))
-        portions = [texts[start : start + size] for start in range(0, len(texts), size)] or [[]]
+        portions = _portions(texts, size, limits.max_queue_chars // 8) or [[]]
         first = await cancel_on_disconnect(request, self._search(portions[0], top_k))
         if first is None:
             return Response(status_code=CLIENT_CLOSED_REQUEST)
@@ -93,16 +96,20 @@ class PatientSearch:
         self, form: Form, begun: bytes, scores: list[list[float]], portions: Sequence[Sequence[str]], top_k: int
     ) -> AsyncGenerator[bytes]:
         yield begun
+        del begun
         for number, portion in enumerate(portions, start=2):
-            try:
-                found = await self._search(portion, top_k)
-                piece = b",".join(self._unread.encode(found, form.shape))
-            except Exception:
-                # The status is sent; a client learns of a fault only by an answer that breaks off.
-                logger.exception("portion %d of %d failed; the answer is cut off", number, len(portions) + 1)
-                raise
-            scores += _scores(found)
-            yield b"," + piece
+            async with self._streamed:  # until the client has taken it, or was cut for not reading
+                try:
+                    found = await self._search(portion, top_k)
+                    piece = b"," + b",".join(self._unread.encode(found, form.shape))
+                except Exception as error:
+                    # The status is sent; a client learns of a fault only by an answer that breaks off.
+                    logger.warning(
+                        "portion %d of %d failed; the answer is cut off: %s", number, len(portions) + 1, error
+                    )
+                    raise
+                scores += _scores(found)
+                yield piece
         yield form.tail(scores)
 
     async def _search(self, texts: Sequence[str], top_k: int) -> list[HitDicts]:
@@ -156,6 +163,22 @@ class PatientSearch:
 
     def _busy(self, error: ServiceBusyError) -> HttpError:
         return HttpError(503, "busy", str(error), self._retriever.retry_headers(), reason=error.reason)
+
+
+def _portions(texts: Sequence[str], size: int, chars: int) -> list[list[str]]:
+    """The texts in order, cut where a portion would have more than so many, or so many characters together.
+
+    A portion that fills the queue would be let in only once the queue is empty, and all others would wait with it.
+    """
+    portions: list[list[str]] = []
+    left = 0
+    for text in texts:
+        if not portions or len(portions[-1]) == size or len(text) > left:
+            portions.append([])
+            left = chars
+        portions[-1].append(text)
+        left -= len(text)
+    return portions
 
 
 def _scores(found: Sequence[HitDicts]) -> list[list[float]]:

@@ -64,9 +64,9 @@ def build_index(settings: Settings, passages: Path) -> Path:
                 raise
             _log(f"index {target} is ready (revision {recipe.revision})")
         shutil.rmtree(work, ignore_errors=True)
-    if settings.encoder.backend == "onnx-int8":
+    if (backend := settings.encoder.backend) != "torch":
         # Exported here, so that serving writes nothing.
-        exported_graph(checkpoint, settings.paths.data, int8=True)
+        exported_graph(checkpoint, settings.paths.data, int8=backend == "onnx-int8")
     return target
 
 

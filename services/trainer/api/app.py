@@ -47,7 +47,7 @@ def create_app(controller: RunController, run_dir: RunDirectory, *, returning: b
 
     app = FastAPI(title="Trainer", summary="Trains a search agent with GRPO.", lifespan=lifespan, **NO_DOCS_PAGES)
     install_error_handlers(app)
-    app.include_router(health_routes(health))
+    app.include_router(health_routes(health, lambda: controller.stuck))
     app.include_router(observation_routes(controller, run_dir))
     if guard := admin_guard():
         app.include_router(control_routes(controller), dependencies=guard)

@@ -17,6 +17,7 @@ from services.trainer.model.batching import MicroBatch, TrainingSequence, collat
 from services.trainer.model.head import TokenLoss, TokenOutput
 from services.trainer.model.lora import without_lora
 from services.trainer.parallel.division import cost, divide
+from services.trainer.parallel.learner_watch import LearnerWatch
 from services.trainer.parallel.ranks import Ranks
 from services.trainer.parallel.shards import free_gathered
 
@@ -31,6 +32,7 @@ class Computation:
         self._model, self._reference = model, reference
         self._device, self._ranks = device, ranks
         self._broken_off = threading.Event()
+        self.watch = LearnerWatch()
 
     def break_off(self) -> None:
         """From another thread: the next backward pass, and each after it, raises TrainingError on every rank."""
@@ -71,12 +73,14 @@ class Computation:
         """Add the gradient of a micro-batch. Raises TrainingError if the update was broken off."""
         if self._ranks.any(self._broken_off.is_set()):
             raise TrainingError("the update was aborted")
+        self.watch.beat()
         output: TokenOutput = self._model(batch, loss)
         assert output.loss is not None
         output.loss.backward()  # type: ignore[no-untyped-call]
         return output
 
     def _forward(self, model: Any, batch: MicroBatch) -> Tensor:
+        self.watch.beat()
         with torch.no_grad():
             output: TokenOutput = model(batch)
         free_gathered(model)

@@ -27,6 +27,7 @@ from services.trainer.model.batching import TrainingSequence
 from services.trainer.model.forward import load_model, load_sharded
 from services.trainer.model.lora import MergedState, add_lora, require_lora, write_adapter
 from services.trainer.model.memory import enable_checkpointing, needs_checkpointing
+from services.trainer.parallel.learner_watch import LearnerWatch
 from services.trainer.parallel.ranks import Ranks
 from services.trainer.parallel.shards import by_name, gather_state, write_state, write_whole
 
@@ -75,6 +76,11 @@ class Learner:
     def reference_changes(self) -> int | None:
         """How often the reference was set since this learner was made; None if there is none."""
         return None if self.reference is None else self._reference_changes
+
+    @property
+    def watch(self) -> LearnerWatch:
+        """Sees whether the thread that works here hangs."""
+        return self._compute.watch
 
     def break_off(self) -> None:
         """From another thread: abort the update under way before its next micro-batch; no update follows."""

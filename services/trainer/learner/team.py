@@ -20,6 +20,7 @@ from research.errors import TrainingError
 from services.trainer.learner.grpo import UpdateReport
 from services.trainer.learner.learner import Learner
 from services.trainer.model.batching import TrainingSequence
+from services.trainer.parallel.learner_watch import LearnerWatch
 from services.trainer.parallel.ranks import Ranks
 
 logger = logging.getLogger(__name__)
@@ -43,6 +44,11 @@ class Team:
     def reference_changes(self) -> int | None:
         """As `Learner.reference_changes`."""
         return self._learner.reference_changes
+
+    @property
+    def watch(self) -> LearnerWatch:
+        """As `Learner.watch`, of this rank; a rank that hangs makes all others wait, so it shows here, too."""
+        return self._learner.watch
 
     def set_updates(self, updates: int) -> None:
         self._together("set_updates", updates)

@@ -89,7 +89,7 @@ class DiskSync:
         """Raises ServiceError if the server does not answer at all."""
         try:
             await admin.check_ready(self._patience)
-            served = await admin.weights()
+            served = await admin.weights(self._patience)  # a server that loads is slow to answer
         except ServiceError as error:
             if error.status is None:
                 raise

@@ -84,10 +84,11 @@ def test_a_list_of_wrong_values_costs_vllm_nothing(services: Services, path: str
         if "services.policy.serve" in process.cmdline()
     ]
     before = server.memory_info().rss
-    with services.http() as http, Watch(services.policy.url):
+    with services.http() as http, Watch(services.policy.url) as watch:
         answer = http.post(path, content=body, headers={"content-type": "application/json"})
     assert answer.status_code == 400
     assert len(answer.content) < 1000
+    assert watch.longest < 10, "the event loop was held"
     assert server.memory_info().rss - before < 100 * 2**20
 
 

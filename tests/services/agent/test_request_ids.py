@@ -6,6 +6,8 @@ import json
 from pathlib import Path
 from typing import Any
 
+import httpx
+
 from tests.support.agent_services import QUESTION, Services, await_condition
 
 HEADER = "X-Request-ID"
@@ -55,5 +57,18 @@ def test_a_refused_chat_is_in_the_policys_log(services: Services) -> None:
         assert refused.headers[HEADER] == "mine-2"
         line = f"was answered with {refused.status_code} (request mine-2)"
         return line in services.policy.log.read_text(errors="replace")
+
+    await_condition("the policy has logged it", refused_and_logged)
+
+
+def test_who_guesses_vllms_key_is_named_too(services: Services) -> None:
+    """vLLM checks the key around all that a plugin may add."""
+
+    def refused_and_logged() -> bool:
+        headers = {"Authorization": "Bearer guessed-by-a-stranger", HEADER: "mine-3"}
+        refused = httpx.get(f"{services.policy.url}/v1/models", headers=headers)
+        assert refused.status_code == 401
+        assert refused.headers[HEADER] == "mine-3"
+        return "was answered with 401 (request mine-3)" in services.policy.log.read_text(errors="replace")
 
     await_condition("the policy has logged it", refused_and_logged)

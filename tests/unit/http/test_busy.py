@@ -86,8 +86,28 @@ def test_every_wait_ends_whatever_the_service_says(after: str) -> None:
             with pytest.raises(ServiceBusyError, match="answered 429"):
                 await asyncio.wait_for(client.search("q", 5), 10)
 
-    _, seconds = against(RawServer(busy(10**9, b"", after=after)), search)
+    server = RawServer(busy(10**9, b"", after=after))
+    _, seconds = against(server, search)
     assert 0.9 < seconds < 8
+    assert len(server.asked) < 30, "it asks without a pause"
+
+
+def test_who_is_busy_after_a_long_turn_is_waited_for_from_then_on() -> None:
+    """As a policy that is stopped in the middle of a turn."""
+
+    def reply(asked: Asked) -> bytes:
+        if asked.number:
+            return answer(FOUND)
+        time.sleep(1.2)  # longer than a client waits for who is busy
+        return answer({"error": "stopping"}, 503, Retry_After="1")
+
+    async def search(url: str) -> list[Passage]:
+        async with RetrieverClient(url, timeout=10, retries=0, busy_timeout=1.0) as client:
+            return await client.search("q", 5)
+
+    server = RawServer(reply)
+    assert against(server, search)[0] == PARIS
+    assert len(server.asked) == 2
 
 
 def test_a_client_waits_no_longer_than_for_an_answer_unless_told() -> None:

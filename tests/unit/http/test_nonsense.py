@@ -249,6 +249,24 @@ def test_an_answer_without_end_is_cut_at_its_size(monkeypatch: pytest.MonkeyPatc
         told(search, answer(b"[" + b"1," * 20_000 + b"1]"))
 
 
+def test_an_order_whose_connection_broke_may_have_arrived_and_is_not_repeated() -> None:
+    """A search may be: it changes nothing."""
+
+    async def ask() -> tuple[ServiceError, ServiceError, int, int]:
+        weights, searches = RawServer(lambda _: b""), RawServer(lambda _: b"HTTP/1.1 200 OK\r\nContent-Len")
+        async with weights.serving() as url, PolicyAdmin(url, token="admin-for-tests", retries=2) as admin:
+            with pytest.raises(ServiceError) as one:
+                await admin.update_weights(WeightsRequest(path="/weights", version="1"))
+        async with searches.serving() as url, RetrieverClient(url, retries=2) as client:
+            with pytest.raises(ServiceError) as other:
+                await client.search("q", 5)
+        return one.value, other.value, len(weights.asked), len(searches.asked)
+
+    order, search, ordered, searched = asyncio.run(ask())
+    assert (order.reason, ordered) == ("disconnected", 1)
+    assert (search.reason, searched) == ("disconnected", 3)
+
+
 def test_whom_nobody_answers_is_unreachable_and_asked_again(free_port: Callable[[], int]) -> None:
     """A request that has not arrived may be sent again even where a time-out must not be."""
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections import Counter
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -16,7 +17,7 @@ from research.errors import AssetError, ConfigurationError
 from research.questions import Hop, Question, read_questions, write_questions
 from research.questions.sampler import QuestionSampler
 from research.questions.sampling import first_of_each_kind
-from research.questions.sources import load_questions
+from research.questions.sources import keep_hub_records, load_questions
 
 QUESTIONS = [
     Question(f"{kind}-{i}", f"{kind} {i}?", ("yes",), kind, hops=(Hop("q", "what", "T", "yes"),))
@@ -77,6 +78,20 @@ def test_a_data_set_of_the_hub_library_loads(tmp_path: Path) -> None:
     (tmp_path / "set" / "train.jsonl").write_text(json.dumps(FLASHRAG) + "\n")
     (question,) = load_questions(f"hub:{tmp_path}/set::train", "train", tmp_path)
     assert question.answers == ("Ann", "Anna")
+
+
+def test_a_set_of_the_hub_that_was_prepared_is_read_without_the_hub(tmp_path: Path) -> None:
+    (tmp_path / "set").mkdir()
+    (tmp_path / "set" / "train.jsonl").write_text(json.dumps(FLASHRAG) + "\n")
+    name = f"hub:{tmp_path}/set::train"
+    streamed = load_questions(name, "train", tmp_path)
+    kept = keep_hub_records(name, tmp_path / "data")
+    shutil.rmtree(tmp_path / "set")
+    assert keep_hub_records(name, tmp_path / "data") == kept, "it is fetched once"
+    assert load_questions(name, "train", tmp_path / "data") == streamed
+    with pytest.raises(AssetError, match="cannot be loaded"):
+        keep_hub_records(name, tmp_path / "elsewhere")
+    assert not list((tmp_path / "elsewhere").rglob("*.*"))
 
 
 @pytest.mark.parametrize("name", ["missing.jsonl", "hub:only-two:parts", "builtin"])

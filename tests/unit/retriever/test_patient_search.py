@@ -14,7 +14,7 @@ from fastapi import FastAPI, Request, Response
 
 from research.schemas import ServiceStatus
 from services.retriever.api.answers import UnreadAnswers
-from services.retriever.api.compat_search import Form, PatientSearch
+from services.retriever.api.compat_search import _STREAMED_AT_ONCE, Form, PatientSearch, _portions
 from services.retriever.retriever import NotReadyError
 from services.retriever.types import Query
 from services.web.errors import install_error_handlers
@@ -30,7 +30,9 @@ def run(scenario: Scenario, *, patience: float = 20, most_bytes: int = 10_000, q
     async def main(bench: Bench) -> None:
         retriever = SimpleNamespace(
             settings=SimpleNamespace(
-                retriever=SimpleNamespace(max_query_chars=20, max_top_k=5, max_queue_queries=queue)
+                retriever=SimpleNamespace(
+                    max_query_chars=20, max_top_k=5, max_queue_queries=queue, max_queue_chars=10_000
+                )
             ),
             status=ServiceStatus(status="ready"),
             retry_headers=lambda: {"Retry-After": "1"},
@@ -46,6 +48,7 @@ def run(scenario: Scenario, *, patience: float = 20, most_bytes: int = 10_000, q
 
         retriever.index, retriever.search = index, search
         patient = PatientSearch(retriever, UnreadAnswers(most_bytes), patience)  # type: ignore[arg-type]
+        retriever.patient = patient
         app = FastAPI()
         install_error_handlers(app)
 
@@ -104,6 +107,40 @@ def test_more_than_the_queue_holds_is_answered_in_portions() -> None:
         assert await texts(client, *queries) == queries
 
     run(scenario)
+
+
+def test_portions_that_clients_do_not_read_are_few_however_many_clients_there_are() -> None:
+    async def scenario(bench: Bench, retriever: SimpleNamespace, client: httpx.AsyncClient) -> None:
+        bench.encoder.go.set()
+        answers = [
+            retriever.patient._pieces(FORM, b"[", [], [[f"q{number}"]], 1) for number in range(2 * _STREAMED_AT_ONCE)
+        ]
+        for pieces in answers:
+            assert await anext(pieces) == b"["
+        taken = [asyncio.ensure_future(anext(pieces)) for pieces in answers]
+        while sum(each.done() for each in taken) < _STREAMED_AT_ONCE:  # noqa: ASYNC110
+            await asyncio.sleep(0.01)
+        await asyncio.sleep(0.1)
+        assert sum(each.done() for each in taken) == _STREAMED_AT_ONCE
+        # Who leaves, or has read, makes room.
+        for number, (each, pieces) in enumerate(zip(taken, answers, strict=True)):
+            await each
+            await (pieces.aclose() if number % 2 else anext(pieces))
+        assert retriever.patient._streamed._value == _STREAMED_AT_ONCE
+
+    run(scenario)
+
+
+def test_a_portion_holds_few_queries_if_they_are_long() -> None:
+    long, short = "a" * 5, "b"
+    assert _portions([long, long, short, short, short, long, "c" * 20, short], 3, 8) == [
+        [long],
+        [long, short, short],
+        [short, long],
+        ["c" * 20],
+        [short],
+    ]
+    assert _portions([], 3, 8) == []
 
 
 @pytest.mark.parametrize("state", ["loading", "full"])

@@ -37,6 +37,13 @@ def test_each_of_ours_writes_where_it_must(name: str) -> None:
     assert written == {"prepare": {"data:/app/data"}, "trainer": {"runs:/app/runs"}}.get(name, set())
 
 
+@pytest.mark.parametrize("name", OURS)
+def test_what_a_hub_has_is_fetched_by_prepare_to_where_all_read_it(name: str) -> None:
+    environment = OURS[name]["environment"]
+    assert environment["HF_HOME"].startswith("/app/data/")
+    assert environment["HF_HUB_OFFLINE"] == ("0" if name == "prepare" else "1")
+
+
 @pytest.mark.parametrize("name", SERVING)
 def test_each_service_is_restarted_also_when_it_hangs(name: str) -> None:
     assert OURS[name]["restart"] == "unless-stopped"

@@ -64,7 +64,7 @@ class Admin(PolicyAdmin):
         self._server.version = request.version
         return WeightsResponse(version=request.version, seconds={})
 
-    async def weights(self) -> WeightsStatus:
+    async def weights(self, limit: float = 5.0) -> WeightsStatus:
         await self.check_ready()
         return WeightsStatus(version=self._server.version, source="x", workers=1)
 

@@ -41,7 +41,7 @@ class FakeServer:
         if self.fault is not None:
             raise ServiceError(self.fault, 503)
 
-    async def weights(self) -> WeightsStatus:
+    async def weights(self, limit: float = 5.0) -> WeightsStatus:
         self._must_live()
         return WeightsStatus(version=self.version, source="x", workers=1, fault=self.fault)
 

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import socket
 import time
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from contextlib import ExitStack
 
 import httpx
 import pytest
 from fastapi import FastAPI, Request, Response
+from fastapi.responses import StreamingResponse
 
 from services.web.body_limit import BodyLimit
 from services.web.bounded_http import HttpBounds
@@ -17,6 +18,7 @@ from tests.support.web_server import connect, post, read_all, serving
 
 BOUNDS = HttpBounds(connections=20, head_bytes=10_000, headers=50, request_seconds=1.0, answer_seconds=1.0)
 LARGE = 30_000_000
+PIECE, PIECES = 50_000, 160  # together more than the system keeps for a connection
 GET = b"GET /livez HTTP/1.1\r\nHost: localhost\r\n\r\n"
 
 
@@ -30,6 +32,14 @@ def small_app() -> FastAPI:
     @app.get("/large")
     async def large() -> Response:
         return Response(b"x" * LARGE)
+
+    @app.get("/pieces")
+    async def pieces() -> StreamingResponse:
+        async def parts() -> AsyncIterator[bytes]:
+            for _ in range(PIECES):
+                yield b"x" * PIECE
+
+        return StreamingResponse(parts())
 
     @app.post("/echo")
     async def echo(request: Request) -> Response:
@@ -144,6 +154,35 @@ def test_who_does_not_read_the_answer_is_cut_off(port: int) -> None:
             time.sleep(0.01)
         received += len(read_all(connection))
     assert received < LARGE
+
+
+def read_slowly(port: int, each: int, pause: float, most_seconds: float) -> int:
+    """Ask for an answer in pieces and read so many bytes at a time; returns how many came."""
+    with socket.socket() as connection:
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        connection.settimeout(20)
+        connection.connect(("127.0.0.1", port))
+        connection.sendall(b"GET /pieces HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")
+        received, slow_until = 0, time.monotonic() + most_seconds
+        while time.monotonic() < slow_until:
+            try:
+                if not (part := connection.recv(each)):
+                    return received
+            except ConnectionResetError:
+                return received
+            received += len(part)
+            time.sleep(pause)
+        return received + len(read_all(connection))
+
+
+def test_who_reads_a_long_answer_steadily_gets_it_whole_however_long_it_takes(port: int) -> None:
+    begun = time.monotonic()
+    assert read_slowly(port, 1 << 16, 0.002, 60) >= PIECE * PIECES
+    assert time.monotonic() - begun > 2 * BOUNDS.answer_seconds, "it was too fast to show anything"
+
+
+def test_who_stops_reading_a_long_answer_is_cut_off(port: int) -> None:
+    assert read_slowly(port, 100, 0.2, 4) < PIECE * PIECES
 
 
 def test_of_too_many_connections_those_are_closed_that_wait_longest(port: int) -> None:
