@@ -55,7 +55,7 @@ class QuestionSampler:
 
     def draw(self, count: int) -> list[Question]:
         """The next `count` questions, kinds in the order of the mix."""
-        numbers = _apportion(self._shares, count)
+        numbers = apportion(self._shares, count)
         return [self._next(kind) for kind, number in numbers.items() for _ in range(number)]
 
     def draw_instead_of(self, questions: Iterable[Question]) -> list[Question]:
@@ -104,7 +104,7 @@ class QuestionSampler:
         return pool[order[position]]
 
 
-def _apportion(shares: Mapping[str, float], count: int) -> dict[str, int]:
+def apportion(shares: Mapping[str, float], count: int) -> dict[str, int]:
     """Split a count by shares, exactly, by largest remainders."""
     total = sum(shares.values())
     exact = {kind: count * share / total for kind, share in shares.items()}

@@ -3,19 +3,22 @@
 At most `questions_per_step` times `max_staleness` + 1 groups are drawn and not yet trained on when a step begins, and
 each that a step takes is replaced when the new weights are published. So a group that keeps up is trained on at most
 `max_staleness` updates after its first token; one that does not is dropped, and another question asked instead.
+
+Short episodes are finished first. So that no step is made of the easy questions and the next of the hard ones, a step
+takes groups of each kind of question in the shares in which they are under way, which are those of the mix.
 """
 
 from __future__ import annotations
 
 import asyncio
 import math
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from research.episode.agent import Episode
 from research.questions import Question
-from research.questions.sampler import QuestionSampler
+from research.questions.sampler import QuestionSampler, apportion
 from research.settings.training import GrpoConfig
 from services.trainer.groups import Group, Member
 from services.trainer.rollout.batches import Taken, TakenGroups
@@ -34,7 +37,10 @@ class _Step:
         taken: groups in the order in which they were taken or dropped.
         spent: questions to replace once the new weights are published; those of other groups were replaced at once.
         replaced: the number of silent groups among the others.
+        left: how many groups of each kind it is still to have.
     """
+
+    left: Counter[str]
 
     groups: list[Group] = field(default_factory=list)
     taken: list[Taken] = field(default_factory=list)
@@ -72,7 +78,9 @@ class OverlappedGroups:
         """
         if not self._started:
             await self._start(step)
-        state, wanted = _Step(), self._grpo.questions_per_step
+        wanted = self._grpo.questions_per_step
+        kinds = Counter(question.kind for question in self._drawn.values())
+        state = _Step(Counter(apportion(kinds, wanted)))
         self._status.total = wanted * self._grpo.group_size
         if (known := self._known.pop(step, None)) is not None:
             await self._take_again(step, known, state)
@@ -117,8 +125,11 @@ class OverlappedGroups:
             at += 1
         await self._begin(self._drawn)
         at_once = min(self._rollouts.versions.max_staleness + 1, self._grpo.steps - step + 1)
-        if (missing := at_once * self._grpo.questions_per_step - len(self._drawn)) > 0:
-            await self._add(await asyncio.to_thread(self._sampler.draw, missing))
+        each = self._grpo.questions_per_step
+        missing = at_once * each - len(self._drawn)
+        # A step's at a time, so that all together are mixed as each of them is.
+        for first in range(0, missing, each):
+            await self._add(await asyncio.to_thread(self._sampler.draw, min(each, missing - first)))
 
     async def _take_again(self, step: int, known: list[Taken], state: _Step) -> None:
         """Take what a step took before a kill, as far as it is on the disk."""
@@ -148,11 +159,18 @@ class OverlappedGroups:
         for group in await self._stream.drop_begun_before(versions.published() - versions.max_staleness):
             await self._drop(group, state)
         while self._is_short(state):
-            finished = await self._stream.next()
+            finished = await self._stream.next(lambda group: self._is_wanted(group, state))
             if not all(versions.holds(member.episode) for member in finished.members):
                 await self._drop(finished.id, state)
             else:
                 await self._take(finished, state)
+
+    def _is_wanted(self, group: str, state: _Step) -> bool:
+        """Whether a step still needs its kind, or needs kinds that nothing under way has (one was dropped for good)."""
+        left, later = state.left, self._known_later()
+        return left[self._drawn[group].kind] > 0 or not any(
+            left[question.kind] > 0 for each, question in self._drawn.items() if each not in later
+        )
 
     def _is_short(self, state: _Step) -> bool:
         return len(state.groups) - state.replaced < self._grpo.questions_per_step
@@ -168,6 +186,7 @@ class OverlappedGroups:
             self._sampler.update_curriculum([(group.question, group.success)])
         if has_signal or state.replaced >= self._grpo.refill_rounds * self._grpo.questions_per_step:
             state.spent.append(group.question)
+            state.left[group.question.kind] -= 1
         else:
             state.replaced += 1
             await self._draw_instead_of([group.question])
@@ -189,9 +208,13 @@ class OverlappedGroups:
 
     async def _begin(self, groups: Mapping[str, Question]) -> None:
         """Begin groups, except those under way, and those that a later step is known to take."""
-        known = {each.group for taken in self._known.values() for each in taken}
+        known = self._known_later()
         begun = {group: question for group, question in groups.items() if group not in known}
         await self._stream.begin(begun, ahead=len(self._known))
+
+    def _known_later(self) -> set[str]:
+        """The groups that later steps took before a kill."""
+        return {each.group for taken in self._known.values() for each in taken}
 
 
 def _episodes(journal: EpisodeJournal, step: int, taken: Sequence[Taken]) -> defaultdict[str, dict[int, Episode]]:

@@ -50,8 +50,8 @@ class GroupStream:
             task.add_done_callback(lambda _: self._finished_one.set())
             self._groups[group], self._begun[group] = task, self._rollouts.versions.published()
 
-    async def next(self) -> Group:
-        """Wait for a group, and hand out the oldest that is finished.
+    async def next(self, is_wanted: Callable[[str], bool]) -> Group:
+        """Wait for a group that is wanted, by its id, and hand out the oldest that is finished.
 
         Raises TrainingError: a service stays away, or the journal cannot be written.
         """
@@ -61,8 +61,8 @@ class GroupStream:
             for group in done:
                 if (error := self._groups[group].exception()) is not None:
                     raise error
-            if done:
-                return self._leave(done[0]).result()
+            if (oldest := next(filter(is_wanted, done), None)) is not None:
+                return self._leave(oldest).result()
             await self._finished_one.wait()
 
     async def drop_begun_before(self, version: int) -> list[str]:

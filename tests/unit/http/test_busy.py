@@ -126,6 +126,8 @@ def test_both_forms_are_read_and_nonsense_is_none() -> None:
     now = datetime.now(UTC)
     assert 27 < (at(now + timedelta(seconds=30)) or 0) <= 30
     assert at(now - timedelta(days=1)) == 0
+    # A date that says it has no zone is in UTC.
+    assert 27 < (retry_after({"Retry-After": f"{now + timedelta(seconds=30):%a, %d %b %Y %H:%M:%S} -0000"}) or 0) <= 30
     assert retry_after({"Retry-After": " 7 "}) == 7
     assert retry_after({"Retry-After": "9" * 5000}) is not None
     for nonsense in (

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import replace
 from functools import partial
@@ -119,6 +119,46 @@ def test_a_step_takes_the_oldest_that_are_finished_while_others_are_under_way(tm
         trainer.policy.release(*range(9))
         assert asked(await trainer.step(2)) == ["0", "2"]
         assert trainer.record.read(2) == [Taken("1.0", 2), Taken("1.2", 2)]
+
+    trainer.run(work)
+
+
+def test_a_step_has_the_kinds_of_questions_that_it_drew_whatever_is_finished_first(tmp_path: Path) -> None:
+    trainer = Trainer(tmp_path, 2, "grpo.questions_per_step=3")
+    kinds = {number: "three_hop" if number % 3 == 2 else "one_hop" for number in range(99)}
+    questions = [Question(str(n), f"question {n}", ("Paris",), kind) for n, kind in kinds.items()]
+    trainer.sampler = trainer.groups._sampler = QuestionSampler(questions, {"one_hop": 2 / 3, "three_hop": 1 / 3}, 1)
+
+    async def work() -> None:
+        easy = [number for number, kind in kinds.items() if kind == "one_hop"]
+        trainer.policy.release(*easy)
+        for number in range(1, 5):
+            step = asyncio.create_task(trainer.step(number))
+            done, _ = await asyncio.wait([step], timeout=0.2)
+            assert not done, "it took only what is quick"
+            oldest = next(question for question in trainer.drawn.values() if question.kind == "three_hop")
+            trainer.policy.release(int(oldest.id))
+            sampled = await step
+            assert Counter(group.question.kind for group in sampled.groups) == {"one_hop": 2, "three_hop": 1}
+            assert Counter(question.kind for question in trainer.drawn.values()) == {"one_hop": 6, "three_hop": 3}
+
+    trainer.run(work)
+
+
+def test_a_step_that_can_have_no_more_of_a_kind_takes_another(tmp_path: Path) -> None:
+    """Without a mix a question that is dropped is replaced by any."""
+    trainer = Trainer(tmp_path, 1)
+    trainer.sampler._pools[""][:] = [
+        Question(str(n), f"question {n}", ("Paris",), "rare" if n < 2 else "often") for n in range(99)
+    ]
+
+    async def work() -> None:
+        trainer.policy.release(*range(1, 99))
+        assert sorted(asked(await trainer.step(1))) == ["1", "2"], "one of each kind, as they are under way"
+        trainer.policy.version += 1  # the rare one that is left is too old now, and so is question 3
+        sampled = await asyncio.wait_for(trainer.step(2), 20)
+        assert sampled.dropped == 2
+        assert {group.question.kind for group in sampled.groups} == {"often"}
 
     trainer.run(work)
 
