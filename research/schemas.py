@@ -212,13 +212,15 @@ RECEIVED = "received from the trainer"
 class WeightsStatus(BaseModel):
     """Which weights are served, where they came from, and by how many workers (GPUs) of this server.
 
-    `fault`: why no request is answered until other weights are loaded; None if requests are.
+    `fault`: why no request is answered until other weights are loaded; None if requests are. `updating`: whether an
+    order to load others is being followed; None if the server does not tell.
     """
 
     version: str
     source: str
     workers: int
     fault: str | None = None
+    updating: bool | None = None
 
 
 class AdapterRequest(Request):

@@ -105,5 +105,9 @@ def _specs(body: BroadcastOffer) -> dict[str, TensorSpec]:
 def _status(service: PolicyService) -> WeightsStatus:
     updates = service.updates
     return WeightsStatus(
-        version=updates.version, source=str(updates.source), workers=service.workers, fault=updates.fault
+        version=updates.version,
+        source=str(updates.source),
+        workers=service.workers,
+        fault=updates.fault,
+        updating=updates.busy,
     )

@@ -86,15 +86,21 @@ class DiskSync:
             loading.cancel()
 
     async def _serves_already(self, admin: PolicyAdmin, request: WeightsRequest) -> bool:
-        """Raises ServiceError if the server does not answer at all."""
+        """Raises ServiceError if the server does not answer at all, or does not know of the order."""
         try:
-            await admin.check_ready(self._patience)
             served = await admin.weights(self._patience)  # a server that loads is slow to answer
         except ServiceError as error:
             if error.status is None:
                 raise
-            return False  # it lives, and is not ready
-        return served.fault is None and served.version == request.version and Path(served.source) == Path(request.path)
+            return False  # it lives
+        if served.fault is None and served.version == request.version and Path(served.source) == Path(request.path):
+            return True
+        if served.updating is False:
+            raise ServiceError(
+                f"the order to load version {request.version} was lost, or what became of it: version "
+                f"{served.version} is served ({served.fault or 'without a fault'}), and nothing is being loaded"
+            )
+        return False
 
     async def keep(self, prune: Callable[[], None]) -> None:
         await asyncio.to_thread(prune)

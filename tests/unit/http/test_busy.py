@@ -110,6 +110,21 @@ def test_who_is_busy_after_a_long_turn_is_waited_for_from_then_on() -> None:
     assert len(server.asked) == 2
 
 
+def test_who_is_busy_again_after_a_fault_is_waited_for_anew() -> None:
+    refusal = answer({"error": "busy"}, 429, Retry_After="1")
+
+    def reply(asked: Asked) -> bytes:
+        if asked.number == 1:
+            time.sleep(1.2)
+        return [refusal, answer({}, 500), refusal, answer(FOUND)][asked.number]
+
+    async def search(url: str) -> list[Passage]:
+        async with RetrieverClient(url, timeout=10, retries=1, busy_timeout=1.1) as client:
+            return await client.search("q", 5)
+
+    assert against(RawServer(reply), search)[0] == PARIS
+
+
 def test_a_client_waits_no_longer_than_for_an_answer_unless_told() -> None:
     async def search(url: str) -> None:
         async with RetrieverClient(url, timeout=0.5) as client:

@@ -31,6 +31,7 @@ class FakeServer:
     hangs: asyncio.Event | None = None  # until it is set, updates do
     fault: str | None = None  # its weights are half loaded
     loses_answers: bool = False  # it loads, and its answer to that is lost
+    loses_orders: bool = False
 
     def _must_live(self) -> None:
         if not self.alive:
@@ -43,10 +44,13 @@ class FakeServer:
 
     async def weights(self, limit: float = 5.0) -> WeightsStatus:
         self._must_live()
-        return WeightsStatus(version=self.version, source="x", workers=1, fault=self.fault)
+        updating = self.hangs is not None
+        return WeightsStatus(version=self.version, source="x", workers=1, fault=self.fault, updating=updating)
 
     async def update_weights(self, request: WeightsRequest) -> WeightsResponse:
         self._must_live()
+        if self.loses_orders:
+            await asyncio.Event().wait()
         if self.loses_answers:
             self.version = request.version
             await asyncio.Event().wait()
@@ -286,6 +290,21 @@ def test_a_server_that_is_gone_while_it_loads_is_not_waited_for(bench: Bench) ->
 
     assert asyncio.run(run()) == {"1"}
     assert bench.servers[1].asked == 0
+
+
+def test_an_order_that_is_lost_on_the_way_is_noticed_long_before_its_time_is_over(
+    bench: Bench, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """As by a network that swallows packets: the server lives, serves what it served, and loads nothing."""
+    replicas = slow_to_believe(bench.servers)
+
+    async def run() -> None:
+        bench.servers[1].loses_orders = True
+        await asyncio.wait_for(replicas.update(WeightsRequest(path="x", version="1")), 5)
+
+    asyncio.run(run())
+    assert [replica.in_service for replica in replicas._replicas] == [True, False, True]
+    assert "was lost" in capsys.readouterr().out
 
 
 def test_an_update_whose_answer_is_lost_is_seen_by_what_the_server_serves(bench: Bench) -> None:

@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import asyncio
 import socket
 import time
 from collections.abc import AsyncIterator, Iterator
 from contextlib import ExitStack
+from types import SimpleNamespace
+from typing import Any, cast
 
 import httpx
 import pytest
+import uvicorn
 from fastapi import FastAPI, Request, Response
 from fastapi.responses import StreamingResponse
+from uvicorn.server import ServerState
 
 from services.web.body_limit import BodyLimit
-from services.web.bounded_http import HttpBounds
+from services.web.bounded_http import HttpBounds, bounded_protocol
 from tests.support.web_server import connect, post, read_all, serving
 
 BOUNDS = HttpBounds(connections=20, head_bytes=10_000, headers=50, request_seconds=1.0, answer_seconds=1.0)
@@ -183,6 +188,25 @@ def test_who_reads_a_long_answer_steadily_gets_it_whole_however_long_it_takes(po
 
 def test_who_stops_reading_a_long_answer_is_cut_off(port: int) -> None:
     assert read_slowly(port, 100, 0.2, 4) < PIECE * PIECES
+
+
+def test_what_a_client_takes_buys_it_time_by_the_byte_and_never_more_than_at_first() -> None:
+    async def run() -> None:
+        config = uvicorn.Config(small_app(), lifespan="off")
+        protocol = bounded_protocol(HttpBounds(answer_seconds=60.0))(config, ServerState(), {})
+        protocol.flow = cast(Any, SimpleNamespace(pause_writing=lambda: None, resume_writing=lambda: None))
+        protocol.cycle = cast(Any, SimpleNamespace(response_complete=False))
+        loop = asyncio.get_running_loop()
+        protocol.pause_writing()
+        assert protocol._reading is not None
+        for left, then in ((1.0, 4.0), (56.0, 59.0), (58.0, 60.0)):  # 48 KiB at 16 KiB per second
+            protocol._reading.cancel()
+            protocol._reading = loop.call_later(left, protocol._cut_reader)
+            protocol.resume_writing()
+            assert protocol._reading.when() - loop.time() == pytest.approx(then, abs=0.3)
+        protocol._stop_reading_clock()
+
+    asyncio.run(run())
 
 
 def test_of_too_many_connections_those_are_closed_that_wait_longest(port: int) -> None:
