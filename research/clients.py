@@ -87,6 +87,8 @@ class RetrieverClient(HttpService):
     """
 
     kind = "retriever"
+    # A budget that is spent, a query that is not recorded, a disk that is full: 503 would be waited for in vain.
+    _final_statuses = frozenset({402, 409, 507})
     revision: str | None = None
 
     def __init__(

@@ -48,6 +48,13 @@ class ServiceBusyError(ServiceError):
         self.retry_after = retry_after
 
 
+class ServiceRefusalError(ServiceError):
+    """A service refuses until a person has changed something there, such as a budget that is spent.
+
+    Asking again is in vain. What goes on without an answer would leave out whatever needs one, so it ends.
+    """
+
+
 class ConditionsChangedError(ResearchError, RuntimeError):
     """The weights or the index that answer are not those measured so far."""
 

@@ -9,7 +9,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from research.clients import RetrieverClient
-from research.errors import ConditionsChangedError, ConfigurationError, ServiceBusyError, ServiceError
+from research.errors import (
+    ConditionsChangedError,
+    ConfigurationError,
+    ServiceBusyError,
+    ServiceError,
+    ServiceRefusalError,
+)
 from research.http.tries import RETRIES, tries
 from research.passages import Passage, ScoredPassage
 from research.routing import Load, choose
@@ -119,8 +125,8 @@ class Retrievers:
             except (ServiceError, ConditionsChangedError) as error:
                 status = error.status if isinstance(error, ServiceError) else None
                 busy = isinstance(error, ServiceBusyError)
-                if status is not None and status < 500 and not busy:
-                    raise  # the fault of the query
+                if isinstance(error, ServiceRefusalError) or (status is not None and status < 500 and not busy):
+                    raise  # the fault of the query, or of nobody whom another server could stand in for
                 if isinstance(error, ServiceBusyError):
                     waits.append(error.retry_after)
                 else:

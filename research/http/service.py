@@ -16,7 +16,7 @@ from httpx_aiohttp import AiohttpTransport
 from pydantic import TypeAdapter, ValidationError
 
 from research.descriptors import connections_each
-from research.errors import ServiceBusyError, ServiceError
+from research.errors import ServiceBusyError, ServiceError, ServiceRefusalError
 from research.http import request_id
 from research.http.tries import FAILURES, retry_after, tries
 
@@ -32,7 +32,9 @@ Form = TypeVar("Form")
 
 
 @dataclass(frozen=True, slots=True)
-class _Answer:
+class Answer:
+    """What was answered, whole."""
+
     status: int
     headers: httpx.Headers
     content: bytes
@@ -58,6 +60,10 @@ class HttpService:
     kind: ClassVar[str] = "other"  # in counters
     _retries_timeouts = True
     _retried_statuses = _RETRIED_STATUSES
+    # Asking again is in vain, and so is going on without an answer.
+    _final_statuses: ClassVar[frozenset[int]] = frozenset()
+    _max_answer_bytes = MAX_ANSWER_BYTES
+    _tells_ids = True
 
     def __init__(
         self,
@@ -113,6 +119,7 @@ class HttpService:
 
         Raises:
             ServiceBusyError: the service was busy (429, or 503 with `Retry-After`) for all of `busy_timeout`.
+            ServiceRefusalError: the service refuses until a person changes something there.
             ServiceError: the service could not be reached, answered with any other error, or with what is no JSON.
         """
         async with self._slots:
@@ -129,7 +136,7 @@ class HttpService:
         try:
             return form.validate_python(answer, strict=True)
         except (ValidationError, RecursionError) as error:
-            raise self.nonsense(_first_fault(error)) from error
+            raise self.nonsense(first_fault(error)) from error
 
     def nonsense(self, why: str) -> ServiceError:
         """The error for an answer that is none."""
@@ -177,10 +184,10 @@ class HttpService:
 
     async def _exchange(
         self, method: str, path: str, body: bytes | None, limit: float, name: str | None = None
-    ) -> _Answer:
+    ) -> Answer:
         """One try: whatever was answered, whole. Raises ServiceError if nothing was, or too much."""
         name = name or request_id.current() or request_id.new()
-        headers = {request_id.HEADER: name}
+        headers = {request_id.HEADER: name} if self._tells_ids else {}
         told = f"{self._name} at {self.url} cannot be reached"
         try:
             async with asyncio.timeout(limit if math.isfinite(limit) else None):
@@ -188,12 +195,12 @@ class HttpService:
                     content = bytearray()
                     async for piece in answer.aiter_bytes():
                         content += piece
-                        if len(content) > MAX_ANSWER_BYTES:
+                        if len(content) > self._max_answer_bytes:
                             raise ServiceError(
-                                f"{self._name} at {self.url}{path} answered more than {MAX_ANSWER_BYTES} bytes",
+                                f"{self._name} at {self.url}{path} answered more than {self._max_answer_bytes} bytes",
                                 reason="nonsense",
                             )
-                    return _Answer(answer.status_code, answer.headers, bytes(content))
+                    return Answer(answer.status_code, answer.headers, bytes(content))
         except TimeoutError as error:
             why = f"no whole answer within {limit:g} s"
             raise ServiceError(f"{told} ({why}; request {name}); is it running?", reason="timeout") from error
@@ -202,13 +209,15 @@ class HttpService:
             why = str(error) or type(error).__name__
             raise ServiceError(f"{told} ({why}; request {name}); is it running?", reason=_reason(error)) from error
 
-    def _decoded(self, path: str, name: str, answer: _Answer) -> Any:
+    def _decoded(self, path: str, name: str, answer: Answer) -> Any:
         """The JSON of an answer. Raises ServiceError if it is an error, or no JSON."""
         where = f"{self._name} at {self.url}{path}"
         if not 200 <= (status := answer.status) < 300:
             told, asked = f"{where} answered {status}: {answer.text} (request {name})", retry_after(answer.headers)
             if status == 429 or (status == 503 and asked is not None):
                 raise ServiceBusyError(told, status, asked)
+            if status in self._final_statuses:
+                raise ServiceRefusalError(told, status, reason="refused")
             raise ServiceError(told, status, reason=f"http_{status}" if status in _RETRIED_STATUSES else "refused")
         kind = answer.headers.get("Content-Type", "json")
         try:
@@ -229,9 +238,11 @@ def _reason(error: Exception) -> str:
     return "timeout" if isinstance(cause, TimeoutError) else "disconnected"
 
 
-def _first_fault(error: ValidationError | RecursionError) -> str:
+def first_fault(error: ValueError | RecursionError) -> str:
     """Where an answer differs from its form; not what stands there, which may be long."""
     if isinstance(error, RecursionError):
         return "it is nested too deeply"
+    if not isinstance(error, ValidationError):
+        return str(error)
     fault = error.errors(include_url=False, include_context=False, include_input=False)[0]
     return f"{'.'.join(map(str, fault['loc'])) or 'answer'}: {fault['msg']}"

@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 from typing import TypeVar
 
-from research.errors import ResearchError, ServiceError
+from research.errors import ResearchError, ServiceError, ServiceRefusalError
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -23,6 +23,7 @@ async def ask_each(
 
     Raises:
         ServiceError: so many items in a row failed that the service must be unavailable.
+        ServiceRefusalError: a service refuses for good, at once.
         ResearchError: any other error of this project, at once.
     """
     slots = asyncio.Semaphore(concurrency)
@@ -33,6 +34,8 @@ async def ask_each(
         async with slots:
             try:
                 result = await ask(item, index)
+            except ServiceRefusalError:
+                raise
             except ServiceError as error:
                 in_a_row += 1
                 if max_failures_in_a_row is not None and in_a_row >= max_failures_in_a_row:

@@ -6,7 +6,7 @@ import asyncio
 import gc
 from typing import Protocol
 
-from research.errors import TrainingError
+from research.errors import ServiceRefusalError, TrainingError
 from services.trainer.entry import Entry, grpo_entries
 from services.trainer.evaluation.evaluator import AFTER, BEFORE, SAMPLED, SFT, interim_name
 from services.trainer.evaluation.report import write_report
@@ -72,6 +72,10 @@ class TrainingLoop:
         try:
             with collected_between_steps():
                 await self._train()
+        except ServiceRefusalError as error:
+            raise TrainingError(
+                f"{error}; every finished episode and step is kept: once that is mended, the same command goes on"
+            ) from error
         finally:
             await self._step.close()
             await self._run.close()

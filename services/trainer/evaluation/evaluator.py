@@ -68,7 +68,9 @@ class Evaluator:
 
         A question that cannot be encoded counts as failed.
 
-        Raises TrainingError: after all retries, some questions could not be asked of the published weights.
+        Raises:
+            ServiceRefusalError: a service refuses for good.
+            TrainingError: after all retries, some questions could not be asked of the published weights.
         """
         questions = self.questions(name)
         outcomes: dict[int, Answered | ProtocolError] = {}

@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from research.episode.agent import Episode, Sampling, SearchAgent
-from research.errors import ProtocolError, ResearchError, ServiceBusyError, ServiceError
+from research.errors import ProtocolError, ResearchError, ServiceBusyError, ServiceError, ServiceRefusalError
 from research.http import request_id
 from research.questions import Question
 from services.trainer.groups import Group, Member
@@ -59,7 +59,9 @@ class Rollouts:
 
         `first` is the number of the first group within its step.
 
-        Raises TrainingError: a service stays away, or the journal cannot be written.
+        Raises:
+            TrainingError: a service stays away, or the journal cannot be written.
+            ServiceRefusalError: a service refuses for good.
         """
         await self.gate.wait_until_ready()
         texts = {number: question.text for number, question in enumerate(questions, first)}
@@ -153,6 +155,8 @@ class Rollouts:
                 self.versions.require(episode)
             except ServiceBusyError as error:  # no failure: the clients have waited for it
                 raise busy_for_too_long(error) from error
+            except ServiceRefusalError:
+                raise  # each episode that needs an answer would be left out, and the run would learn not to search
             except (ServiceError, WrongWeightsError) as error:
                 self.infra_errors += 1
                 logger.info("an episode is sampled again: %s", error)

@@ -244,7 +244,7 @@ def test_a_check_of_a_server_that_drips_is_cut_too() -> None:
 
 
 def test_an_answer_without_end_is_cut_at_its_size(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(service, "MAX_ANSWER_BYTES", 10_000)
+    monkeypatch.setattr(service.HttpService, "_max_answer_bytes", 10_000)
     with pytest.raises(ServiceError, match="more than 10000 bytes"):
         told(search, answer(b"[" + b"1," * 20_000 + b"1]"))
 
