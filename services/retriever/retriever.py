@@ -8,7 +8,6 @@ import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from research.errors import ResearchError
 from research.schemas import ServiceStatus
 from research.settings import Settings
 from services.retriever.batching.batch_queue import Limits
@@ -19,20 +18,13 @@ from services.retriever.encoder.checkpoint import open_checkpoint
 from services.retriever.encoder.encoder import Encoder, load_encoder
 from services.retriever.index.manifest import read_manifest
 from services.retriever.index.search_index import SearchIndex
+from services.retriever.serving import NotReadyError, UnknownIndexError
 from services.retriever.types import Query, QueryResult
 
 logger = logging.getLogger(__name__)
 
 # What is loaded cannot be interrupted; at the end it is waited for no longer than this.
 _LOADING_SECONDS = 5.0
-
-
-class NotReadyError(ResearchError):
-    """The service is loading, or failed to."""
-
-
-class UnknownIndexError(ResearchError):
-    """No index of that name is served."""
 
 
 class Retriever:

@@ -10,7 +10,8 @@ from research.errors import ResearchError
 from research.schemas import ErrorBody, IndexInfo
 from research.settings.base import NAME
 from services.retriever.api.info import describe_index
-from services.retriever.retriever import Retriever, UnknownIndexError
+from services.retriever.retriever import Retriever
+from services.retriever.serving import UnknownIndexError
 from services.web.errors import HttpError
 
 

@@ -32,7 +32,9 @@ _TOP_N, _TOP_K = 10, 3  # the defaults of ReSearch's server, and of the others
 # At the first that is no text, the others are not looked at.
 Texts = Annotated[list[str], Field(fail_fast=True)]
 
-_RESPONSES: dict[int | str, dict[str, Any]] = {status: {"model": ErrorBody} for status in (413, 422, 503)}
+_RESPONSES: dict[int | str, dict[str, Any]] = {
+    status: {"model": ErrorBody} for status in (402, 409, 413, 422, 502, 503, 507)
+}
 
 
 class _Lenient(BaseModel):

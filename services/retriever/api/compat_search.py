@@ -16,7 +16,7 @@ from fastapi import Request, Response
 
 from research.errors import ServiceBusyError
 from services.retriever.api.answers import UnreadAnswers
-from services.retriever.retriever import NotReadyError, Retriever
+from services.retriever.serving import NotReadyError, Serving
 from services.retriever.types import HitDicts, QueryResult
 from services.web.disconnect import CLIENT_CLOSED_REQUEST, cancel_on_disconnect
 from services.web.errors import HttpError
@@ -56,7 +56,7 @@ class PatientSearch:
         patience: seconds that a request waits while the retriever loads, and that each portion waits for a place.
     """
 
-    def __init__(self, retriever: Retriever, unread: UnreadAnswers, patience: float = PATIENCE_SECONDS) -> None:
+    def __init__(self, retriever: Serving[Any], unread: UnreadAnswers, patience: float = PATIENCE_SECONDS) -> None:
         self._retriever = retriever
         self._unread = unread
         self._patience = patience

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager
-from typing import Annotated
+from typing import Annotated, Any
 
 from fastapi import Request
 from mcp.server.mcpserver import Context, MCPServer
@@ -20,7 +20,7 @@ from research.errors import ResearchError, ServiceBusyError
 from research.schemas import MOST_VALUES, Hit
 from services.retriever.api.answers import UnreadAnswers
 from services.retriever.api.limits import InvalidFieldError, require_within_limits
-from services.retriever.retriever import Retriever
+from services.retriever.serving import Serving
 from services.retriever.types import served
 from services.web.disconnect import cancel_on_disconnect
 from services.web.errors import HttpError
@@ -31,7 +31,7 @@ _PATH = "/mcp"
 
 
 def mcp_routes(
-    retriever: Retriever, unread: UnreadAnswers
+    retriever: Serving[Any], unread: UnreadAnswers
 ) -> tuple[list[BaseRoute], Callable[[], AbstractAsyncContextManager[None]]]:
     """`/mcp` with one tool, `search`, and the context manager that must be open while the app runs."""
     server = MCPServer("retriever", instructions="Passages of an encyclopedia or of your documents, by meaning.")

@@ -77,14 +77,17 @@ class Metrics:
             "Requests refused because the queue was full or the service was shutting down.",
             registry=registry,
         )
-        # The cache counts these itself: they only grow, but a Counter cannot take its value from elsewhere.
         for name, text, read in (
-            ("research_retriever_cache_found", "Queries answered from the cache.", lambda: cache.found),
-            ("research_retriever_cache_missed", "Queries that were not in the cache.", lambda: cache.missed),
-            ("research_retriever_cache_bytes", "Size of the cache.", lambda: cache.size_bytes),
+            ("cache_found", "Queries answered from the cache.", lambda: cache.found),
+            ("cache_missed", "Queries that were not in the cache.", lambda: cache.missed),
+            ("cache_bytes", "Size of the cache.", lambda: cache.size_bytes),
         ):
-            Gauge(name, text, registry=registry).set_function(read)
-        Gauge("research_retriever_queue_depth", "Queries waiting now.", registry=registry).set_function(queue_depth)
+            self.add_gauge(name, text, read)
+        self.add_gauge("queue_depth", "Queries waiting now.", queue_depth)
+
+    def add_gauge(self, name: str, text: str, read: Callable[[], float]) -> None:
+        """A figure that something else counts: it may only grow, but a Counter cannot take its value from elsewhere."""
+        Gauge(f"research_retriever_{name}", text, registry=self._registry).set_function(read)
 
     def observe_batch(self, report: BatchReport) -> None:
         """Count one batch."""

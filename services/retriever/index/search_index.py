@@ -74,9 +74,14 @@ class SearchIndex:
             time.sleep(_REPLACED_SECONDS / 20)
 
     @property
+    def revision(self) -> str:
+        """Of the build."""
+        return self.manifest.revision
+
+    @property
     def key(self) -> str:
         """Index and revision."""
-        return f"{self.name}@{self.manifest.revision}"
+        return f"{self.name}@{self.revision}"
 
     def search(self, texts: Sequence[str], vectors: Vectors, top_k: int) -> list[HitDicts]:
         """Find the best passages of each query, given as text and as unit vector, float32 [queries, dimension].

@@ -15,7 +15,7 @@ from fastapi import FastAPI, Request, Response
 from research.schemas import ServiceStatus
 from services.retriever.api.answers import UnreadAnswers
 from services.retriever.api.compat_search import _STREAMED_AT_ONCE, Form, PatientSearch, _portions
-from services.retriever.retriever import NotReadyError
+from services.retriever.serving import NotReadyError
 from services.retriever.types import Query
 from services.web.errors import install_error_handlers
 from tests.support.pipeline_bench import Bench, with_bench
