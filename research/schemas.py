@@ -311,8 +311,23 @@ class IndexInfo(BaseModel):
     created: str
 
 
+class WebInfo(BaseModel):
+    """The web as what is searched: what is recorded, and what may still be sent.
+
+    `exhausted` says why nothing is sent any more, and which setting to raise. Money is in the currency of `web.price`.
+    """
+
+    replay: bool
+    recorded: int
+    requests: int
+    max_requests: int
+    spent: float
+    max_spend: float | None
+    exhausted: str | None
+
+
 class RetrieverInfo(BaseModel):
-    """Answer of `GET /info`; `index` answers requests that name none."""
+    """Answer of `GET /info`; `index` answers requests that name none. `web` is null if an index is searched."""
 
     encoder: str
     backend: str
@@ -321,6 +336,7 @@ class RetrieverInfo(BaseModel):
     index: str
     indexes: list[IndexInfo]
     limits: RequestLimits
+    web: WebInfo | None = None
 
 
 class ErrorBody(BaseModel):

@@ -1,7 +1,8 @@
-"""`[encoder]`, `[corpus]` and `[retriever]`: what is searched, and the server that searches it."""
+"""`[encoder]`, `[corpus]`, `[retriever]` and `[web]`: what is searched, and the server that searches it."""
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
@@ -9,6 +10,7 @@ from pydantic import Field, model_validator
 from research.settings.base import NAME, Name, Port, PositiveInt, Section, without_credentials
 
 Backend = Literal["onnx-int8", "onnx", "torch"]
+WebBackend = Literal["searxng", "brave", "tavily", "serper", "wikipedia"]
 
 
 class EncoderConfig(Section):
@@ -48,6 +50,10 @@ class CorpusConfig(Section):
 class RetrieverConfig(Section):
     """The retrieval server."""
 
+    backend: Literal["index", WebBackend] = Field(
+        "index",
+        description="what is searched: `index`, the passages of `corpus`; or the web, by a search engine (`web`)",
+    )
     host: str = Field("127.0.0.1", description="address to listen on; 0.0.0.0: every network")
     port: Port = Field(8000, description="port to listen on")
     threads: PositiveInt = Field(1, description="threads of the encoder")
@@ -73,3 +79,42 @@ class RetrieverConfig(Section):
     max_top_k: PositiveInt = Field(100, description="a larger top_k is refused with 422")
     max_hits: PositiveInt = Field(25_000, description="queries times top_k per request; more are refused with 422")
     max_answer_bytes: PositiveInt = Field(16_000_000, description="a larger answer is refused with 422")
+
+
+class WebConfig(Section):
+    """The web as what is searched, if `retriever.backend` names a search engine (docs/retriever.md).
+
+    The key is never a setting: `BRAVE_API_KEY`, `TAVILY_API_KEY` or `SERPER_API_KEY`, or a file that `…_FILE` names.
+    """
+
+    address: Annotated[str, without_credentials("<ENGINE>_API_KEY")] = Field(
+        "", description="of the search engine; empty: the public one, which searxng does not have"
+    )
+    contact: str = Field(
+        "",
+        pattern=r"^[ -~]*$",
+        description="an e-mail address or a page, sent in the `User-Agent`; Wikipedia's rules ask for one",
+    )
+    replay: bool = Field(
+        False,
+        description="answer from the record alone: nothing is sent, and a query that it lacks is refused with 409",
+    )
+    record: Path | None = Field(
+        None, description="file of all answers, which are never asked for again; None: <paths.data>/web/<backend>.jsonl"
+    )
+    timeout: float = Field(10.0, gt=0, description="seconds for one request, answer included")
+    at_once: PositiveInt = Field(4, description="most requests under way")
+    min_interval: float = Field(0.25, ge=0, description="seconds between the beginnings of two requests")
+    price: float = Field(0.0, ge=0, description="of one request, in your currency")
+    max_requests: PositiveInt = Field(
+        1000, description="most requests that are ever sent, restarts included; further queries are refused with 402"
+    )
+    max_spend: float | None = Field(
+        None, ge=0, description="most money that is ever spent, restarts included; None: only requests are counted"
+    )
+
+    @model_validator(mode="after")
+    def _a_cap_in_money_needs_a_price(self) -> WebConfig:
+        if self.max_spend is not None and not self.price:
+            raise ValueError("max_spend: without a price nothing is ever spent; set web.price to that of one request")
+        return self

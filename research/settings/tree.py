@@ -19,7 +19,7 @@ from research.settings.measuring import (
 )
 from research.settings.model import ModelConfig, PathsConfig
 from research.settings.policy import EndpointsConfig, PolicyConfig
-from research.settings.retriever import CorpusConfig, EncoderConfig, RetrieverConfig
+from research.settings.retriever import CorpusConfig, EncoderConfig, RetrieverConfig, WebConfig
 from research.settings.reward import RewardConfig
 from research.settings.training import (
     GrpoConfig,
@@ -42,6 +42,7 @@ class Settings(Section):
     corpus: CorpusConfig
     questions: QuestionsConfig = QuestionsConfig()
     retriever: RetrieverConfig = RetrieverConfig()
+    web: WebConfig = WebConfig()
     policy: PolicyConfig = PolicyConfig()
     trainer: TrainerConfig = TrainerConfig()
     endpoints: EndpointsConfig = EndpointsConfig()

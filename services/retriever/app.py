@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
+from typing import Any
 
 from fastapi import APIRouter, FastAPI, Request, Response
 from prometheus_client import CONTENT_TYPE_LATEST
@@ -20,7 +21,9 @@ from services.retriever.api.load_shedding import Shedding
 from services.retriever.api.mcp_tool import mcp_routes
 from services.retriever.api.request_timer import RequestTimer
 from services.retriever.retriever import Retriever
+from services.retriever.serving import Serving
 from services.retriever.types import QueryResult, served
+from services.retriever.web_retriever import WebRetriever
 from services.web.auth import admin_guard
 from services.web.body_limit import BodyLimit
 from services.web.disconnect import CLIENT_CLOSED_REQUEST, cancel_on_disconnect
@@ -35,8 +38,8 @@ MAX_BODY_BYTES = 4_000_000
 MAX_HELD_BYTES = 256_000_000
 
 
-def create_app(retriever: Retriever) -> FastAPI:
-    """The app around a retriever, whose encoder is loaded once the app runs."""
+def create_app(retriever: Retriever | WebRetriever) -> FastAPI:
+    """The app around a retriever, which is loaded once the app runs."""
     unread = UnreadAnswers(retriever.settings.retriever.max_answer_bytes)
     mcp, mcp_sessions = mcp_routes(retriever, unread)
 
@@ -50,7 +53,7 @@ def create_app(retriever: Retriever) -> FastAPI:
 
     app = FastAPI(
         title="Retriever",
-        summary="Passages nearest in meaning to a query.",
+        summary="Passages that answer a query.",
         lifespan=lifespan,
         **NO_DOCS_PAGES,
     )
@@ -71,7 +74,7 @@ def create_app(retriever: Retriever) -> FastAPI:
     )
     app.include_router(search_routes(retriever, unread))
     app.include_router(compatible_routes(PatientSearch(retriever, unread), retriever.health))
-    if guard := admin_guard():
+    if isinstance(retriever, Retriever) and (guard := admin_guard()):
         app.include_router(admin_routes(retriever), dependencies=guard)
     app.include_router(health_routes(retriever.health, lambda: retriever.stuck))
     app.include_router(observation_routes(retriever))
@@ -79,7 +82,7 @@ def create_app(retriever: Retriever) -> FastAPI:
     return app
 
 
-def search_routes(retriever: Retriever, unread: UnreadAnswers) -> APIRouter:
+def search_routes(retriever: Serving[Any], unread: UnreadAnswers) -> APIRouter:
     """`POST /search`."""
     router = APIRouter(route_class=ValidationRoute)
 
@@ -97,7 +100,7 @@ def search_routes(retriever: Retriever, unread: UnreadAnswers) -> APIRouter:
             lambda hits: list(map(served, hits)),
             lambda results: {
                 "index": index.name,
-                "revision": index.manifest.revision,
+                "revision": index.revision,
                 "results": results,
                 "seconds": _timings(answers),
             },
@@ -106,14 +109,14 @@ def search_routes(retriever: Retriever, unread: UnreadAnswers) -> APIRouter:
     return router
 
 
-def observation_routes(retriever: Retriever) -> APIRouter:
+def observation_routes(retriever: Retriever | WebRetriever) -> APIRouter:
     """`/info` and `/metrics`."""
     router = APIRouter()
 
     @router.get("/info")
     async def get_info() -> RetrieverInfo:
-        """The served indexes, their encoder and the limits of a request."""
-        return describe(retriever)
+        """What is served, and the limits of a request."""
+        return retriever.info() if isinstance(retriever, WebRetriever) else describe(retriever)
 
     @router.get("/metrics", response_class=Response)
     async def metrics() -> Response:

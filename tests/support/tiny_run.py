@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import secrets
 from collections.abc import Sequence
-from contextlib import suppress
+from contextlib import AsyncExitStack, suppress
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any, cast
@@ -17,8 +17,8 @@ from typing import Any, cast
 import torch
 from transformers import AutoModelForCausalLM
 
-from research.clients import PolicyAdmin, PolicyClient
-from research.episode.agent import Finish, Generation, Sampling, SearchAgent
+from research.clients import PolicyAdmin, PolicyClient, RetrieverClient
+from research.episode.agent import Finish, Generation, Retriever, Sampling, SearchAgent
 from research.errors import ProtocolError
 from research.passages import Passage
 from research.prompts import Prompt
@@ -201,18 +201,28 @@ def train(
     may_sample: bool = True,
     slow: bool = False,
     ranks: Ranks | None = None,
+    retriever_url: str | None = None,
 ) -> None:
     """Start or resume the run `demo` below `runs` and follow it to its end.
 
     Each generation is told to `told` before it begins. Unless `seeded`, the sampler never says the same twice. If it is
-    `slow`, every third turn takes until new weights come, or half a second.
+    `slow`, every third turn takes until new weights come, or half a second. With `retriever_url`, a real retriever is
+    asked instead of the atlas.
     """
     torch.set_num_threads(1)
     policy = InProcessPolicy(told, seeded=seeded, may_sample=may_sample, slow=slow)
-    asyncio.run(_train(tiny_settings(runs, *SETTINGS, *overrides), model, policy, ranks or Ranks()))
+    settings = tiny_settings(runs, *SETTINGS, *overrides)
+
+    async def run() -> None:
+        async with AsyncExitStack() as opened:
+            client = RetrieverClient(retriever_url) if retriever_url is not None else None
+            retriever = await opened.enter_async_context(client) if client is not None else Atlas()
+            await _train(settings, model, policy, ranks or Ranks(), retriever)
+
+    asyncio.run(run())
 
 
-async def _train(settings: Settings, model: Path, policy: InProcessPolicy, ranks: Ranks) -> None:
+async def _train(settings: Settings, model: Path, policy: InProcessPolicy, ranks: Ranks, retriever: Retriever) -> None:
     run_dir, status = RunDirectory(settings.run_dir), RunStatus(settings.run, settings.grpo.steps)
     run_dir.open(settings)
     replicas = Replicas([Replica(cast(PolicyClient, policy), cast(PolicyAdmin, policy))], DiskSync(), status.log)
@@ -221,7 +231,7 @@ async def _train(settings: Settings, model: Path, policy: InProcessPolicy, ranks
     async def all_ready() -> None:
         return None
 
-    agent = SearchAgent(policy, Atlas(), PhraseTokenizer(), Prompt("none", ""), settings.episode, 96)
+    agent = SearchAgent(policy, retriever, PhraseTokenizer(), Prompt("none", ""), settings.episode, 96)
     rollouts = Rollouts(
         agent,
         Sampling(settings.episode.temperature, settings.episode.top_p),

@@ -62,6 +62,7 @@ def test_settings_and_launcher_know_ipv6_hosts() -> None:
         ('endpoints.policy_urls=["http://me:{}@host:8001"]', "RESEARCH_API_KEY"),
         ("endpoints.trainer_url=http://me:{}@host:8002", "RESEARCH_ADMIN_TOKEN"),
         ("corpus.milvus=http://root:{}@milvus:19530", "MILVUS_TOKEN"),
+        ("web.address=https://me:{}@search.host", "_API_KEY"),
         ("bench.endpoint=https://me:{}@host/v1", "RESEARCH_ENDPOINT_API_KEY"),
         ("bench.judge_endpoint=https://me:{}@host/v1", "RESEARCH_JUDGE_API_KEY"),
         ("reward.judge_endpoint=https://me:{}@host/v1", "RESEARCH_JUDGE_API_KEY"),

@@ -1,0 +1,1 @@
+"""The web behind `/search`: search engines, a record of what they answered, and a cap on what they cost."""
