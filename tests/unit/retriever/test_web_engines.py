@@ -273,3 +273,23 @@ def test_other_projects_clients_search_the_web_too(tmp_path: Path) -> None:
         assert [len(each) for each in results] == [3, 0, 3]
         assert results[0][0]["contents"] == '"Page 1"\nWhat page 1 says of a.'
         assert results[0][0]["url"] == "https://site-1.example/1"
+
+
+def test_an_answer_without_end_is_cut_at_its_size(tmp_path: Path) -> None:
+    engine = SearchEngine("tavily", fault="huge")
+    with searching(tmp_path, engine, "web.timeout=60") as client:
+        response = client.post("/search", json={"query": "q"})
+        assert (response.status_code, response.json()["error"]) == (502, "engine_failed")
+        assert "answered more than 4000000 bytes" in response.json()["message"]
+    assert len(engine.asked) == 1  # and is not asked for again
+
+
+def test_what_nobody_waits_for_any_longer_is_not_sent(tmp_path: Path) -> None:
+    engine = SearchEngine("tavily", delay=1.0)
+    with searching(tmp_path, engine, "retriever.max_wait=0.3", "web.at_once=2") as client:
+        assert client.post("/search", json={"queries": list("abcdefgh")}).status_code == 429
+        until = time.monotonic() + 20
+        while client.get("/info").json()["web"]["recorded"] < 2 and time.monotonic() < until:
+            pass
+        assert client.get("/info").json()["web"]["requests"] == 2
+    assert len(engine.asked) == 2

@@ -1,0 +1,95 @@
+"""The served retriever in front of a search engine, killed and stopped: what is paid for is counted and recorded."""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from tests.support.search_engines import KEYS, SearchEngine
+
+AT_ONCE = 4
+QUERIES = [f"query {number}" for number in range(40)]
+
+
+def entries(path: Path) -> list[bytes]:
+    return [line for line in path.read_bytes().splitlines(keepends=True) if line.endswith(b"\n")]
+
+
+def until(condition: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 60
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
+@pytest.fixture
+def serve(launch: Any, tmp_path: Path) -> Callable[[str], Any]:
+    def start(address: str) -> Any:
+        return launch(
+            "retriever",
+            f"paths.data={tmp_path}",
+            "retriever.backend=brave",
+            f"web.address={address}",
+            "web.min_interval=0",
+            f"web.at_once={AT_ONCE}",
+            environment={"BRAVE_API_KEY": KEYS["brave"]},
+        )
+
+    return start
+
+
+def ask(url: str, queries: list[str]) -> httpx.Response:
+    return httpx.post(f"{url}/search", json={"queries": queries, "top_k": 3}, timeout=60)
+
+
+def test_a_killed_retriever_forgets_neither_a_request_nor_an_answer(
+    serve: Callable[[str], Any], tmp_path: Path
+) -> None:
+    engine = SearchEngine("brave", delay=0.05)
+    ledger, record = tmp_path / "web" / "brave-requests.jsonl", tmp_path / "web" / "brave.jsonl"
+    with engine.serving() as address:
+        server = serve(address)
+
+        def ask_and_lose() -> None:
+            with contextlib.suppress(httpx.TransportError):
+                ask(server.url, QUERIES)
+
+        asking = threading.Thread(target=ask_and_lose)
+        asking.start()
+        until(lambda: len(engine.asked) >= 12)
+        server.process.kill()
+        server.process.wait()
+        asking.join()
+        sent, counted, recorded = len(engine.asked), len(entries(ledger)), len(entries(record))
+        # What is counted and not sent is what was about to be; what is sent and not recorded was under way.
+        assert sent <= counted <= sent + AT_ONCE
+        assert sent - AT_ONCE <= recorded <= sent
+        again = serve(address)
+        response = ask(again.url, QUERIES)
+        assert response.status_code == 200
+        assert all(len(hits) == 3 for hits in response.json()["results"])
+        assert len(engine.asked) == sent + len(QUERIES) - recorded
+        assert httpx.get(f"{again.url}/info").json()["web"]["requests"] == counted + len(QUERIES) - recorded
+
+
+def test_what_is_under_way_at_the_end_is_recorded(serve: Callable[[str], Any], tmp_path: Path) -> None:
+    engine = SearchEngine("brave", delay=1.0)
+    with engine.serving() as address:
+        server = serve(address)
+        answers: list[httpx.Response] = []
+        asking = threading.Thread(target=lambda: answers.append(ask(server.url, QUERIES[:AT_ONCE])))
+        asking.start()
+        until(lambda: len(engine.asked) == AT_ONCE)
+        server.process.terminate()
+        asking.join()
+        assert server.process.wait(timeout=30) != -9
+        assert [answer.status_code for answer in answers] == [200]
+    assert len(entries(tmp_path / "web" / "brave.jsonl")) == AT_ONCE
+    assert "every answer of the web and every request sent is on the disk" in server.log.read_text()
