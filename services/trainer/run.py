@@ -30,8 +30,10 @@ from services.trainer.weights.publisher import Publisher
 
 Result = TypeVar("Result")
 
-# HTTP statuses of an unavailable service (None: no answer at all); the run waits for it instead of giving up.
-_UNAVAILABLE = (None, 502, 503, 504)
+# HTTP statuses of faults that may pass (None: no answer at all, or nonsense); the run tries again.
+_MAY_PASS = (None, 500, 502, 503, 504)
+# After the first failure of a service that says it is ready; twice as long after each further one.
+_PAUSE_SECONDS = 1.0
 
 
 class Run:
@@ -194,7 +196,8 @@ class Run:
         Args:
             unready: returns what is unavailable, if the work needs fewer services than episodes do.
 
-        Raises ServiceError if an available service refuses, or fails more often than `grpo.service_retries`.
+        Raises ServiceError if an available service refuses, or fails more often than `grpo.service_retries`; it has
+        some seconds between tries.
         """
         failures = 0
         while True:
@@ -202,5 +205,8 @@ class Run:
                 return await work()
             except ServiceError as error:
                 failures += not await self.rollouts.gate.wait_until_ready(unready)
-                if error.status not in _UNAVAILABLE or failures > self.settings.grpo.service_retries:
+                if error.status not in _MAY_PASS or failures > self.settings.grpo.service_retries:
                     raise
+                if failures:
+                    self.status.log(f"it is tried again, since every service is ready: {error}")
+                    await asyncio.sleep(_PAUSE_SECONDS * 2 ** (failures - 1))
