@@ -148,7 +148,7 @@ def places_of_titles(store: PassageStore, wanted: set[str]) -> dict[str, list[in
     """Positions of the passages of each title, which are given and returned as `normal_title`."""
     places: dict[str, list[int]] = {}
     with progress("reading titles", "passages", total=len(store)) as advance:
-        for start, titles in store.titles():
+        for start, titles in store.column("title"):
             for position, title in enumerate(titles, start=start):
                 if (name := normal_title(title)) in wanted:
                     places.setdefault(name, []).append(position)

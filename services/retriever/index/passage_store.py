@@ -9,6 +9,7 @@ from collections.abc import Iterable, Iterator
 from functools import lru_cache
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 
@@ -62,10 +63,12 @@ class PassageStore:
     def __len__(self) -> int:
         return self._count
 
-    def titles(self) -> Iterator[tuple[int, list[str]]]:
-        """All titles, in portions, each with the position of its first."""
+    def column(self, name: str) -> Iterator[tuple[int, list[Any]]]:
+        """All values of a column, in portions, each with the position of its first; none if there is no such column."""
+        if name not in self._file.schema.names:
+            return
         for number in range(self._file.num_record_batches):
-            yield number * _ROWS, self._file.get_batch(number).column("title").to_pylist()
+            yield number * _ROWS, self._file.get_batch(number).column(name).to_pylist()
 
     def record(self, position: int) -> dict[str, str]:
         """The passage at `position` as a fresh `{"id", "title", "text"}`, with `fields` if its row said more."""

@@ -13,6 +13,7 @@ from services.retriever.index.bm25 import Bm25Index
 from services.retriever.index.fusion import fuse
 from services.retriever.index.manifest import read_manifest
 from services.retriever.index.milvus import MilvusVectors
+from services.retriever.index.passage_lookup import PassageLookup
 from services.retriever.index.passage_store import PassageStore
 from services.retriever.index.vector_index import VectorIndex, open_dense
 from services.retriever.types import HitDict, HitDicts, Vectors
@@ -45,6 +46,8 @@ class SearchIndex:
         self.manifest.check_encoder(checkpoint, encoder, directory)
         self.manifest.check_files(directory)
         self.passages = PassageStore(directory)
+        # Reads with a file of its own, since it is asked in another thread.
+        self.lookup = PassageLookup(PassageStore(directory))
         self.dense = self._open_dense(directory, threads)
         self.lexical = Bm25Index(directory) if self.manifest.recipe.lexical else None
         self._check_consistent(directory, checkpoint.dimension)
