@@ -30,6 +30,14 @@ class SearchRequest(Request):
     top_k: int = Field(5, ge=1, description="passages per query")
     index: str | None = Field(None, description="name of the index; default: the server's first")
 
+    @model_validator(mode="before")
+    @classmethod
+    def _not_of_research(cls, body: Any) -> Any:
+        # ReSearch's and ReCall's clients return None whatever the fault is; this is what their user finds by hand.
+        if isinstance(body, dict) and "top_n" in body:
+            raise ValueError("`top_n` is of ReSearch's clients: end their base URL in /compat/research")
+        return body
+
     @model_validator(mode="after")
     def _one_form(self) -> SearchRequest:
         if (self.query is None) == (self.queries is None):

@@ -19,6 +19,7 @@ from services.retriever.api.info import describe
 from services.retriever.api.limits import require_within_limits
 from services.retriever.api.load_shedding import Shedding
 from services.retriever.api.mcp_tool import mcp_routes
+from services.retriever.api.pages import Pages
 from services.retriever.api.request_timer import RequestTimer
 from services.retriever.retriever import Retriever
 from services.retriever.serving import Serving
@@ -41,7 +42,8 @@ MAX_HELD_BYTES = 256_000_000
 def create_app(retriever: Retriever | WebRetriever) -> FastAPI:
     """The app around a retriever, which is loaded once the app runs."""
     unread = UnreadAnswers(retriever.settings.retriever.max_answer_bytes)
-    mcp, mcp_sessions = mcp_routes(retriever, unread)
+    pages = Pages(retriever)
+    mcp, mcp_sessions = mcp_routes(retriever, unread, pages)
 
     @asynccontextmanager
     async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
@@ -73,7 +75,7 @@ def create_app(retriever: Retriever | WebRetriever) -> FastAPI:
         count_bug=lambda: retriever.metrics.observe_request("unknown", 500, 0.0),
     )
     app.include_router(search_routes(retriever, unread))
-    app.include_router(compatible_routes(PatientSearch(retriever, unread), retriever.health))
+    app.include_router(compatible_routes(PatientSearch(retriever, unread), pages, unread, retriever.health))
     if isinstance(retriever, Retriever) and (guard := admin_guard()):
         app.include_router(admin_routes(retriever), dependencies=guard)
     app.include_router(health_routes(retriever.health, lambda: retriever.stuck))

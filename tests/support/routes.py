@@ -34,13 +34,16 @@ HARMLESS = {
         "/queries",
         "/compat/research/search",
         "/compat/research/batch_search",
+        "/access",
         "/mcp",
     )
 } | {("policy", "/ping")}
 LIMITS = {
     "/search": "512 queries of 4,096 characters, `top_k` 100, 16 MB of answer; 429 when the queue is full",
-    "/retrieve": "a million hits, in portions of 16 MB, overlong queries cut; waits 60 s for a place, then 503",
+    "/retrieve": "a million hits, in portions of 16 MB, overlong queries cut; waits 60 s for a place, then 503; "
+    "msgpack 256 KiB",
     "/queries": "as `/retrieve`",
+    "/access": "100 urls, a page of 1,000,000 characters, 16 MB of answer; one request at a time, waits 60 s, then 503",
     "/compat/research/search": "as `/retrieve`",
     "/compat/research/batch_search": "as `/retrieve`",
     "/mcp": "1,000 JSON values; no stream stays open",

@@ -5,20 +5,24 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncGenerator, Callable, Iterable
 from contextlib import aclosing
-from typing import Any
+from typing import Any, TypeVar
 
 import orjson
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from research.errors import ServiceBusyError
-from services.retriever.types import HitDicts
 from services.web.errors import HttpError
+
+T = TypeVar("T")
+Frame = Callable[[list[orjson.Fragment]], object]
+Dumps = Callable[[Any], bytes]
 
 # uvicorn stops taking pieces while a client does not read.
 _PIECE = 65_536
 # Answers that wait for clients, at most so many of the largest.
 _LARGEST_UNREAD = 32
+_JSON = "application/json"
 
 
 class UnreadAnswers:
@@ -33,7 +37,7 @@ class UnreadAnswers:
         self._most = most_each * _LARGEST_UNREAD
         self.held = 0
 
-    def respond(self, results: Iterable[HitDicts], shape: Callable[[HitDicts], Any], frame: Frame) -> Response:
+    def respond(self, results: Iterable[T], shape: Callable[[T], Any], frame: Frame) -> Response:
         """The response `frame(parts)`, where the parts are the hits of each query in the shape that a client wants.
 
         Raises:
@@ -42,33 +46,37 @@ class UnreadAnswers:
         """
         return self.respond_bytes(orjson.dumps(frame(list(map(orjson.Fragment, self.encode(results, shape))))))
 
-    def respond_bytes(self, content: bytes) -> Response:
-        """The response with this JSON. Raises ServiceBusyError if too much is unread."""
+    def respond_bytes(self, content: bytes, media_type: str = _JSON) -> Response:
+        """The response with this content. Raises ServiceBusyError if too much is unread."""
         self._require_room(len(content))
-        return _PiecewiseResponse(content, self)
+        return _PiecewiseResponse(content, media_type, self)
 
-    def stream(self, pieces: AsyncGenerator[bytes]) -> Response:
-        """The response with these pieces of JSON; the next one is made once a client has taken the one before.
+    def stream(self, pieces: AsyncGenerator[bytes], media_type: str = _JSON) -> Response:
+        """The response with these pieces; the next one is made once a client has taken the one before.
 
         Raises:
             ServiceBusyError: too much is unread.
         """
         self._require_room(self._most_each)
-        return _StreamedResponse(pieces, self)
+        return _StreamedResponse(pieces, media_type, self)
 
     def _require_room(self, size: int) -> None:
         if self.held + size > self._most:
             told = f"{self.held} bytes of answers are not read yet; try again later"
             raise ServiceBusyError(told, reason="answers_unread")
 
-    def encode(self, results: Iterable[HitDicts], shape: Callable[[HitDicts], Any]) -> list[bytes]:
-        """The hits of each query as JSON; equal hits are encoded once. Raises HttpError (422) if they are too large."""
+    def encode(self, results: Iterable[T], shape: Callable[[T], Any], dumps: Dumps = orjson.dumps) -> list[bytes]:
+        """The hits of each query, or pages, as bytes; equal ones are encoded once.
+
+        Raises:
+            HttpError: 422 if they are too large.
+        """
         encoded: dict[int, bytes] = {}
         parts, size = [], 0
         for hits in results:
             part = encoded.get(id(hits))
             if part is None:
-                part = encoded[id(hits)] = orjson.dumps(shape(hits))
+                part = encoded[id(hits)] = dumps(shape(hits))
             size += len(part)
             if size > self._most_each:
                 told = f"the answer is larger than {self._most_each} bytes; ask for fewer passages, or fewer queries"
@@ -77,16 +85,11 @@ class UnreadAnswers:
         return parts
 
 
-Frame = Callable[[list[orjson.Fragment]], object]
-
-
 class _PiecewiseResponse(Response):
     """Sent in pieces as the client reads; counted as unread until it is sent."""
 
-    media_type = "application/json"
-
-    def __init__(self, content: bytes, unread: UnreadAnswers) -> None:
-        super().__init__(content)
+    def __init__(self, content: bytes, media_type: str, unread: UnreadAnswers) -> None:
+        super().__init__(content, media_type=media_type)
         self._unread = unread
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -98,10 +101,8 @@ class _PiecewiseResponse(Response):
 class _StreamedResponse(Response):
     """As `_PiecewiseResponse`, of a length that is not known yet; whoever leaves ends the work on it."""
 
-    media_type = "application/json"
-
-    def __init__(self, pieces: AsyncGenerator[bytes], unread: UnreadAnswers) -> None:
-        super().__init__()
+    def __init__(self, pieces: AsyncGenerator[bytes], media_type: str, unread: UnreadAnswers) -> None:
+        super().__init__(media_type=media_type)
         del self.headers["content-length"]
         self._pieces = pieces
         self._unread = unread

@@ -5,6 +5,9 @@
 | ReSearch, ReCall | base URL `http://HOST:8000/compat/research` | `/search`, `/batch_search` |
 | Search-R1, verl, SkyRL, slime, rLLM | `http://HOST:8000/retrieve` (rLLM: without the route) | `/retrieve`, `/health` |
 | R1-Searcher | `http://HOST:8000/queries` | `/queries` |
+| ASearcher, RLinf | `http://HOST:8000` | `/retrieve`, `/access` |
+| GEM | `http://HOST:8000/retrieve` | `/retrieve` in msgpack |
+| DSPy's ColBERTv2 | `http://HOST:8000/api/search` | `/api/search` |
 
 The shapes match each project's released server. `contents` is as the corpus has it, or `"Title"\\ntext`, which all
 clients split at the first newline; other fields of a row, such as `url`, stand beside it. These clients send whatever a
@@ -14,7 +17,8 @@ within the limits, and who comes while the server loads or is full waits.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+import math
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Annotated, Any, ClassVar
 
 import orjson
@@ -23,11 +27,17 @@ from pydantic import BaseModel, Field
 
 from research.passages import contents_of
 from research.schemas import ErrorBody, ServiceStatus
+from services.retriever.api.answers import UnreadAnswers
 from services.retriever.api.compat_search import Form, PatientSearch
-from services.retriever.types import HitDict, HitDicts
+from services.retriever.api.packed import PackedRoute, is_packed, packed_form
+from services.retriever.api.pages import Pages
+from services.retriever.index.passage_lookup import Record
+from services.retriever.types import HitDicts
+from services.web.disconnect import CLIENT_CLOSED_REQUEST, cancel_on_disconnect
 from services.web.errors import HttpError, ValidationRoute
 
-_TOP_N, _TOP_K = 10, 3  # the defaults of ReSearch's server, and of the others
+_TOP_N, _TOP_K = 10, 3  # the defaults of the servers of ReSearch and ColBERT, and of the others
+_MOST_URLS = 100  # clients send one
 
 # At the first that is no text, the others are not looked at.
 Texts = Annotated[list[str], Field(fail_fast=True)]
@@ -82,7 +92,15 @@ class R1Queries(_Lenient):
     k: int = _TOP_K
 
 
-def compatible_routes(search: PatientSearch, health: Callable[[], Awaitable[ServiceStatus]]) -> APIRouter:
+class Access(BaseModel):
+    """`/access` of ASearcher and RLinf."""
+
+    urls: Annotated[list[str], Field(max_length=_MOST_URLS, fail_fast=True)]
+
+
+def compatible_routes(
+    search: PatientSearch, pages: Pages, unread: UnreadAnswers, health: Callable[[], Awaitable[ServiceStatus]]
+) -> APIRouter:
     """The routes; all search the index of `corpus.index`."""
     router = APIRouter(tags=["compatible"], responses=_RESPONSES, route_class=ValidationRoute)
 
@@ -108,7 +126,6 @@ def compatible_routes(search: PatientSearch, health: Callable[[], Awaitable[Serv
         scored = Form(_documents, b"[[", lambda scores: b"],%b]" % orjson.dumps(scores))
         return await search.answer(request, body.query, body.top_n or _TOP_N, scored if body.return_score else plain)
 
-    @router.post("/retrieve")
     async def retrieve(body: Retrieve, request: Request) -> Response:
         """Answer one or several queries with one list of documents per query, each with its score if requested."""
         if (body.queries is None) == (body.query is None):
@@ -118,7 +135,27 @@ def compatible_routes(search: PatientSearch, health: Callable[[], Awaitable[Serv
         queries = [body.query] if isinstance(body.query, str) else body.query or body.queries or []
         shape = _scored_documents if body.return_scores else _documents
         form = Form(shape, b'{"result":[', lambda scores: b"]}")
+        if is_packed(request):
+            form = packed_form(shape, len(queries) if body.query is None else None)
         return await search.answer(request, queries, body.topk or body.top_k or body.k or _TOP_K, form)
+
+    router.add_api_route("/retrieve", retrieve, methods=["POST"], route_class_override=PackedRoute)
+
+    @router.post("/access")
+    async def access(body: Access, request: Request) -> Response:
+        """Answer each url with its page as far as the corpus has it, or null; nothing is fetched from the network."""
+        # As their servers do: links within some wikis are written so.
+        urls = [url.replace("index.php/", "index.php?title=") for url in body.urls]
+        found = await cancel_on_disconnect(request, pages.with_urls(urls))
+        if found is None:
+            return Response(status_code=CLIENT_CLOSED_REQUEST)
+        return unread.respond(found, _page, lambda parts: {"result": parts})
+
+    @router.get("/api/search")
+    async def colbert(request: Request, query: str, k: int = _TOP_N) -> Response:
+        """Answer one query as ColBERT's server, which DSPy asks."""
+        head = b'{"query":%b,"topk":' % orjson.dumps(_utf8(query))
+        return await search.answer(request, [query], k or _TOP_N, Form(_colbert, head, lambda scores: b"}"))
 
     @router.post("/queries")
     async def r1_searcher(body: R1Queries, request: Request) -> Response:
@@ -150,7 +187,7 @@ def _rllm_results(hits: HitDicts) -> list[dict[str, Any]]:
     ]
 
 
-def _document(hit: HitDict) -> dict[str, Any]:
+def _document(hit: Mapping[str, str | float]) -> dict[str, Any]:
     """The row of the corpus, `contents` as it was given."""
     more = orjson.loads(str(hit["fields"])) if "fields" in hit else {}
     return {"id": hit["id"], "contents": contents_of(str(hit["title"]), str(hit["text"])), **more}
@@ -158,6 +195,29 @@ def _document(hit: HitDict) -> dict[str, Any]:
 
 def _documents(hits: HitDicts) -> list[dict[str, Any]]:
     return list(map(_document, hits))
+
+
+def _page(passages: Sequence[Record]) -> dict[str, Any] | None:
+    """The row of the corpus; if several make up the page, the first with the text of the others below its own."""
+    if not passages:
+        return None
+    page = _document(passages[0])
+    return {**page, "contents": "\n".join([page["contents"], *(passage["text"] for passage in passages[1:])])}
+
+
+def _colbert(hits: HitDicts) -> list[dict[str, Any]]:
+    """`Title | text`, as in the collections that DSPy's programs take apart there."""
+    powers = [math.exp(float(hit["score"])) for hit in hits]
+    return [
+        {
+            "text": " | ".join(str(part) for part in (hit["title"], hit["text"]) if part),
+            "pid": hit["id"],
+            "rank": rank,
+            "score": hit["score"],
+            "prob": power / sum(powers),
+        }
+        for rank, (hit, power) in enumerate(zip(hits, powers, strict=True), start=1)
+    ]
 
 
 def _scored_documents(hits: HitDicts) -> list[dict[str, Any]]:

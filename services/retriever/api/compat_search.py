@@ -12,11 +12,12 @@ from collections.abc import AsyncGenerator, Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import orjson
 from fastapi import Request, Response
 
 from research.errors import ServiceBusyError
-from services.retriever.api.answers import UnreadAnswers
-from services.retriever.serving import NotReadyError, Serving
+from services.retriever.api.answers import Dumps, UnreadAnswers
+from services.retriever.serving import NotReadyError, Serving, Target
 from services.retriever.types import HitDicts, QueryResult
 from services.web.disconnect import CLIENT_CLOSED_REQUEST, cancel_on_disconnect
 from services.web.errors import HttpError
@@ -38,15 +39,19 @@ _STREAMED_AT_ONCE = 16
 
 @dataclass(frozen=True, slots=True)
 class Form:
-    """An answer as a client reads it: `head`, the hits of each query in a shape, separated by commas, and the tail.
+    """An answer as a client reads it: `head`, the hits of each query in a shape, separated, and the tail.
 
     Attributes:
         tail: receives the scores of each query's hits.
+        dumps: writes the hits of a query as `media_type`.
     """
 
     shape: Callable[[HitDicts], Any]
     head: bytes
     tail: Callable[[list[list[float]]], bytes]
+    separator: bytes = b","
+    dumps: Dumps = orjson.dumps
+    media_type: str = "application/json"
 
 
 class PatientSearch:
@@ -84,11 +89,11 @@ class PatientSearch:
         first = await cancel_on_disconnect(request, self._search(portions[0], top_k))
         if first is None:
             return Response(status_code=CLIENT_CLOSED_REQUEST)
-        begun, scores = form.head + b",".join(self._unread.encode(first, form.shape)), _scores(first)
+        begun, scores = form.head + self._encode(form, first), _scores(first)
         try:
             if len(portions) > 1:
-                return self._unread.stream(self._pieces(form, begun, scores, portions[1:], top_k))
-            return self._unread.respond_bytes(begun + form.tail(scores))
+                return self._unread.stream(self._pieces(form, begun, scores, portions[1:], top_k), form.media_type)
+            return self._unread.respond_bytes(begun + form.tail(scores), form.media_type)
         except ServiceBusyError as error:
             raise self._busy(error) from error
 
@@ -101,7 +106,7 @@ class PatientSearch:
             async with self._streamed:  # until the client has taken it, or was cut for not reading
                 try:
                     found = await self._search(portion, top_k)
-                    piece = b"," + b",".join(self._unread.encode(found, form.shape))
+                    piece = form.separator + self._encode(form, found)
                 except Exception as error:
                     # The status is sent; a client learns of a fault only by an answer that breaks off.
                     logger.warning(
@@ -111,6 +116,9 @@ class PatientSearch:
                 scores += _scores(found)
                 yield piece
         yield form.tail(scores)
+
+    def _encode(self, form: Form, found: Sequence[HitDicts]) -> bytes:
+        return form.separator.join(self._unread.encode(found, form.shape, form.dumps))
 
     async def _search(self, texts: Sequence[str], top_k: int) -> list[HitDicts]:
         asked = [text for text in texts if text]
@@ -136,13 +144,7 @@ class PatientSearch:
     async def _admitted(self, texts: Sequence[str], top_k: int) -> asyncio.Task[list[QueryResult]]:
         """A search that has a place in the queue; waits until there is one."""
         while True:
-            try:
-                index = self._retriever.index(None)
-            except NotReadyError:
-                if self._retriever.status.status != "loading":
-                    raise
-                await asyncio.sleep(_POLL_SECONDS)
-                continue
+            index = await loaded_index(self._retriever)
             searching = asyncio.create_task(self._retriever.search(index, texts, top_k))
             try:
                 await asyncio.sleep(0)  # by then it is admitted or refused
@@ -154,15 +156,30 @@ class PatientSearch:
             await asyncio.sleep(_POLL_SECONDS)
 
     def _why_not(self) -> HttpError:
-        if self._retriever.status.status == "loading":
-            told = f"the retriever is loading: {self._retriever.status.detail}"
-            return HttpError(503, "not_ready", told, {"Retry-After": "1"})
-        return self._busy(
-            ServiceBusyError(f"no place became free within {self._patience:g} s; try again later", reason="queue_full")
-        )
+        told = f"no place became free within {self._patience:g} s; try again later"
+        return still_loading(self._retriever) or self._busy(ServiceBusyError(told, reason="queue_full"))
 
     def _busy(self, error: ServiceBusyError) -> HttpError:
         return HttpError(503, "busy", str(error), self._retriever.retry_headers(), reason=error.reason)
+
+
+async def loaded_index(retriever: Serving[Target]) -> Target:
+    """What requests without a name get, waited for while the retriever loads. Raises what `Serving.index` raises."""
+    while True:
+        try:
+            return retriever.index(None)
+        except NotReadyError:
+            if retriever.status.status != "loading":
+                raise
+        await asyncio.sleep(_POLL_SECONDS)
+
+
+def still_loading(retriever: Serving[Any]) -> HttpError | None:
+    """The refusal of a request that has waited long enough for the retriever to load, or None if it has loaded."""
+    if retriever.status.status != "loading":
+        return None
+    told = f"the retriever is loading: {retriever.status.detail}"
+    return HttpError(503, "not_ready", told, {"Retry-After": "1"})
 
 
 def _portions(texts: Sequence[str], size: int, chars: int) -> list[list[str]]:

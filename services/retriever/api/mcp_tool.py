@@ -1,64 +1,129 @@
-"""The index as a tool for agent hosts: Model Context Protocol over streamable HTTP, at `/mcp`."""
+"""The index as tools for agent hosts: Model Context Protocol over streamable HTTP, at `/mcp`."""
 
-from __future__ import annotations
+# No `from __future__ import annotations` here: the limits of this server stand in the signatures of the tools.
 
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine, Mapping
 from contextlib import AbstractAsyncContextManager
-from typing import Annotated, Any
+from typing import Annotated, Any, TypeVar
 
+import orjson
 from fastapi import Request
 from mcp.server.mcpserver import Context, MCPServer
 from mcp.server.mcpserver.exceptions import ToolError
 from mcp.server.transport_security import TransportSecuritySettings
 from mcp.types import ToolAnnotations
-from pydantic import Field
+from pydantic import BaseModel, Field
 from starlette.requests import ClientDisconnect
 from starlette.routing import BaseRoute, Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from research.errors import ResearchError, ServiceBusyError
-from research.schemas import MOST_VALUES, Hit
+from research.schemas import MOST_VALUES
 from services.retriever.api.answers import UnreadAnswers
 from services.retriever.api.limits import InvalidFieldError, require_within_limits
+from services.retriever.api.pages import Pages
 from services.retriever.serving import Serving
-from services.retriever.types import served
 from services.web.disconnect import cancel_on_disconnect
 from services.web.errors import HttpError
 from services.web.json_bounds import fault_of
 from services.web.telemetry.refusals import count_refusal
 
+T = TypeVar("T")
+
 _PATH = "/mcp"
+_READS = ToolAnnotations(read_only_hint=True, idempotent_hint=True, open_world_hint=False)
+
+
+class Found(BaseModel):
+    """A passage. `url` is empty if the corpus names none; a higher score is nearer."""
+
+    id: str
+    title: str
+    url: str
+    text: str
+    score: float
+
+
+class Results(BaseModel):
+    """What `search` answers: the form that ChatGPT's connectors read."""
+
+    results: list[Found]
+
+
+class Page(BaseModel):
+    """What `fetch` answers, in that form; `metadata` is what else the row of the corpus says."""
+
+    id: str
+    title: str
+    text: str
+    url: str
+    metadata: dict[str, Any]
 
 
 def mcp_routes(
-    retriever: Serving[Any], unread: UnreadAnswers
+    retriever: Serving[Any], unread: UnreadAnswers, pages: Pages
 ) -> tuple[list[BaseRoute], Callable[[], AbstractAsyncContextManager[None]]]:
-    """`/mcp` with one tool, `search`, and the context manager that must be open while the app runs."""
+    """`/mcp` with the tools `search` and `fetch`, and the context manager that must be open while the app runs."""
     server = MCPServer("retriever", instructions="Passages of an encyclopedia or of your documents, by meaning.")
+    limits = retriever.settings.retriever
+    # Told to the model, but checked by us: pydantic's words for it would send the model to a web page.
+    bounds: dict[str, Any] = {"minimum": 1, "maximum": limits.max_top_k}
 
-    @server.tool(annotations=ToolAnnotations(read_only_hint=True, idempotent_hint=True))
+    async def answered(call: Context[None, Request], work: Coroutine[Any, Any, T]) -> T:
+        """The result. Raises ToolError, with words for the model."""
+        request = call.request_context.request
+        assert request is not None, "every call comes over HTTP"
+        try:
+            if (result := await cancel_on_disconnect(request, work)) is None:
+                raise ToolError("the client has left")
+            return result
+        except ResearchError as error:
+            if isinstance(error, ServiceBusyError) or (isinstance(error, HttpError) and error.error == "busy"):
+                retriever.metrics.count_rejected()
+                count_refusal(error.reason, 200)
+            raise ToolError(str(error)) from error
+
+    @server.tool(annotations=_READS)
     async def search(
         query: Annotated[str, Field(description="what to look for, in a few words or as a question")],
         call: Context[None, Request],
-        top_k: Annotated[int, Field(ge=1, description="passages wanted")] = 5,
-    ) -> list[Hit]:
+        top_k: Annotated[int, Field(json_schema_extra=bounds, description="passages wanted")] = 5,
+    ) -> Results:
         """Search for passages; the best come first, a higher score is nearer."""
-        text = query.strip()
-        try:
+
+        async def work() -> Results:
+            text = query.strip()
             if not text:
                 raise InvalidFieldError("query: it is blank")
-            require_within_limits(retriever.settings.retriever, field="query", texts=[text], top_k=("top_k", top_k))
-            request = call.request_context.request
-            assert request is not None, "every call comes over HTTP"
-            found = await cancel_on_disconnect(request, retriever.search(retriever.index(None), [text], top_k))
-            unread.encode([answer.hits for answer in found or ()], lambda hits: hits)
-        except ServiceBusyError as error:
-            retriever.metrics.count_rejected()
-            count_refusal(error.reason, 200)
-            raise ToolError(str(error)) from error
-        except (InvalidFieldError, ResearchError) as error:
-            raise ToolError(str(error)) from error
-        return [Hit.model_validate(served(hit)) for answer in found or () for hit in answer.hits]
+            if top_k < 1:
+                raise InvalidFieldError(f"top_k: {top_k} is below 1")
+            require_within_limits(limits, field="query", texts=[text], top_k=("top_k", top_k))
+            [answer] = await retriever.search(retriever.index(None), [text], top_k)
+            unread.encode([answer.hits], lambda hits: hits)
+            return Results(results=[Found.model_validate({**hit, "url": _url(_fields(hit))}) for hit in answer.hits])
+
+        return await answered(call, work())
+
+    @server.tool(annotations=_READS)
+    async def fetch(
+        id: Annotated[str, Field(description="the id of a search result, or its url for all of that page")],
+        call: Context[None, Request],
+    ) -> Page:
+        """Read what the corpus has of a search result; nothing comes from the network."""
+
+        async def work() -> Page:
+            passage = await pages.with_id(id)
+            [found] = [[passage]] if passage is not None else await pages.with_urls([id])
+            if not found:
+                raise InvalidFieldError("id: no passage has this id, and no page this url")
+            more = _fields(found[0])
+            text = "\n".join(part["text"] for part in found)
+            others = {name: value for name, value in more.items() if name not in ("url", "contents")}
+            page = Page(id=found[0]["id"], title=found[0]["title"], text=text, url=_url(more), metadata=others)
+            unread.encode([page], lambda page: page.model_dump())
+            return page
+
+        return await answered(call, work())
 
     # Stateless: a search needs no session, and any replica may answer. Nothing is sent unasked, so there is no stream
     # to GET, which would stay open for ever. Every route checks the names of hosts and origins (`KnownHosts`).
@@ -70,6 +135,17 @@ def mcp_routes(
     ).routes
     assert isinstance(route, Route)
     return [Route(_PATH, _FewValues(route.app), methods=["POST"])], server.session_manager.run
+
+
+def _fields(hit: Mapping[str, str | float]) -> dict[str, Any]:
+    """What else the row of the corpus says."""
+    fields: dict[str, Any] = orjson.loads(str(hit.get("fields", "{}")))
+    return fields
+
+
+def _url(fields: Mapping[str, Any]) -> str:
+    url = fields.get("url")
+    return url if isinstance(url, str) else ""
 
 
 class _FewValues:

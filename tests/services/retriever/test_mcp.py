@@ -27,12 +27,14 @@ def with_client(retriever: Any, use: Callable[[Client], Awaitable[T]]) -> T:
 
 
 def test_a_host_learns_what_the_tool_takes(retriever: Any) -> None:
-    [tool] = with_client(retriever, lambda client: client.list_tools()).tools
-    assert tool.name == "search"
-    assert "passages" in tool.description
-    assert tool.input_schema["required"] == ["query"]
-    assert tool.input_schema["properties"]["top_k"]["default"] == 5
-    assert tool.annotations.read_only_hint
+    search, fetch = with_client(retriever, lambda client: client.list_tools()).tools
+    assert (search.name, fetch.name) == ("search", "fetch")
+    assert "passages" in search.description
+    assert (search.input_schema["required"], fetch.input_schema["required"]) == (["query"], ["id"])
+    top_k = search.input_schema["properties"]["top_k"]
+    assert (top_k["default"], top_k["minimum"], top_k["maximum"]) == (5, 1, 100)
+    assert search.annotations.read_only_hint
+    assert fetch.annotations.read_only_hint
 
 
 def test_the_tool_finds_what_the_route_finds(retriever: Any) -> None:
@@ -41,8 +43,9 @@ def test_the_tool_finds_what_the_route_finds(retriever: Any) -> None:
     assert not result.is_error
     with retriever.client() as client:
         [hits] = client.post("/search", json=asked).json()["results"]
-    assert [hit["id"] for hit in result.structured_content["result"]] == [hit["id"] for hit in hits]
-    assert result.structured_content["result"][0]["title"] == "The Starry Night"
+    found = result.structured_content["results"]
+    assert found == [{**{name: hit[name] for name in ("id", "title", "text", "score")}, "url": ""} for hit in hits]
+    assert found[0]["title"] == "The Starry Night"
 
 
 def test_many_calls_at_once_share_one_client(retriever: Any) -> None:
@@ -57,7 +60,7 @@ def test_many_calls_at_once_share_one_client(retriever: Any) -> None:
     [
         ({"query": "  "}, "query: it is blank"),
         ({"query": "a", "top_k": 101}, "top_k: 101 is above the limit of 100"),
-        ({"query": "a", "top_k": 0}, "top_k"),
+        ({"query": "a", "top_k": 0}, "top_k: 0 is below 1"),
         ({"query": "x" * 5000}, "query: 5000 characters are above the limit of 4096"),
         ({}, "query"),
     ],

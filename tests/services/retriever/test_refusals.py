@@ -15,8 +15,18 @@ from research.schemas import ErrorBody
 from services.retriever.app import MAX_BODY_BYTES
 from tests.support.web_server import Watch, connect, post, read_all, smallest_wrong_items
 
-ROUTES = ["/search", "/retrieve", "/queries", "/compat/research/search", "/compat/research/batch_search", "/mcp"]
-BODIES = smallest_wrong_items(MAX_BODY_BYTES - 1000, ["query", "queries", "method"])
+ROUTES = [
+    "/search",
+    "/retrieve",
+    "/queries",
+    "/compat/research/search",
+    "/compat/research/batch_search",
+    "/access",
+    "/mcp",
+]
+BODIES = smallest_wrong_items(MAX_BODY_BYTES - 1000, ["query", "queries", "urls", "method"])
+# A list of four million empty texts.
+BODIES["msgpack"] = b"\x81\xa7queries\xdd" + (_EMPTY := MAX_BODY_BYTES - 2000).to_bytes(4, "big") + b"\xa0" * _EMPTY
 # The slowest of former times waited 20; a busy machine may make a short wait long.
 MOST_SECONDS = 5.0
 

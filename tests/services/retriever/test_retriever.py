@@ -92,6 +92,7 @@ def test_the_answer_names_index_and_revision_and_where_the_time_went(client: htt
         ({"queries": ["a", ""]}, 422, "queries.1:"),
         ({"queries": ["a"] * 513}, 422, "queries:"),
         ({"query": "a", "topk": 3}, 422, "topk: there is no such field"),
+        ({"query": "a", "top_n": 3}, 422, "base URL in /compat/research"),
         ({"query": "a", "top_k": 0}, 422, "top_k:"),
         ({"query": "a", "top_k": 101}, 422, "top_k: 101 is above the limit of 100"),
         ({"query": "x" * 4097}, 422, "query: 4097 characters are above the limit of 4096"),

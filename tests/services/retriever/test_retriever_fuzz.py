@@ -13,7 +13,15 @@ from hypothesis import strategies as st
 from schemathesis.checks import not_a_server_error
 from schemathesis.specs.openapi.checks import response_schema_conformance, status_code_conformance
 
-PATHS = ["/search", "/retrieve", "/queries", "/compat/research/search", "/compat/research/batch_search", "/mcp"]
+PATHS = [
+    "/search",
+    "/retrieve",
+    "/queries",
+    "/compat/research/search",
+    "/compat/research/batch_search",
+    "/access",
+    "/mcp",
+]
 
 _SETTINGS = settings(
     max_examples=40,
@@ -49,6 +57,19 @@ def test_every_route_keeps_to_its_description(retriever: Any) -> None:
 def test_any_bytes_are_refused_or_answered(retriever: Any, path: str, body: bytes, kind: str) -> None:
     headers = {"content-type": kind, "accept": "application/json, text/event-stream"}
     assert httpx.post(retriever.url + path, content=body, headers=headers).status_code < 500
+
+
+@given(begin=st.sampled_from([0x81, 0x83, 0x8F, 0xDE, 0xDF]), body=st.binary(max_size=200))
+@_SETTINGS
+def test_any_bytes_after_the_first_of_msgpack_are_refused_or_answered(retriever: Any, begin: int, body: bytes) -> None:
+    assert httpx.post(f"{retriever.url}/retrieve", content=bytes([begin]) + body).status_code < 500
+
+
+@given(query=st.text(max_size=60), k=st.text(max_size=6) | st.integers().map(str))
+@_SETTINGS
+def test_any_address_of_colberts_search_is_refused_or_answered(retriever: Any, query: str, k: str) -> None:
+    asked = {"query": query.encode("utf-8", "replace").decode(), "k": k.encode("utf-8", "replace").decode()}
+    assert httpx.get(f"{retriever.url}/api/search", params=asked).status_code in (200, 422)
 
 
 @pytest.mark.parametrize("path", ["/search", "/retrieve", "/compat/research/search", "/mcp"])

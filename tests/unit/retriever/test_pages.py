@@ -1,0 +1,122 @@
+"""Requests for pages wait for their turn and for the retriever to load, and every wait ends."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from research.passages import CorpusRow
+from research.schemas import ServiceStatus
+from services.retriever.api import pages as pages_module
+from services.retriever.api.pages import Pages
+from services.retriever.index.passage_lookup import PassageLookup
+from services.retriever.index.passage_store import PassageStore, write_passage_store
+from services.retriever.retriever import NotReadyError
+from services.web.errors import HttpError
+
+
+class HeldLookup(PassageLookup):
+    """The real one, which can be held still."""
+
+    def __init__(self, store: PassageStore) -> None:
+        super().__init__(store)
+        self.go, self.entered = threading.Event(), threading.Event()
+        self.go.set()
+
+    def with_url(self, url: str) -> list[dict[str, str]]:
+        self.entered.set()
+        assert self.go.wait(timeout=10)
+        return super().with_url(url)
+
+
+Scenario = Callable[[Pages, SimpleNamespace, HeldLookup], Awaitable[None]]
+
+
+def run(directory: Path, scenario: Scenario, *, patience: float = 20, most_bytes: int = 100) -> None:
+    write_passage_store(directory, [CorpusRow(str(n), "T", "x" * 40, f'{{"url":"u{n}"}}') for n in range(5)])
+    lookup = HeldLookup(PassageStore(directory))
+    retriever = SimpleNamespace(
+        settings=SimpleNamespace(retriever=SimpleNamespace(max_answer_bytes=most_bytes)),
+        status=ServiceStatus(status="ready"),
+        retry_headers=lambda: {"Retry-After": "1"},
+    )
+
+    def index(name: str | None) -> Any:
+        if retriever.status.status != "ready":
+            raise NotReadyError(retriever.status.detail)
+        return SimpleNamespace(lookup=lookup)
+
+    retriever.index = index
+    asyncio.run(scenario(Pages(retriever, patience), retriever, lookup))  # type: ignore[arg-type,arg-type]
+
+
+def test_a_request_waits_while_the_retriever_loads(tmp_path: Path) -> None:
+    async def scenario(pages: Pages, retriever: SimpleNamespace, lookup: HeldLookup) -> None:
+        retriever.status = ServiceStatus(status="loading", detail="the index")
+        asked = asyncio.create_task(pages.with_urls(["u1"]))
+        done, _ = await asyncio.wait([asked], timeout=0.1)
+        assert not done
+        retriever.status = ServiceStatus(status="ready")
+        [[passage]] = await asked
+        assert passage["id"] == "1"
+
+    run(tmp_path, scenario)
+
+
+@pytest.mark.parametrize("state", ["loading", "busy"])
+def test_the_wait_ends(tmp_path: Path, state: str) -> None:
+    async def scenario(pages: Pages, retriever: SimpleNamespace, lookup: HeldLookup) -> None:
+        if state == "loading":
+            retriever.status = ServiceStatus(status="loading", detail="the index")
+        lookup.go.clear()
+        with pytest.raises(HttpError) as refused:
+            await pages.with_urls(["u1"])
+        lookup.go.set()
+        assert (refused.value.status, "Retry-After" in refused.value.headers) == (503, True)
+        assert ("the index" if state == "loading" else "no page") in str(refused.value)
+        if state == "busy":
+            # What has waited in vain leaves its place.
+            assert await pages.with_id("2") is not None
+
+    run(tmp_path, scenario, patience=0.2)
+
+
+def test_what_fails_is_told_at_once(tmp_path: Path) -> None:
+    async def scenario(pages: Pages, retriever: SimpleNamespace, lookup: HeldLookup) -> None:
+        retriever.status = ServiceStatus(status="failed", detail="the index is spoilt")
+        with pytest.raises(NotReadyError, match="spoilt"):
+            await pages.with_id("1")
+
+    run(tmp_path, scenario)
+
+
+def test_requests_take_turns_and_too_many_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pages_module, "_MOST_WAITING", 3)
+
+    async def scenario(pages: Pages, retriever: SimpleNamespace, lookup: HeldLookup) -> None:
+        lookup.go.clear()
+        asked = [asyncio.create_task(pages.with_urls([f"u{number}"])) for number in range(3)]
+        assert await asyncio.to_thread(lookup.entered.wait, 10)
+        with pytest.raises(HttpError, match="are waiting"):
+            await pages.with_urls(["u4"])
+        lookup.go.set()
+        assert [page[0]["id"] for [page] in await asyncio.gather(*asked)] == ["0", "1", "2"]
+        assert len(await pages.with_urls(["u4"])) == 1
+
+    run(tmp_path, scenario)
+
+
+def test_pages_that_are_too_large_together_are_refused_before_all_are_read(tmp_path: Path) -> None:
+    async def scenario(pages: Pages, retriever: SimpleNamespace, lookup: HeldLookup) -> None:
+        assert len(await pages.with_urls(["u1", "u2", "nowhere"])) == 3
+        with pytest.raises(HttpError, match="larger than 100 bytes") as refused:
+            await pages.with_urls(["u1", "u2", "u3"])
+        assert refused.value.status == 422
+
+    run(tmp_path, scenario)
