@@ -9,7 +9,6 @@ from typing import Any, TypeVar
 
 from services.retriever.api.compat_search import PATIENCE_SECONDS, loaded_index, still_loading
 from services.retriever.index.passage_lookup import PassageLookup, Record
-from services.retriever.index.search_index import SearchIndex
 from services.retriever.serving import Serving
 from services.web.errors import HttpError
 
@@ -40,7 +39,8 @@ class Pages:
         """The passages of each page, in the order of the corpus; none if it is unknown.
 
         Raises:
-            HttpError: 503 if the retriever does not get ready in time, or is busy; 422 if the pages are too large.
+            HttpError: 503 if the retriever does not get ready in time, or is busy; 422 if the pages are too large, or
+                no index is served.
         """
         most = self._retriever.settings.retriever.max_answer_bytes
 
@@ -64,9 +64,10 @@ class Pages:
         try:
             async with asyncio.timeout(self._patience):
                 index = await loaded_index(self._retriever)
-                if not isinstance(index, SearchIndex):
+                lookup: PassageLookup | None = getattr(index, "lookup", None)
+                if lookup is None:
                     raise HttpError(422, "no_corpus", "retriever.backend: the web is searched, so no corpus has pages")
-                return await asyncio.get_running_loop().run_in_executor(self._thread, work, index.lookup)
+                return await asyncio.get_running_loop().run_in_executor(self._thread, work, lookup)
         except TimeoutError as error:
             told = f"no page was found within {self._patience:g} s; try again later"
             raise still_loading(self._retriever) or self._busy(told) from error
