@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import logging
 from contextlib import ExitStack, suppress
 
-from research.errors import ResearchError
+from research.errors import ResearchError, TrainingError
 from research.settings import Settings
 from services.machine.number_formats import resolved
 from services.trainer.loop import TrainingLoop
@@ -149,7 +150,7 @@ class RunController:
         except Exception as error:
             # A failed run waits for a new order, also after a restart: an alarm that stopped it did so on purpose.
             self._delete_wanted()
-            error = _first_of(error)
+            error = _in_words(_first_of(error))
             self.status.enter(RunPhase.FAILED)
             self.status.error = str(error)
             logger.error("the run failed: %s", error, exc_info=not isinstance(error, ResearchError))
@@ -162,6 +163,19 @@ def _ended(task: asyncio.Task[None], held: ExitStack) -> None:
     held.close()
     if not task.cancelled():
         task.exception()  # it was logged, and is told by the status; asyncio need not do so again
+
+
+def _in_words(error: Exception) -> Exception:
+    """A full disk as an error that says what to do, whoever met it; any other error as it is."""
+    is_full = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
+    # safetensors, which writes in Rust, has an error of its own.
+    if not is_full and f"(os error {errno.ENOSPC})" not in str(error):
+        return error
+    told = TrainingError(
+        f"a disk is full ({error}); make room, and the same command continues from the last checkpoint"
+    )
+    told.__cause__ = error
+    return told
 
 
 def _first_of(error: Exception) -> Exception:
