@@ -72,6 +72,9 @@ class Bench:
         outcome.seconds = round(time.monotonic() - begun, 1)
         log = services.trainer.log.read_bytes()[log_before:].decode("utf-8", errors="replace")
         outcome.requests = _more(counts_before, services)
+        if kinds.is_told_by_requests(cell.kind.name) and not outcome.requests:
+            outcome.declined = "met no request"
+            return
         judge(outcome, cell, injection, record, met.step, starts, log, self._remembered)
 
     def _ready(self, cell: Cell) -> None:

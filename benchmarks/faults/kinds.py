@@ -77,6 +77,11 @@ KINDS = (
 )
 
 
+def is_told_by_requests(name: str) -> bool:
+    """Whether the proxy counts the requests that such a fault changed; a connection that it refuses is none."""
+    return network_fault(name, 0) is not None and name != Mode.REFUSE
+
+
 def network_fault(name: str, number: int) -> NetworkFault | None:
     """What the proxy does for a kind; `number` varies it."""
     if name.isdigit():

@@ -34,7 +34,8 @@ SETTINGS = [
     "grpo.entropy_coefficient=0.001",
     "optimizer.micro_batch_tokens=64",
     "optimizer.frozen_layers=0",
-    "optimizer.learning_rate=1e-4",
+    # So small that a model which searches still does after hundreds of steps.
+    "optimizer.learning_rate=1e-6",
     "episode.max_turn_tokens=32",
     "episode.max_tokens=160",
     "episode.request_timeout=8",
