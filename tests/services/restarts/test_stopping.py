@@ -221,7 +221,8 @@ def test_the_demo_ends_with_its_services(
     ports = [f"retriever.port={retriever}", f"policy.port={policy}", f"trainer.port={trainer}"]
     arguments = ["demo", f"paths.data={data_dir}", f"paths.runs={tmp_path}", *ports, *SMALL]
     with command(tmp_path / "log", arguments, way, service_environment) as running:
-        await_condition(phase, lambda: phase_of(trainer) == phase, running)
+        # Three services start, the machine is measured and 128 questions are asked, beside two other lanes.
+        await_condition(phase, lambda: phase_of(trainer) == phase, running, 600)
         # Seen: after such a request AnyIO's threads kept the process for ever.
         assert answers(trainer, "/steps")
         assert answers(trainer, "/evaluations")
