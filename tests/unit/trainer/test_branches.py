@@ -131,7 +131,7 @@ def test_groups_under_way_branch_too(tmp_path: Path) -> None:
     async def run() -> Group:
         stream = GroupStream(rollouts_in(tmp_path, TwoSearches()), SIZE, lambda: None)
         await stream.begin({"1.0": QUESTION})
-        return await stream.next()
+        return await stream.next(lambda group: True)
 
     assert [member.root for member in asyncio.run(run()).members] == [0, 1, 0, 1, 0]
 
