@@ -146,7 +146,7 @@ def test_torchrun_starts_the_ranks_again_and_they_go_on(tiny: Path, tmp_path: Pa
         await_dwelling(tmp_path)
         leader = int((tmp_path / "process-0").read_text())
         os.kill(leader, signal.SIGKILL)
-        assert process.wait(90) == 0, logs(tmp_path)
+        assert process.wait(300) == 0, logs(tmp_path)
     finally:
         process.terminate()  # it ends its ranks, too
         process.wait()
