@@ -138,13 +138,13 @@ def _hub_passages(name: str) -> Iterator[Passage]:
 
 def _prepare_questions(settings: Settings, passages: Path, log: Steps) -> None:
     names = {settings.questions.train, settings.questions.held_out}
+    from_hub = sorted({on_hub for name in names if (on_hub := hub_name(name)) is not None})
+    if from_hub:
+        with log.step(f"questions: fetch {', '.join(from_hub)}, unless they are here"):
+            for name in from_hub:
+                keep_hub_records(name, settings.paths.data)
     if BUILTIN not in names:
-        from_hub = sorted({on_hub for name in names if (on_hub := hub_name(name)) is not None})
-        if from_hub:
-            with log.step(f"questions: fetch {', '.join(from_hub)}, unless they are here"):
-                for name in from_hub:
-                    keep_hub_records(name, settings.paths.data)
-        else:
+        if not from_hub:
             log.skip(f"questions: {', '.join(sorted(names))} are read where they are used")
     elif settings.corpus.name != BUILTIN_CORPUS:
         raise ConfigurationError(

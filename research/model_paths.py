@@ -51,4 +51,7 @@ def local_checkpoint(name: str, data: Path) -> Path:
         )
     except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
         reason = str(error).strip().splitlines()[0]
-        raise AssetError(f"model {name!r} is neither a directory nor available from the hub: {reason}") from error
+        told = (
+            f"model {name!r} is neither a directory nor available from the hub; `research prepare` fetches it: {reason}"
+        )
+        raise AssetError(told) from error
