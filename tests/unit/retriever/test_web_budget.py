@@ -28,7 +28,10 @@ def charged(path: Path, times: int, **limits: float) -> Budget:
     budget = Budget(path / "requests.jsonl", WebConfig.model_validate(limits))
 
     async def charge() -> None:
-        await asyncio.gather(*(budget.charge() for _ in range(times)))
+        # All come to their end first: a loop that ends with the first refusal cancels lines not yet written.
+        for outcome in await asyncio.gather(*(budget.charge() for _ in range(times)), return_exceptions=True):
+            if isinstance(outcome, BaseException):
+                raise outcome
 
     try:
         asyncio.run(charge())
