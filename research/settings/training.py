@@ -179,7 +179,7 @@ class GrpoConfig(Section):
     per_episode_seeds: bool = Field(
         True, description="give each episode a seed of its own; on a GPU, vLLM samples slower with seeds"
     )
-    service_retries: int = Field(3, ge=0, description="times that an episode is sampled again after a service failed")
+    service_retries: int = Field(5, ge=0, description="times that an episode is sampled again after a service failed")
 
     @property
     def kept_band(self) -> tuple[float, float] | None:

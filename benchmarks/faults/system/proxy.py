@@ -152,7 +152,7 @@ class Proxy:
                 self._notice(path)
                 if await self._instead(path, writer):
                     continue
-                if upstream is None:
+                if upstream is None or upstream[0].at_eof():  # a service closes a connection that was idle in a fault
                     upstream = await asyncio.open_connection("127.0.0.1", self._target, limit=2**24)
                     self._writers.add(upstream[1])
                 upstream[1].write(head + body)
