@@ -34,6 +34,7 @@ Result = TypeVar("Result")
 _MAY_PASS = (None, 500, 502, 503, 504)
 # After the first failure of a service that says it is ready; twice as long after each further one.
 _PAUSE_SECONDS = 1.0
+_LONGEST_PAUSE_SECONDS = 30.0
 
 
 class Run:
@@ -204,9 +205,11 @@ class Run:
             try:
                 return await work()
             except ServiceError as error:
+                if error.status not in _MAY_PASS:
+                    raise
                 failures += not await self.rollouts.gate.wait_until_ready(unready)
-                if error.status not in _MAY_PASS or failures > self.settings.grpo.service_retries:
+                if failures > self.settings.grpo.service_retries:
                     raise
                 if failures:
                     self.status.log(f"it is tried again, since every service is ready: {error}")
-                    await asyncio.sleep(_PAUSE_SECONDS * 2 ** (failures - 1))
+                    await asyncio.sleep(min(_PAUSE_SECONDS * 2 ** (failures - 1), _LONGEST_PAUSE_SECONDS))

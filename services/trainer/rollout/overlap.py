@@ -38,9 +38,11 @@ class _Step:
         spent: questions to replace once the new weights are published; those of other groups were replaced at once.
         replaced: the number of silent groups among the others.
         left: how many groups of each kind it is still to have.
+        rare: kinds that are under way, and too few of them for a share.
     """
 
     left: Counter[str]
+    rare: frozenset[str]
 
     groups: list[Group] = field(default_factory=list)
     taken: list[Taken] = field(default_factory=list)
@@ -80,10 +82,13 @@ class OverlappedGroups:
             await self._start(step)
         wanted = self._grpo.questions_per_step
         kinds = Counter(question.kind for question in self._drawn.values())
-        state = _Step(Counter(apportion(kinds, wanted)))
+        shares = apportion(kinds, wanted)
+        state = _Step(Counter(shares), frozenset(kind for kind, share in shares.items() if share == 0))
         self._status.total = wanted * self._grpo.group_size
-        if (known := self._known.pop(step, None)) is not None:
+        if (known := self._known.get(step)) is not None:
+            # Known until it is taken: a silent group's substitute may be in it, too, and must not be begun again.
             await self._take_again(step, known, state)
+            self._known.pop(step, None)
         if self._is_short(state):
             await self._take_finished(state)
             await asyncio.to_thread(self._record.write, step, state.taken)
@@ -165,12 +170,20 @@ class OverlappedGroups:
             else:
                 await self._take(finished, state)
 
-    def _is_wanted(self, group: str, state: _Step) -> bool:
-        """Whether a step still needs its kind, or needs kinds that nothing under way has (one was dropped for good)."""
-        left, later = state.left, self._known_later()
-        return left[self._drawn[group].kind] > 0 or not any(
-            left[question.kind] > 0 for each, question in self._drawn.items() if each not in later
-        )
+    def _is_wanted(self, group: Group, state: _Step) -> bool:
+        """Whether a step takes a finished group.
+
+        It does if it still needs its kind, or needs kinds that nothing under way has (one was dropped for good). It
+        also takes a rare one that would be too old for the next step: no step has a share for it.
+        """
+        left, later, versions = state.left, self._known_later(), self._rollouts.versions
+        if left[group.question.kind] > 0:
+            return True
+        if group.question.kind in state.rare and any(
+            versions.staleness(each.episode) >= versions.max_staleness for each in group.members
+        ):
+            return True
+        return not any(left[question.kind] > 0 for each, question in self._drawn.items() if each not in later)
 
     def _is_short(self, state: _Step) -> bool:
         return len(state.groups) - state.replaced < self._grpo.questions_per_step

@@ -50,19 +50,17 @@ class GroupStream:
             task.add_done_callback(lambda _: self._finished_one.set())
             self._groups[group], self._begun[group] = task, self._rollouts.versions.published()
 
-    async def next(self, is_wanted: Callable[[str], bool]) -> Group:
-        """Wait for a group that is wanted, by its id, and hand out the oldest that is finished.
+    async def next(self, is_wanted: Callable[[Group], bool]) -> Group:
+        """Wait for a finished group that is wanted, and hand out the oldest.
 
         Raises TrainingError: a service stays away, or the journal cannot be written.
         """
         while True:
             self._finished_one.clear()
-            done = [group for group, task in self._groups.items() if task.done()]
-            for group in done:
-                if (error := self._groups[group].exception()) is not None:
-                    raise error
-            if (oldest := next(filter(is_wanted, done), None)) is not None:
-                return self._leave(oldest).result()
+            finished = [task.result() for task in self._groups.values() if task.done()]
+            if (oldest := next(filter(is_wanted, finished), None)) is not None:
+                self._leave(oldest.id)
+                return oldest
             await self._finished_one.wait()
 
     async def drop_begun_before(self, version: int) -> list[str]:

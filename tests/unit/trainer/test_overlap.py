@@ -153,12 +153,32 @@ def test_a_step_that_can_have_no_more_of_a_kind_takes_another(tmp_path: Path) ->
     ]
 
     async def work() -> None:
-        trainer.policy.release(*range(1, 99))
+        trainer.policy.release(1, 2)
         assert sorted(asked(await trainer.step(1))) == ["1", "2"], "one of each kind, as they are under way"
+        trainer.policy.release(*range(3, 99))
         trainer.policy.version += 1  # the rare one that is left is too old now, and so is question 3
         sampled = await asyncio.wait_for(trainer.step(2), 20)
         assert sampled.dropped == 2
         assert {group.question.kind for group in sampled.groups} == {"often"}
+
+    trainer.run(work)
+
+
+def test_a_rare_kind_without_a_mix_is_trained_on_before_it_is_too_old(tmp_path: Path) -> None:
+    trainer = Trainer(tmp_path, 3, "grpo.questions_per_step=4")
+    trainer.sampler._pools[""][:] = [
+        Question(str(n), f"question {n}", ("Paris",), "rare" if n == 5 else "often") for n in range(99)
+    ]
+
+    async def work() -> None:
+        trainer.policy.release(*range(99))
+        steps = []
+        for number in range(1, 6):
+            await asyncio.wait(trainer.groups._stream._groups.values()) if number > 1 else None
+            sampled = await trainer.step(number)
+            assert (len(sampled.groups), sampled.dropped) == (4, 0)
+            steps.append([group.question.kind for group in sampled.groups].count("rare"))
+        assert steps == [0, 0, 0, 1, 0], "it was begun with the first weights, and step 4 was its last"
 
     trainer.run(work)
 
@@ -258,8 +278,9 @@ def test_what_an_unfinished_group_had_is_in_the_journal_and_is_taken_again(tmp_p
     first = Trainer(tmp_path, 1)
 
     async def work() -> None:
-        first.policy.release(*range(4))
+        first.policy.release(0, 1)
         await first.step(1)
+        first.policy.release(2, 3)
         await asyncio.wait([first.groups._stream._groups[group] for group in ("1.2", "1.3")])
 
     first.run(work)
@@ -293,6 +314,26 @@ def test_what_is_damaged_on_the_disk_is_sampled_again(tmp_path: Path) -> None:
         for number in (1, 2, 3):
             assert len(asked(await second.step(number))) == 2
         assert any("not all of what it took before" in line for line in second.status.lines)
+
+    second.run(again)
+
+
+def test_what_a_step_asked_instead_and_took_itself_is_not_begun_again(tmp_path: Path) -> None:
+    first = Trainer(tmp_path, 1, "grpo.refill_rounds=1")
+    first.policy.silent = {"question 0"}
+
+    async def work() -> None:
+        first.policy.release(0, 1, 4)
+        assert asked(await first.step(1)) == ["0", "1", "4"]  # 4 was asked instead of 0, by the same step
+
+    first.run(work)
+    second = Trainer(tmp_path, 1, "grpo.refill_rounds=1")  # its checkpoint is from before step 1
+
+    async def again() -> None:
+        assert asked(await second.step(1)) == ["0", "1", "4"]
+        assert "1.4" not in second.groups._stream._groups
+        second.policy.release(*range(99))
+        assert len(asked(await second.step(2))) == 2
 
     second.run(again)
 
