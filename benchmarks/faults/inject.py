@@ -150,14 +150,10 @@ class Injection:
         target.arguments = [*usual, f"corpus.index={OTHER_INDEX}"]
         try:
             self._restart()
-            before = self.services.proxies[RETRIEVER].counts["/search"]
-            _await(
-                lambda: (
-                    not self.services.trainer.runs or self.services.proxies[RETRIEVER].counts["/search"] >= before + 3
-                ),
-                60,
-            )
-            if self.services.trainer.runs and self.services.proxies[RETRIEVER].counts["/search"] >= before + 3:
+            # The step under way may have searched all that it needs; the one after it may not be made.
+            two_more = self.record.last_step() + 2
+            _await(lambda: not self.services.trainer.runs or self.record.last_step() >= two_more, 60)
+            if self.services.trainer.runs:
                 self.refusals.append("the run went on and searched another index")
         finally:
             target.kill()

@@ -61,7 +61,6 @@ class Program:
     environment: dict[str, str]
     preload: str = ""  # for LD_PRELOAD
     _process: Any = field(default=None)
-    _seen: list[psutil.Process] = field(default_factory=list)
 
     def start(self) -> None:
         self.log.parent.mkdir(parents=True, exist_ok=True)
@@ -100,23 +99,16 @@ class Program:
     def runs(self) -> bool:
         return self._process is not None and self.exit_code is None
 
-    def family(self) -> list[psutil.Process]:
-        """The process and all that it has started and that lives."""
-        with suppress(psutil.Error):
-            own = psutil.Process(self.pid)
-            self._seen = list({*self._seen, own, *own.children(recursive=True)})
-        self._seen = [each for each in self._seen if _lives(each)]
-        return self._seen
-
     def signal_all(self, number: signal.Signals) -> None:
-        """Send a signal to the whole family: a machine that dies or hangs takes all of them."""
-        for each in self.family():
-            with suppress(psutil.Error):
-                each.send_signal(number)
+        """Send a signal to the process and all that it has started, at once: a machine that dies takes all of them."""
+        if self._process is not None:
+            with suppress(ProcessLookupError):
+                os.killpg(self.pid, number)
 
     def kill(self) -> None:
-        self.signal_all(signal.SIGKILL)
-        self._wait(10)
+        if self._process is not None:
+            self.signal_all(signal.SIGKILL)
+            self._wait(10)
 
     def stop(self) -> None:
         """SIGTERM; what has not ended after a while is killed."""
@@ -131,8 +123,16 @@ class Program:
 
     def _wait(self, seconds: float) -> None:
         deadline = time.monotonic() + seconds
-        while self.runs and time.monotonic() < deadline:
+        while (self.runs or self._left_over()) and time.monotonic() < deadline:
             time.sleep(0.02)
+
+    def _left_over(self) -> bool:
+        """Whether anything that it has started still lives, and holds its port."""
+        for process in psutil.process_iter():
+            with suppress(OSError, psutil.Error):
+                if os.getpgid(process.pid) == self.pid and process.status() != psutil.STATUS_ZOMBIE:
+                    return True
+        return False
 
     def await_ready(self, seconds: float = 400) -> None:
         """Wait until `/readyz` answers 200; raises RuntimeError with the end of the log if it does not."""
@@ -155,10 +155,4 @@ def answers(port: int, path: str) -> bool:
     """Whether a GET gets a 200."""
     with suppress(OSError), urllib.request.urlopen(f"http://127.0.0.1:{port}{path}", timeout=3) as answer:
         return bool(answer.status == 200)
-    return False
-
-
-def _lives(process: psutil.Process) -> bool:
-    with suppress(psutil.Error):
-        return bool(process.is_running()) and process.status() != psutil.STATUS_ZOMBIE
     return False
