@@ -19,10 +19,10 @@ import sys, threading
 from pathlib import Path
 from services.retriever.batching import watch
 from {module} import {owner} as owner
-watch.STUCK_SECONDS = 1.0
 flag, real = Path(sys.argv.pop(1)), owner.{method}
 def hang(*args):
     if flag.exists():
+        watch.STUCK_SECONDS = 1.0  # only now: until then a busy machine may be slow
         threading.Event().wait()
     return real(*args)
 owner.{method} = hang
@@ -67,13 +67,13 @@ def hanging(
 
 
 def until(client: httpx.Client, route: str, status: int) -> httpx.Response:
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 300
     while time.monotonic() < deadline:
         with suppress(httpx.TransportError):
             if (response := client.get(route)).status_code == status:
                 return response
         time.sleep(0.05)
-    raise AssertionError(f"{route} was not {status} within a minute")
+    raise AssertionError(f"{route} was not {status} within five minutes")
 
 
 def test_a_stage_that_hangs_is_named_and_the_process_ends_on_sigterm(

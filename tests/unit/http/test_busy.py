@@ -186,10 +186,10 @@ def test_a_turn_has_its_time_from_when_the_server_took_it(monkeypatch: pytest.Mo
     monkeypatch.setattr("research.pace._UNKNOWN_SECONDS", 0.0)  # so it has `timeout`, less than it waits
 
     async def ask(url: str) -> list[int]:
-        async with PolicyClient(url, timeout=0.7, retries=0, busy_timeout=20) as client:
+        async with PolicyClient(url, timeout=2.5, retries=0, busy_timeout=60) as client:
             return (await client.generate([1], 8, Sampling())).token_ids
 
-    refusal, taken = answer({}, 429, Retry_After="2"), answer({"choices": [TURN]})
+    refusal, taken = answer({}, 429, Retry_After="3"), answer({"choices": [TURN]})
     asked: list[str] = []
 
     def reply(request: Asked) -> bytes:

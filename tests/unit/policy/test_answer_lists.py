@@ -13,6 +13,7 @@ from research.errors import ServiceError
 from services.policy.answer.service import AnswerService, AnswerTask
 from services.policy.answer.turns import Turns
 from tests.support.characters import CharacterTokenizer
+from tests.support.loop_clock import let_pass
 from tests.support.scripted_agent import OnePassage, agent_for
 
 ANSWER = "<answer>\\boxed{Vincent van Gogh}</answer>"
@@ -54,7 +55,7 @@ def run(scenario: Callable[[AnswerService, Held], Awaitable[None]], concurrency:
             list_timeout=list_timeout,
             max_question_chars=100,
         )
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(60):
             await scenario(answering, policy)
 
     asyncio.run(main())
@@ -97,13 +98,16 @@ def test_lists_take_turns() -> None:
 def test_a_list_ends_in_its_time_and_says_how_far_it_came() -> None:
     async def scenario(answering: AnswerService, policy: Held) -> None:
         policy.let_go("a0")
-        with pytest.raises(ServiceError, match=r"only 1 of 3 questions were answered within 0\.2 s"):
-            await answering.answer_all(tasks("a", 3))
+        asked = asyncio.create_task(answering.answer_all(tasks("a", 3)))
+        await policy.wait_for(2)
+        let_pass(20)
+        with pytest.raises(ServiceError, match="only 1 of 3 questions were answered within 20 s"):
+            await asked
         policy.let_go("b0")
         policy.let_go("b1")
         assert len(await answering.answer_all(tasks("b", 2))) == 2
 
-    run(scenario, concurrency=2, list_timeout=0.2)
+    run(scenario, concurrency=2, list_timeout=20)
 
 
 def test_who_leaves_while_a_place_comes_gives_it_back() -> None:

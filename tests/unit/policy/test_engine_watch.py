@@ -38,26 +38,36 @@ def opened(engine: Engine, *, busy: bool = False) -> PolicyService:
     return service
 
 
+class Clock:
+    """What `time` is to the watch; a test moves it."""
+
+    now = 1.0
+
+    def monotonic(self) -> float:
+        return self.now
+
+
 @pytest.fixture(autouse=True)
-def hurried(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(engine_watch, "PATIENCE_SECONDS", 0.05)
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     monkeypatch.setattr(engine_watch, "_ANSWER_SECONDS", 0.03)
+    monkeypatch.setattr(engine_watch, "time", clock := Clock())
+    return clock
 
 
-async def standing_after(service: PolicyService, seconds: float) -> tuple[str, str]:
+async def standing_later(service: PolicyService, clock: Clock) -> tuple[str, str]:
     before = await service.health()
     assert before.status == "ready"
-    await asyncio.sleep(seconds)
+    clock.now += engine_watch.PATIENCE_SECONDS + 1
     after = await service.health()
     return after.status, after.detail
 
 
-def test_who_is_paused_for_long_is_not_ready_until_resumed() -> None:
+def test_who_is_paused_for_long_is_not_ready_until_resumed(clock: Clock) -> None:
     async def scenario() -> None:
         engine = Engine()
         service = opened(engine)
         engine.paused = True
-        status, detail = await standing_after(service, 0.1)
+        status, detail = await standing_later(service, clock)
         assert (status, "paused for" in detail, "POST /resume" in detail) == ("failed", True, True)
         engine.paused = False
         assert (await service.health()).status == "ready"
@@ -67,12 +77,12 @@ def test_who_is_paused_for_long_is_not_ready_until_resumed() -> None:
     asyncio.run(scenario())
 
 
-def test_an_engine_that_does_not_answer_for_long_is_not_ready_until_it_does() -> None:
+def test_an_engine_that_does_not_answer_for_long_is_not_ready_until_it_does(clock: Clock) -> None:
     async def scenario() -> None:
         engine = Engine()
         service = opened(engine)
         engine.answers.clear()
-        status, detail = await standing_after(service, 0.1)
+        status, detail = await standing_later(service, clock)
         assert (status, "has not answered" in detail) == ("failed", True)
         engine.answers.set()
         assert (await service.health()).status == "ready"
@@ -80,26 +90,26 @@ def test_an_engine_that_does_not_answer_for_long_is_not_ready_until_it_does() ->
     asyncio.run(scenario())
 
 
-def test_an_update_under_way_is_no_such_silence() -> None:
+def test_an_update_under_way_is_no_such_silence(clock: Clock) -> None:
     async def scenario() -> None:
         engine = Engine()
         engine.answers.clear()
-        assert (await standing_after(opened(engine, busy=True), 0.1))[0] == "ready"
+        assert (await standing_later(opened(engine, busy=True), clock))[0] == "ready"
 
     asyncio.run(scenario())
 
 
-def test_an_engine_that_is_silent_for_very_long_is_stuck_until_it_answers(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(engine_watch, "STUCK_SECONDS", 0.1)
-
+def test_an_engine_that_is_silent_for_very_long_is_stuck_until_it_answers(clock: Clock) -> None:
     async def scenario() -> None:
         engine = Engine()
         service = opened(engine)
         assert service.stuck is None  # vLLM has not opened it yet
         service.is_open = True
         engine.answers.clear()
-        for seconds, words in ((0, ""), (0.06, ""), (0.06, "the engine has not answered for")):
-            await asyncio.sleep(seconds)
+        most = engine_watch.STUCK_SECONDS
+        for seconds, words in ((0, ""), (most, ""), (1, f"the engine has not answered for {most + 1} s")):
+            clock.now += seconds
+            await asyncio.sleep(0)
             assert (service.stuck or "").startswith(words)
             assert bool(service.stuck) == bool(words)
         engine.answers.set()

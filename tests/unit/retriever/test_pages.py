@@ -81,7 +81,8 @@ def test_the_wait_ends(tmp_path: Path, state: str) -> None:
         assert (refused.value.status, "Retry-After" in refused.value.headers) == (503, True)
         assert ("the index" if state == "loading" else "no page") in str(refused.value)
         if state == "busy":
-            # What has waited in vain leaves its place.
+            # What has waited in vain leaves its place. The next may come later than that on a busy machine.
+            pages._patience = 20
             assert await pages.with_id("2") is not None
 
     run(tmp_path, scenario, patience=0.2)

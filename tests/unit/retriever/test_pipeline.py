@@ -223,6 +223,7 @@ def test_a_search_that_is_not_done_in_time_is_refused_and_dropped() -> None:
         late = bench.submit("late", "later")
         with pytest.raises(ServiceBusyError, match=r"not done within 0\.2 s"):
             await late
+        bench.pipeline._max_wait = 60  # a busy machine may take more than the former for what comes next
         bench.encoder.go.set()
         await asyncio.gather(first, return_exceptions=True)
         assert await bench.submit("next") == ["next#0"]

@@ -46,7 +46,7 @@ def here(command: list[str], port: int, **variables: str) -> subprocess.Popen[by
     for word in command:
         word = re.sub(r"/dev/tcp/[\w-]+/\d+", f"/dev/tcp/127.0.0.1/{port}", word)
         word = re.sub(r"127\.0\.0\.1:\d+", f"127.0.0.1:{port}", word)
-        words.append(word.replace("timeout=8", "timeout=0.5").replace("sleep 5", "sleep 0.05"))
+        words.append(word.replace("timeout=8", "timeout=2").replace("sleep 5", "sleep 0.05"))
     return subprocess.Popen(words, env={"PATH": os.environ["PATH"], **variables}, stderr=subprocess.DEVNULL)
 
 

@@ -73,7 +73,7 @@ class Trainer:
     """The rollouts of a run whose version 1 is published to these servers."""
 
     def __init__(
-        self, directory: Path, servers: list[PolicyServer], *, patience: float = 0.3, retries: int = 2
+        self, directory: Path, servers: list[PolicyServer], *, patience: float = 10.0, retries: int = 2
     ) -> None:
         self.status = RunStatus("test", 1)
         self.policy = Replicas(

@@ -110,6 +110,9 @@ def test_who_stops_while_it_writes_leaves_nothing_that_is_believed(
     async def scenario() -> None:
         await sync.stage(FixedWeights(state(1)), disk.base, disk.write, "1")
         await sync.keep(lambda: None)
+        async with asyncio.timeout(60):
+            while not any(disk.weights.glob("*.partial")):  # noqa: ASYNC110 (a thread makes it)
+                await asyncio.sleep(0.01)
         await sync.close()
 
     asyncio.run(scenario())

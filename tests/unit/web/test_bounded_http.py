@@ -7,6 +7,7 @@ import socket
 import time
 from collections.abc import AsyncIterator, Iterator
 from contextlib import ExitStack
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any, cast
 
@@ -22,6 +23,8 @@ from services.web.bounded_http import HttpBounds, bounded_protocol
 from tests.support.web_server import connect, post, read_all, serving
 
 BOUNDS = HttpBounds(connections=20, head_bytes=10_000, headers=50, request_seconds=1.0, answer_seconds=1.0)
+# For those who are to be answered, or refused for something else, however slow the machine.
+PATIENT = replace(BOUNDS, request_seconds=60.0, answer_seconds=60.0)
 LARGE = 30_000_000
 PIECE, PIECES = 50_000, 160  # together more than the system keeps for a connection
 GET = b"GET /livez HTTP/1.1\r\nHost: localhost\r\n\r\n"
@@ -56,6 +59,12 @@ def small_app() -> FastAPI:
 @pytest.fixture(scope="module")
 def port() -> Iterator[int]:
     with serving(small_app(), bounds=BOUNDS) as port:
+        yield port
+
+
+@pytest.fixture(scope="module")
+def patient() -> Iterator[int]:
+    with serving(small_app(), bounds=PATIENT) as port:
         yield port
 
 
@@ -113,19 +122,19 @@ def test_a_second_request_has_the_same_time_as_the_first(port: int) -> None:
     ],
     ids=["line", "header", "headers", "bytes", "second", "trailer"],
 )
-def test_an_endless_head_is_refused_while_it_arrives(port: int, sent: bytes) -> None:
+def test_an_endless_head_is_refused_while_it_arrives(patient: int, sent: bytes) -> None:
     begun = time.monotonic()
-    with connect(port) as connection:
+    with connect(patient) as connection:
         connection.sendall(sent)
         answer = read_all(connection)
     assert b"HTTP/1.1 431" in answer or not answer  # reset: we were still sending
     assert time.monotonic() - begun < 20
-    assert is_alive(port)
+    assert is_alive(patient)
 
 
-def test_an_endless_header_does_not_hold_the_event_loop(port: int) -> None:
+def test_an_endless_header_does_not_hold_the_event_loop(patient: int) -> None:
     sent, most = 0, 20_000_000
-    with connect(port, b"GET / HTTP/1.1\r\nX: ") as connection:
+    with connect(patient, b"GET / HTTP/1.1\r\nX: ") as connection:
         try:
             while sent < most:
                 connection.sendall(b"a" * 65_536)
@@ -135,13 +144,13 @@ def test_an_endless_header_does_not_hold_the_event_loop(port: int) -> None:
     assert sent < most
 
 
-def test_ordinary_requests_are_answered_whole_also_after_each_other(port: int) -> None:
-    with connect(port, (GET + post("/echo", b"y" * 500_000)) * 3) as connection:
+def test_ordinary_requests_are_answered_whole_also_after_each_other(patient: int) -> None:
+    with connect(patient, (GET + post("/echo", b"y" * 500_000)) * 3) as connection:
         received = b""
         while received.count(b"y") < 1_500_000:
             received += connection.recv(1_000_000)
     assert received.count(b"HTTP/1.1 200") == 6
-    with httpx.Client(base_url=f"http://127.0.0.1:{port}") as client:
+    with httpx.Client(base_url=f"http://127.0.0.1:{patient}", timeout=60) as client:
         for _ in range(3):
             assert len(client.get("/large").content) == LARGE
 
@@ -180,10 +189,12 @@ def read_slowly(port: int, each: int, pause: float, most_seconds: float) -> int:
         return received + len(read_all(connection))
 
 
-def test_who_reads_a_long_answer_steadily_gets_it_whole_however_long_it_takes(port: int) -> None:
-    begun = time.monotonic()
-    assert read_slowly(port, 1 << 16, 0.002, 60) >= PIECE * PIECES
-    assert time.monotonic() - begun > 2 * BOUNDS.answer_seconds, "it was too fast to show anything"
+def test_who_reads_a_long_answer_steadily_gets_it_whole_however_long_it_takes() -> None:
+    bounds = replace(BOUNDS, answer_seconds=4.0)  # a busy machine may hold the reader up for seconds
+    with serving(small_app(), bounds=bounds) as port:
+        begun = time.monotonic()
+        assert read_slowly(port, 4096, 0.0025, 120) >= PIECE * PIECES
+        assert time.monotonic() - begun > bounds.answer_seconds, "it was too fast to show anything"
 
 
 def test_who_stops_reading_a_long_answer_is_cut_off(port: int) -> None:
@@ -203,16 +214,16 @@ def test_what_a_client_takes_buys_it_time_by_the_byte_and_never_more_than_at_fir
             protocol._reading.cancel()
             protocol._reading = loop.call_later(left, protocol._cut_reader)
             protocol.resume_writing()
-            assert protocol._reading.when() - loop.time() == pytest.approx(then, abs=0.3)
+            assert protocol._reading.when() - loop.time() == pytest.approx(then, abs=0.9)
         protocol._stop_reading_clock()
 
     asyncio.run(run())
 
 
-def test_of_too_many_connections_those_are_closed_that_wait_longest(port: int) -> None:
+def test_of_too_many_connections_those_are_closed_that_wait_longest(patient: int) -> None:
     with ExitStack() as stack:
-        idle = [stack.enter_context(connect(port)) for _ in range(100)]
-        assert is_alive(port)
+        idle = [stack.enter_context(connect(patient)) for _ in range(100)]
+        assert is_alive(patient)
         assert read_all(idle[0]) == b""
-        with connect(port, GET) as connection:
+        with connect(patient, GET) as connection:
             assert connection.recv(1000).startswith(b"HTTP/1.1 200")
