@@ -80,6 +80,8 @@ def served(index: Index) -> Iterator[None]:
 @pytest.fixture
 def three(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[Index]]:
     monkeypatch.setattr(module, "_CHECK_SECONDS", 0.01)
+    # On a busy machine one of the three may well seem slow, and keys leave a slow server on purpose.
+    monkeypatch.setattr(routing, "_ANSWERS", 10_000)
     indexes = [Index(name) for name in "abc"]
     with ExitStack() as opened:
         for index in indexes:
@@ -100,12 +102,7 @@ async def ask(several: Retrievers) -> list[str]:
     return [passage.title for [passage] in found]
 
 
-def test_searches_are_divided_and_a_query_returns_to_its_server(
-    three: list[Index], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    # On a busy machine one of the three may well seem slow, and keys leave a slow server on purpose.
-    monkeypatch.setattr(routing, "_ANSWERS", 10_000)
-
+def test_searches_are_divided_and_a_query_returns_to_its_server(three: list[Index]) -> None:
     async def work(several: Retrievers) -> None:
         await several.check_ready()
         first = [(await several.search(query, 1))[0].title for query in QUERIES]
