@@ -24,6 +24,9 @@ from tests.support.run_all import LANE
 # A busy machine is no reason to fail: speed is measured in benchmarks, never asserted.
 hypothesis.settings.register_profile("no-deadline", deadline=None)
 hypothesis.settings.load_profile("no-deadline")
+# httpx waits 5 seconds for who names no time; what is tested names its own.
+for part in ("connect", "read", "write", "pool"):
+    setattr(httpx._config.DEFAULT_TIMEOUT_CONFIG, part, 60.0)
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 ASSETS = [
@@ -98,7 +101,7 @@ def launching(
         def start(
             name: str,
             *overrides: str,
-            timeout: float = 120,
+            timeout: float = 300,
             environment: dict[str, str] | None = None,
             port: int | None = None,
         ) -> Server:

@@ -72,13 +72,13 @@ class Line:
         """Whether episodes of a step are under way: the phase begins before them, with a look at the services."""
         if self.status().get("phase") != "rollout":
             return False
-        metrics = local(int(self.policy.url.rpartition(":")[2]), "/metrics", timeout=10).text
+        metrics = local(int(self.policy.url.rpartition(":")[2]), "/metrics", timeout=60).text
         lines = [line for line in metrics.splitlines() if line.startswith("vllm:num_requests_running{")]
         return any(float(line.rsplit(" ", 1)[1]) for line in lines)
 
     def status(self) -> dict[str, Any]:
         with contextlib.suppress(httpx.HTTPError):
-            status: dict[str, Any] = local(self.port, "/status", timeout=10).json()
+            status: dict[str, Any] = local(self.port, "/status", timeout=60).json()
             return status
         return {}
 
@@ -162,7 +162,9 @@ def test_a_run_survives_a_kill_and_outages_of_both_services_finishes_and_answers
         # In the middle of step 2: its episodes are under way and step 1 is in a checkpoint.
         await_condition(
             "step 2",
-            lambda: len(line.steps()) == 1 and line.status().get("phase") == "rollout" and line.status()["step"] == 2,
+            lambda: (
+                len(line.steps()) == 1 and line.status().get("phase") == "rollout" and line.status().get("step") == 2
+            ),
             line,
             first,
         )
@@ -187,7 +189,7 @@ def test_a_run_survives_a_kill_and_outages_of_both_services_finishes_and_answers
         line.policy.process.wait()
         await_condition("the second pause", lambda: "training pauses: the policy" in line.log(), line, second)
         line.start_policy()  # it comes back with the untouched model
-        second.wait(timeout=600)
+        second.wait(timeout=1500)
         assert second.returncode == 0, line.log()
     log = line.log()
     assert "training pauses: the retriever" in log

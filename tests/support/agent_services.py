@@ -49,7 +49,7 @@ def ask(client: openai.OpenAI, **more: Any) -> Any:
     return client.chat.completions.create(model=AGENT, messages=more.pop("messages", user()), **more)
 
 
-def await_condition(what: str, condition: Callable[[], bool], seconds: float = 30) -> None:
+def await_condition(what: str, condition: Callable[[], bool], seconds: float = 120) -> None:
     """Return once the condition holds."""
     deadline = time.monotonic() + seconds
     while not condition():

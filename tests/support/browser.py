@@ -20,6 +20,7 @@ def browser_page(url: str, width: int = 1000, height: int = 900) -> Iterator[Pag
         browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
         try:
             page = browser.new_page(viewport={"width": width, "height": height})
+            page.set_default_timeout(180_000)  # milliseconds; a busy machine is no fault
             faults: list[str] = []
             page.on("pageerror", lambda error: faults.append(str(error)))
             page.on("console", lambda message: faults.append(message.text) if "Security" in message.text else None)

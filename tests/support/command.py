@@ -154,7 +154,7 @@ def await_condition(what: str, condition: Callable[[], bool], running: Command, 
         time.sleep(0.05)
 
 
-def local(port: int, path: str, timeout: float = 5) -> httpx.Response:
+def local(port: int, path: str, timeout: float = 30) -> httpx.Response:
     """GET from this machine; without the certificates, whose loading costs 20 ms of each look of a waiting loop."""
     return httpx.get(f"http://127.0.0.1:{port}{path}", timeout=timeout, verify=False, trust_env=False)
 

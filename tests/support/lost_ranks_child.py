@@ -20,7 +20,7 @@ from services.trainer.run_dir.checkpoints import CheckpointStore, RunState
 from services.trainer.weights.publisher import write_checkpoint
 from tests.support.tiny_model import random_sequences, tiny_settings
 
-BOUND_SECONDS = 3.0
+BOUND_SECONDS = 4.0
 STEPS = 16
 PHASES = ("wait", "update", "save", "weights", "load")
 SETTINGS = ("grpo.kl_coefficient=0.01", "optimizer.micro_batch_tokens=48")

@@ -68,7 +68,7 @@ class Servers:
         async def run() -> Any:
             admins = [PolicyAdmin(url, token="t", retries=0) for url in self.urls]
             try:
-                async with asyncio.timeout(60):
+                async with asyncio.timeout(240):
                     return await work(admins)
             finally:
                 await asyncio.gather(*(admin.close() for admin in admins))

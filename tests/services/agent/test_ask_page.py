@@ -22,7 +22,7 @@ def test_a_question_is_answered_step_by_step(services: Services, width: int, tmp
         page.get_by_label("API key").fill(KEY)
         page.get_by_label("Question").fill(QUESTION)
         page.get_by_role("button", name="Ask").click()
-        page.locator(".facts").wait_for(timeout=60_000)
+        page.locator(".facts").wait_for(timeout=300_000)
         kinds = page.eval_on_selector_all(
             "article .step, article .passages", "shown => shown.map(each => each.className.replace('step ', ''))"
         )

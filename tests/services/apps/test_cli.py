@@ -17,7 +17,7 @@ def research(*arguments: str, environment: dict[str, str]) -> subprocess.Complet
         capture_output=True,
         text=True,
         env={**environment, "COLUMNS": "200"},
-        timeout=120,
+        timeout=300,
         check=False,
     )
 

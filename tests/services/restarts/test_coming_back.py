@@ -79,7 +79,7 @@ def test_a_trainer_that_is_killed_goes_on_by_itself_and_one_that_was_paused_does
         order(port, "start")
         await_condition("the end", lambda: status(port)["phase"] == "finished", third)
         third.process.terminate()
-        assert third.process.wait(10) == 143
+        assert third.process.wait(60) == 143
     steps = [json.loads(line)["step"] for line in (run / "metrics.jsonl").read_text().splitlines()]
     assert steps == [1, 2], f"paused after step {paused_at}"
     with trainer(4) as fourth:
@@ -101,7 +101,7 @@ def test_a_run_waits_for_a_policy_that_is_away_when_weights_are_published(
         policy = ["serve", "policy", *services.overrides, f"paths.runs={tmp_path}", f"policy.port={policy_port}"]
         with command(tmp_path / "policy-log", policy, WAYS[1], services.environment) as served:
             await_condition("the policy", lambda: answers(policy_port), served)
-            assert running.process.wait(240) == 0, running.log.read_text()
+            assert running.process.wait(600) == 0, running.log.read_text()
             info = httpx.get(f"http://127.0.0.1:{policy_port}/info", timeout=10).json()
             assert info["trained"]
             assert info["run"] == "stopped"

@@ -29,7 +29,7 @@ def test_a_service_that_dies_ends_its_watcher_with_its_code(
 ) -> None:
     with watched_trainer(tmp_path, free_port(), service_environment) as (running, trainer):
         trainer.kill()
-        assert running.process.wait(10) == 128 + signal.SIGKILL
+        assert running.process.wait(60) == 128 + signal.SIGKILL
 
 
 def test_a_service_ends_in_order_with_its_watcher(
@@ -37,7 +37,7 @@ def test_a_service_ends_in_order_with_its_watcher(
 ) -> None:
     with watched_trainer(tmp_path, free_port(), service_environment) as (running, trainer):
         running.process.terminate()
-        assert running.process.wait(10) == 128 + signal.SIGTERM
+        assert running.process.wait(60) == 128 + signal.SIGTERM
         assert not trainer.is_running()
     assert "no run was under way" in running.log.read_text()
 

@@ -46,7 +46,8 @@ def test_every_route_keeps_to_its_description(retriever: Any) -> None:
         @_SETTINGS
         @given(case=operation.as_strategy())
         def check(case: Any) -> None:
-            case.call_and_validate(checks=[not_a_server_error, status_code_conformance, response_schema_conformance])
+            checks = [not_a_server_error, status_code_conformance, response_schema_conformance]
+            case.call_and_validate(checks=checks, timeout=60)
 
         check()
 

@@ -45,7 +45,7 @@ class Hosts:
 
     def wait_for_leaders(self, count: int) -> None:
         """Wait until all ranks have met for the `count`th time."""
-        deadline = time.monotonic() + 120
+        deadline = time.monotonic() + 600
         while len(list(self.work.glob("leads-*"))) < count:
             assert time.monotonic() < deadline, self.logs()
             time.sleep(0.1)
@@ -86,4 +86,4 @@ def test_two_hosts_go_on_after_a_failed_leader_and_after_a_lost_host(hosts: Host
     hosts.wait_for_leaders(3)
     (hosts.work / "end").touch()
     kept = first if lost is second else second
-    assert (kept.wait(60), replaced.wait(60)) == (0, 0), hosts.logs()
+    assert (kept.wait(300), replaced.wait(300)) == (0, 0), hosts.logs()

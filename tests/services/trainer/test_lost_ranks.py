@@ -25,7 +25,7 @@ from tests.support.lost_ranks_child import BOUND_SECONDS, PHASES, STEPS, half_wr
 from tests.support.tiny_model import write_tiny_model
 
 # What a connection that was closed costs until it is named, and a start of a process; machines are noisy.
-SLACK_SECONDS = 15.0
+SLACK_SECONDS = 45.0
 
 
 @pytest.fixture(scope="module")
@@ -54,7 +54,7 @@ def two_ranks(port: int, model: Path, work: Path, phase: str, **kwargs: float) -
 
 
 def await_dwelling(work: Path) -> None:
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 300
     while not (work / "dwells").exists():
         assert time.monotonic() < deadline, logs(work)
         time.sleep(0.01)
@@ -92,7 +92,7 @@ def final_state(work: Path) -> dict[str, torch.Tensor]:
 def finish(port: int, model: Path, work: Path, linger: float = 0.0) -> None:
     with two_ranks(port, model, work, "", linger=linger) as ranks:
         for process in ranks:
-            process.join(60)
+            process.join(300)
         assert [process.exitcode for process in ranks] == [0, 0], logs(work)
 
 

@@ -52,7 +52,7 @@ def together(scenario: str, work: Path, *overrides: str) -> Any:
     """Run a scenario in two processes; returns its result."""
     process = started(scenario, work, *overrides)
     try:
-        assert process.wait(180) == 0, (work / "log").read_text()
+        assert process.wait(600) == 0, (work / "log").read_text()
     finally:
         if process.poll() is None:
             os.killpg(process.pid, signal.SIGKILL)
@@ -176,7 +176,7 @@ def test_a_whole_run_in_two_processes_is_that_of_one(root: Path) -> None:
     model = root / "run" / "tiny"
     write_tiny_model(model)
     process = started("run", root / "run" / "two")
-    assert process.wait(240) == 0, (root / "run" / "two" / "log").read_text()
+    assert process.wait(600) == 0, (root / "run" / "two" / "log").read_text()
     other = subprocess.run(
         [sys.executable, "-m", "tests.support.ranks_child", "run", str(root / "run" / "one")],
         cwd=REPOSITORY,

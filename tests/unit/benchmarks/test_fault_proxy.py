@@ -34,7 +34,7 @@ def proxy() -> Iterator[Proxy]:
         proxy.close()
 
 
-def ask(proxy: Proxy, path: str = "/work", seconds: float = 5) -> httpx.Response:
+def ask(proxy: Proxy, path: str = "/work", seconds: float = 60) -> httpx.Response:
     with httpx.Client(base_url=proxy.url, timeout=seconds, trust_env=False) as client:
         return client.get(path) if path == "/readyz" else client.post(path, json={"text": TEXT})
 
@@ -72,6 +72,10 @@ def test_a_black_hole_swallows_also_what_was_under_way_and_gives_nothing_back(pr
     proxy.inject(NetworkFault(Mode.BLACK_HOLE))
     with pytest.raises(httpx.ReadTimeout):
         ask(proxy, "/readyz", seconds=0.3)
+    deadline = time.monotonic() + 60
+    while not proxy.counts["swallowed"]:  # its thread may be late
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
     proxy.heal()
     assert ask(proxy).status_code == 200
     assert proxy.counts["swallowed"] == 1

@@ -27,7 +27,7 @@ def run(
         # A service runs until the script ends it; the trainer ends once all of them have been started.
         "srun": f"""line=$(printf '%q ' "$@"); printf '%s\\n' "$line" >> {log}
 case "$*" in
-*torchrun*) for _ in {{1..200}}; do [[ $(wc -l < {log}) -gt {services} ]] && break; sleep 0.05; done ;;
+*torchrun*) for _ in {{1..2000}}; do [[ $(wc -l < {log}) -gt {services} ]] && break; sleep 0.05; done ;;
 *) exec sleep 60 ;;
 esac""",
     }
@@ -44,7 +44,7 @@ esac""",
         **variables,
     }
     done = subprocess.run(
-        ["bash", str(SCRIPT), *arguments], env=environment, capture_output=True, text=True, timeout=30, check=False
+        ["bash", str(SCRIPT), *arguments], env=environment, capture_output=True, text=True, timeout=120, check=False
     )
     lines = log.read_text().splitlines() if log.exists() else []
     commands = [shlex.split(line) for line in lines]

@@ -68,7 +68,7 @@ def test_a_service_that_dies_is_started_again(log: Path) -> None:
     house = House(log, ["raise SystemExit(3)", "import time; time.sleep(60)"])
     supervisor = house.supervised()
     supervisor.start()
-    assert house.back.wait(20), house.said
+    assert house.back.wait(120), house.said
     supervisor.end()
     house.children["policy"].process.kill()
     house.children["policy"].process.wait()
@@ -96,7 +96,7 @@ def test_the_fifth_death_in_a_row_is_the_last(log: Path) -> None:
     house = House(log, ["print('no such weights', flush=True); import os; os.kill(os.getpid(), 9)"])
     supervisor = house.supervised()
     supervisor.start()
-    assert house.over.wait(30), house.said
+    assert house.over.wait(120), house.said
     supervisor.end()
     assert house.starts == 5
     assert sum("is restarted" in line for line in house.said) == 4
@@ -114,6 +114,6 @@ def test_a_start_that_fails_counts_as_a_death(log: Path) -> None:
     supervisor = house.supervised()
     supervisor._start = failing
     supervisor.start()
-    assert house.over.wait(30), house.said
+    assert house.over.wait(120), house.said
     supervisor.end()
     assert any("no more processes" in line for line in house.said)

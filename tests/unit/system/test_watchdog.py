@@ -12,10 +12,11 @@ from contextlib import contextmanager, suppress
 import psutil
 import pytest
 
+from services.process import watchdog as watchdog_module
 from services.process.watchdog import Watchdog
 from services.web.ports import require_free_port
 
-SECONDS = 30
+SECONDS = 120
 # A service with a child of its own; `/livez` answers what the second argument says.
 SERVICE = """
 import http.server, subprocess, sys
@@ -47,8 +48,10 @@ def service(port: int, status: int = 200) -> Iterator[tuple[subprocess.Popen[byt
                 os.killpg(it.pid, signal.SIGKILL)
 
 
-def watched(process: subprocess.Popen[bytes], port: int, say: Callable[[str], None], *, start: float) -> Watchdog:
-    watchdog = Watchdog(process, f"http://127.0.0.1:{port}", say, interval=0.2, start=start)
+def watched(
+    process: subprocess.Popen[bytes], port: int, say: Callable[[str], None], *, start: float, interval: float = 0.2
+) -> Watchdog:
+    watchdog = Watchdog(process, f"http://127.0.0.1:{port}", say, interval=interval, start=start)
     watchdog.start()
     return watchdog
 
@@ -56,7 +59,7 @@ def watched(process: subprocess.Popen[bytes], port: int, say: Callable[[str], No
 def test_a_stopped_process_is_killed_with_its_children(said: list[str], free_port: Callable[[], int]) -> None:
     port = free_port()
     with service(port) as (process, child):
-        watchdog = watched(process, port, said.append, start=SECONDS)
+        watchdog = watched(process, port, said.append, start=SECONDS, interval=0.5)
         assert process.stdout is not None
         assert process.stdout.readline() == b"asked\n"
         assert not said
@@ -69,10 +72,14 @@ def test_a_stopped_process_is_killed_with_its_children(said: list[str], free_por
     require_free_port("127.0.0.1", port, "policy.port")
 
 
-def test_what_says_that_it_is_stuck_is_killed_with_its_words(said: list[str], free_port: Callable[[], int]) -> None:
+def test_what_says_that_it_is_stuck_is_killed_with_its_words(
+    said: list[str], free_port: Callable[[], int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # An answer that is late has no words, so each has its time.
+    monkeypatch.setattr(watchdog_module, "_FAILURES", 2)
     port = free_port()
     with service(port, 503) as (process, _):
-        watched(process, port, said.append, start=SECONDS)
+        watched(process, port, said.append, start=SECONDS, interval=2.0)
         assert process.wait(SECONDS) == -signal.SIGKILL
     assert "hangs: " in said[0]
     assert "answers 503: the engine has not answered" in said[0]
