@@ -211,7 +211,7 @@ def _answer_is_503_soon(line: Line) -> None:
     refused = next(answer for answer in answers if answer.status_code == 503)
     assert refused.json()["error"] == "service_unavailable"
     assert "the retriever" in refused.json()["message"]
-    assert time.monotonic() - started < 60
+    assert time.monotonic() - started < 200
 
 
 def _summary_is_whole(line: Line) -> None:

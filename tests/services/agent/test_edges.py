@@ -88,7 +88,7 @@ def test_a_list_of_wrong_values_costs_vllm_nothing(services: Services, path: str
         answer = http.post(path, content=body, headers={"content-type": "application/json"})
     assert answer.status_code == 400
     assert len(answer.content) < 1000
-    assert watch.longest < 10, "the event loop was held"
+    assert watch.longest < 30, "the event loop was held"
     assert server.memory_info().rss - before < 100 * 2**20
 
 

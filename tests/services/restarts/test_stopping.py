@@ -22,7 +22,7 @@ from research.settings import Settings
 from services.policy.settings_variable import SETTINGS_VARIABLE
 from tests.services.restarts.conftest import Services
 from tests.support.command import (
-    PROMISED_SECONDS,
+    MOST_SECONDS,
     SMALL,
     WAYS,
     WHOLE,
@@ -110,13 +110,12 @@ def test_the_policy_ends(
         running_before = len(running.family())
         sent = time.monotonic()
         running.process.send_signal(way.number)
-        code = running.process.wait(PROMISED_SECONDS + 5)
+        code = running.process.wait(MOST_SECONDS)
         seconds, left = time.monotonic() - sent, running.family()
         last = log.read_text(errors="replace").strip().splitlines()[-1]
         note("serve policy", phase, way, code, seconds, left, last)
         # vLLM's own words at its end are its own.
         assert code == 128 + way.number, log.read_text()
-        assert seconds < PROMISED_SECONDS
         assert running_before > 1
         assert not left
         assert last.startswith("stopped: ")

@@ -10,7 +10,6 @@ from typing import Any
 import httpx
 
 from research.schemas import ErrorBody
-from services.system import launcher
 from tests.support.agent_services import await_condition
 
 
@@ -26,7 +25,7 @@ def test_who_asks_a_busy_retriever_that_ends_is_told(launch: Any) -> None:
         )
 
     def ask(body: dict[str, Any]) -> httpx.Response:
-        return httpx.post(f"{server.url}/search", json=body, timeout=60)
+        return httpx.post(f"{server.url}/search", json=body, timeout=120)
 
     with ThreadPoolExecutor(len(bodies)) as pool:
         asked = [pool.submit(ask, body) for body in bodies]
@@ -36,7 +35,8 @@ def test_who_asks_a_busy_retriever_that_ends_is_told(launch: Any) -> None:
         server.process.wait(60)
         seconds = time.monotonic() - sent
         answers = [future.result() for future in asked]
-    assert seconds < launcher._STOP_SECONDS
+    # unit/web/test_stop.py compares the limits; here a busy machine has more time for the batch under way.
+    assert seconds < 30
     told = [answer for answer in answers if answer.status_code != 200]
     assert told, "there was more work than time"
     for answer in told:

@@ -84,11 +84,11 @@ def test_every_wait_ends_whatever_the_service_says(after: str) -> None:
     async def search(url: str) -> None:
         async with RetrieverClient(url, retries=4, busy_timeout=1.0) as client:
             with pytest.raises(ServiceBusyError, match="answered 429"):
-                await asyncio.wait_for(client.search("q", 5), 10)
+                await asyncio.wait_for(client.search("q", 5), 40)
 
     server = RawServer(busy(10**9, b"", after=after))
     _, seconds = against(server, search)
-    assert 0.9 < seconds < 8
+    assert 0.9 < seconds < 30
     assert len(server.asked) < 30, "it asks without a pause"
 
 
@@ -139,10 +139,11 @@ def test_both_forms_are_read_and_nonsense_is_none() -> None:
         return retry_after({"Retry-After": format_datetime(when, usegmt=True)})
 
     now = datetime.now(UTC)
-    assert 27 < (at(now + timedelta(seconds=30)) or 0) <= 30
+    assert 2900 < (at(now + timedelta(seconds=3000)) or 0) <= 3000
     assert at(now - timedelta(days=1)) == 0
     # A date that says it has no zone is in UTC.
-    assert 27 < (retry_after({"Retry-After": f"{now + timedelta(seconds=30):%a, %d %b %Y %H:%M:%S} -0000"}) or 0) <= 30
+    unzoned = f"{now + timedelta(seconds=3000):%a, %d %b %Y %H:%M:%S} -0000"
+    assert 2900 < (retry_after({"Retry-After": unzoned}) or 0) <= 3000
     assert retry_after({"Retry-After": " 7 "}) == 7
     assert retry_after({"Retry-After": "9" * 5000}) is not None
     for nonsense in (

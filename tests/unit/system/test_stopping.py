@@ -12,6 +12,8 @@ from contextlib import contextmanager
 import psutil
 import pytest
 
+from services.process import stopping
+
 GRACE = 1.5
 
 
@@ -104,6 +106,11 @@ def test_a_wish_that_comes_twice_at_the_same_moment_is_one_wish() -> None:
         out, _ = process.communicate(timeout=25)
     assert process.returncode == 143
     assert "cleaned up" in out
+
+
+def test_the_limits_keep_the_promise_of_ten_seconds() -> None:
+    """Those of the process itself: how long a busy machine takes to run it is no matter of ours."""
+    assert stopping.GRACE_SECONDS + stopping._NOTE_SECONDS < 10
 
 
 def test_giving_up_tells_its_reason_instead() -> None:
