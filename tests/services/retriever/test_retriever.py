@@ -226,7 +226,7 @@ def test_what_does_not_fit_ends_the_start_with_one_line(
     assert named in ended.stderr
 
 
-def test_a_port_in_use_is_named_at_once(retriever: Any, data_dir: Path, service_environment: dict[str, str]) -> None:
+def test_a_port_in_use_is_named(retriever: Any, data_dir: Path, service_environment: dict[str, str]) -> None:
     taken = retriever.url.rsplit(":", 1)[1]
     ended = serve_until_exit(f"paths.data={data_dir}", f"retriever.port={taken}", environment=service_environment)
     assert ended.returncode == 2

@@ -6,6 +6,7 @@ import os
 import socket
 import subprocess
 import sys
+import threading
 
 import pytest
 
@@ -15,6 +16,7 @@ from research.settings import Settings
 from services.machine.division import CARDS_VARIABLE, divided, server_environments, usable_cores, visible_cards
 from services.system.launcher import require_startable
 from services.system.programs import programs_of
+from services.web import ports
 
 
 def loaded(*overrides: str) -> Settings:
@@ -92,8 +94,22 @@ def test_each_server_is_a_process_with_its_own_name_port_and_log(monkeypatch: py
     assert list(alone.ports) == [8101]
 
 
-def test_a_taken_port_is_named_before_anything_starts() -> None:
+def test_a_taken_port_is_named_before_anything_starts(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ports, "_PREDECESSOR_SECONDS", 0.2)
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
         with pytest.raises(ConfigurationError, match=rf"policy\.port: cannot listen on 127\.0\.0\.1:{port}"):
             require_startable(["policy"], loaded(f"policy.port={port}"))
+
+
+def test_the_port_of_a_predecessor_that_is_ending_is_waited_for(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(ports, "_PREDECESSOR_SECONDS", 60.0)
+    predecessor = socket.create_server(("127.0.0.1", 0))
+    port = predecessor.getsockname()[1]
+    ending = threading.Timer(0.3, predecessor.close)
+    ending.start()
+    ports.require_free_port("127.0.0.1", port, "policy.port")
+    ending.join()
+    assert f"policy.port: {port} is in use; waiting up to 60 s" in capsys.readouterr().err
