@@ -39,6 +39,7 @@ class SearchEngine:
     Attributes:
         name: which engine.
         fault: how it fails, or "".
+        fails_on: how the queries begin that it fails on; "": all.
         told: the words of a failure that is a status.
         times: how often it fails, before it is well again.
         delay: seconds before each answer.
@@ -49,6 +50,7 @@ class SearchEngine:
 
     name: str
     fault: str = ""
+    fails_on: str = ""
     times: int = 10**9
     told: str = "said so"
     delay: float = 0.0
@@ -83,7 +85,7 @@ class SearchEngine:
         self.most_at_once = max(self.most_at_once, self._now)
         try:
             await asyncio.sleep(self.delay)
-            if self.fault and self.times > 0:
+            if self.fault and self.times > 0 and query.startswith(self.fails_on):
                 self.times -= 1
                 return self._fail(request)
             refuse_or_answer = getattr(self, f"_{self.name}")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 
 Key = tuple[str, int]  # a query and a number of results
 
@@ -14,46 +14,53 @@ _MOST_DOUBLINGS = 5
 
 
 class Breaker:
-    """Whether an engine fails, by what it did last.
+    """Whether an engine fails, by what it did last: one query that always fails, however often, is not its outage.
 
-    Who pauses while it does may ask `try_again` as often as he likes: the last query that failed is asked again at
-    growing distances, until there is an answer.
+    Who pauses while it does may call `try_again` as often as he likes: one query is asked at growing distances.
 
     Args:
-        ask: asks a query, and tells `failed` or `well`.
+        ask: begins to ask a query, and tells `failed`, `answered` or `well`.
     """
 
-    def __init__(self, ask: Callable[[Key], Awaitable[object]]) -> None:
+    def __init__(self, ask: Callable[[Key], asyncio.Task[object]]) -> None:
         self._ask = ask
-        self._in_a_row, self._due = 0, 0.0
-        self._last: tuple[Key, str] | None = None
+        self._failed: set[Key] = set()  # in a row
+        self._why: str | None = None
+        self._answered: Key | None = None
+        self._last: Key | None = None
+        self._tries, self._due = 0, 0.0
         self._trying: asyncio.Task[object] | None = None
 
     @property
     def failing(self) -> str | None:
-        """The last failure, if there were several in a row."""
-        return self._last[1] if self._last is not None and self._in_a_row >= _IN_A_ROW else None
+        """The last failure, if several queries failed in a row."""
+        return self._why if len(self._failed) >= _IN_A_ROW else None
 
     def failed(self, key: Key, why: str) -> None:
         """Note a failure of the engine."""
-        self._in_a_row += 1
-        doublings = min(max(0, self._in_a_row - _IN_A_ROW), _MOST_DOUBLINGS)
-        self._last, self._due = (key, why), time.monotonic() + _PAUSE_SECONDS * 2**doublings
+        self._failed.add(key)
+        self._last, self._why = key, why
+        self._pause()
+
+    def answered(self, key: Key) -> None:
+        """Note an answer."""
+        self._answered = key
+        self.well()
 
     def well(self) -> None:
-        """Note an answer."""
-        self._in_a_row = 0
+        """Note that the engine does not fail: it answers, or refuses for a reason of its own."""
+        self._failed.clear()
+        self._tries = 0
 
     def try_again(self) -> None:
-        """Ask the last query that failed, if it is time for that."""
-        if self.failing is None or self._last is None or time.monotonic() < self._due:
+        """Ask one query, if it is time for that: one that was answered before, as the others may be what fails."""
+        key = self._answered or self._last
+        if self.failing is None or key is None or time.monotonic() < self._due:
             return
         if self._trying is None or self._trying.done():
-            self._trying = asyncio.ensure_future(self._ask(self._last[0]))
-            self._trying.add_done_callback(lambda task: task.cancelled() or task.exception())
+            self._tries += 1
+            self._pause()
+            self._trying = self._ask(key)
 
-    async def close(self) -> None:
-        """Break off what `try_again` began."""
-        if self._trying is not None:
-            self._trying.cancel()
-            await asyncio.gather(self._trying, return_exceptions=True)
+    def _pause(self) -> None:
+        self._due = time.monotonic() + _PAUSE_SECONDS * 2 ** min(self._tries, _MOST_DOUBLINGS)

@@ -57,7 +57,7 @@ class WebSearch:
         self._most_waiting, self._max_wait = most_waiting, max_wait
         self._questions: dict[Key, _Question] = {}
         self.replayed = 0
-        self._breaker = Breaker(lambda key: self._ask(key, _Question()))
+        self._breaker = Breaker(lambda key: self._join(key, is_trial=True).asking)
 
     @property
     def depth(self) -> int:
@@ -105,7 +105,6 @@ class WebSearch:
 
     async def close(self) -> None:
         """Wait a little for what is paid for, to record it; give up the rest."""
-        await self._breaker.close()
         questions = list(self._questions.values())
         if sent := [question.asking for question in questions if question.sent]:
             await asyncio.wait(sent, timeout=_CLOSE_SECONDS)
@@ -129,17 +128,17 @@ class WebSearch:
     def _admit(self, new: Sequence[Key]) -> None:
         if new and self._upstream is None:
             raise not_recorded(new[0][0], self._record.path)
-        if new and (why := self._breaker.failing) is not None:
+        if new and (why := self.failing) is not None:
             raise engine_failed(why)
         if new and self.depth + len(new) > self._most_waiting:
             told = f"{self.depth} queries are waiting and the limit is {self._most_waiting}; try again later"
             raise ServiceBusyError(told, reason="queue_full")
 
-    def _join(self, key: Key) -> _Question:
+    def _join(self, key: Key, *, is_trial: bool = False) -> _Question:
         question = self._questions.get(key)
         if question is None:
             question = self._questions[key] = _Question()
-            question.asking = asyncio.create_task(self._ask(key, question))
+            question.asking = asyncio.create_task(self._ask(key, question, is_trial))
             question.asking.add_done_callback(lambda _: self._forget(key, question))
         question.waiters += 1
         return question
@@ -157,21 +156,27 @@ class WebSearch:
         if question.asking.done() and not question.asking.cancelled():
             question.asking.exception()  # those who waited have been told
 
-    async def _ask(self, key: Key, question: _Question) -> HitDicts:
+    async def _ask(self, key: Key, question: _Question, is_trial: bool) -> HitDicts:
         assert self._upstream is not None, "without it nothing is admitted"
         async with self._places:
+            # It may have begun to fail since this was admitted.
+            if not is_trial and (why := self._breaker.failing) is not None:
+                raise engine_failed(why)
             question.sent = True
             try:
                 found = await self._upstream.find(*key)
             except HttpError as error:
                 if error.status == _FAILED:
                     self._breaker.failed(key, str(error))
+                else:
+                    self._breaker.well()  # what is to be told is this, not what it did before
                 raise
-            self._breaker.well()
-        try:
-            await asyncio.to_thread(self._record.add, *key, found)
-        except OSError as error:
-            raise disk_full(self._record.path, error) from error
+            self._breaker.answered(key)
+        if not self._record.has(*key):  # as what a trial asks may be
+            try:
+                await asyncio.to_thread(self._record.add, *key, found)
+            except OSError as error:
+                raise disk_full(self._record.path, error) from error
         return _hits(found)
 
 
