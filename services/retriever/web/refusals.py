@@ -41,8 +41,8 @@ def record_spoilt(told: str) -> HttpError:
 
 
 def disk_full(path: Path, error: OSError) -> HttpError:
-    """What is paid for could not be kept."""
-    told = f"{path.name} cannot be written ({error.strerror or error}), so nothing is sent; make room"
+    """What is paid for could not be kept, or a request not counted."""
+    told = f"{path.name} cannot be written ({error.strerror or error}), so nothing is sent until it can; make room"
     return HttpError(507, "disk_full", told)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -17,6 +18,8 @@ from services.retriever.web.record import Record
 from services.retriever.web.refusals import disk_full, engine_failed, not_recorded, query_rejected, record_spoilt
 from services.retriever.web.upstream import Upstream
 from services.web.errors import HttpError
+
+logger = logging.getLogger(__name__)
 
 _FAILED = 502
 # Together with the time that the server waits for its requests, less than `stopping.GRACE_SECONDS`.
@@ -56,6 +59,9 @@ class WebSearch:
         self._places = asyncio.Semaphore(at_once)
         self._most_waiting, self._max_wait = most_waiting, max_wait
         self._questions: dict[Key, _Question] = {}
+        # What is paid for and could not be written; nothing is sent before it is.
+        self._unwritten: dict[Key, list[Found]] = {}
+        self._writing = asyncio.Lock()
         self.replayed = 0
         self._breaker = Breaker(lambda key: self._join(key, is_trial=True).asking)
 
@@ -111,6 +117,10 @@ class WebSearch:
         for question in questions:
             question.asking.cancel()
         await asyncio.gather(*(question.asking for question in questions), return_exceptions=True)
+        try:
+            await self._write()
+        except HttpError as error:
+            logger.warning("%d answers that are paid for are lost: %s", len(self._unwritten), error)
         if self._upstream is not None:
             await self._upstream.close()
         self._record.close()
@@ -162,6 +172,9 @@ class WebSearch:
             # It may have begun to fail since this was admitted.
             if not is_trial and (why := self._breaker.failing) is not None:
                 raise engine_failed(why)
+            await self._write()
+            if not is_trial and (recorded := self._recorded(key)) is not None:  # only now
+                return recorded
             question.sent = True
             try:
                 found = await self._upstream.find(*key)
@@ -172,12 +185,20 @@ class WebSearch:
                     self._breaker.well()  # what is to be told is this, not what it did before
                 raise
             self._breaker.answered(key)
-        if not self._record.has(*key):  # as what a trial asks may be
-            try:
-                await asyncio.to_thread(self._record.add, *key, found)
-            except OSError as error:
-                raise disk_full(self._record.path, error) from error
+        self._unwritten[key] = found
+        await self._write()
         return _hits(found)
+
+    async def _write(self) -> None:
+        """Record what is paid for. Raises HttpError, and tries again next time."""
+        async with self._writing:
+            for key, found in list(self._unwritten.items()):
+                try:
+                    if not self._record.has(*key):  # as what a trial asks may be
+                        await asyncio.to_thread(self._record.add, *key, found)
+                except OSError as error:
+                    raise disk_full(self._record.path, error) from error
+                del self._unwritten[key]
 
 
 def _hits(found: Sequence[Found]) -> HitDicts:

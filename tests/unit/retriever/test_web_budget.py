@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -148,3 +149,29 @@ def test_nothing_is_sent_that_cannot_be_counted(tmp_path: Path) -> None:
         assert len(found(client, "b")) == 3
         assert client.get("/info").json()["web"]["requests"] == 2
     assert [sent.query for sent in engine.asked] == ["a", "b"]
+
+
+def test_what_is_paid_for_is_kept_while_the_disk_of_the_record_is_full_and_nothing_else_is_sent(
+    tmp_path: Path,
+) -> None:
+    engine = SearchEngine("brave")
+    record = tmp_path / "of its own" / "record.jsonl"
+    with searching(tmp_path, engine, f"web.record={record}") as client:
+        found(client, "a")
+        with pytest.MonkeyPatch.context() as patch:
+            synced = os.fsync
+
+            def full(file: int) -> None:
+                if os.path.samestat(os.fstat(file), record.stat()):
+                    raise OSError(28, "No space left on device")
+                synced(file)
+
+            patch.setattr("services.retriever.web.lines.os.fsync", full)
+            for query in "bcb":
+                response = client.post("/search", json={"query": query})
+                assert (response.status_code, response.json()["error"]) == (507, "disk_full")
+            assert [sent.query for sent in engine.asked] == ["a", "b"]
+        assert len(found(client, "b", 5)) == len(found(client, "c", 5)) == 3
+        assert client.get("/info").json()["web"]["requests"] == 3
+    assert [sent.query for sent in engine.asked] == ["a", "b", "c"]
+    assert [json.loads(line)["entry"]["query"] for line in record.read_text().splitlines()] == ["a", "b", "c"]
