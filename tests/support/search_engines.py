@@ -46,6 +46,7 @@ class SearchEngine:
         most_at_once: the most requests that were under way together.
         began: when each request arrived, by the loop's clock.
         unresponsive: what SearXNG says of its own engines.
+        answered: its own engines that answered, if with nothing.
     """
 
     name: str
@@ -57,6 +58,7 @@ class SearchEngine:
     asked: list[Sent] = field(default_factory=list)
     most_at_once: int = 0
     unresponsive: list[list[str]] = field(default_factory=list)
+    answered: list[str] = field(default_factory=list)
     began: list[float] = field(default_factory=list)
     _now: int = 0
 
@@ -137,6 +139,8 @@ class SearchEngine:
             }
             for place, (url, title, text) in enumerate(self._pages(query), 1)
         ]
+        timings = ["total;dur=812.4", "render;dur=0"]
+        timings += [f"total_{place}_{name};dur=403.1" for place, name in enumerate(self.answered)]
         return JSONResponse(
             {
                 "query": query,
@@ -147,7 +151,8 @@ class SearchEngine:
                 "infoboxes": [],
                 "suggestions": [],
                 "unresponsive_engines": self.unresponsive,
-            }
+            },
+            headers={"Server-Timing": ", ".join(timings)},
         )
 
     def _brave(self, query: str, asked: dict[str, Any], headers: Any) -> Response:

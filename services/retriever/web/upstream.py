@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from typing import Any
 
 from research.errors import ServiceBusyError, ServiceError
 from research.http.service import Answer, HttpService, first_fault
@@ -57,8 +58,8 @@ class Upstream(HttpService):
         """
         ask = self._engine.ask(query, top_k)
         try:
-            answer = await self.request(ask.method, ask.path, json=ask.json)
-            return self._engine.read(answer)[:top_k]
+            answer, headers = await self.request(ask.method, ask.path, json=ask.json)
+            return self._engine.read(answer, headers)[:top_k]
         except EngineBusyError as error:
             self._pause(error.seconds)
             raise engine_busy(self._told(error), error.seconds) from error
@@ -79,6 +80,9 @@ class Upstream(HttpService):
             self._pause(seconds)
             self._require_short_pause(f"it answered {answer.status}")
         return answer
+
+    def _decoded(self, path: str, name: str, answer: Answer) -> Any:
+        return super()._decoded(path, name, answer), answer.headers
 
     async def _take_turn(self) -> None:
         """Wait for the interval between requests.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import html
+from collections.abc import Mapping
 from typing import Any, Literal, NotRequired
 
 from pydantic import TypeAdapter
@@ -35,7 +36,7 @@ def _ask(query: str, count: int) -> Ask:
     return get("/res/v1/web/search", asked)
 
 
-def _read(answer: Any) -> list[Found]:
+def _read(answer: Any, _: Mapping[str, str]) -> list[Found]:
     told = _ANSWER.validate_python(answer, strict=True)
     results = told["web"]["results"] if "web" in told else []
     return pages(

@@ -44,7 +44,7 @@ class Engine:
         key_variable: of the environment; None if no key is needed.
         key_headers: what carries the key.
         ask: the request for a query and a number of results.
-        read: the results of an answer, best first. Raises ValueError if it is none, EngineBusyError.
+        read: the results of an answer and its headers, best first. Raises ValueError if it is none, EngineBusyError.
         most_results: of one request.
         most_chars, most_words: of a query; what is longer is cut.
         is_spent: whether a refusal, by status and text, says that the account has nothing left.
@@ -56,7 +56,7 @@ class Engine:
     form: str
     address: str
     ask: Callable[[str, int], Ask]
-    read: Callable[[Any], list[Found]]
+    read: Callable[[Any, Mapping[str, str]], list[Found]]
     most_results: int
     most_chars: int
     most_words: int | None = None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, NotRequired
 
 from pydantic import TypeAdapter
@@ -28,7 +29,7 @@ def _ask(query: str, count: int) -> Ask:
     return Ask("POST", "/search", {"q": query, "num": count})
 
 
-def _read(answer: Any) -> list[Found]:
+def _read(answer: Any, _: Mapping[str, str]) -> list[Found]:
     told = _ANSWER.validate_python(answer, strict=True)
     return pages([Found(each["link"], each["title"], each.get("snippet", "")) for each in told["organic"]])
 

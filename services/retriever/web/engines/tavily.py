@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from pydantic import TypeAdapter
@@ -30,7 +31,7 @@ def _ask(query: str, count: int) -> Ask:
     return Ask("POST", "/search", asked)
 
 
-def _read(answer: Any) -> list[Found]:
+def _read(answer: Any, _: Mapping[str, str]) -> list[Found]:
     told = _ANSWER.validate_python(answer, strict=True)
     return pages([Found(each["url"], each["title"], each["content"]) for each in told["results"]])
 

@@ -5,6 +5,7 @@ It tells errors with 200. `maxlag` makes it refuse while it is under load, which
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, Literal, NotRequired
 
 from pydantic import TypeAdapter
@@ -63,7 +64,7 @@ def _ask(query: str, count: int) -> Ask:
     return get("/w/api.php", asked)
 
 
-def _read(answer: Any) -> list[Found]:
+def _read(answer: Any, _: Mapping[str, str]) -> list[Found]:
     if isinstance(answer, dict) and "error" in answer:
         error = _REFUSAL.validate_python(answer, strict=True)["error"]
         told = f"{error['code']}: {error.get('info', '')}"
