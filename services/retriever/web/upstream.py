@@ -16,6 +16,8 @@ from services.retriever.web.refusals import account_spent, engine_busy, engine_f
 from services.web.errors import HttpError
 
 _RETRIES = 2
+# After 429 without `Retry-After`; as long again as the one before while the engine goes on to say so.
+_PAUSE_SECONDS, _LONGEST_PAUSE_SECONDS = 2.0, 60.0
 # Twenty results are some tens of kilobytes.
 _MOST_BYTES = 4_000_000
 _TOLD_CHARS = 1000
@@ -49,6 +51,7 @@ class Upstream(HttpService):
         self._engine, self._key, self._budget = engine, key, budget
         self._interval = config.min_interval
         self._next = self._resumes = 0.0  # by time.monotonic
+        self._own_pause = _PAUSE_SECONDS
 
     async def find(self, query: str, top_k: int) -> list[Found]:
         """The results of a query, at most `top_k`, best first.
@@ -79,6 +82,11 @@ class Upstream(HttpService):
         if answer.status in (429, 503) and (seconds := retry_after(answer.headers)) is not None:
             self._pause(seconds)
             self._require_short_pause(f"it answered {answer.status}")
+        elif answer.status == 429:
+            self._pause_unasked()
+            self._require_short_pause("it answered 429")
+        elif answer.status < 400:
+            self._own_pause = _PAUSE_SECONDS
         return answer
 
     def _decoded(self, path: str, name: str, answer: Answer) -> Any:
@@ -91,13 +99,17 @@ class Upstream(HttpService):
             ServiceBusyError: the engine wants a pause, which is waited for as any other.
             EngineBusyError: it wants one that is too long for that.
         """
-        self._require_short_pause("it was asked before")
+        self._require_no_pause()
         now = time.monotonic()
-        if (left := self._resumes - now) > 0:
-            raise ServiceBusyError(f"{self._name} wants a pause, of which {left:.1f} s are left", 429, left)
         begins = max(now, self._next)
         self._next = begins + self._interval
         await asyncio.sleep(begins - now)
+        self._require_no_pause()  # one may have begun meanwhile
+
+    def _require_no_pause(self) -> None:
+        self._require_short_pause("it was asked before")
+        if (left := self._resumes - time.monotonic()) > 0:
+            raise ServiceBusyError(f"{self._name} wants a pause, of which {left:.1f} s are left", 429, left)
 
     def _require_short_pause(self, why: str) -> None:
         if (left := self._resumes - time.monotonic()) > self._timeout:
@@ -105,6 +117,12 @@ class Upstream(HttpService):
 
     def _pause(self, seconds: float) -> None:
         self._resumes = max(self._resumes, time.monotonic() + seconds)
+
+    def _pause_unasked(self) -> None:
+        """Pause for longer than last time, unless this is another answer to what was sent before the pause."""
+        if time.monotonic() >= self._resumes:
+            self._pause(self._own_pause)
+            self._own_pause = min(2 * self._own_pause, _LONGEST_PAUSE_SECONDS)
 
     def _refusal(self, error: ServiceError) -> HttpError:
         told, status = self._told(error), error.status
