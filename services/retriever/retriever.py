@@ -119,6 +119,11 @@ class Retriever:
         """Whether the queue is full; searches are then refused unread, even cached ones."""
         return self._pipeline is not None and self._pipeline.is_full
 
+    @property
+    def most_in_time(self) -> int:
+        """As many as may wait: the encoder has no pace that it must keep to."""
+        return self.settings.retriever.max_queue_queries
+
     def retry_headers(self) -> dict[str, str]:
         """When to retry a refused request: once the queries waiting now are done, at the pace of the latest batches."""
         wait = self._pipeline.expected_wait if self._pipeline else 0.0

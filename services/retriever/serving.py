@@ -54,6 +54,11 @@ class Serving(Protocol[Target]):
         """Whether further searches are refused unread."""
         ...
 
+    @property
+    def most_in_time(self) -> int:
+        """Queries of one search that can be done within `retriever.max_wait`."""
+        ...
+
     def start(self) -> None:
         """Begin loading; `status` reports the progress."""
         ...

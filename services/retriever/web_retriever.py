@@ -92,6 +92,13 @@ class WebRetriever:
     def is_full(self) -> bool:
         return self._search is not None and self._search.is_full
 
+    @property
+    def most_in_time(self) -> int:
+        """At the pace of the interval, with slow answers, if the record has none of them."""
+        config, limits = self._config, self.settings.retriever
+        each = config.min_interval + config.timeout / config.at_once
+        return max(1, int(min(limits.max_queue_queries, limits.max_wait / each)))
+
     def retry_headers(self) -> dict[str, str]:
         """At the pace that the interval between requests allows."""
         waiting = self._search.depth if self._search is not None else 0

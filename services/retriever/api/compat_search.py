@@ -84,7 +84,7 @@ class PatientSearch:
         if len(texts) * top_k > _MOST_HITS:
             told = f"{len(texts)} queries with {top_k} hits each are above the limit of {_MOST_HITS} hits per request"
             raise HttpError(422, "invalid_request", told)
-        size = max(1, min(_PORTION_QUERIES, _PORTION_HITS // top_k, limits.max_queue_queries))
+        size = max(1, min(_PORTION_QUERIES, _PORTION_HITS // top_k, self._retriever.most_in_time))
         portions = _portions(texts, size, limits.max_queue_chars // 8) or [[]]
         first = await cancel_on_disconnect(request, self._search(portions[0], top_k))
         if first is None:

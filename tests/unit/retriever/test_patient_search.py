@@ -30,10 +30,9 @@ def run(scenario: Scenario, *, patience: float = 20, most_bytes: int = 10_000, q
     async def main(bench: Bench) -> None:
         retriever = SimpleNamespace(
             settings=SimpleNamespace(
-                retriever=SimpleNamespace(
-                    max_query_chars=20, max_top_k=5, max_queue_queries=queue, max_queue_chars=10_000
-                )
+                retriever=SimpleNamespace(max_query_chars=20, max_top_k=5, max_queue_chars=10_000)
             ),
+            most_in_time=queue,
             status=ServiceStatus(status="ready"),
             retry_headers=lambda: {"Retry-After": "1"},
         )

@@ -311,6 +311,17 @@ def test_other_projects_clients_search_the_web_too(tmp_path: Path) -> None:
         assert results[0][0]["url"] == "https://site-1.example/1"
 
 
+def test_a_batch_that_takes_longer_than_max_wait_is_answered_in_portions(tmp_path: Path) -> None:
+    engine = SearchEngine("brave")
+    pace = ("web.min_interval=0.1", "web.timeout=2", "retriever.max_wait=6")
+    with searching(tmp_path, engine, *pace) as client:
+        queries = [f"q{n}" for n in range(80)]
+        response = client.post("/retrieve", json={"queries": queries, "topk": 1})
+        assert response.status_code == 200
+        contents = [hits[0]["contents"] for hits in response.json()["result"]]
+        assert [query in told for query, told in zip(queries, contents, strict=True)] == [True] * 80
+
+
 def test_an_answer_without_end_is_cut_at_its_size(tmp_path: Path) -> None:
     engine = SearchEngine("tavily", fault="huge")
     with searching(tmp_path, engine, "web.timeout=60") as client:
