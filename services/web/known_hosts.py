@@ -11,10 +11,11 @@ from collections.abc import Iterable
 from functools import lru_cache
 from urllib.parse import urlsplit
 
+from fastapi import Request
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from research.settings import Settings
-from services.web.errors import error_response
+from services.web.errors import HttpError, error_response
 
 
 def own_names(settings: Settings) -> frozenset[str]:
@@ -27,9 +28,10 @@ def own_names(settings: Settings) -> frozenset[str]:
 
 
 class KnownHosts:
-    """Answers 421 to an unknown `Host` and 403 to an unknown `Origin`.
+    """Answers 421 to an unknown `Host` and 403 to an unknown `Origin`, or to what another site's page loads.
 
-    Addresses are always known: a page can make its name point here, but not its address.
+    Addresses are always known: a page can make its name point here, but not its address. An `<img>` has no `Origin`;
+    browsers say whose it is in `Sec-Fetch-Site`. A link to one of our pages is followed.
     """
 
     def __init__(self, app: ASGIApp, names: Iterable[str]) -> None:
@@ -53,6 +55,8 @@ class KnownHosts:
                 return 421, "unknown_host", f"Host: {told}"
             if name == b"origin" and not self._is_known(value):
                 return 403, "unknown_origin", "Origin: pages of other sites may not use this service"
+            if name == b"sec-fetch-site" and value == b"cross-site" and not _is_link(scope):
+                return 403, "unknown_origin", "Sec-Fetch-Site: pages of other sites may not use this service"
         return None
 
     def _look_up(self, url: bytes) -> bool:
@@ -61,6 +65,19 @@ class KnownHosts:
         except ValueError:
             return False
         return name in self._names or _is_address(name)
+
+
+def _is_link(scope: Scope) -> bool:
+    """Whether somebody opens what is asked for as a page of its own."""
+    told = dict(scope["headers"])
+    opened = (told.get(b"sec-fetch-mode"), told.get(b"sec-fetch-dest")) == (b"navigate", b"document")
+    return opened and scope["method"] == "GET"
+
+
+def require_no_page(request: Request) -> None:
+    """For a GET that costs something: raise HttpError if a page of another site asks, be it by a link."""
+    if request.headers.get("Sec-Fetch-Site", "none") not in ("none", "same-origin"):
+        raise HttpError(403, "unknown_origin", "Sec-Fetch-Site: pages of other sites may not search")
 
 
 def _is_address(name: str) -> bool:

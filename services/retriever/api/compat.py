@@ -22,7 +22,7 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Annotated, Any, ClassVar
 
 import orjson
-from fastapi import APIRouter, Request, Response
+from fastapi import APIRouter, Depends, Request, Response
 from pydantic import BaseModel, Field
 
 from research.passages import contents_of
@@ -35,6 +35,7 @@ from services.retriever.index.passage_lookup import Record
 from services.retriever.types import HitDicts
 from services.web.disconnect import CLIENT_CLOSED_REQUEST, cancel_on_disconnect
 from services.web.errors import HttpError, ValidationRoute
+from services.web.known_hosts import require_no_page
 
 _TOP_N, _TOP_K = 10, 3  # the defaults of the servers of ReSearch and ColBERT, and of the others
 _MOST_URLS = 100  # clients send one
@@ -151,7 +152,8 @@ def compatible_routes(
             return Response(status_code=CLIENT_CLOSED_REQUEST)
         return unread.respond(found, _page, lambda parts: {"result": parts})
 
-    @router.get("/api/search")
+    # Links are followed, and loaded ahead, without a person: over the web each costs a request.
+    @router.get("/api/search", dependencies=[Depends(require_no_page)], responses={403: {"model": ErrorBody}})
     async def colbert(request: Request, query: str, k: int = _TOP_N) -> Response:
         """Answer one query as ColBERT's server, which DSPy asks."""
         head = b'{"query":%b,"topk":' % orjson.dumps(_utf8(query))

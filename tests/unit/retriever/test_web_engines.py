@@ -311,6 +311,19 @@ def test_other_projects_clients_search_the_web_too(tmp_path: Path) -> None:
         assert results[0][0]["url"] == "https://site-1.example/1"
 
 
+@pytest.mark.parametrize("site", ["cross-site", "same-site"])
+def test_a_page_of_another_site_spends_nothing_be_it_by_a_link(tmp_path: Path, site: str) -> None:
+    engine = SearchEngine("brave")
+    link = {"sec-fetch-site": site, "sec-fetch-mode": "navigate", "sec-fetch-dest": "document"}
+    with searching(tmp_path, engine) as client:
+        refused = client.get("/api/search", params={"query": "q"}, headers=link)
+        assert (refused.status_code, refused.json()["error"]) == (403, "unknown_origin")
+        assert engine.asked == []
+        typed = client.get("/api/search", params={"query": "q"}, headers={**link, "sec-fetch-site": "none"})
+        assert len(typed.json()["topk"]) == 3
+        assert len(client.get("/api/search", params={"query": "q"}).json()["topk"]) == 3
+
+
 def test_a_batch_that_takes_longer_than_max_wait_is_answered_in_portions(tmp_path: Path) -> None:
     engine = SearchEngine("brave")
     pace = ("web.min_interval=0.1", "web.timeout=2", "retriever.max_wait=6")

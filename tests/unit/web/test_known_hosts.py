@@ -63,6 +63,22 @@ def test_pages_of_other_sites_are_refused(url: str, origin: str) -> None:
     assert httpx.get(f"{url}/status", headers={"origin": origin}).status_code == 403
 
 
+IMAGE = {"sec-fetch-site": "cross-site", "sec-fetch-mode": "no-cors", "sec-fetch-dest": "image"}
+FRAME = {"sec-fetch-site": "cross-site", "sec-fetch-mode": "navigate", "sec-fetch-dest": "iframe"}
+LINK = {"sec-fetch-site": "cross-site", "sec-fetch-mode": "navigate", "sec-fetch-dest": "document"}
+
+
+@pytest.mark.parametrize("headers", [IMAGE, FRAME])
+def test_what_pages_of_other_sites_load_is_refused(url: str, headers: dict[str, str]) -> None:
+    assert httpx.get(f"{url}/status", headers=headers).status_code == 403
+    assert httpx.get(f"{url}/status", headers={**headers, "sec-fetch-site": "same-origin"}).status_code == 200
+
+
+def test_a_link_from_another_site_is_followed_and_a_form_is_not(url: str) -> None:
+    assert httpx.get(f"{url}/", headers=LINK).status_code == 200
+    assert httpx.post(f"{url}/", headers={**LINK, "origin": url}).status_code == 403
+
+
 def test_our_own_page_may_ask(url: str) -> None:
     assert httpx.get(f"{url}/status", headers={"origin": url}).status_code == 200
 
