@@ -29,7 +29,7 @@ from research.bench.records import Records
 from research.bench.run import ask_all
 from research.bench.runs import VERDICTS, read_runs
 from research.episode.agent import GREEDY
-from research.errors import ConditionsChangedError, ResearchError, ServiceError
+from research.errors import ConditionsChangedError, ResearchError, ServiceError, ServiceRefusalError
 from research.schemas import StrategyName
 from research.settings import Settings
 from research.strategies.openai_chat import OpenAIChat
@@ -109,6 +109,8 @@ async def _ask(asked: Target, planned: Sequence[PlannedMeasurement], console: Co
                     on_answer=partial(_advance, bar, lines, task, everything),
                 )
                 former = None
+            except ServiceRefusalError:
+                raise  # the other strategies would be refused, too
             except ServiceError as error:
                 if former:
                     raise

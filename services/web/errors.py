@@ -20,6 +20,7 @@ from research.errors import (
     ResearchError,
     ServiceBusyError,
     ServiceError,
+    ServiceRefusalError,
 )
 from research.http import request_id
 from research.schemas import MOST_VALUES, ErrorBody
@@ -41,6 +42,8 @@ class HttpError(ResearchError):
 
 _STATUSES: list[tuple[type[ResearchError], int, str]] = [
     (ServiceBusyError, 503, "retriever_busy"),
+    # No client of ours or OpenAI's asks again after this, as it would after 409 and after all of 5xx.
+    (ServiceRefusalError, 424, "service_refused"),
     (ServiceError, 503, "service_unavailable"),
     (ProtocolError, 422, "invalid_request"),
     (ConfigurationError, 422, "invalid_request"),

@@ -77,6 +77,11 @@ _ERRORS: dict[int, tuple[str, str, str]] = {
         "invalid_request",
         "top_k: Input should be greater than or equal to 1",
     ),
+    424: (
+        "the retriever refuses until a person has changed something there; asking again is in vain",
+        "service_refused",
+        "the budget of web searches is spent",
+    ),
     429: ("too many questions at once", "busy", "too many questions at once; try again soon"),
     503: ("the retriever is unavailable, or time ran out", "service_unavailable", "no answer within 30 s"),
 }

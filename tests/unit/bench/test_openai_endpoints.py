@@ -7,16 +7,27 @@ import json
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from io import StringIO
+from pathlib import Path
 from threading import Thread
 from typing import Any
 
 import pytest
+from rich.console import Console
 
+from apps.bench.plan import PlannedMeasurement
+from apps.bench.run import _ask
+from apps.bench.sets import QuestionSet
+from apps.bench.target import Target
+from research.clients import RetrieverClient
+from research.config import load_settings
 from research.episode.agent import Finish, Sampling
-from research.errors import ContextFullError, ServiceError
+from research.errors import ContextFullError, ServiceError, ServiceRefusalError
+from research.questions import Question
 from research.strategies.chat import Message
 from research.strategies.completions import CompletionsPolicy
 from research.strategies.openai_chat import OpenAIChat
+from tests.support.web_search import searching
 
 GREEDY = Sampling(0.0)
 Reply = Callable[[dict[str, Any]], tuple[int, dict[str, Any]]]
@@ -190,3 +201,24 @@ def test_an_endpoint_that_tells_no_tokens_is_no_place_for_research() -> None:
         pytest.raises(ServiceError, match="returns no token ids"),
     ):
         asyncio.run(generate(url))
+
+
+def test_a_search_that_is_refused_for_good_ends_the_bench(tmp_path: Path) -> None:
+    """It is no strategy that the endpoint cannot serve: the next one needs the same searches."""
+    (tmp_path / "web").mkdir()
+    (tmp_path / "web" / "tavily.jsonl").touch()
+    asked = [Question("q", "Who painted it?", ("Vincent van Gogh",))]
+
+    async def bench(chat_url: str, retriever_url: str) -> None:
+        async with OpenAIChat(chat_url, "m", retries=0) as chat, RetrieverClient(retriever_url) as retriever:
+            target = Target(load_settings(environment=False), None, chat, retriever, {}, None)  # type: ignore[arg-type]
+            planned = PlannedMeasurement("naive-rag", QuestionSet("own", asked, None), {}, tmp_path / "a.jsonl")
+            await _ask(target, [planned], Console(file=StringIO()))
+
+    with (
+        endpoint(lambda body: (200, said("?"))) as (url, sent),
+        searching(tmp_path, url, "web.replay=true") as web,
+        pytest.raises(ServiceRefusalError, match=r"set web\.replay=false"),
+    ):
+        asyncio.run(bench(url, str(web.base_url)))
+    assert sent == []
