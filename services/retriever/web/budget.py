@@ -31,6 +31,9 @@ class Budget:
         for _, entry in self._lines.entries():
             self.requests += 1
             self.spent += entry["price"]
+        # A line that is spoilt was a request, too, probably of today's price.
+        self.requests += self._lines.spoilt
+        self.spent += self._lines.spoilt * config.price
 
     @property
     def path(self) -> Path:

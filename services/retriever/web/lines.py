@@ -34,6 +34,9 @@ class Place:
 class SealedLines:
     """Lines `{"seal": …, "entry": {…}}`; any thread may use it.
 
+    Attributes:
+        spoilt: lines that `entries` left out, besides a last one that is torn.
+
     Args:
         path: of the file, which may be missing.
         writable: create the file and append to it, alone; or else only read, beside others.
@@ -62,6 +65,7 @@ class SealedLines:
                 raise ConfigurationError(f"{path} is being written by another process; end it first") from error
         self._writable = writable
         self._end = 0
+        self.spoilt = 0
 
     def entries(self) -> Iterator[tuple[Place, dict[str, Any]]]:
         """Every whole entry and its place, in order; to be read to the end before the first `add`.
@@ -75,6 +79,7 @@ class SealedLines:
                 if entry is not None:
                     yield Place(start, len(line)), entry
                 elif line.endswith(b"\n"):
+                    self.spoilt += 1
                     logger.warning("%s:%d is spoilt and left out", self.path, number)
                 else:
                     logger.warning("%s:%d is torn and left out", self.path, number)

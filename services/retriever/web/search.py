@@ -91,9 +91,10 @@ class WebSearch:
         keys = [(self._engine.cut(text), top_k) for text in texts]
         if not all(query for query, _ in keys):
             raise query_rejected("it is blank")
-        recorded = {key: hits for key in dict.fromkeys(keys) if (hits := self._recorded(key)) is not None}
-        asked = {key: self._questions.get(key) for key in keys if key not in recorded}
+        asked = {key: self._questions.get(key) for key in keys if not self._record.has(*key)}
         self._admit([key for key, question in asked.items() if question is None])
+        # Only now: who is refused comes again soon.
+        recorded = {key: self._recorded(key) for key in dict.fromkeys(keys) if key not in asked}
         # Before anything is waited for: what is admitted has its place.
         joined = {key: self._join(key) for key in asked}
         try:
@@ -125,13 +126,12 @@ class WebSearch:
             await self._upstream.close()
         self._record.close()
 
-    def _recorded(self, key: Key) -> HitDicts | None:
+    def _recorded(self, key: Key) -> HitDicts:
         try:
             found = self._record.get(*key)
         except AssetError as error:
             raise record_spoilt(str(error)) from error
-        if found is None:
-            return None
+        assert found is not None, "it is in the record"
         self.replayed += 1
         return _hits(found)
 
@@ -173,8 +173,8 @@ class WebSearch:
             if not is_trial and (why := self._breaker.failing) is not None:
                 raise engine_failed(why)
             await self._write()
-            if not is_trial and (recorded := self._recorded(key)) is not None:  # only now
-                return recorded
+            if not is_trial and self._record.has(*key):  # since this moment
+                return self._recorded(key)
             question.sent = True
             try:
                 found = await self._upstream.find(*key)

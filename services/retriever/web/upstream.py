@@ -8,7 +8,7 @@ from typing import Any
 
 from research.errors import ServiceBusyError, ServiceError
 from research.http.service import Answer, HttpService, first_fault
-from research.http.tries import retry_after
+from research.http.tries import FAILURES, retry_after
 from research.settings.retriever import WebConfig
 from services.retriever.web.budget import Budget
 from services.retriever.web.engines.engine import Engine, EngineBusyError, Found
@@ -69,9 +69,9 @@ class Upstream(HttpService):
         except ServiceBusyError as error:
             raise engine_busy(self._told(error), error.retry_after) from error
         except ServiceError as error:
-            raise self._refusal(error) from error
+            raise engine_failed(self._told(error)) from error
         except (ValueError, RecursionError) as error:
-            raise self._refusal(self.nonsense(first_fault(error))) from error
+            raise engine_failed(self._told(self.nonsense(first_fault(error)))) from error
 
     async def _exchange(
         self, method: str, path: str, body: bytes | None, limit: float, name: str | None = None
@@ -90,6 +90,8 @@ class Upstream(HttpService):
         return answer
 
     def _decoded(self, path: str, name: str, answer: Answer) -> Any:
+        if 400 <= answer.status < 500 and answer.status != 429:
+            raise self._refusal(answer)
         return super()._decoded(path, name, answer), answer.headers
 
     async def _take_turn(self) -> None:
@@ -124,17 +126,18 @@ class Upstream(HttpService):
             self._pause(self._own_pause)
             self._own_pause = min(2 * self._own_pause, _LONGEST_PAUSE_SECONDS)
 
-    def _refusal(self, error: ServiceError) -> HttpError:
-        told, status = self._told(error), error.status
-        if status is None or status >= 500 or status < 400:
-            return engine_failed(told)
-        if self._engine.is_spent(status, told):
+    def _refusal(self, answer: Answer) -> HttpError:
+        """By the words of the engine alone: an error of ours has the query in it, too."""
+        FAILURES.labels(self.kind, "refused").inc()
+        status, text = answer.status, answer.text
+        told = self._told(f"{self._name} answered {status}: {text}")
+        if self._engine.is_spent(status, text):
             return account_spent(told)
-        if self._engine.refuses_key(status, told):
+        if self._engine.refuses_key(status, text):
             return key_refused(told)
         return query_rejected(told) if status in _OF_THE_QUERY else engine_failed(told)
 
-    def _told(self, error: Exception) -> str:
+    def _told(self, error: Exception | str) -> str:
         """The words of an error: without the address, and without the key, should the engine have repeated it."""
         told = str(error).replace(self.url, "web.address")
         return (told.replace(self._key, "[key]") if self._key else told)[:_TOLD_CHARS]

@@ -47,6 +47,15 @@ def test_money_and_requests_are_kept_over_restarts(tmp_path: Path) -> None:
     assert (budget.requests, round(budget.spent, 9)) == (5, 0.035)
 
 
+def test_a_line_that_is_spoilt_was_a_request_too(tmp_path: Path) -> None:
+    charged(tmp_path, 3, price=0.005)
+    path = tmp_path / "requests.jsonl"
+    lines = path.read_text().splitlines(keepends=True)
+    path.write_text(lines[0] + lines[1].replace("price", "prize") + lines[2])
+    budget = charged(tmp_path, 1, price=0.01)
+    assert (budget.requests, round(budget.spent, 9)) == (4, 0.03)
+
+
 @pytest.mark.parametrize(
     ("limits", "told"),
     [
@@ -131,6 +140,17 @@ def test_an_account_that_is_spent_is_told_as_such(
         response = client.post("/search", json={"query": "q"})
         assert (response.status_code, response.json()["error"]) == (402, "account_spent")
         assert told in response.json()["message"]
+
+
+@pytest.mark.parametrize("query", ["SUBSCRIPTION_TOKEN", "ü" * 400])
+def test_what_a_refusal_is_about_does_not_depend_on_the_query(tmp_path: Path, query: str) -> None:
+    engine = SearchEngine("brave", fault="422", told="the query is not valid")
+    with searching(tmp_path, engine) as client:
+        response = client.post("/search", json={"query": query})
+        assert (response.status_code, response.json()["error"]) == (422, "query_rejected")
+        engine.told = "SUBSCRIPTION_TOKEN_INVALID"
+        response = client.post("/search", json={"query": query})
+        assert (response.status_code, response.json()["error"]) == (409, "engine_refused")
 
 
 def test_nothing_is_sent_that_cannot_be_counted(tmp_path: Path) -> None:

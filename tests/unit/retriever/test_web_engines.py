@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -333,6 +334,19 @@ def test_a_batch_that_takes_longer_than_max_wait_is_answered_in_portions(tmp_pat
         assert response.status_code == 200
         contents = [hits[0]["contents"] for hits in response.json()["result"]]
         assert [query in told for query, told in zip(queries, contents, strict=True)] == [True] * 80
+
+
+def test_what_is_recorded_is_read_once_for_a_request_that_waits_for_a_place(tmp_path: Path) -> None:
+    engine = SearchEngine("brave", delay=1.0)
+    with searching(tmp_path, engine, "retriever.max_queue_queries=2") as client, ThreadPoolExecutor(2) as threads:
+        found(client, "before")
+        first = threads.submit(client.post, "/search", json={"queries": ["a", "b"]})
+        until = time.monotonic() + 20
+        while len(engine.asked) < 3 and time.monotonic() < until:
+            pass
+        response = client.post("/retrieve", json={"queries": ["before", "c"], "topk": 3})
+        assert [response.status_code, first.result().status_code] == [200, 200]
+        assert "research_retriever_web_replayed 1.0" in client.get("/metrics").text
 
 
 def test_an_answer_without_end_is_cut_at_its_size(tmp_path: Path) -> None:
