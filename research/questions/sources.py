@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
 from collections.abc import Iterable, Mapping
@@ -26,7 +27,8 @@ def builtin_path(data: Path, split: Split) -> Path:
 
 def hub_copy(data: Path, name: str) -> Path:
     """Where `research prepare` keeps the records of `hub:…`, for services that reach no hub."""
-    return data / "questions" / f"{re.sub(r'[^0-9A-Za-z.]+', '-', name)}.jsonl"
+    digest = hashlib.sha256(name.encode()).hexdigest()[:8]  # names may differ in the signs alone that are left out
+    return data / "questions" / f"{re.sub(r'[^0-9A-Za-z.]+', '-', name)}-{digest}.jsonl"
 
 
 def hub_name(name: str) -> str | None:

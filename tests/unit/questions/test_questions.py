@@ -94,6 +94,16 @@ def test_a_set_of_the_hub_that_was_prepared_is_read_without_the_hub(tmp_path: Pa
     assert not list((tmp_path / "elsewhere").rglob("*.*"))
 
 
+def test_sets_of_the_hub_whose_names_are_alike_have_files_of_their_own(tmp_path: Path) -> None:
+    for name in ("a_b", "a-b"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "train.jsonl").write_text(json.dumps({**FLASHRAG, "id": name}) + "\n")
+        keep_hub_records(f"hub:{tmp_path}/{name}::train", tmp_path / "data")
+    for name in ("a_b", "a-b"):
+        (question,) = load_questions(f"hub:{tmp_path}/{name}::train", "train", tmp_path / "data")
+        assert question.id == name
+
+
 @pytest.mark.parametrize("name", ["missing.jsonl", "hub:only-two:parts", "builtin"])
 def test_missing_sets_are_said(tmp_path: Path, name: str) -> None:
     with pytest.raises(AssetError):
