@@ -43,7 +43,7 @@ def create_app(retriever: Retriever | WebRetriever) -> FastAPI:
     """The app around a retriever, which is loaded once the app runs."""
     unread = UnreadAnswers(retriever.settings.retriever.max_answer_bytes)
     pages = Pages(retriever)
-    mcp, mcp_sessions = mcp_routes(retriever, unread, pages)
+    mcp, mcp_sessions = mcp_routes(retriever, unread, pages, is_web=isinstance(retriever, WebRetriever))
 
     @asynccontextmanager
     async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
@@ -51,6 +51,7 @@ def create_app(retriever: Retriever | WebRetriever) -> FastAPI:
             await stack.enter_async_context(mcp_sessions())
             retriever.start()
             yield
+        pages.close()
         await retriever.close()
 
     app = FastAPI(

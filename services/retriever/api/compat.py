@@ -145,12 +145,16 @@ def compatible_routes(
     @router.post("/access")
     async def access(body: Access, request: Request) -> Response:
         """Answer each url with its page as far as the corpus has it, or null; nothing is fetched from the network."""
-        # As their servers do: links within some wikis are written so.
-        urls = [url.replace("index.php/", "index.php?title=") for url in body.urls]
-        found = await cancel_on_disconnect(request, pages.with_urls(urls))
+        # As their servers do: links within some wikis are written so; a corpus may have either form.
+        urls = {url: url.replace("index.php/", "index.php?title=") for url in body.urls}
+        asked = list(dict.fromkeys([*urls, *urls.values()]))
+        found = await cancel_on_disconnect(request, pages.with_urls(asked))
         if found is None:
             return Response(status_code=CLIENT_CLOSED_REQUEST)
-        return unread.respond(found, _page, lambda parts: {"result": parts})
+        page = dict(zip(asked, found, strict=True))
+        return unread.respond(
+            [page[url] or page[urls[url]] for url in body.urls], _page, lambda parts: {"result": parts}
+        )
 
     # Links are followed, and loaded ahead, without a person: over the web each costs a request.
     @router.get("/api/search", dependencies=[Depends(require_no_page)], responses={403: {"model": ErrorBody}})

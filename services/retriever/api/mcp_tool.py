@@ -31,7 +31,8 @@ from services.web.telemetry.refusals import count_refusal
 T = TypeVar("T")
 
 _PATH = "/mcp"
-_READS = ToolAnnotations(read_only_hint=True, idempotent_hint=True, open_world_hint=False)
+_OF_A_CORPUS = "Passages of an encyclopedia or of your documents, by meaning."
+_OF_THE_WEB = "Pages of the web, as a search engine shows them."
 
 
 class Found(BaseModel):
@@ -61,10 +62,11 @@ class Page(BaseModel):
 
 
 def mcp_routes(
-    retriever: Serving[Any], unread: UnreadAnswers, pages: Pages
+    retriever: Serving[Any], unread: UnreadAnswers, pages: Pages, *, is_web: bool
 ) -> tuple[list[BaseRoute], Callable[[], AbstractAsyncContextManager[None]]]:
-    """`/mcp` with the tools `search` and `fetch`, and the context manager that must be open while the app runs."""
-    server = MCPServer("retriever", instructions="Passages of an encyclopedia or of your documents, by meaning.")
+    """`/mcp` with the tools `search` and, but over the web, `fetch`; and what must be open while the app runs."""
+    server = MCPServer("retriever", instructions=_OF_THE_WEB if is_web else _OF_A_CORPUS)
+    reads = ToolAnnotations(read_only_hint=True, idempotent_hint=True, open_world_hint=is_web)
     limits = retriever.settings.retriever
     # Told to the model, but checked by us: pydantic's words for it would send the model to a web page.
     bounds: dict[str, Any] = {"minimum": 1, "maximum": limits.max_top_k}
@@ -83,7 +85,7 @@ def mcp_routes(
                 count_refusal(error.reason, 200)
             raise ToolError(str(error)) from error
 
-    @server.tool(annotations=_READS)
+    @server.tool(annotations=reads)
     async def search(
         query: Annotated[str, Field(description="what to look for, in a few words or as a question")],
         call: Context[None, Request],
@@ -104,7 +106,6 @@ def mcp_routes(
 
         return await answered(call, work())
 
-    @server.tool(annotations=_READS)
     async def fetch(
         id: Annotated[str, Field(description="the id of a search result, or its url for all of that page")],
         call: Context[None, Request],
@@ -124,6 +125,9 @@ def mcp_routes(
             return page
 
         return await answered(call, work())
+
+    if not is_web:
+        server.tool(annotations=reads)(fetch)
 
     # Stateless: a search needs no session, and any replica may answer. Nothing is sent unasked, so there is no stream
     # to GET, which would stay open for ever. Every route checks the names of hosts and origins (`KnownHosts`).

@@ -31,6 +31,10 @@ class Pages:
         self._thread = ThreadPoolExecutor(1, "lookup")
         self._waiting = 0
 
+    def close(self) -> None:
+        """End the thread, after what it is at."""
+        self._thread.shutdown(wait=False, cancel_futures=True)
+
     async def with_id(self, own_id: str) -> Record | None:
         """The passage of that id, or None. Raises what `with_urls` raises."""
         return await self._look_up(lambda lookup: lookup.with_id(own_id))

@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import httpx
 import pytest
+from fastapi import FastAPI
 
 from research.passages import CorpusRow
 from research.schemas import ServiceStatus
 from services.retriever.api import pages as pages_module
+from services.retriever.api.answers import UnreadAnswers
+from services.retriever.api.compat import compatible_routes
 from services.retriever.api.pages import Pages
 from services.retriever.index.passage_lookup import PassageLookup
 from services.retriever.index.passage_store import PassageStore, write_passage_store
@@ -38,8 +42,14 @@ class HeldLookup(PassageLookup):
 Scenario = Callable[[Pages, SimpleNamespace, HeldLookup], Awaitable[None]]
 
 
-def run(directory: Path, scenario: Scenario, *, patience: float = 20, most_bytes: int = 100) -> None:
-    write_passage_store(directory, [CorpusRow(str(n), "T", "x" * 40, f'{{"url":"u{n}"}}') for n in range(5)])
+URLS = tuple(f"u{number}" for number in range(5))
+
+
+def run(
+    directory: Path, scenario: Scenario, *, patience: float = 20, most_bytes: int = 100, urls: Sequence[str] = URLS
+) -> None:
+    rows = [CorpusRow(str(n), "T", "x" * 40, f'{{"url":"{url}"}}') for n, url in enumerate(urls)]
+    write_passage_store(directory, rows)
     lookup = HeldLookup(PassageStore(directory))
     retriever = SimpleNamespace(
         settings=SimpleNamespace(retriever=SimpleNamespace(max_answer_bytes=most_bytes)),
@@ -119,5 +129,29 @@ def test_pages_that_are_too_large_together_are_refused_before_all_are_read(tmp_p
         with pytest.raises(HttpError, match="larger than 100 bytes") as refused:
             await pages.with_urls(["u1", "u2", "u3"])
         assert refused.value.status == 422
+
+    run(tmp_path, scenario)
+
+
+def test_a_page_is_found_by_its_url_as_given_and_else_as_wikis_write_it(tmp_path: Path) -> None:
+    async def scenario(pages: Pages, retriever: SimpleNamespace, lookup: HeldLookup) -> None:
+        app = FastAPI()
+        app.include_router(compatible_routes(None, pages, UnreadAnswers(1000), None))  # type: ignore[arg-type]
+        asked = ["w/index.php/A", "w/index.php/B", "w/index.php/C"]
+        async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://it") as client:
+            result = (await client.post("/access", json={"urls": asked})).json()["result"]
+        assert [page and page["url"] for page in result] == ["w/index.php/A", "w/index.php?title=B", None]
+
+    run(tmp_path, scenario, most_bytes=1000, urls=["w/index.php/A", "w/index.php?title=B"])
+
+
+def test_the_thread_ends_with_the_service(tmp_path: Path) -> None:
+    async def scenario(pages: Pages, retriever: SimpleNamespace, lookup: HeldLookup) -> None:
+        before = set(threading.enumerate())
+        await pages.with_urls(["u1"])
+        [thread] = set(threading.enumerate()) - before
+        pages.close()
+        thread.join(timeout=20)
+        assert not thread.is_alive()
 
     run(tmp_path, scenario)

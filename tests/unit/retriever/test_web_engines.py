@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import threading
 import time
-from concurrent.futures import ThreadPoolExecutor
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -299,54 +298,6 @@ def test_what_is_missing_is_named_before_the_port_opens(tmp_path: Path) -> None:
         web_retriever(tmp_path, "tavily", "", "web.max_spend=5")
     with pytest.raises(ConfigurationError, match="a user name or password"):
         web_retriever(tmp_path, "searxng", "http://me:pass@site.example")
-
-
-def test_other_projects_clients_search_the_web_too(tmp_path: Path) -> None:
-    engine = SearchEngine("serper")
-    with searching(tmp_path, engine) as client:
-        response = client.post("/retrieve", json={"queries": ["a", " ", "b"], "topk": 50})
-        assert response.status_code == 200
-        results = response.json()["result"]
-        assert [len(each) for each in results] == [3, 0, 3]
-        assert results[0][0]["contents"] == '"Page 1"\nWhat page 1 says of a.'
-        assert results[0][0]["url"] == "https://site-1.example/1"
-
-
-@pytest.mark.parametrize("site", ["cross-site", "same-site"])
-def test_a_page_of_another_site_spends_nothing_be_it_by_a_link(tmp_path: Path, site: str) -> None:
-    engine = SearchEngine("brave")
-    link = {"sec-fetch-site": site, "sec-fetch-mode": "navigate", "sec-fetch-dest": "document"}
-    with searching(tmp_path, engine) as client:
-        refused = client.get("/api/search", params={"query": "q"}, headers=link)
-        assert (refused.status_code, refused.json()["error"]) == (403, "unknown_origin")
-        assert engine.asked == []
-        typed = client.get("/api/search", params={"query": "q"}, headers={**link, "sec-fetch-site": "none"})
-        assert len(typed.json()["topk"]) == 3
-        assert len(client.get("/api/search", params={"query": "q"}).json()["topk"]) == 3
-
-
-def test_a_batch_that_takes_longer_than_max_wait_is_answered_in_portions(tmp_path: Path) -> None:
-    engine = SearchEngine("brave")
-    pace = ("web.min_interval=0.1", "web.timeout=2", "retriever.max_wait=6")
-    with searching(tmp_path, engine, *pace) as client:
-        queries = [f"q{n}" for n in range(80)]
-        response = client.post("/retrieve", json={"queries": queries, "topk": 1})
-        assert response.status_code == 200
-        contents = [hits[0]["contents"] for hits in response.json()["result"]]
-        assert [query in told for query, told in zip(queries, contents, strict=True)] == [True] * 80
-
-
-def test_what_is_recorded_is_read_once_for_a_request_that_waits_for_a_place(tmp_path: Path) -> None:
-    engine = SearchEngine("brave", delay=1.0)
-    with searching(tmp_path, engine, "retriever.max_queue_queries=2") as client, ThreadPoolExecutor(2) as threads:
-        found(client, "before")
-        first = threads.submit(client.post, "/search", json={"queries": ["a", "b"]})
-        until = time.monotonic() + 20
-        while len(engine.asked) < 3 and time.monotonic() < until:
-            pass
-        response = client.post("/retrieve", json={"queries": ["before", "c"], "topk": 3})
-        assert [response.status_code, first.result().status_code] == [200, 200]
-        assert "research_retriever_web_replayed 1.0" in client.get("/metrics").text
 
 
 def test_an_answer_without_end_is_cut_at_its_size(tmp_path: Path) -> None:
