@@ -31,7 +31,8 @@ class KnownHosts:
     """Answers 421 to an unknown `Host` and 403 to an unknown `Origin`, or to what another site's page loads.
 
     Addresses are always known: a page can make its name point here, but not its address. An `<img>` has no `Origin`;
-    browsers say whose it is in `Sec-Fetch-Site`. A link to one of our pages is followed.
+    browsers say whose it is in `Sec-Fetch-Site`. A link to one of our pages is followed, and a page whose `Origin` is
+    known may do what it could always do.
     """
 
     def __init__(self, app: ASGIApp, names: Iterable[str]) -> None:
@@ -55,7 +56,7 @@ class KnownHosts:
                 return 421, "unknown_host", f"Host: {told}"
             if name == b"origin" and not self._is_known(value):
                 return 403, "unknown_origin", "Origin: pages of other sites may not use this service"
-            if name == b"sec-fetch-site" and value == b"cross-site" and not _is_link(scope):
+            if name == b"sec-fetch-site" and value == b"cross-site" and not (_is_link(scope) or _has_origin(scope)):
                 return 403, "unknown_origin", "Sec-Fetch-Site: pages of other sites may not use this service"
         return None
 
@@ -72,6 +73,10 @@ def _is_link(scope: Scope) -> bool:
     told = dict(scope["headers"])
     opened = (told.get(b"sec-fetch-mode"), told.get(b"sec-fetch-dest")) == (b"navigate", b"document")
     return opened and scope["method"] == "GET"
+
+
+def _has_origin(scope: Scope) -> bool:
+    return any(name == b"origin" for name, _ in scope["headers"])
 
 
 def require_no_page(request: Request) -> None:

@@ -102,6 +102,7 @@ class SearchEngine:
         key = KEYS.get(self.name, "")
         faults = {
             "busy": lambda: JSONResponse({"message": "too many"}, 429, {"Retry-After": "1"}),
+            "busy for some seconds": lambda: JSONResponse({"message": "too many"}, 429, {"Retry-After": "4"}),
             "busy for an hour": lambda: JSONResponse({"message": "too many"}, 429, {"Retry-After": "3600"}),
             "drip": lambda: StreamingResponse(_drips(), media_type="application/json"),
             "huge": lambda: StreamingResponse(_without_end(), media_type="application/json"),

@@ -99,7 +99,6 @@ FAULTS = {
     "401": (409, "engine_refused"),
     "403": (409, "engine_refused"),
     "400": (422, "query_rejected"),
-    "drip": (502, "engine_failed"),
     "huge": (502, "engine_failed"),
     "html": (502, "engine_failed"),
     "not json": (502, "engine_failed"),
@@ -115,11 +114,11 @@ FAULTS = {
 def test_a_failing_engine_is_an_error_that_says_so(tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(upstream_module, "_RETRIES", 1)
     engine = SearchEngine(name)
-    with searching(tmp_path, engine, "web.timeout=0.5") as client:
+    with searching(tmp_path, engine, "web.timeout=60") as client:
         for fault, expected in FAULTS.items():
             engine.fault, begun = fault, time.monotonic()
             response = client.post("/search", json={"query": fault, "top_k": 3})
-            assert time.monotonic() - begun < 20
+            assert time.monotonic() - begun < 50
             assert (response.status_code, response.json()["error"]) == expected, response.text
             assert ("Retry-After" in response.headers) == (expected[0] == 503)
             assert len(response.text) < 3000
@@ -130,6 +129,14 @@ def test_a_failing_engine_is_an_error_that_says_so(tmp_path: Path, name: str, mo
     assert all("/elsewhere" not in sent.url for sent in engine.asked)
 
 
+@pytest.mark.parametrize("name", NAMES)
+def test_an_engine_that_drips_has_its_time(tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(upstream_module, "_RETRIES", 0)
+    with searching(tmp_path, SearchEngine(name, fault="drip"), "web.timeout=0.5") as client:
+        response = client.post("/search", json={"query": "q"})
+        assert (response.status_code, response.json()["error"]) == (502, "engine_failed")
+
+
 def test_an_engine_that_is_not_there_is_an_error(tmp_path: Path, free_port: Any) -> None:
     with searching(tmp_path, f"http://127.0.0.1:{free_port()}") as client:
         response = client.post("/search", json={"query": "q"})
@@ -138,7 +145,7 @@ def test_an_engine_that_is_not_there_is_an_error(tmp_path: Path, free_port: Any)
 
 def test_a_short_pause_is_waited_for_by_all_and_a_long_one_told(tmp_path: Path) -> None:
     engine = SearchEngine("brave", fault="busy", times=1)
-    with searching(tmp_path, engine) as client:
+    with searching(tmp_path, engine, "web.timeout=60") as client:
         begun = time.monotonic()
         response = client.post("/search", json={"queries": ["a"]})
         assert response.status_code == 200
@@ -152,14 +159,14 @@ def test_a_short_pause_is_waited_for_by_all_and_a_long_one_told(tmp_path: Path) 
         # The engine is not asked again before the time that it named.
         assert (refused.status_code, len(engine.asked)) == (503, asked)
         assert int(refused.headers["Retry-After"]) > 3000
-        assert time.monotonic() - begun < 8  # less than web.timeout: it is not waited for in vain
+        assert time.monotonic() - begun < 50  # less than web.timeout: it is not waited for in vain
 
 
 def test_a_pause_that_begins_while_others_wait_for_their_turn_holds_them_too(tmp_path: Path) -> None:
-    engine = SearchEngine("brave", fault="busy", times=1)
-    with searching(tmp_path, engine, "web.min_interval=0.4") as client:
+    engine = SearchEngine("brave", fault="busy for some seconds", times=1)
+    with searching(tmp_path, engine, "web.min_interval=2") as client:
         assert client.post("/search", json={"queries": ["a", "b", "c"]}).status_code == 200
-    assert engine.began[1] - engine.began[0] >= 1
+    assert engine.began[1] - engine.began[0] >= 4
     assert len(engine.asked) == 4
 
 

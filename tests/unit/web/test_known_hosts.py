@@ -76,7 +76,15 @@ def test_what_pages_of_other_sites_load_is_refused(url: str, headers: dict[str, 
 
 def test_a_link_from_another_site_is_followed_and_a_form_is_not(url: str) -> None:
     assert httpx.get(f"{url}/", headers=LINK).status_code == 200
-    assert httpx.post(f"{url}/", headers={**LINK, "origin": url}).status_code == 403
+    assert httpx.post(f"{url}/", headers=LINK).status_code == 403
+    assert httpx.post(f"{url}/", headers={**LINK, "origin": "http://evil.example"}).status_code == 403
+
+
+def test_a_page_whose_origin_is_known_may_ask_from_another_site(url: str) -> None:
+    """To a browser `localhost` and `127.0.0.1` are two sites."""
+    fetch = {"sec-fetch-site": "cross-site", "sec-fetch-mode": "cors", "sec-fetch-dest": "empty"}
+    assert httpx.get(f"{url}/status", headers={**fetch, "origin": "http://localhost:3000"}).status_code == 200
+    assert httpx.get(f"{url}/status", headers={**fetch, "origin": "http://evil.example"}).status_code == 403
 
 
 def test_our_own_page_may_ask(url: str) -> None:
