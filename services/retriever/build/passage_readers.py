@@ -7,7 +7,7 @@
 | DPR | TSV with the header `id text title` |
 
 Other columns, such as `url`, are kept and served beside them, but those of Parquet that are no text, number or truth.
-JSONL and TSV may be gzipped (`.gz`). A directory stands for all files of these kinds in it, in order of name.
+JSONL and TSV may be compressed (`.gz`, `.zst`). A directory stands for all such files in it, in order of name.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ import codecs
 import csv
 import gzip
 import hashlib
+import io
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, BinaryIO, cast
@@ -27,8 +28,10 @@ from research.errors import AssetError
 from research.passages import CorpusRow, Passage, contents_of
 
 _FORMATS = (".jsonl", ".json", ".tsv", ".parquet")
+_COMPRESSED = (".gz", ".zst")
 _COLUMNS = ("id", "_id", "title", "text", "contents")
 _PARQUET_ROWS = 4096
+_READ_BYTES = 2**20
 # The longest field that a TSV may have; Python's own limit is 128 KiB.
 _MAX_FIELD_CHARS = 16 * 2**20
 
@@ -60,10 +63,10 @@ def corpus_files(path: Path) -> list[Path]:
     if path.is_dir():
         files = sorted(file for file in path.iterdir() if _format(file) in _FORMATS)
         if not files:
-            raise AssetError(f"no file in {path} ends in {', '.join(_FORMATS)} (or .gz of the first three)")
+            raise AssetError(f"no file in {path} ends in {', '.join(_FORMATS)} (or .gz or .zst of the first three)")
         return files
     if _format(path) not in _FORMATS:
-        raise AssetError(f"{path} is not a passage file; use {', '.join(_FORMATS)} (or .gz of the first three)")
+        raise AssetError(f"{path} is not a passage file; use {', '.join(_FORMATS)} (or .gz or .zst of the first three)")
     return [path]
 
 
@@ -85,7 +88,7 @@ def corpus_digest(path: Path) -> str:
 
 
 def _format(file: Path) -> str:
-    return Path(file.stem).suffix if file.suffix == ".gz" else file.suffix
+    return Path(file.stem).suffix if file.suffix in _COMPRESSED else file.suffix
 
 
 def _records(file: Path) -> Iterator[dict[str, Any]]:
@@ -142,7 +145,13 @@ def _is_plain(kind: Any) -> bool:
 
 
 def _open(file: Path) -> BinaryIO:
-    return cast(BinaryIO, gzip.open(file)) if file.suffix == ".gz" else file.open("rb")
+    if file.suffix == ".gz":
+        return cast(BinaryIO, gzip.open(file))
+    if file.suffix == ".zst":
+        import pyarrow as pa
+
+        return io.BufferedReader(pa.input_stream(str(file), compression="zstd"), _READ_BYTES)
+    return file.open("rb")
 
 
 def passage_from_record(record: dict[str, Any], where: str) -> Passage:

@@ -27,6 +27,13 @@ WIKI_18 = [{"id": "0", "contents": '"Aaron"\nAaron is a prophet, "high priest"\n
 DPR = 'id\ttext\ttitle\n1\t"Aaron Aaron ( or ; ""Ahärôn"") is a prophet"\tAaron\n2\tGod at Sinai\tAaron\n'
 
 
+def zstd(content: bytes) -> bytes:
+    return bytes(pa.Codec("zstd").compress(content, asbytes=True))
+
+
+COMPRESS = {".gz": gzip.compress, ".zst": zstd}
+
+
 def lines(records: list[dict[str, Any]]) -> bytes:
     return b"".join(json.dumps(record).encode() + b"\n" for record in records)
 
@@ -96,11 +103,20 @@ def test_the_tsv_of_dpr(tmp_path: Path) -> None:
     ]
 
 
-@pytest.mark.parametrize(("name", "content"), [("p.jsonl.gz", lines(OURS)), ("p.tsv.gz", DPR.encode())])
-def test_gzip_is_read_as_it_is(tmp_path: Path, name: str, content: bytes) -> None:
-    (tmp_path / name).write_bytes(gzip.compress(content))
-    (tmp_path / name.removesuffix(".gz")).write_bytes(content)
-    assert list(read_passages(tmp_path / name)) == list(read_passages(tmp_path / name.removesuffix(".gz")))
+@pytest.mark.parametrize("suffix", [".gz", ".zst"])
+@pytest.mark.parametrize(("name", "content"), [("p.jsonl", lines(OURS)), ("p.tsv", DPR.encode())])
+def test_what_is_compressed_is_read_as_it_is(tmp_path: Path, name: str, content: bytes, suffix: str) -> None:
+    (tmp_path / f"{name}{suffix}").write_bytes(COMPRESS[suffix](content))
+    (tmp_path / name).write_bytes(content)
+    assert list(read_passages(tmp_path / f"{name}{suffix}")) == list(read_passages(tmp_path / name))
+
+
+def test_zstandard_may_be_long_and_in_several_frames(tmp_path: Path) -> None:
+    """As pzstd, or cat, makes it."""
+    rows = [{"id": str(n), "title": f"t{n}", "text": "text " * 50} for n in range(20_000)]
+    frames = [zstd(lines(rows[:9000])), zstd(lines(rows[9000:]))]
+    (tmp_path / "p.jsonl.zst").write_bytes(b"".join(frames))
+    assert [passage.id for passage in read_passages(tmp_path / "p.jsonl.zst")] == [row["id"] for row in rows]
 
 
 @pytest.mark.parametrize("name", ["p.jsonl", "p.tsv"])
@@ -152,6 +168,8 @@ def test_a_directory_is_its_files_in_order_and_its_digest_is_theirs(tmp_path: Pa
         ("p.jsonl", b'{"id": 1, "title": "T", "text": "\xff"}\n', "p.jsonl"),
         ("p.jsonl.gz", b"not gzip", "cannot read passages"),
         ("p.jsonl.gz", gzip.compress(lines(OURS * 50))[:-20], "cannot read passages"),
+        ("p.jsonl.zst", b"not zstandard", "cannot read passages"),
+        ("p.jsonl.zst", zstd(lines(OURS * 50))[:-20], "cannot read passages"),
         ("p.parquet", b"not parquet", "is not a Parquet file"),
         ("p.tsv", b'id\ttext\ttitle\n1\t"Hello\tA\n2\tsay "x" now\tB\n', "expected after"),
         ("p.csv", b"id,title,text\n", "is not a passage file; use .jsonl"),
