@@ -15,7 +15,10 @@ def print_recall(settings: Settings, questions: Path | None, console: Console) -
     """Measure and print; raises what `evaluate_index` raises."""
     rows = evaluate_index(settings, questions)
     if not rows:
-        console.print("the index is exact; pass --questions FILE to measure it against gold passages")
+        console.print(
+            "the index is exact, or keeps no vectors to compare it with; pass --questions FILE to measure it against "
+            "gold passages"
+        )
         return
     table = Table("ranking by", "against", "queries", *(f"recall@{depth}" for depth in DEPTHS))
     for row in rows:

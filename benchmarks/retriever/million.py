@@ -44,14 +44,15 @@ class Synthetic:
     def __len__(self) -> int:
         return self._count
 
-    def __iter__(self) -> Iterator[np.ndarray]:
-        return (self._part(start) for start in range(0, self._count, PART))
+    def parts(self, start: int = 0) -> Iterator[np.ndarray]:
+        """All of them, from the beginning of a part on."""
+        return (self._part(first) for first in range(start, self._count, PART))
 
     def sample(self, count: int, seed: int) -> np.ndarray:
         """Draw `count` of them, evenly from the parts."""
         share = -(-count // -(-self._count // PART))
         rng = np.random.default_rng(seed)
-        return np.concatenate([part[rng.permutation(len(part))[:share]] for part in self])[:count]
+        return np.concatenate([part[rng.permutation(len(part))[:share]] for part in self.parts()])[:count]
 
     def _part(self, start: int) -> np.ndarray:
         rng = np.random.default_rng(start)

@@ -19,8 +19,9 @@ class InMemory:
     def __len__(self) -> int:
         return len(self._vectors)
 
-    def __iter__(self) -> Iterator[Vectors]:
-        return (self._vectors[start : start + self._rows] for start in range(0, len(self), self._rows))
+    def parts(self, start: int = 0) -> Iterator[Vectors]:
+        """From a position on."""
+        return (self._vectors[first : first + self._rows] for first in range(start, len(self), self._rows))
 
     def sample(self, count: int, seed: int) -> Vectors:
         """Draw `count` of them."""

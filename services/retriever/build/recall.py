@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,6 +13,7 @@ from numpy.typing import NDArray
 from research.errors import AssetError
 from research.questions.gold import GoldPassage, GoldQuery, load_gold
 from research.settings import Settings
+from services.process.progress import Advance, progress
 from services.retriever.encoder.checkpoint import open_checkpoint
 from services.retriever.encoder.encoder import load_encoder
 from services.retriever.index.passage_store import PassageStore
@@ -23,7 +25,7 @@ DEPTHS = (1, 5, 10)
 
 # How many titles serve as queries if there are no questions.
 _SAMPLED_TITLES = 500
-_BLOCK_ROWS = 50_000
+_BLOCK_ROWS = 16_384
 _BLOCK_QUERIES = 512
 
 
@@ -39,6 +41,14 @@ class Recall:
     queries: int
     at: tuple[float, ...]
     missing_titles: int = 0
+
+
+class Rows(Protocol):
+    """Vectors, of which some rows at a time are read, [rows, dimension]."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, positions: slice, /) -> NDArray[Any]: ...
 
 
 def evaluate_index(settings: Settings, questions: Path | None) -> list[Recall]:
@@ -58,7 +68,7 @@ def evaluate_index(settings: Settings, questions: Path | None) -> list[Recall]:
     index = SearchIndex(settings.corpus.index, settings.index_dir, checkpoint, settings.encoder, threads)
     encoder = load_encoder(checkpoint, settings.encoder, settings.encoder.backend, threads, data)
     gold = load_gold(questions) if questions else []
-    texts = [query.text for query in gold] or _titles(index.passages)
+    texts = [query.text for query in gold] or sampled_titles(index.passages)
     vectors = encoder.encode_queries(texts)
     deepest = min(max(DEPTHS), index.dense.count)
     found = {"vectors": index.dense.search(vectors, deepest)[1].tolist()}
@@ -69,6 +79,9 @@ def evaluate_index(settings: Settings, questions: Path | None) -> list[Recall]:
         exact = exact_search(np.load(full, mmap_mode="r"), vectors, deepest).tolist()
         at = tuple(recall_at(found["vectors"], [set(row[:depth]) for row in exact], depth) for depth in DEPTHS)
         rows.append(Recall("vectors", "exact search", len(texts), at))
+    elif (imported := index.manifest.imported) and imported.recall:
+        at = tuple(imported.recall[depth] for depth in DEPTHS)
+        rows.append(Recall("vectors", f"exact search in {imported.file}, when imported", imported.queries, at))
     # 3. Compare with the gold passages, by vectors, by words and by both.
     if gold:
         if index.lexical is not None:
@@ -90,28 +103,27 @@ def evaluate_index(settings: Settings, questions: Path | None) -> list[Recall]:
     return rows
 
 
-def exact_search(full: NDArray[np.float16], vectors: Vectors, top_k: int) -> Positions:
+def exact_search(full: Rows, vectors: Vectors, top_k: int) -> Positions:
     """Positions of the `top_k` rows of `full` with the largest inner products, best first, [queries, top_k].
 
     Reads `full` once per `_BLOCK_QUERIES` queries, in blocks, so that memory grows with neither.
     """
-    found = [
-        _exact_block(full, vectors[start : start + _BLOCK_QUERIES], top_k)
-        for start in range(0, len(vectors), _BLOCK_QUERIES)
-    ]
-    return np.concatenate(found)
+    blocks = [vectors[start : start + _BLOCK_QUERIES] for start in range(0, len(vectors), _BLOCK_QUERIES)]
+    with progress("comparing", "vectors", total=len(full) * len(blocks)) as advance:
+        return np.concatenate([_exact_block(full, block, top_k, advance) for block in blocks])
 
 
-def _exact_block(full: NDArray[np.float16], vectors: Vectors, top_k: int) -> Positions:
+def _exact_block(full: Rows, vectors: Vectors, top_k: int, advance: Advance) -> Positions:
     rows = np.arange(len(vectors))[:, None]
     scores = np.empty((len(vectors), 0), dtype=np.float32)
     positions = np.empty((len(vectors), 0), dtype=np.int64)
     for start in range(0, len(full), _BLOCK_ROWS):
-        products = vectors @ full[start : start + _BLOCK_ROWS].astype(np.float32).T
+        products = vectors @ np.asarray(full[start : start + _BLOCK_ROWS], dtype=np.float32).T
         kept = min(top_k, products.shape[1])
         best = np.argpartition(-products, kept - 1, axis=1)[:, :kept]
         scores = np.concatenate([scores, products[rows, best]], axis=1)
         positions = np.concatenate([positions, best + start], axis=1)
+        advance(products.shape[1])
     order = np.argsort(-scores, axis=1, kind="stable")[:, :top_k]
     return np.take_along_axis(positions, order, axis=1)
 
@@ -140,6 +152,7 @@ def recall_at(ranked: Sequence[Sequence[int]], gold: Sequence[set[int]], depth: 
     return float(np.mean(shares))
 
 
-def _titles(store: PassageStore) -> list[str]:
+def sampled_titles(store: PassageStore) -> list[str]:
+    """Titles of passages, drawn at random, which serve as queries."""
     places = np.random.default_rng(0).permutation(len(store))[:_SAMPLED_TITLES].tolist()
     return [store.record(place)["title"] for place in places]

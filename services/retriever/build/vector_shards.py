@@ -29,8 +29,10 @@ class VectorShards:
     def __len__(self) -> int:
         return len(self._store)
 
-    def __iter__(self) -> Iterator[Vectors]:
-        return (np.load(self._path(start)) for start in self._starts)
+    def parts(self, start: int = 0) -> Iterator[Vectors]:
+        """All vectors from a position on, a shard at a time."""
+        for first in self._starts[start // SHARD :]:
+            yield np.load(self._path(first))[max(0, start - first) :]
 
     @property
     def missing(self) -> list[int]:

@@ -59,9 +59,12 @@ class Encoder:
 
     def encode_passages(self, passages: Iterable[tuple[str, str]]) -> Vectors:
         """Encode (title, text) pairs into float32 [pairs, dimension], truncated to `max_passage_tokens`."""
+        return self.encode_texts([f"{title} {text}" for title, text in passages])
+
+    def encode_texts(self, texts: Sequence[str]) -> Vectors:
+        """As `encode_passages`, of passages that are written as one text each."""
         prefix = self._settings.passage_prefix
-        texts = [f"{prefix}{title} {text}" for title, text in passages]
-        return self.encode(self._tokenize(texts, self._settings.max_passage_tokens))
+        return self.encode(self._tokenize([prefix + text for text in texts], self._settings.max_passage_tokens))
 
     def encode(self, ids: Sequence[TokenIds]) -> Vectors:
         """Encode token ids into unit vectors, float32 [rows, dimension]."""

@@ -11,6 +11,8 @@ from typing import Literal
 from research.errors import ConfigurationError
 
 FaissConfigName = Literal["flat", "hnsw", "ivf-sq8", "ivf-pq", "ivf-rabitq"]
+# A structure that somebody else built: its file is served as it is, and searched as it says itself.
+KEPT: Literal["kept"] = "kept"
 
 # Up to this count, the exact search of a batch takes less time than encoding it.
 _MAX_FLAT = 200_000
@@ -31,13 +33,13 @@ class FaissConfig:
     """A FAISS structure for unit vectors and how it is searched.
 
     Attributes:
-        factory: what `faiss.index_factory` makes it from.
+        factory: what `faiss.index_factory` makes it from; of a kept one, its class in FAISS.
         lists: inverted lists, 0 if there are none; `probes` of them are searched.
         ef_search: candidates that a graph search keeps, 0 without a graph.
         rerank: candidates per wanted passage that are reranked by their full vectors; 0 reranks none.
     """
 
-    name: FaissConfigName
+    name: FaissConfigName | Literal["kept"]
     factory: str
     lists: int = 0
     probes: int = 0

@@ -7,7 +7,7 @@ import json
 from pathlib import Path
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from research.atomic_io import write_json
 from research.errors import AssetError, ConfigurationError
@@ -44,11 +44,50 @@ class Recipe(_Frozen):
     corpus_sha256: str
     structure: str
     lexical: bool
+    # Of the FAISS file whose vectors these are. Left out where there is none: older revisions stay what they were.
+    imported_sha256: str | None = Field(None, exclude_if=lambda sum_: sum_ is None)
 
     @property
     def revision(self) -> str:
         """Sixteen hex digits that name this recipe."""
         return hashlib.sha256(json.dumps(self.model_dump(), sort_keys=True).encode()).hexdigest()[:16]
+
+    def covers(self, wanted: Recipe) -> bool:
+        """Whether an index of this recipe is what `wanted` asks for.
+
+        An imported one is also what a build over the same passages asks for: nobody wants to encode them anew.
+        """
+        if self.imported_sha256 is None or wanted.imported_sha256 is not None:
+            return self == wanted
+        tokens = {"max_passage_tokens": wanted.encoding.max_passage_tokens}
+        same = {
+            "imported_sha256": None,
+            "structure": wanted.structure,
+            "encoding": self.encoding.model_copy(update=tokens),
+        }
+        return self.model_copy(update=same) == wanted
+
+
+class Imported(_Frozen):
+    """Where imported vectors come from, and what was found out about them.
+
+    Attributes:
+        file: name of the FAISS file.
+        kind: its class in FAISS.
+        metric: what it compares vectors by.
+        text: how passages were written to be embedded, as far as the check could tell.
+        cosine: median of sampled passages, embedded by our encoder, with the imported vectors.
+        queries: how many titles were searched for recall.
+        recall: at each depth, against exact search among the imported vectors; None if the file has only codes.
+    """
+
+    file: str
+    kind: str
+    metric: Literal["inner product", "L2"]
+    text: str
+    cosine: float
+    queries: int
+    recall: dict[int, float] | None
 
 
 class Manifest(_Frozen):
@@ -64,6 +103,7 @@ class Manifest(_Frozen):
     milvus: MilvusCollection | None
     # Older indexes have none.
     files: dict[str, FileSum] | None = None
+    imported: Imported | None = Field(None, exclude_if=lambda imported: imported is None)
 
     def write(self, directory: Path) -> None:
         """Write `manifest.json` atomically."""

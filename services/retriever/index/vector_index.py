@@ -10,13 +10,18 @@ import faiss
 import numpy as np
 from numpy.typing import NDArray
 
+from research.atomic_io import atomic_write, to_disk
 from research.errors import AssetError
-from services.retriever.index.faiss_config import HNSW_EF_CONSTRUCTION, FaissConfig
+from services.process.progress import progress
+from services.retriever.index.faiss_config import HNSW_EF_CONSTRUCTION, KEPT, FaissConfig
+from services.retriever.index.faiss_file import open_mapped
 from services.retriever.index.file_sums import REPAIR, advice
 from services.retriever.types import Vectors
 
 VECTORS = "vectors.faiss"
 FULL_VECTORS = "vectors.f16.npy"
+# Vectors that are added anew after a kill, at most: minutes of work. Each time all lists so far are written.
+KEPT_EVERY = 2**20
 
 
 # Queries times dimensions from which FAISS multiplies matrices instead of scanning the vectors query by query. Its
@@ -55,7 +60,9 @@ class FaissVectors:
     def __init__(self, directory: Path, structure: FaissConfig, threads: int) -> None:
         path = directory / VECTORS
         try:
-            index: Any = faiss.read_index(str(path), faiss.IO_FLAG_MMAP_IFC)
+            index: Any = (
+                open_mapped(path) if structure.name == KEPT else faiss.read_index(str(path), faiss.IO_FLAG_MMAP_IFC)
+            )
         except RuntimeError as error:
             raise AssetError(f"cannot read {path}; {advice(error)} ({error})") from error
         self._threads = threads
@@ -64,6 +71,8 @@ class FaissVectors:
         if structure.ef_search:
             index.hnsw.efSearch = structure.ef_search
         self._index = index
+        # Of kept ones only: what we build compares inner products.
+        self._squared_distances = index.metric_type == faiss.METRIC_L2
 
     @property
     def count(self) -> int:
@@ -78,7 +87,8 @@ class FaissVectors:
         # The OpenMP setting belongs to the calling thread.
         faiss.omp_set_num_threads(self._threads)
         scores, positions = self._index.search(vectors, min(top_k, self.count))
-        return scores, positions
+        # Of unit vectors, which an index with distances must have to be kept.
+        return (1 - scores / 2 if self._squared_distances else scores), positions
 
 
 class RerankedIndex:
@@ -137,33 +147,60 @@ class VectorSource(Protocol):
 
     def __len__(self) -> int: ...
 
-    def __iter__(self) -> Iterator[Vectors]: ...
+    def parts(self, start: int = 0) -> Iterator[Vectors]:
+        """All of them from a position on, in order."""
+        ...
 
     def sample(self, count: int, seed: int) -> Vectors:
         """Draw `count` of them, or all if there are fewer."""
         ...
 
 
-def write_dense(directory: Path, vectors: VectorSource, structure: FaissConfig, dimension: int) -> None:
-    """Train, fill and write a structure, and the full vectors beside it; the same input gives the same files."""
-    index: Any = faiss.index_factory(dimension, structure.factory, faiss.METRIC_INNER_PRODUCT)
-    if structure.ef_search:
-        index.hnsw.efConstruction = HNSW_EF_CONSTRUCTION
-    if not index.is_trained:
-        index.train(vectors.sample(structure.training_vectors, seed=0))
-    for part in vectors:
-        index.add(part)
+def write_dense(
+    directory: Path, vectors: VectorSource, structure: FaissConfig, dimension: int, unfinished: Path | None = None
+) -> None:
+    """Train, fill and write a structure, and the full vectors beside it; the same input gives the same files.
+
+    Lists of many millions take hours to fill, so what is filled so far is kept in `unfinished`, and the same call
+    continues from there.
+    """
+    kept = unfinished if structure.lists else None
+    index = faiss.read_index(str(kept)) if kept and kept.is_file() else _trained(vectors, structure, dimension, kept)
+    with progress("adding", "vectors", total=len(vectors), done=index.ntotal) as advance:
+        for part in vectors.parts(index.ntotal):
+            index.add(part)
+            advance(len(part))
+            if kept and index.ntotal // KEPT_EVERY > (index.ntotal - len(part)) // KEPT_EVERY:
+                _keep(index, kept)
     faiss.write_index(index, str(directory / VECTORS))
     if structure.name != "flat":
         _write_full(directory / FULL_VECTORS, vectors, dimension)
 
 
+def _trained(vectors: VectorSource, structure: FaissConfig, dimension: int, kept: Path | None) -> Any:
+    index: Any = faiss.index_factory(dimension, structure.factory, faiss.METRIC_INNER_PRODUCT)
+    if structure.ef_search:
+        index.hnsw.efConstruction = HNSW_EF_CONSTRUCTION
+    if not index.is_trained:
+        index.train(vectors.sample(structure.training_vectors, seed=0))
+    if kept:
+        _keep(index, kept)
+    return index
+
+
+def _keep(index: Any, path: Path) -> None:
+    partial = path.with_name(f"{path.name}.partial")
+    faiss.write_index(index, str(partial))
+    to_disk(partial)
+    partial.replace(path)
+    to_disk(path.parent)
+
+
 def _write_full(path: Path, vectors: VectorSource, dimension: int) -> None:
-    full = np.lib.format.open_memmap(  # type: ignore[no-untyped-call]
-        path, mode="w+", dtype=np.float16, shape=(len(vectors), dimension)
-    )
-    start = 0
-    for part in vectors:
-        full[start : start + len(part)] = part
-        start += len(part)
-    full.flush()
+    # Not through a mapping, whose pages would count as memory of this process.
+    with atomic_write(path) as out, progress("writing", "full vectors", total=len(vectors)) as advance:
+        header = {"descr": "<f2", "fortran_order": False, "shape": (len(vectors), dimension)}
+        np.lib.format.write_array_header_1_0(out, header)  # type: ignore[no-untyped-call]
+        for part in vectors.parts():
+            out.write(part.astype(np.float16).tobytes())
+            advance(len(part))

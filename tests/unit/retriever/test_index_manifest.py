@@ -247,3 +247,24 @@ def test_an_index_that_is_replaced_again_and_again_is_not_tried_for_ever(
     monkeypatch.setattr(search_index, "_inode", lambda _directory: next(inodes))
     with pytest.raises(AssetError, match="again and again"):
         SearchIndex.open("some", index, CHECKPOINT, ENCODER, threads=1)
+
+
+def test_an_imported_index_is_what_a_build_over_the_same_passages_asks_for(index: Path) -> None:
+    """Or `research prepare` would embed millions of passages anew."""
+    built = read_manifest(index).recipe
+    imported = built.model_copy(update={"imported_sha256": "f" * 64, "structure": "kept"})
+    assert imported.covers(built)
+    assert imported.covers(
+        recipe_for(CHECKPOINT, ENCODER.model_copy(update={"max_passage_tokens": 99}), CORPUS, "c" * 64)
+    )
+    assert not built.covers(imported)
+    assert not imported.covers(imported.model_copy(update={"imported_sha256": "e" * 64}))
+    for change in ({"corpus_sha256": "0" * 64}, {"lexical": True}):
+        assert not imported.covers(built.model_copy(update=change))
+    other = built.encoding.model_copy(update={"passage_prefix": ""})
+    assert not imported.covers(built.model_copy(update={"encoding": other}))
+
+
+def test_what_is_not_imported_says_nothing_of_it(index: Path) -> None:
+    """So that revisions from before stay what they were, and older programs read newer indexes."""
+    assert "imported" not in (index / "manifest.json").read_text()

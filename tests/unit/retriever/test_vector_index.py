@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +12,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from research.errors import AssetError, ConfigurationError
+from services.retriever.index import vector_index
 from services.retriever.index.faiss_config import FaissConfigName, faiss_config_for
 from services.retriever.index.milvus import MilvusCollection, MilvusVectors, write_milvus
 from services.retriever.index.vector_index import FULL_VECTORS, VECTORS, open_dense, rerank, write_dense
@@ -116,8 +118,8 @@ def test_reranking_is_sorting_by_inner_product(full: np.ndarray, candidates: np.
 
 def test_milvus_finds_what_flat_finds(tmp_path: Path, vectors: Vectors, queries: Vectors) -> None:
     where = MilvusCollection(str(tmp_path / "vectors.db"), "some")
-    write_milvus(where, InMemory(vectors[:500], rows=300), DIMENSION, exact=True)
-    write_milvus(where, InMemory(vectors, rows=1300), DIMENSION, exact=True)  # what a killed build left is replaced
+    write_milvus(where, InMemory(vectors[:500], rows=300).parts(), DIMENSION, exact=True)
+    write_milvus(where, InMemory(vectors, rows=1300).parts(), DIMENSION, exact=True)  # replaces what a kill left
     opened = MilvusVectors(where)
     assert (opened.count, opened.dimension) == (3000, DIMENSION)
     scores, positions = opened.search(queries, 5)
@@ -139,3 +141,47 @@ def test_what_cannot_be_built_is_refused_before_anything_is_encoded(
 ) -> None:
     with pytest.raises(ConfigurationError, match=named):
         faiss_config_for(name, count, dimension)
+
+
+class Broken(InMemory):
+    """Ends as a kill would, once it has given so many vectors; counts what was asked for."""
+
+    def __init__(self, vectors: Vectors, ends_after: int | None) -> None:
+        super().__init__(vectors)
+        self.ends_after = ends_after
+        self.samples = 0
+        self.starts: list[int] = []
+
+    def parts(self, start: int = 0) -> Iterator[Vectors]:
+        self.starts.append(start)
+        given = start
+        for part in super().parts(start):
+            if self.ends_after is not None and given >= self.ends_after:
+                raise KeyboardInterrupt
+            yield part
+            given += len(part)
+
+    def sample(self, count: int, seed: int) -> Vectors:
+        self.samples += 1
+        return super().sample(count, seed)
+
+
+@pytest.mark.parametrize("name", ["ivf-sq8", "ivf-pq", "ivf-rabitq"])
+@pytest.mark.parametrize("ends_after", [0, 900, 2500])
+def test_lists_that_are_half_filled_are_filled_to_the_end(
+    tmp_path: Path, vectors: Vectors, name: FaissConfigName, ends_after: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(vector_index, "KEPT_EVERY", 700)
+    structure = faiss_config_for(name, len(vectors), DIMENSION)
+    whole, killed, unfinished = tmp_path / "whole", tmp_path / "killed", tmp_path / "filling.faiss"
+    whole.mkdir()
+    killed.mkdir()
+    write_dense(whole, InMemory(vectors), structure, DIMENSION)
+    with pytest.raises(KeyboardInterrupt):
+        write_dense(killed, Broken(vectors, ends_after), structure, DIMENSION, unfinished)
+    rest = Broken(vectors, None)
+    write_dense(killed, rest, structure, DIMENSION, unfinished)
+    assert rest.samples == 0, "it is not trained again"
+    assert ends_after - 700 - 256 < rest.starts[0] <= max(0, ends_after)
+    for file in whole.iterdir():
+        assert file.read_bytes() == (killed / file.name).read_bytes(), file.name
