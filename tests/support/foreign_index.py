@@ -46,6 +46,8 @@ def write_index(
     path: Path, vectors: Vectors, factory: str = "Flat", *, metric: int = faiss.METRIC_INNER_PRODUCT
 ) -> Path:
     """As `faiss.index_factory` makes it; of lists it searches four."""
+    # On a busy machine two threads wait for each other at each of thousands of tiny products.
+    faiss.omp_set_num_threads(1)
     index = faiss.index_factory(vectors.shape[1], factory, metric)
     index.train(vectors)
     if isinstance(index, faiss.IndexIDMap):

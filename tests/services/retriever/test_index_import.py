@@ -84,9 +84,9 @@ KINDS = {
     "flat-l2": ("Flat", faiss.METRIC_L2),
     "ivf": ("IVF16,Flat", faiss.METRIC_INNER_PRODUCT),
     "hnsw": ("HNSW16,Flat", faiss.METRIC_INNER_PRODUCT),
-    "pq": ("PQ48", faiss.METRIC_INNER_PRODUCT),
-    "ivfpq": ("IVF16,PQ96", faiss.METRIC_L2),
-    "opq": ("OPQ48,IVF16,PQ48", faiss.METRIC_INNER_PRODUCT),
+    "pq": ("PQ24x4", faiss.METRIC_INNER_PRODUCT),
+    "ivfpq": ("IVF16,PQ24x4", faiss.METRIC_L2),
+    "opq": ("OPQ24,IVF16,PQ24x4", faiss.METRIC_INNER_PRODUCT),
     "idmap": ("IDMap,SQ8", faiss.METRIC_INNER_PRODUCT),
 }
 
@@ -276,7 +276,7 @@ def test_passages_and_vectors_that_do_not_belong_together_are_refused(
         ),
     ],
 )
-@pytest.mark.parametrize("factory", ["Flat", "IVF2,PQ96"])
+@pytest.mark.parametrize("factory", ["Flat", "IVF2,PQ24x4"])
 def test_another_prefix_or_pooling_is_named(
     data: Path,
     data_dir: Path,
@@ -313,7 +313,7 @@ def test_what_cannot_be_imported_is_named(data: Path, foreign: Foreign, tmp_path
     settings = settings_for(data, "refused")
     with pytest.raises(AssetError, match=r"none\.index \(No such file"):
         build_index(settings, foreign.passages, tmp_path / "none.index")
-    codes = foreign.write(tmp_path / "codes.index", "IVF16,PQ48")
+    codes = foreign.write(tmp_path / "codes.index", "IVF16,PQ24x4")
     with pytest.raises(AssetError, match=r"an IndexIVFPQ has codes instead of its vectors.*add --keep"):
         build_index(settings, foreign.passages, codes)
     empty = tmp_path / "empty.index"
