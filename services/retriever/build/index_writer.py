@@ -47,12 +47,13 @@ def write_index(
         recipe: of the index.
         store: its passages.
         vectors: of the passages, in order.
-        index: the directory to write into; what is not finished yet lies beside it.
+        index: the directory to write into; lists that are not filled yet lie beside it.
         build_id: names the Milvus collection of this build.
         checked: the import that `vectors` are from, if they are not ours.
 
     Raises:
-        AssetError: Milvus is unavailable, the disk is full, or what is imported changed.
+        AssetError: Milvus is unavailable, FAISS cannot write to the disk, or what is imported changed.
+        OSError: something else cannot be written.
     """
     corpus = settings.corpus
     structure, milvus = None, None
@@ -66,12 +67,12 @@ def write_index(
         reopened = partial(MilvusVectors, milvus)
     else:
         if checked and checked.source.keep:
-            log(f"copying {checked.source.vectors.path}")
+            log(f"{checked.source.vectors.path} is kept as it is: copying it")
             structure = checked.source.copy_to(index)
         else:
             structure = faiss_config_for(corpus.index_type, len(store), checkpoint.dimension)
             log(f"writing {len(store)} vectors as {structure.factory}")
-            write_dense(index, vectors, structure, checkpoint.dimension, unfinished=index.with_name("filling.faiss"))
+            write_dense(index, vectors, structure, checkpoint.dimension, unfinished=index.parent)
         reopened = partial(open_dense, index, structure, usable_cores())
     imported = _measured(checked, reopened()) if checked else None
     if recipe.lexical:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Protocol
@@ -161,18 +162,23 @@ def write_dense(
 ) -> None:
     """Train, fill and write a structure, and the full vectors beside it; the same input gives the same files.
 
-    Lists of many millions take hours to fill, so what is filled so far is kept in `unfinished`, and the same call
-    continues from there.
+    Lists of many millions take hours to fill, so what is filled so far is kept in the folder `unfinished`, and the same
+    call continues from there.
+
+    Raises:
+        AssetError: FAISS cannot write a file.
     """
-    kept = unfinished if structure.lists else None
-    index = faiss.read_index(str(kept)) if kept and kept.is_file() else _trained(vectors, structure, dimension, kept)
+    kept = _filling(unfinished, structure) if unfinished and structure.lists else None
+    index = _resumed(kept) if kept and kept.is_file() else None
+    if index is None:
+        index = _trained(vectors, structure, dimension, kept)
     with progress("adding", "vectors", total=len(vectors), done=index.ntotal) as advance:
         for part in vectors.parts(index.ntotal):
             index.add(part)
             advance(len(part))
             if kept and index.ntotal // KEPT_EVERY > (index.ntotal - len(part)) // KEPT_EVERY:
                 _keep(index, kept)
-    faiss.write_index(index, str(directory / VECTORS))
+    _write(index, directory / VECTORS)
     if structure.name != "flat":
         _write_full(directory / FULL_VECTORS, vectors, dimension)
 
@@ -188,15 +194,47 @@ def _trained(vectors: VectorSource, structure: FaissConfig, dimension: int, kept
     return index
 
 
+def _filling(folder: Path, structure: FaissConfig) -> Path:
+    """Where lists are kept while they are filled. What another structure or FAISS began gives other files."""
+    path = folder / f"filling-{faiss.__version__}-{structure.factory}.faiss"
+    for other in folder.glob("filling-*.faiss"):
+        if other != path:
+            other.unlink()
+    return path
+
+
+def _resumed(path: Path) -> Any:
+    try:
+        return faiss.read_index(str(path))
+    except RuntimeError as error:
+        print(f"cannot read {path} ({error}); the lists are filled anew", file=sys.stderr, flush=True)
+        path.unlink()
+        return None
+
+
 def _keep(index: Any, path: Path) -> None:
     partial = path.with_name(f"{path.name}.partial")
-    faiss.write_index(index, str(partial))
-    to_disk(partial)
-    partial.replace(path)
-    to_disk(path.parent)
+    try:
+        _write(index, partial)
+        to_disk(partial)
+        partial.replace(path)
+        to_disk(path.parent)
+    except (AssetError, OSError) as error:
+        # The index itself may have room. After a kill, its lists are filled from where they were kept before.
+        print(f"{error}; the build goes on without keeping its lists", file=sys.stderr, flush=True)
+        partial.unlink(missing_ok=True)
+
+
+def _write(index: Any, path: Path) -> None:
+    try:
+        faiss.write_index(index, str(path))
+    except RuntimeError as error:
+        raise AssetError(f"cannot write {path} ({error}); make room on that disk") from error
 
 
 def _write_full(path: Path, vectors: VectorSource, dimension: int) -> None:
+    # Of a killed build: beside it, the new ones would need the room twice.
+    path.unlink(missing_ok=True)
     # Not through a mapping, whose pages would count as memory of this process.
     with atomic_write(path) as out, progress("writing", "full vectors", total=len(vectors)) as advance:
         header = {"descr": "<f2", "fortran_order": False, "shape": (len(vectors), dimension)}

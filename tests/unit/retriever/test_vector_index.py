@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import resource
 from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
+import faiss
 import numpy as np
 import pytest
 from hypothesis import given
@@ -173,15 +177,104 @@ def test_lists_that_are_half_filled_are_filled_to_the_end(
 ) -> None:
     monkeypatch.setattr(vector_index, "KEPT_EVERY", 700)
     structure = faiss_config_for(name, len(vectors), DIMENSION)
-    whole, killed, unfinished = tmp_path / "whole", tmp_path / "killed", tmp_path / "filling.faiss"
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
     whole.mkdir()
     killed.mkdir()
     write_dense(whole, InMemory(vectors), structure, DIMENSION)
     with pytest.raises(KeyboardInterrupt):
-        write_dense(killed, Broken(vectors, ends_after), structure, DIMENSION, unfinished)
+        write_dense(killed, Broken(vectors, ends_after), structure, DIMENSION, tmp_path)
     rest = Broken(vectors, None)
-    write_dense(killed, rest, structure, DIMENSION, unfinished)
+    write_dense(killed, rest, structure, DIMENSION, tmp_path)
     assert rest.samples == 0, "it is not trained again"
     assert ends_after - 700 - 256 < rest.starts[0] <= max(0, ends_after)
     for file in whole.iterdir():
         assert file.read_bytes() == (killed / file.name).read_bytes(), file.name
+
+
+@pytest.mark.parametrize("spoil", ["cut", "another structure", "another FAISS"])
+def test_lists_that_are_of_no_use_are_filled_anew(
+    tmp_path: Path, vectors: Vectors, spoil: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(vector_index, "KEPT_EVERY", 700)
+    structure = faiss_config_for("ivf-sq8", len(vectors), DIMENSION)
+    whole, again = tmp_path / "whole", tmp_path / "again"
+    whole.mkdir()
+    again.mkdir()
+    write_dense(whole, InMemory(vectors), structure, DIMENSION)
+    begun = replace(structure, factory="IVF16,SQ4") if spoil == "another structure" else structure
+    with monkeypatch.context() as patched:
+        if spoil == "another FAISS":
+            patched.setattr(faiss, "__version__", "1.0.0")
+        with pytest.raises(KeyboardInterrupt):
+            write_dense(again, Broken(vectors, 900), begun, DIMENSION, tmp_path)
+    [filling] = tmp_path.glob("filling-*.faiss")
+    if spoil == "cut":
+        filling.write_bytes(filling.read_bytes()[:-1000])
+    rest = Broken(vectors, None)
+    write_dense(again, rest, structure, DIMENSION, tmp_path)
+    assert (rest.samples, rest.starts[0]) == (1, 0)
+    assert len(list(tmp_path.glob("filling-*.faiss"))) == 1, "what is of no use takes no room"
+    for file in whole.iterdir():
+        assert file.read_bytes() == (again / file.name).read_bytes(), file.name
+
+
+@contextmanager
+def no_room() -> Iterator[None]:
+    """No file of this process may grow beyond 20,000 bytes."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+class Narrow(InMemory):
+    """While they are given for the first time there is no room for a file, as on a disk that is full for a time."""
+
+    first = True
+
+    def parts(self, start: int = 0) -> Iterator[Vectors]:
+        if not self.first:
+            yield from super().parts(start)
+            return
+        self.first = False
+        with no_room():
+            yield from super().parts(start)
+
+
+def test_a_disk_without_room_for_unfinished_lists_does_not_end_a_build(
+    tmp_path: Path, vectors: Vectors, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(vector_index, "KEPT_EVERY", 700)
+    structure = faiss_config_for("ivf-sq8", len(vectors), DIMENSION)
+    whole, narrow = tmp_path / "whole", tmp_path / "narrow"
+    whole.mkdir()
+    narrow.mkdir()
+    write_dense(whole, InMemory(vectors), structure, DIMENSION)
+    write_dense(narrow, Narrow(vectors), structure, DIMENSION, tmp_path)
+    assert "the build goes on without keeping its lists" in capfd.readouterr().err
+    assert not list(tmp_path.glob("*.partial"))
+    for file in whole.iterdir():
+        assert file.read_bytes() == (narrow / file.name).read_bytes(), file.name
+
+
+def test_an_index_that_a_disk_has_no_room_for_is_named(tmp_path: Path, vectors: Vectors) -> None:
+    structure = faiss_config_for("flat", len(vectors), DIMENSION)
+    with no_room(), pytest.raises(AssetError, match=r"cannot write .*vectors\.faiss .*make room"):
+        write_dense(tmp_path, InMemory(vectors), structure, DIMENSION)
+
+
+def test_full_vectors_of_a_killed_build_make_room_for_the_new_ones(tmp_path: Path, vectors: Vectors) -> None:
+    taken = []
+
+    class Watched(InMemory):
+        def parts(self, start: int = 0) -> Iterator[Vectors]:
+            for part in super().parts(start):
+                yield part
+                taken.append(sum(path.stat().st_size for path in tmp_path.glob(f"{FULL_VECTORS}*")))
+
+    structure = faiss_config_for("ivf-sq8", len(vectors), DIMENSION)
+    for _ in range(2):
+        write_dense(tmp_path, Watched(vectors), structure, DIMENSION)
+    assert max(taken) == (tmp_path / FULL_VECTORS).stat().st_size
