@@ -49,6 +49,10 @@ def write_index(
     # On a busy machine two threads wait for each other at each of thousands of tiny products.
     faiss.omp_set_num_threads(1)
     index = faiss.index_factory(vectors.shape[1], factory, metric)
+    if factory.startswith("OPQ"):
+        # A rotation that is learned well takes a minute, and nothing here depends on it.
+        rotation = faiss.downcast_VectorTransform(index.chain.at(0))
+        rotation.niter = rotation.niter_pq_0 = rotation.niter_pq = 1
     index.train(vectors)
     if isinstance(index, faiss.IndexIDMap):
         index.add_with_ids(vectors, np.arange(len(vectors)))

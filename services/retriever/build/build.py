@@ -6,6 +6,7 @@ its content depends only on its own passages. So a killed build continues where 
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import json
 import secrets
@@ -21,6 +22,7 @@ from research.settings import Settings
 from services.machine.division import usable_cores
 from services.process.progress import progress
 from services.retriever.build.faiss_import import CheckedImport, FaissImport
+from services.retriever.build.imported_vectors import RefusedImportError
 from services.retriever.build.index_writer import log, write_index
 from services.retriever.build.passage_readers import corpus_digest, read_passages
 from services.retriever.build.vector_shards import SHARD, VectorShards
@@ -33,6 +35,8 @@ from services.retriever.index.file_sums import fault_in
 from services.retriever.index.manifest import MANIFEST, Recipe, read_manifest, recipe_for
 from services.retriever.index.passage_store import PASSAGES, PassageStore, write_passage_store
 from services.retriever.index.search_index import SearchIndex
+
+_NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 
 
 def build_index(settings: Settings, passages: Path, imported: Path | None = None, *, keep: bool = False) -> Path:
@@ -48,8 +52,8 @@ def build_index(settings: Settings, passages: Path, imported: Path | None = None
         keep: serve that file as it is, instead of converting it.
 
     Raises:
-        AssetError: passages or encoder are missing or corrupt, Milvus is unavailable, or `imported` is not an index of
-            these passages by this encoder.
+        AssetError: passages or encoder are missing or corrupt, Milvus is unavailable, the disk is full, `imported` is
+            not an index of these passages by this encoder, or an import would be replaced by embedding anew.
         ConfigurationError: the encoder's settings contradict each other, or another build of this index runs.
     """
     target = settings.index_dir
@@ -65,11 +69,23 @@ def build_index(settings: Settings, passages: Path, imported: Path | None = None
         if _is_current(settings, checkpoint, recipe):
             log(f"index {target} is up to date (revision {read_manifest(target).revision})")
         else:
+            if source is None:
+                _refuse_to_replace_import(target)
             try:
                 _build(settings, checkpoint, recipe, passages, work, source)
             except KeyboardInterrupt:
                 log("stopped; the vectors made so far are kept, and the same command continues from there")
                 raise
+            except RefusedImportError:
+                shutil.rmtree(work, ignore_errors=True)
+                raise
+            except OSError as error:
+                if error.errno not in _NO_ROOM:
+                    raise
+                raise AssetError(
+                    f"cannot write the index in {work} ({error.strerror}); make room on that disk, and the same "
+                    "command continues"
+                ) from error
             log(f"index {target} is ready (revision {recipe.revision})")
         shutil.rmtree(work, ignore_errors=True)
     if (backend := settings.encoder.backend) != "torch":
@@ -93,6 +109,19 @@ def _is_current(settings: Settings, checkpoint: Checkpoint, recipe: Recipe) -> b
             raise  # an unavailable Milvus is no reason to fill it again
         return False
     return True
+
+
+def _refuse_to_replace_import(target: Path) -> None:
+    """To embed anew takes hours or days: nobody wants that because an import is spoilt or a setting differs."""
+    try:
+        imported = read_manifest(target).imported
+    except AssetError:
+        return
+    if imported:
+        raise AssetError(
+            f"index {target} was imported from {imported.file}; it is spoilt, or not of these passages and settings; "
+            "import that file again with `research index --import`, or remove the index to embed the passages"
+        )
 
 
 def _build(

@@ -10,11 +10,10 @@ from dataclasses import dataclass
 import numpy as np
 import orjson
 
-from research.errors import AssetError
 from research.passages import contents_of
 from research.settings import Settings
 from services.machine.division import usable_cores
-from services.retriever.build.imported_vectors import NOT_UNIT, ImportedVectors, lengths_of
+from services.retriever.build.imported_vectors import NOT_UNIT, ImportedVectors, RefusedImportError, lengths_of
 from services.retriever.encoder.checkpoint import Checkpoint, Pooling
 from services.retriever.encoder.encoder import Encoder, load_encoders
 from services.retriever.index.passage_store import PassageStore
@@ -25,6 +24,7 @@ _LEAST = 0.99
 # Of codes, which give vectors back coarsely; the configured encoder must then be the closest of all that are tried.
 _LEAST_OF_CODES = 0.6
 _LENGTHS_OF_CODES = (0.5, 1.2)
+_LEAST_OF_LENGTHS = 0.95
 # Of sampled passages whose vector is nearest to their own.
 _LEAST_OWN = 0.9
 _EQUAL = 0.002
@@ -68,8 +68,8 @@ def check_encoder(
     """Embed sampled passages with `encoder`, a `bare_encoder`, and compare; returns the form of text that fits best.
 
     Raises:
-        AssetError: the vectors are not those of this encoder, prefix and pooling; the message says which of those that
-            were tried comes closest.
+        RefusedImportError: the vectors are not those of this encoder, prefix and pooling; the message says which of
+            those that were tried comes closest.
     """
     # 1. The sample: passages and their vectors.
     rng = np.random.default_rng(0)
@@ -100,7 +100,7 @@ def check_encoder(
     least = _LEAST if vectors.whole else _LEAST_OF_CODES
     if not vectors.whole and _fits(best, least) and best.cosine >= closest.cosine - _EQUAL:
         return best
-    raise AssetError(
+    raise RefusedImportError(
         f"{vectors.path}: its vectors are not those of {checkpoint.name} with encoder.passage_prefix={configured[0]!r} "
         f"and {checkpoint.pooling} pooling: the median cosine of {len(records)} sampled passages is {best.cosine:.3f} "
         f"({least} is needed), and {best.own:.0%} are nearest to their own vector ({_LEAST_OWN:.0%} are needed); "
@@ -110,10 +110,17 @@ def check_encoder(
 
 def _unit(sample: Vectors, vectors: ImportedVectors) -> Vectors:
     lengths = lengths_of(sample)
-    if not vectors.whole and not _LENGTHS_OF_CODES[0] < np.median(lengths) < _LENGTHS_OF_CODES[1]:
-        raise AssetError(f"{vectors.path}: its vectors have a length of about {np.median(lengths):.2f}; {NOT_UNIT}")
+    # Nobody can look at the lengths that codes stand for one by one; inner products rank well with any.
+    if not vectors.whole and not vectors.inner_product:
+        near = float(np.mean((lengths > _LENGTHS_OF_CODES[0]) & (lengths < _LENGTHS_OF_CODES[1])))
+        if near < _LEAST_OF_LENGTHS:
+            raise RefusedImportError(
+                f"{vectors.path}: of {len(lengths)} sampled vectors only {near:.0%} have a length near 1; {NOT_UNIT}"
+            )
     if not (lengths > 0).all():
-        raise AssetError(f"{vectors.path}: it has vectors without a length, all zero or not a number: it is spoilt")
+        raise RefusedImportError(
+            f"{vectors.path}: it has vectors without a length, all zero or not a number: it is spoilt"
+        )
     unit: Vectors = sample / lengths[:, None]
     return unit
 

@@ -12,7 +12,7 @@ from research.atomic_io import atomic_write, sha256_of
 from research.errors import AssetError, ConfigurationError
 from research.settings import Settings
 from services.retriever.build.encoder_check import Match, bare_encoder, check_encoder
-from services.retriever.build.imported_vectors import ImportedVectors
+from services.retriever.build.imported_vectors import ImportedVectors, RefusedImportError
 from services.retriever.build.recall import DEPTHS, exact_search, recall_at, sampled_titles
 from services.retriever.encoder.checkpoint import Checkpoint
 from services.retriever.index.faiss_config import KEPT, FaissConfig
@@ -42,7 +42,6 @@ class FaissImport:
         self.keep = keep
         self.vectors = vectors = ImportedVectors(path)
         self._settings, self._checkpoint = settings, checkpoint
-        self._before = _signature(path)
         if keep and settings.corpus.milvus:
             raise ConfigurationError("corpus.milvus: a FAISS index that is kept stays in its file; leave out --keep")
         if not len(vectors):
@@ -69,10 +68,10 @@ class FaissImport:
         """Compare numbers, and vectors of a sample with those of the configured encoder.
 
         Raises:
-            AssetError: there are more or fewer passages than vectors, or the encoder is another.
+            RefusedImportError: there are more or fewer passages than vectors, or the encoder is another.
         """
         if len(store) != len(self.vectors):
-            raise AssetError(
+            raise RefusedImportError(
                 f"{self.vectors.path} has {len(self.vectors)} vectors, and {passages} has {len(store)} passages: they "
                 "do not belong together, or one of them is cut; each vector needs its passage, in the same order"
             )
@@ -81,23 +80,23 @@ class FaissImport:
         return CheckedImport(self, match, encoder.encode_queries(sampled_titles(store)))
 
     def copy_to(self, index: Path) -> FaissConfig:
-        """Copy the file into an index; returns its structure.
+        """Copy the file into an index, unless an import that was killed has done so; returns its structure.
 
         Raises:
-            AssetError: the disk has not enough room.
+            AssetError: the disk has not enough room, or the file is another than the one that was opened.
         """
-        source, size = self.vectors.path, self.vectors.path.stat().st_size
-        free = shutil.disk_usage(index).free
-        if free < size:
-            raise AssetError(f"{source} has {size} bytes, and at {index} only {free} are free; make room on that disk")
-        with source.open("rb") as stream, atomic_write(index / VECTORS) as out:
-            shutil.copyfileobj(stream, out, _COPIED_BYTES)
+        source, size, copy = self.vectors.path, self.vectors.path.stat().st_size, index / VECTORS
+        # Work is continued only if the checksum is the same, and the name stands for all of a copy.
+        if not (copy.is_file() and copy.stat().st_size == size):
+            free = shutil.disk_usage(index).free
+            if free < size:
+                raise AssetError(
+                    f"{source} has {size} bytes, and at {index} only {free} are free; make room on that disk"
+                )
+            with source.open("rb") as stream, atomic_write(copy) as out:
+                shutil.copyfileobj(stream, out, _COPIED_BYTES)
+                self.vectors.refuse_if_changed()
         return FaissConfig(KEPT, self.vectors.kind)
-
-    @property
-    def changed(self) -> bool:
-        """Whether the file is another than the one that was opened."""
-        return _signature(self.vectors.path) != self._before
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,12 +117,11 @@ class CheckedImport:
         """What the manifest says of this import, recall against exact search among the imported vectors included.
 
         Raises:
-            AssetError: the file changed since it was opened.
+            RefusedImportError: the file changed since it was opened.
         """
         vectors = self.source.vectors
         recall = self._recall(vectors, opened) if vectors.whole else None
-        if self.source.changed:
-            raise AssetError(f"{vectors.path} changed while it was read; run the same command again")
+        vectors.refuse_if_changed()
         return Imported(
             file=vectors.path.name,
             kind=vectors.kind,
@@ -135,14 +133,11 @@ class CheckedImport:
         )
 
     def _recall(self, vectors: ImportedVectors, opened: VectorIndex) -> dict[int, float]:
+        if self.source.keep and vectors.exact:
+            return dict.fromkeys(DEPTHS, 1.0)  # by definition, and the file is not read five times to see it
         queries, deepest = self.queries, min(max(DEPTHS), len(vectors))
         exact = exact_search(vectors, queries, deepest).tolist()
         starts = range(0, len(queries), _SEARCHED_TOGETHER)
         parts = [opened.search(queries[start : start + _SEARCHED_TOGETHER], deepest)[1] for start in starts]
         found = np.concatenate(parts).tolist()
         return {depth: recall_at(found, [set(row[:depth]) for row in exact], depth) for depth in DEPTHS}
-
-
-def _signature(path: Path) -> tuple[int, int, int]:
-    found = path.stat()
-    return found.st_ino, found.st_size, found.st_mtime_ns

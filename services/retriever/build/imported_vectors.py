@@ -11,12 +11,12 @@ import numpy as np
 
 from research.errors import AssetError
 from services.process.progress import progress
-from services.retriever.index.faiss_file import lists_of, open_mapped
+from services.retriever.index.faiss_file import let_go, lists_of, open_mapped
 from services.retriever.types import Vectors
 
 # The most vectors in memory at a time.
 BLOCK_BYTES = 16 * 2**20
-# What was read of a mapped file counts as memory of this process until it is unmapped.
+# What is read of the file before its pages are let go, so that they do not count as memory of this process.
 _MAPPED_BYTES = 64 * 2**20
 _IDS = 2**20
 # How far the length of a unit vector may be from 1. Half precision and bytes move it by less.
@@ -41,6 +41,10 @@ _NO_POSITIONS = (
 )
 
 
+class RefusedImportError(AssetError):
+    """What is imported is not what it must be: work that was begun from it is of no use."""
+
+
 class ImportedVectors:
     """The vectors of a FAISS index in order of position, as `VectorSource`; `vectors[a:b]` reads some of them.
 
@@ -48,6 +52,7 @@ class ImportedVectors:
         kind: the class of the index in FAISS, and that of the index whose ids it maps.
         whole: whether it gives its vectors back; codes give back what they stand for, which is coarser.
         inner_product: it compares inner products, not squared distances.
+        exact: searched as it is, it compares a query with every vector by inner product.
         dimension: of the vectors.
         must_be_unit: whether to refuse vectors that are not of length 1.
 
@@ -59,6 +64,7 @@ class ImportedVectors:
     def __init__(self, path: Path) -> None:
         self.path = path
         self.must_be_unit = False
+        self._before = _signature(path)
         self._outer, self._index = self._open()
         self._unread = _MAPPED_BYTES
         self.dimension = int(self._outer.d)
@@ -75,6 +81,7 @@ class ImportedVectors:
                 f"{path} compares vectors by metric {self._outer.metric_type} of FAISS; only inner products "
                 "(METRIC_INNER_PRODUCT) and distances (METRIC_L2) of unit vectors rank as our encoders mean it"
             )
+        self.exact = self.inner_product and isinstance(self._index, faiss.IndexFlat)
         self._rows = max(1, BLOCK_BYTES // (4 * self.dimension))
         self._check_ids()
 
@@ -85,15 +92,21 @@ class ImportedVectors:
         """Read float32 [rows, dimension] from one position to before another.
 
         Raises:
-            AssetError: a vector is not of the length that it must have.
+            RefusedImportError: a vector is not of the length that it must have, FAISS cannot give it back, or the file
+                is another than the one that was opened.
         """
         start, end, _ = positions.indices(len(self))
         size = (end - start) * 4 * self.dimension
         if self._unread < size:
-            self._outer, self._index = self._open()
+            let_go(self.path)
             self._unread = _MAPPED_BYTES
         self._unread -= size
-        vectors: Vectors = self._index.reconstruct_n(start, end - start)
+        try:
+            vectors: Vectors = self._index.reconstruct_n(start, end - start)
+        except RuntimeError as error:
+            raise RefusedImportError(f"{self.path}: FAISS cannot give back its vectors ({error})") from error
+        # After each block: what lists are filled with, and kept for the next try, is of one file.
+        self.refuse_if_changed()
         if self.must_be_unit:
             self._check_unit(vectors, start)
         return vectors
@@ -101,6 +114,11 @@ class ImportedVectors:
     def parts(self, start: int = 0) -> Iterator[Vectors]:
         """All from a position on, in blocks; raises what reading one does."""
         return (self[first : first + self._rows] for first in range(start, len(self), self._rows))
+
+    def refuse_if_changed(self) -> None:
+        """Raise RefusedImportError if the file is another than the one that was opened."""
+        if _signature(self.path) != self._before:
+            raise RefusedImportError(f"{self.path} changed while it was read; run the same command again")
 
     def sample(self, count: int, seed: int) -> Vectors:
         """Draw `count` vectors, or all if there are fewer; reads the whole file."""
@@ -135,7 +153,9 @@ class ImportedVectors:
             keep = (
                 "; as it compares inner products, it can be served as it is: add --keep" if self.inner_product else ""
             )
-            raise AssetError(f"{self.path}: vector {start + row} has length {lengths[row]:.3f}; {NOT_UNIT}{keep}")
+            raise RefusedImportError(
+                f"{self.path}: vector {start + row} has length {lengths[row]:.3f}; {NOT_UNIT}{keep}"
+            )
 
     def _check_ids(self) -> None:
         if isinstance(self._outer, faiss.IndexIDMap):
@@ -157,6 +177,14 @@ class ImportedVectors:
                 seen[ids] = True
             if not seen.all():
                 raise AssetError(f"{self.path}: no vector has the id {int(np.argmin(seen))}; {_NO_POSITIONS}")
+
+
+def _signature(path: Path) -> tuple[int, int, int] | None:
+    try:
+        found = path.stat()
+    except OSError:
+        return None
+    return found.st_ino, found.st_size, found.st_mtime_ns
 
 
 def lengths_of(vectors: Vectors) -> Vectors:

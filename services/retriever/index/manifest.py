@@ -116,7 +116,7 @@ class Manifest(_Frozen):
         except OSError as error:
             raise AssetError(f"cannot read {error.filename} ({error.strerror}); {advice(error)}") from error
         if fault is not None:
-            raise AssetError(f"the index is spoilt: {fault}; {REPAIR}")
+            raise AssetError(f"the index is spoilt: {fault}; {self._repair}")
 
     def check_encoder(self, checkpoint: Checkpoint, encoder: EncoderConfig, directory: Path) -> None:
         """Raise ConfigurationError, naming each difference, if `encoder` cannot query this index."""
@@ -133,8 +133,12 @@ class Manifest(_Frozen):
         if differences:
             raise ConfigurationError(
                 f"index {directory} was built with another encoder: {'; '.join(differences)}; "
-                f"{REPAIR}, or set encoder.* to what the index was built with"
+                f"{self._repair}, or set encoder.* to what the index was built with"
             )
+
+    @property
+    def _repair(self) -> str:
+        return f"import {self.imported.file} again with `research index --import`" if self.imported else REPAIR
 
 
 def encoding_of(checkpoint: Checkpoint, encoder: EncoderConfig) -> Encoding:
