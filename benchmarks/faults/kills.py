@@ -155,6 +155,6 @@ def _trained_again(services: Services, first: Record, run: str, steps: int, over
 
 def _without_seconds(value: Any) -> Any:
     if isinstance(value, dict):
-        dropped = ("seconds", "infra_errors")
+        dropped = ("seconds", "infra_errors", "infra_share")
         return {key: _without_seconds(each) for key, each in value.items() if not str(key).endswith(dropped)}
     return [_without_seconds(each) for each in value] if isinstance(value, list) else value
