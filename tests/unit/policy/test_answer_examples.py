@@ -21,6 +21,6 @@ def test_the_answer_is_whole() -> None:
 
 def test_errors_have_the_one_shape() -> None:
     errors = {status: said for status, said in RESPONSES.items() if status != 200}
-    assert set(errors) == {401, 413, 422, 429, 503}
+    assert set(errors) == {401, 413, 422, 424, 429, 503}
     for said in errors.values():
         ErrorBody.model_validate(said["content"]["application/json"]["example"])

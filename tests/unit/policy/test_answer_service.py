@@ -24,7 +24,6 @@ from tests.support.characters import CharacterTokenizer
 from tests.support.loop_clock import let_pass
 from tests.support.scripted_agent import TURNS, OnePassage, Scripted, agent_for
 from tests.support.web_search import searching
-from tests.support.web_server import serving
 
 
 def with_answering(
@@ -135,23 +134,31 @@ def test_a_plan_of_its_own_has_no_number_of_searches_to_limit() -> None:
 def test_a_search_that_is_refused_for_good_is_told_so_that_nobody_asks_again(tmp_path: Path) -> None:
     (tmp_path / "web").mkdir()
     (tmp_path / "web" / "tavily.jsonl").touch()
-    with searching(tmp_path, "http://127.0.0.1:1", "web.replay=true") as web:
-        policy, retriever = Scripted(CharacterTokenizer(), TURNS), RetrieverClient(str(web.base_url))
+    policy = Scripted(CharacterTokenizer(), TURNS)
+
+    async def ask(retriever_url: str) -> httpx.Response:
         service = PolicyService(load_settings(environment=False))
-        service.answers = AnswerService(
-            replace(agent_for(policy), retriever=retriever),
-            lambda _: policy,
-            CharacterTokenizer(),
-            retriever,
-            concurrency=1,
-            timeout=60,
-            list_timeout=60,
-            max_question_chars=100,
-        )
         app = FastAPI()
         install_error_handlers(app, whole_app=False)
         app.include_router(answer_routes(service))
-        with serving(app) as port:
-            refused = httpx.post(f"http://127.0.0.1:{port}/answer", json={"question": "Who?"}, timeout=60)
+        transport = httpx.ASGITransport(app)
+        async with (
+            RetrieverClient(retriever_url) as retriever,
+            httpx.AsyncClient(transport=transport, base_url="http://it") as client,
+        ):
+            service.answers = AnswerService(
+                replace(agent_for(policy), retriever=retriever),
+                lambda _: policy,
+                CharacterTokenizer(),
+                retriever,
+                concurrency=1,
+                timeout=60,
+                list_timeout=60,
+                max_question_chars=100,
+            )
+            return await client.post("/answer", json={"question": "Who?"})
+
+    with searching(tmp_path, "http://127.0.0.1:1", "web.replay=true") as web:
+        refused = asyncio.run(ask(str(web.base_url)))
     assert (refused.status_code, refused.json()["error"]) == (424, "service_refused")
     assert "set web.replay=false" in refused.json()["message"]
