@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import ipaddress
 import socket
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from functools import lru_cache
 from urllib.parse import urlsplit
 
@@ -30,16 +30,17 @@ def own_names(settings: Settings) -> frozenset[str]:
 class KnownHosts:
     """Answers 421 to an unknown `Host` and 403 to an unknown `Origin`, or to what another site's page loads.
 
-    Addresses are always known: a page can make its name point here, but not its address. An `<img>` has no `Origin`;
-    browsers say whose it is in `Sec-Fetch-Site`. A link to one of our pages is followed, and a page whose `Origin` is
-    known may do what it could always do.
+    As a `Host` every address is known: a page can make its name point here, but not its address. Anybody may serve a
+    page from an address, so as an `Origin` only this machine's and the one that is called are. An `<img>` has no
+    `Origin`; browsers say whose it is in `Sec-Fetch-Site`. A link to one of our pages is followed, and a page whose
+    `Origin` is known may do what it could always do.
     """
 
     def __init__(self, app: ASGIApp, names: Iterable[str]) -> None:
         self._app = app
         self._names = frozenset(names)
         # The same few values come with every request; the size bounds what others can make of it.
-        self._is_known = lru_cache(maxsize=256)(self._look_up)
+        self._name_of = lru_cache(maxsize=256)(_name_in)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         refusal = self._refusal(scope) if scope["type"] == "http" else None
@@ -50,22 +51,30 @@ class KnownHosts:
         await error_response(status, error, message)(scope, receive, send)
 
     def _refusal(self, scope: Scope) -> tuple[int, str, str] | None:
+        called = {self._name_of(b"//" + value) for name, value in scope["headers"] if name == b"host"}
+        if not all(host in self._names or _address(host) for host in called):
+            told = "this is not a name of this service; endpoints.allowed_hosts lists those that are"
+            return 421, "unknown_host", f"Host: {told}"
         for name, value in scope["headers"]:
-            if name == b"host" and not self._is_known(b"//" + value):
-                told = "this is not a name of this service; endpoints.allowed_hosts lists those that are"
-                return 421, "unknown_host", f"Host: {told}"
-            if name == b"origin" and not self._is_known(value):
+            if name == b"origin" and not self._may_ask(self._name_of(value), called):
                 return 403, "unknown_origin", "Origin: pages of other sites may not use this service"
             if name == b"sec-fetch-site" and value == b"cross-site" and not (_is_link(scope) or _has_origin(scope)):
                 return 403, "unknown_origin", "Sec-Fetch-Site: pages of other sites may not use this service"
         return None
 
-    def _look_up(self, url: bytes) -> bool:
-        try:
-            name = urlsplit(url.decode("ascii")).hostname or ""
-        except ValueError:
-            return False
-        return name in self._names or _is_address(name)
+    def _may_ask(self, origin: str, called: Collection[str]) -> bool:
+        if origin in self._names or origin in called:
+            return True
+        address = _address(origin)
+        return address is not None and address.is_loopback
+
+
+def _name_in(url: bytes) -> str:
+    """The host of a URL in small letters; nothing if there is none."""
+    try:
+        return urlsplit(url.decode("ascii")).hostname or ""
+    except ValueError:
+        return ""
 
 
 def _is_link(scope: Scope) -> bool:
@@ -85,9 +94,8 @@ def require_no_page(request: Request) -> None:
         raise HttpError(403, "unknown_origin", "Sec-Fetch-Site: pages of other sites may not search")
 
 
-def _is_address(name: str) -> bool:
+def _address(name: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
     try:
-        ipaddress.ip_address(name)
+        return ipaddress.ip_address(name)
     except ValueError:
-        return False
-    return True
+        return None

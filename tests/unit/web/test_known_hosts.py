@@ -58,7 +58,7 @@ def test_other_names_are_refused_on_every_route(url: str, path: str, host: str) 
     assert "endpoints.allowed_hosts" in ErrorBody.model_validate_json(response.content).message
 
 
-@pytest.mark.parametrize("origin", ["http://evil.example", "https://evil.example:8002", "null"])
+@pytest.mark.parametrize("origin", ["http://evil.example", "https://evil.example:8002", "null", "http://6.6.6.6"])
 def test_pages_of_other_sites_are_refused(url: str, origin: str) -> None:
     assert httpx.get(f"{url}/status", headers={"origin": origin}).status_code == 403
 
@@ -89,6 +89,10 @@ def test_a_page_whose_origin_is_known_may_ask_from_another_site(url: str) -> Non
 
 def test_our_own_page_may_ask(url: str) -> None:
     assert httpx.get(f"{url}/status", headers={"origin": url}).status_code == 200
+    # By whatever address this machine is called, and from another port of it.
+    headers = {"host": "10.1.2.3:8002", "origin": "http://10.1.2.3:3000"}
+    assert httpx.get(f"{url}/status", headers=headers).status_code == 200
+    assert httpx.get(f"{url}/status", headers={"origin": "http://[::1]:3000"}).status_code == 200
 
 
 def test_a_name_of_the_setting_is_known() -> None:
