@@ -31,7 +31,14 @@ _COMPRESSION = 6
 _QUESTIONS, _NUMBERS = "question_files", "number_format"
 # Settings that follow the machines, or may be raised.
 _FREE = frozenset(
-    {"grpo.steps", "grpo.minutes", "model.dtype", "optimizer.gradient_checkpointing", "reward.judge_endpoint"}
+    {
+        "grpo.steps",
+        "grpo.minutes",
+        "grpo.service_retries",
+        "model.dtype",
+        "optimizer.gradient_checkpointing",
+        "reward.judge_endpoint",
+    }
 )
 # Sections that may change between the start and a resumption of a run; every other setting defines what the run is.
 _CHANGEABLE = frozenset(

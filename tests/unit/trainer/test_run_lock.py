@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -65,7 +66,8 @@ def test_starting_over_deletes_all_but_the_lock(tmp_path: Path) -> None:
     assert tmp_path.exists()
 
 
-def test_a_command_that_trains_is_refused_and_deletes_nothing(settings: Settings) -> None:
+def test_a_command_that_trains_is_refused_and_deletes_nothing(tmp_path: Path, free_port: Callable[[], int]) -> None:
+    settings = tiny_settings(tmp_path, f"trainer.port={free_port()}")
     RunDirectory(settings.run_dir).open(settings)
     for fresh in (False, True):
         with only_trainer(settings.run_dir), pytest.raises(RunInUseError, match="in use by process"):
