@@ -17,7 +17,7 @@ from hypothesis.extra.numpy import arrays
 
 from research.errors import AssetError, ConfigurationError
 from services.retriever.index import vector_index
-from services.retriever.index.faiss_config import FaissConfigName, faiss_config_for
+from services.retriever.index.faiss_config import FaissConfig, FaissConfigName, faiss_config_for
 from services.retriever.index.milvus import MilvusCollection, MilvusVectors, write_milvus
 from services.retriever.index.vector_index import FULL_VECTORS, VECTORS, open_dense, rerank, write_dense
 from services.retriever.types import Vectors
@@ -147,6 +147,19 @@ def test_what_cannot_be_built_is_refused_before_anything_is_encoded(
         faiss_config_for(name, count, dimension)
 
 
+def unbroken(folder: Path, vectors: Vectors, structure: FaissConfig) -> Path:
+    """The files of a build that nothing interrupts."""
+    whole = folder / "whole"
+    whole.mkdir()
+    write_dense(whole, InMemory(vectors), structure, DIMENSION)
+    return whole
+
+
+def assert_same_files(whole: Path, other: Path) -> None:
+    for file in whole.iterdir():
+        assert file.read_bytes() == (other / file.name).read_bytes(), file.name
+
+
 class Broken(InMemory):
     """Ends as a kill would, once it has given so many vectors; counts what was asked for."""
 
@@ -177,18 +190,15 @@ def test_lists_that_are_half_filled_are_filled_to_the_end(
 ) -> None:
     monkeypatch.setattr(vector_index, "KEPT_EVERY", 700)
     structure = faiss_config_for(name, len(vectors), DIMENSION)
-    whole, killed = tmp_path / "whole", tmp_path / "killed"
-    whole.mkdir()
+    whole, killed = unbroken(tmp_path, vectors, structure), tmp_path / "killed"
     killed.mkdir()
-    write_dense(whole, InMemory(vectors), structure, DIMENSION)
     with pytest.raises(KeyboardInterrupt):
         write_dense(killed, Broken(vectors, ends_after), structure, DIMENSION, tmp_path)
     rest = Broken(vectors, None)
     write_dense(killed, rest, structure, DIMENSION, tmp_path)
     assert rest.samples == 0, "it is not trained again"
     assert ends_after - 700 - 256 < rest.starts[0] <= max(0, ends_after)
-    for file in whole.iterdir():
-        assert file.read_bytes() == (killed / file.name).read_bytes(), file.name
+    assert_same_files(whole, killed)
 
 
 @pytest.mark.parametrize("spoil", ["cut", "another structure", "another FAISS"])
@@ -197,10 +207,8 @@ def test_lists_that_are_of_no_use_are_filled_anew(
 ) -> None:
     monkeypatch.setattr(vector_index, "KEPT_EVERY", 700)
     structure = faiss_config_for("ivf-sq8", len(vectors), DIMENSION)
-    whole, again = tmp_path / "whole", tmp_path / "again"
-    whole.mkdir()
+    whole, again = unbroken(tmp_path, vectors, structure), tmp_path / "again"
     again.mkdir()
-    write_dense(whole, InMemory(vectors), structure, DIMENSION)
     begun = replace(structure, factory="IVF16,SQ4") if spoil == "another structure" else structure
     with monkeypatch.context() as patched:
         if spoil == "another FAISS":
@@ -214,8 +222,7 @@ def test_lists_that_are_of_no_use_are_filled_anew(
     write_dense(again, rest, structure, DIMENSION, tmp_path)
     assert (rest.samples, rest.starts[0]) == (1, 0)
     assert len(list(tmp_path.glob("filling-*.faiss"))) == 1, "what is of no use takes no room"
-    for file in whole.iterdir():
-        assert file.read_bytes() == (again / file.name).read_bytes(), file.name
+    assert_same_files(whole, again)
 
 
 @contextmanager
@@ -248,15 +255,12 @@ def test_a_disk_without_room_for_unfinished_lists_does_not_end_a_build(
 ) -> None:
     monkeypatch.setattr(vector_index, "KEPT_EVERY", 700)
     structure = faiss_config_for("ivf-sq8", len(vectors), DIMENSION)
-    whole, narrow = tmp_path / "whole", tmp_path / "narrow"
-    whole.mkdir()
+    whole, narrow = unbroken(tmp_path, vectors, structure), tmp_path / "narrow"
     narrow.mkdir()
-    write_dense(whole, InMemory(vectors), structure, DIMENSION)
     write_dense(narrow, Narrow(vectors), structure, DIMENSION, tmp_path)
     assert "the build goes on without keeping its lists" in capfd.readouterr().err
     assert not list(tmp_path.glob("*.partial"))
-    for file in whole.iterdir():
-        assert file.read_bytes() == (narrow / file.name).read_bytes(), file.name
+    assert_same_files(whole, narrow)
 
 
 def test_an_index_that_a_disk_has_no_room_for_is_named(tmp_path: Path, vectors: Vectors) -> None:
