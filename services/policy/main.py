@@ -82,12 +82,16 @@ def _start(settings: Settings, port: int, part: dict[str, str]) -> _Server:
     """Start the server of one port on its part of the machine."""
     several = settings.policy.replicas > 1
     own = settings.model_copy(update={"policy": settings.policy.model_copy(update={"port": port, "replicas": 1})})
+    environment = {
+        "OMP_NUM_THREADS": str(settings.policy.threads),  # OpenMP reads it once, as torch is imported
+        SETTINGS_VARIABLE: own.model_dump_json(),
+    }
     # Ctrl-C reaches every process of the terminal. Only we signal the child, and not in the middle of its imports.
     former = signal.signal(signal.SIGINT, signal.SIG_IGN)
     try:
         process = subprocess.Popen(
             [sys.executable, "-m", "services.policy.serve"],
-            env=child_environment() | part | {SETTINGS_VARIABLE: own.model_dump_json()},
+            env=child_environment() | part | environment,
             stdout=subprocess.PIPE if several else None,
             stderr=subprocess.STDOUT if several else None,
         )

@@ -29,9 +29,6 @@ logger = logging.getLogger(__name__)
 
 SERVED_NAME = "policy"
 ONE_PROCESS = "vllm.v1.executor.uniproc_executor.UniProcExecutor"
-# On a CPU, oneDNN caches the code of 1,024 matrix products. Each number of tokens in a batch adds more, about 1 MiB
-# each. With 64 the server is as fast and stops growing (docs/results/policy.md).
-ONEDNN_CACHE_VARIABLE = "ONEDNN_PRIMITIVE_CACHE_CAPACITY"
 
 
 def run_server(settings: Settings) -> None:
@@ -57,8 +54,12 @@ def run_server(settings: Settings) -> None:
     model = str(weights.path)
     os.environ.update(server_environment(settings))
     os.environ |= {VERSION_VARIABLE: weights.version, NUMBERS_VARIABLE: numbers.line}
-    from services.policy.http_server import run  # vLLM reads the environment as it is imported
+    # vLLM reads the environment as it is imported.
+    from services.policy.engine_process import fork_engine
+    from services.policy.http_server import run
 
+    if computes_in_engine(settings):
+        fork_engine(settings.policy.port)
     run(server_arguments(settings, model))
 
 
@@ -97,13 +98,18 @@ def server_arguments(settings: Settings, model: str) -> list[str]:
         # On a CPU, vLLM 0.32 crashes when a request with a seed is prefilled in parts: it then takes back a random
         # draw, which CPU generators cannot do ("CPU Generator does not use offset").
         arguments.append("--no-enable-chunked-prefill")
-        if policy.tensor_parallel_size == 1:
+        if computes_in_engine(settings):
             # By default vLLM computes in a process of its own on a CPU: a start took 27 s instead of 20, one request
             # made 34 tokens/s instead of 40 (docs/adr/069).
             arguments += ["--distributed-executor-backend", ONE_PROCESS]
     if policy.enforce_eager:
         arguments.append("--enforce-eager")
     return arguments
+
+
+def computes_in_engine(settings: Settings) -> bool:
+    """Whether the engine has no workers beside it: one model on a CPU."""
+    return not torch.cuda.is_available() and settings.policy.tensor_parallel_size == 1
 
 
 def server_environment(settings: Settings) -> dict[str, str]:
@@ -115,10 +121,7 @@ def server_environment(settings: Settings) -> dict[str, str]:
         "VLLM_ALLOW_RUNTIME_LORA_UPDATING": "0",
         "VLLM_NO_USAGE_STATS": "1",
         "VLLM_CPU_KVCACHE_SPACE": str(settings.policy.kv_cache_gib),
-        "OMP_NUM_THREADS": str(settings.policy.threads),
     }
-    if ONEDNN_CACHE_VARIABLE not in os.environ:
-        environment[ONEDNN_CACHE_VARIABLE] = "64"
     if settings.policy.enforce_eager:
         # vLLM compiles a few small functions even then, at the first request, and crashes without a C++ compiler.
         environment["TORCH_COMPILE_DISABLE"] = "1"

@@ -15,10 +15,12 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+import httpx
 import psutil
 import pytest
 
 from research.settings import Settings
+from services.policy.serve import SERVED_NAME
 from services.policy.settings_variable import SETTINGS_VARIABLE
 from tests.services.restarts.conftest import Services
 from tests.support.command import (
@@ -259,10 +261,27 @@ def test_the_engine_does_not_outlive_a_server_that_is_killed(
     data_dir: Path, tmp_path: Path, free_port: Callable[[], int], service_environment: dict[str, str]
 ) -> None:
     port = free_port()
-    arguments = ["serve", "policy", f"paths.data={data_dir}", f"paths.runs={tmp_path}", f"policy.port={port}"]
+    arguments = [
+        "serve",
+        "policy",
+        f"paths.data={data_dir}",
+        f"paths.runs={tmp_path}",
+        f"policy.port={port}",
+        "policy.threads=2",
+    ]
     with command(tmp_path / "log", arguments, WAYS[1], service_environment) as running:
         await_condition("the policy", lambda: answers(port), running)
-        [server] = [process for process in running.family() if "services.policy.serve" in " ".join(process.cmdline())]
+        [server] = vllms(running)
+        [engine] = [process for process in server.children() if name(process) == "VLLM::EngineCore"]
+        # Spawned ones have a helper of Python's beside them. Threads are counted as torch is imported: before the fork.
+        assert server.children(recursive=True) == [engine]
+        assert server.environ()["OMP_NUM_THREADS"] == "2"
+        # With threads of OpenMP that the parent had started, the fork would compute for ever.
+        body = {"model": SERVED_NAME, "prompt": "Paris is the capital of", "max_tokens": 8}
+        httpx.post(f"http://127.0.0.1:{port}/v1/completions", json=body, timeout=120).raise_for_status()
+        # Otherwise whoever comes after the server would find its port taken.
+        assert port in {each.laddr.port for each in server.net_connections() if each.status == psutil.CONN_LISTEN}
+        assert port not in {each.laddr.port for each in engine.net_connections() if each.laddr}
         server.kill()
         assert running.process.wait(60) == 137
         await_end_of_all(running)
