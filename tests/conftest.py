@@ -19,7 +19,8 @@ import hypothesis
 import pytest
 
 from services.machine.number_formats import number_format
-from tests.support.run_all import LANE
+from tests.support.forked import Forked, importing
+from tests.support.run_all import LANE, WITH_VLLM
 
 # A busy machine is no reason to fail: speed is measured in benchmarks, never asserted.
 hypothesis.settings.register_profile("no-deadline", deadline=None)
@@ -47,7 +48,7 @@ class Server:
     """A running service."""
 
     url: str
-    process: subprocess.Popen[bytes]
+    process: subprocess.Popen[bytes] | Forked
     log: Path
 
     def client(self) -> httpx.Client:
@@ -88,6 +89,21 @@ def free_port() -> Callable[[], int]:
     return find
 
 
+@pytest.fixture(scope="session", autouse=True)
+def forking(request: pytest.FixtureRequest) -> Iterator[None]:
+    """The process from which programs are forked, before any other test forks from another one.
+
+    It imports vLLM if one of the tests that run may need a policy, and is not started for unit tests alone.
+    """
+    paths = {item.path for item in request.session.items}
+    if all(path.is_relative_to(REPOSITORY / "tests" / "unit") for path in paths):
+        yield
+        return
+    folders = [REPOSITORY / folder for lane in WITH_VLLM for folder in lane]
+    with importing(with_vllm=any(path.is_relative_to(folder) for path in paths for folder in folders)):
+        yield
+
+
 @contextlib.contextmanager
 def launching(
     tmp_path_factory: pytest.TempPathFactory,
@@ -95,7 +111,10 @@ def launching(
     data_dir: Path,
     service_environment: dict[str, str],
 ) -> Iterator[Launch]:
-    """A function that starts `research serve <name> <overrides>` and waits until it is ready."""
+    """A function that starts `research serve <name> <overrides>` and waits until it is ready.
+
+    It is forked from a process that has imported everything, unless `forked=False` asks for the real way.
+    """
     with contextlib.ExitStack() as running:
 
         def start(
@@ -104,6 +123,7 @@ def launching(
             timeout: float = 300,
             environment: dict[str, str] | None = None,
             port: int | None = None,
+            forked: bool = True,
         ) -> Server:
             port = port or free_port()
             log = tmp_path_factory.mktemp(name) / "log.jsonl"
@@ -111,15 +131,12 @@ def launching(
             # Several policies may be up at once: each takes little memory.
             untrained = ["policy.serve=base", "policy.kv_cache_gib=1"] if name == "policy" else []
             settings = [f"paths.data={data_dir}", *untrained, *overrides, f"{name}.port={port}"]
-            with log.open("wb") as output:
-                process = subprocess.Popen(
-                    [sys.executable, "-m", "cli.main", "serve", name, *settings],
-                    cwd=REPOSITORY,
-                    env={**service_environment, **(environment or {})},
-                    stdout=output,
-                    stderr=output,
-                    start_new_session=True,
-                )
+            arguments = ["serve", name, *settings]
+            whole_environment = {**service_environment, **(environment or {})}
+            if forked:
+                process: subprocess.Popen[bytes] | Forked = Forked(arguments, log, whole_environment)
+            else:
+                process = started(arguments, log, whole_environment)
             server = Server(f"http://127.0.0.1:{port}", process, log)
             running.callback(server_end, process)
             _await_ready(server, timeout)
@@ -152,6 +169,19 @@ def shared_retriever(
         yield start("retriever")
 
 
+def started(arguments: list[str], log: Path, environment: dict[str, str]) -> subprocess.Popen[bytes]:
+    """`research …` as a user starts it."""
+    with log.open("wb") as output:
+        return subprocess.Popen(
+            [sys.executable, "-m", "cli.main", *arguments],
+            cwd=REPOSITORY,
+            env=environment,
+            stdout=output,
+            stderr=output,
+            start_new_session=True,
+        )
+
+
 def _await_ready(server: Server, timeout: float) -> None:
     deadline = time.monotonic() + timeout
     with server.client() as client:
@@ -165,7 +195,7 @@ def _await_ready(server: Server, timeout: float) -> None:
     pytest.fail(f"the service was not ready within {timeout} s:\n{server.log.read_text()}")
 
 
-def server_end(process: subprocess.Popen[bytes]) -> None:
+def server_end(process: subprocess.Popen[bytes] | Forked) -> None:
     """End a service and everything it started; it leads a process group of its own."""
     process.terminate()
     with contextlib.suppress(subprocess.TimeoutExpired):

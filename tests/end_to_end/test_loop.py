@@ -21,7 +21,7 @@ import pytest
 from tests.conftest import REPOSITORY, Server, server_end
 from tests.support.command import local
 
-ENVIRONMENT = {"RESEARCH_ADMIN_TOKEN": "admin-for-tests", "OMP_NUM_THREADS": "2"}
+ENVIRONMENT = {"RESEARCH_ADMIN_TOKEN": "admin-for-tests"}
 STEPS, GROUPS, GROUP_SIZE = 4, 3, 4
 SMALL = [
     "run=line",
@@ -94,7 +94,7 @@ def line(
     port = free_port()
 
     def start_retriever() -> Server:
-        server: Server = launch("retriever", port=port)
+        server: Server = launch("retriever", port=port, forked=False)
         return server
 
     retriever = start_retriever()
@@ -112,6 +112,7 @@ def line(
             timeout=300,
             environment=ENVIRONMENT,
             port=policy_port,
+            forked=False,
         )
         return server
 

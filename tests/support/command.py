@@ -24,7 +24,7 @@ from tests.conftest import REPOSITORY
 # Ten are promised (unit/system/test_stopping.py); a machine that is busy with other tests takes some more.
 MOST_SECONDS = 30.0
 MARK, WHOLE = "RESEARCH_TEST_MARK", "RESEARCH_WHOLE_MATRIX"
-ENVIRONMENT = {"RESEARCH_ADMIN_TOKEN": "admin-for-tests", "OMP_NUM_THREADS": "2"}
+ENVIRONMENT = {"RESEARCH_ADMIN_TOKEN": "admin-for-tests"}
 SMALL = [
     "run=stopped",
     "grpo.questions_per_step=2",

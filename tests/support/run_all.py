@@ -1,6 +1,6 @@
 """`make test`: every test, in lanes side by side. With arguments it is plain pytest. Ctrl-C ends all lanes.
 
-Two lanes have the tests with vLLM; each server computes with one thread there, because the threads of two servers wait
+Two lanes have the tests with vLLM. Everything computes with one thread, because the threads of several programs wait
 for each other by spinning. The third lane needs no vLLM and runs with less priority. The first lane is shown as it
 runs, the others when they are over.
 """
@@ -14,11 +14,12 @@ import sys
 import tempfile
 from typing import IO
 
-_ONE_THREAD = {
+_ONE_THREAD = {"OMP_NUM_THREADS": "1"}
+_EACH_SERVICE = {
     "RESEARCH__POLICY__THREADS": "1",
     "RESEARCH__TRAINER__THREADS": "1",
 }
-_WITH_VLLM = [
+WITH_VLLM = [
     ["tests/end_to_end", "tests/services/restarts"],
     [f"tests/services/{area}" for area in ("policy", "agent", "apps")],
 ]
@@ -35,8 +36,8 @@ def main(arguments: list[str]) -> int:
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     with tempfile.TemporaryFile() as second, tempfile.TemporaryFile() as third:
         lanes = [
-            _start(1, _WITH_VLLM[0], _ONE_THREAD),
-            _start(2, _WITH_VLLM[1], _ONE_THREAD, output=second),
+            _start(1, WITH_VLLM[0], _EACH_SERVICE),
+            _start(2, WITH_VLLM[1], _EACH_SERVICE, output=second),
             _start(3, _WITHOUT, {}, output=third, nice=["nice"]),
         ]
         try:
@@ -59,7 +60,7 @@ def _start(
 ) -> subprocess.Popen[bytes]:
     return subprocess.Popen(
         [*(nice or []), sys.executable, "-m", "pytest", "-p", "tests.support.cpu_by_file", "--durations=20", *tests],
-        env={**os.environ, **environment, LANE: str(number)},
+        env={**os.environ, **_ONE_THREAD, **environment, LANE: str(number)},
         stdout=output,
         stderr=output,
         start_new_session=True,  # Ctrl-C reaches a lane once, from us

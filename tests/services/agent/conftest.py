@@ -36,7 +36,7 @@ def services(
             "episode.retries=1",
             "policy.answer_concurrency=4",
             timeout=300,
-            environment={"RESEARCH_API_KEY": KEY, "RESEARCH_ADMIN_TOKEN": ADMIN_TOKEN, "OMP_NUM_THREADS": "2"},
+            environment={"RESEARCH_API_KEY": KEY, "RESEARCH_ADMIN_TOKEN": ADMIN_TOKEN},
         )
         yield Services(policy, retriever, trainer_port)
 

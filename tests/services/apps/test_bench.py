@@ -32,6 +32,7 @@ from research.schemas import StrategyName
 from research.settings import Settings
 from research.strategies import STRATEGIES
 from tests.conftest import REPOSITORY, Launch, Server
+from tests.support.forked import Forked
 
 FEW_SHOT = Path(__file__).parents[2] / "support" / "few_shot.txt"
 ADMIN = "admin-for-tests"
@@ -85,37 +86,32 @@ def bench(launch: Launch, shared_retriever: Server, data_dir: Path, tmp_path_fac
         SHORT,
         "model.dtype=float32",
         timeout=300,
-        environment={"RESEARCH_ADMIN_TOKEN": ADMIN, "OMP_NUM_THREADS": "2"},
+        environment={"RESEARCH_ADMIN_TOKEN": ADMIN},
     )
     return Bench(policy, shared_retriever, data_dir, weights)
 
 
 @pytest.fixture(scope="module")
-def finished(bench: Bench, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def finished(bench: Bench, tmp_path_factory: pytest.TempPathFactory, service_environment: dict[str, str]) -> Path:
     """The directory of a bench that was killed twice and went on each time."""
     out = tmp_path_factory.mktemp("bench") / "out"
     for kept in (ASKED + 2, 3 * ASKED + 1):
-        with started(bench, out) as process:
-            await_answers(out, kept, process)
-            os.killpg(process.pid, signal.SIGKILL)
-            process.wait()
+        process = started(bench, out, service_environment)
+        await_answers(out, kept, process)
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
         assert len(answers(out)) < len(STRATEGIES) * ASKED, "it was finished before it was killed"
-    with started(bench, out) as process:
-        output, _ = process.communicate(timeout=500)
-    assert process.returncode == 0, output.decode()
+    code = started(bench, out, service_environment).wait(500)
+    assert code == 0, log_of(out).read_text()
     return out
 
 
-def started(bench: Bench, out: Path) -> subprocess.Popen[bytes]:
-    command = [sys.executable, "-m", "cli.main", "bench", "--out", str(out), *bench.overrides()]
-    return subprocess.Popen(
-        command,
-        cwd=REPOSITORY,
-        env={**os.environ, "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        start_new_session=True,
-    )
+def started(bench: Bench, out: Path, environment: dict[str, str]) -> Forked:
+    return Forked(["bench", "--out", str(out), *bench.overrides()], log_of(out), environment)
+
+
+def log_of(out: Path) -> Path:
+    return out.with_name("log")
 
 
 def lines_of(out: Path) -> Iterator[tuple[str, str]]:
@@ -129,12 +125,12 @@ def answers(out: Path) -> list[tuple[str, str]]:
     return list(lines_of(out))
 
 
-def await_answers(out: Path, count: int, process: subprocess.Popen[bytes]) -> None:
+def await_answers(out: Path, count: int, process: Forked) -> None:
     deadline = time.monotonic() + 300
     while len(answers(out)) < count:
         if process.poll() is not None or time.monotonic() > deadline:
             process.kill()
-            pytest.fail(f"{len(answers(out))} of {count} answers: {process.communicate()[0].decode()}")
+            pytest.fail(f"{len(answers(out))} of {count} answers: {log_of(out).read_text()}")
         time.sleep(0.02)
 
 
@@ -218,7 +214,9 @@ def test_a_benchmark_of_another_size_is_warned_of(bench: Bench, tmp_path: Path) 
     assert "MuSiQue has 2 questions here, but the paper asked 2417" in said
 
 
-def test_a_prompt_that_the_weights_were_not_trained_with_is_refused(bench: Bench, tmp_path: Path) -> None:
+def test_a_prompt_that_the_weights_were_not_trained_with_is_refused(
+    bench: Bench, tmp_path: Path, service_environment: dict[str, str]
+) -> None:
     """Last, for the server has these weights from here on."""
     trained = bench.weights / "version-000001"
     shutil.copytree(bench.data / "models" / "smollm2-135m-instruct", trained)
@@ -240,6 +238,7 @@ def test_a_prompt_that_the_weights_were_not_trained_with_is_refused(bench: Bench
     served = subprocess.run(
         [sys.executable, "-m", "cli.main", "serve", "policy", f"model.name={trained}"],
         cwd=REPOSITORY,
+        env=service_environment,
         capture_output=True,
         text=True,
         timeout=120,

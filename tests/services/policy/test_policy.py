@@ -32,7 +32,7 @@ from services.trainer.model.batching import TrainingSequence
 from tests.conftest import Server, server_end
 
 KEY, ADMIN = "key-for-tests", "admin-for-tests"
-SECRETS = {"RESEARCH_API_KEY": KEY, "RESEARCH_ADMIN_TOKEN": ADMIN, "OMP_NUM_THREADS": "2"}
+SECRETS = {"RESEARCH_API_KEY": KEY, "RESEARCH_ADMIN_TOKEN": ADMIN}
 QUESTION = "Who painted The Starry Night?"
 
 

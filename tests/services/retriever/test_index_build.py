@@ -27,9 +27,9 @@ from services.retriever.build.build import build_index
 from services.retriever.encoder.checkpoint import open_checkpoint
 from services.retriever.index.manifest import read_manifest
 from services.retriever.index.search_index import SearchIndex
+from tests.support.forked import Forked
 
-REPOSITORY = Path(__file__).resolve().parents[3]
-StartBuild = Callable[..., "subprocess.Popen[bytes]"]
+StartBuild = Callable[..., Forked]
 BUILD = """
 import sys
 from pathlib import Path
@@ -66,15 +66,12 @@ def settings_for(data: Path, index: str, *more: str) -> Settings:
 
 
 @pytest.fixture
-def start_build(data: Path, service_environment: dict[str, str]) -> StartBuild:
+def start_build(data: Path, service_environment: dict[str, str], tmp_path: Path) -> StartBuild:
     """A function that builds the index of a name in a process of its own."""
 
-    def start(passages: Path, index: str, *more: str) -> subprocess.Popen[bytes]:
-        return subprocess.Popen(
-            [sys.executable, "-c", BUILD, str(passages), *overrides(data, index, *more)],
-            cwd=REPOSITORY,
-            env=service_environment,
-            stderr=subprocess.DEVNULL,
+    def start(passages: Path, index: str, *more: str) -> Forked:
+        return Forked(
+            ["-c", BUILD, str(passages), *overrides(data, index, *more)], tmp_path / "log", service_environment
         )
 
     return start
@@ -85,7 +82,7 @@ def vectors_of(index: Path) -> np.ndarray:
     return flat.reconstruct_n(0, flat.ntotal)
 
 
-def await_work(build: subprocess.Popen[bytes], work: Path) -> None:
+def await_work(build: Forked, work: Path) -> None:
     """Return when the build begins to work, or has ended."""
     started = time.time_ns()
 
@@ -99,7 +96,7 @@ def await_work(build: subprocess.Popen[bytes], work: Path) -> None:
         time.sleep(0.005)
 
 
-def kill_at_a_random_moment(build: subprocess.Popen[bytes], work: Path, span: float) -> bool:
+def kill_at_a_random_moment(build: Forked, work: Path, span: float) -> bool:
     """Kill -9 within `span` seconds of its first sign of work; False if it ended before."""
     await_work(build, work)
     try:

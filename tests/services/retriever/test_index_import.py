@@ -7,7 +7,6 @@ import json
 import shutil
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -27,8 +26,9 @@ from services.retriever.encoder.checkpoint import open_checkpoint
 from services.retriever.encoder.encoder import load_encoder
 from services.retriever.index.manifest import Imported, read_manifest
 from services.retriever.types import Vectors
-from tests.conftest import REPOSITORY, Launch
+from tests.conftest import Launch
 from tests.support.foreign_index import TOKENS, Foreign, embed, make_foreign, searched, write_index
+from tests.support.forked import Forked, run
 
 COUNT = 600
 TOP_K = 7
@@ -175,16 +175,11 @@ def test_what_is_converted_finds_nearly_what_the_flat_index_finds(
 
 
 def test_an_import_killed_at_each_file_ends_like_an_unbroken_one(
-    data: Path, foreign: Foreign, flat: Path, service_environment: dict[str, str]
+    data: Path, foreign: Foreign, flat: Path, service_environment: dict[str, str], tmp_path: Path
 ) -> None:
-    def start(index: str) -> subprocess.Popen[bytes]:
+    def start(index: str) -> Forked:
         more = overrides(data, index, "corpus.index_type=ivf-rabitq", "corpus.hybrid=true")
-        return subprocess.Popen(
-            [sys.executable, "-c", IMPORT, str(flat), str(foreign.passages), *more],
-            cwd=REPOSITORY,
-            env=service_environment,
-            stderr=subprocess.DEVNULL,
-        )
+        return Forked(["-c", IMPORT, str(flat), str(foreign.passages), *more], tmp_path / "log", service_environment)
 
     # In a process of its own, as the others: the number of threads decides the last bits of a centroid.
     assert start("unbroken").wait(timeout=300) == 0
@@ -390,14 +385,7 @@ def test_the_command_imports_and_says_what_is_missing(
     data: Path, foreign: Foreign, flat: Path, service_environment: dict[str, str]
 ) -> None:
     def research(*arguments: str) -> subprocess.CompletedProcess[str]:
-        return subprocess.run(
-            [sys.executable, "-m", "cli.main", "index", *arguments, *overrides(data, "commanded")],
-            cwd=REPOSITORY,
-            env={**service_environment, "COLUMNS": "200"},
-            capture_output=True,
-            text=True,
-            check=False,
-        )
+        return run(["index", *arguments, *overrides(data, "commanded")], service_environment)
 
     done = research("--import", str(flat), "--passages", str(foreign.passages))
     assert done.returncode == 0, done.stderr

@@ -6,7 +6,6 @@ import asyncio
 import json
 import socket
 import subprocess
-import sys
 import time
 from collections.abc import Callable
 from contextlib import ExitStack
@@ -17,8 +16,7 @@ import httpx
 import pytest
 
 from research.schemas import ErrorBody, SearchResponse
-
-REPOSITORY = Path(__file__).resolve().parents[3]
+from tests.support.forked import run
 
 
 @pytest.fixture(scope="module")
@@ -194,15 +192,7 @@ def test_what_an_absent_client_asked_is_not_encoded(
 
 
 def serve_until_exit(*overrides: str, environment: dict[str, str]) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "cli.main", "serve", "retriever", *overrides],
-        cwd=REPOSITORY,
-        env=environment,
-        capture_output=True,
-        text=True,
-        timeout=300,
-        check=False,
-    )
+    return run(["serve", "retriever", *overrides], environment)
 
 
 @pytest.mark.parametrize(

@@ -46,7 +46,8 @@ def shared_policy(
             f"endpoints.retriever_url={shared_retriever.url}",
             "policy.max_lora_rank=8",
             timeout=300,
-            environment={"RESEARCH_ADMIN_TOKEN": ADMIN, "OMP_NUM_THREADS": "2", "PYTHONPATH": path},
+            environment={"RESEARCH_ADMIN_TOKEN": ADMIN, "PYTHONPATH": path},
+            forked=False,  # Python looks for hooks as it starts
         )
         yield SharedPolicy(server, weights, original)
 
