@@ -26,7 +26,7 @@ from services.trainer.learner.update import SupervisedTokenLoss
 from services.trainer.model.batching import TrainingSequence
 from services.trainer.model.forward import load_model, load_sharded
 from services.trainer.model.lora import MergedState, add_lora, require_lora, write_adapter
-from services.trainer.model.memory import enable_checkpointing, needs_checkpointing
+from services.trainer.model.memory import enable_checkpointing, needs_checkpointing, return_freed_memory
 from services.trainer.parallel.learner_watch import LearnerWatch
 from services.trainer.parallel.ranks import Ranks
 from services.trainer.parallel.shards import by_name, gather_state, write_state, write_whole
@@ -100,6 +100,7 @@ class Learner:
     def end_sft(self) -> None:
         """End the supervised phase: the current weights become the reference model of the KL term."""
         self._sft_optimizer = None
+        return_freed_memory()
         if self.reference is not None:
             self.reference.load_state_dict(self.model.state_dict())
             self._reference_changes += 1
@@ -149,6 +150,7 @@ class Learner:
         happens in a later optimizer step, the update ends there and reports the steps before.
         """
         report = self._grpo.make(sequences, self.updates + 1 if step is None else step)
+        return_freed_memory()
         if report is not None:
             self.updates += 1
         return report

@@ -27,7 +27,7 @@ _BYTES_PER_TRAINED = 12
 
 
 def keep_freed_memory() -> None:
-    """Make glibc keep what a step frees for the next step, instead of returning it to the kernel.
+    """Make glibc keep what a micro-batch frees for the next one, instead of returning it to the kernel.
 
     A step allocates and frees the same large activations over and over; by default each is mapped, zeroed and unmapped
     again. Measured on two cores: 1.18 x the tokens per second (benchmarks/trainer/learner.py). Does nothing without
@@ -37,6 +37,16 @@ def keep_freed_memory() -> None:
         libc = ctypes.CDLL(None)
         libc.mallopt(_M_MMAP_MAX, 0)
         libc.mallopt(_M_TRIM_THRESHOLD, 2**31 - 1)
+
+
+def return_freed_memory() -> None:
+    """Give what is free back to the kernel, after an update.
+
+    Steps of many shapes leave a heap with holes that is never the right one for the next: in an hour the trainer grew
+    from 1.5 to 6.9 GiB. Costs a tenth of a second. Does nothing without glibc.
+    """
+    if platform.libc_ver()[0] == "glibc":
+        ctypes.CDLL(None).malloc_trim(0)
 
 
 def needs_checkpointing(model: Any, optim: OptimizerConfig, device: torch.device, ranks: int = 1) -> bool:
