@@ -21,6 +21,8 @@ from pathlib import Path
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 _LIGHT = ["cli.main", "services.retriever.main", "services.trainer.main", "services.trainer.wiring"]
+# What tests fork by themselves comes from the same process.
+_CHILDREN = ["checkpoint_child", "lost_ranks_child", "receiving_server", "tiny_run"]
 _VLLM = [
     "services.policy.http_server",
     "vllm.v1.engine.core",
@@ -101,7 +103,8 @@ def run(arguments: Sequence[str], environment: Mapping[str, str]) -> subprocess.
 def importing(with_vllm: bool) -> Iterator[None]:
     """Start the process that imports everything; what a test has forked from it and left behind ends with the block."""
     context = multiprocessing.get_context("forkserver")
-    _preloaded.extend([*_LIGHT, *(_VLLM if with_vllm else [])])
+    children = [f"tests.support.{name}" for name in _CHILDREN]
+    _preloaded.extend([*_LIGHT, *children, *(_VLLM if with_vllm else [])])
     context.set_forkserver_preload(_preloaded)
     former = {name: os.environ.get(name) for name in _AT_IMPORT}
     os.environ.update(_AT_IMPORT)
