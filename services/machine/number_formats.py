@@ -25,8 +25,8 @@ _SECONDS = 0.1
 _CLEARLY = 0.8  # of the seconds of float32
 _OBEYED = "as model.dtype says"
 # oneDNN caches the code of 1,024 matrix products. Each number of tokens in a batch adds more, about 1 MiB each. With 64
-# the policy and the trainer are as fast, and stop growing (docs/results/policy.md, docs/results/trainer.md).
-_CODE_CACHE = {"ONEDNN_PRIMITIVE_CACHE_CAPACITY": "64"}
+# the policy is as fast and stops growing (docs/results/policy.md), and the trainer grows half as fast.
+_CACHED_PRODUCTS = "64"
 _SLOW = 1.5  # times the seconds of float32, from which on an explicit format causes a warning
 
 
@@ -74,8 +74,8 @@ def _number_format(wish: str, device: str) -> NumberFormat:
         auto: Name = "bfloat16" if fast else "float32"
         why = f"this GPU {'computes' if fast else 'does not compute'} bf16"
         return NumberFormat(auto, why) if wish == "auto" else NumberFormat(wish, _OBEYED)  # type: ignore[arg-type]
-    for name, value in _CODE_CACHE.items():
-        os.environ.setdefault(name, value)  # oneDNN reads it at its first product, which is the next
+    # oneDNN reads it at its first product, which is the next.
+    os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", _CACHED_PRODUCTS)
     speeds = _speeds(torch.float16 if wish == "float16" else torch.bfloat16)
     if wish != "auto":
         return obeyed(wish, speeds, cpu_capability())  # type: ignore[arg-type]
