@@ -33,6 +33,9 @@ from research.schemas import (
 
 INITIAL_VERSION = "0"
 
+# vLLM takes smaller numbers first; who asks `/answer` or an OpenAI route has 0.
+BEHIND_WHO_ASKS = 1
+
 _MAX_QUERY_CHARS = 4096  # the default of `retriever.max_query_chars`; encoders read far less
 
 
@@ -146,7 +149,7 @@ class _UnderWay:
 
 
 class PolicyClient(HttpService):
-    """Samples tokens from one policy server through vLLM's token-in/token-out route.
+    """Samples tokens from one policy server through vLLM's token-in/token-out route, after all others who ask it.
 
     `weight_version` salts the prefix cache, so that keys and values of other weights are never reused. `timeout` is
     the time without a sign of life, in seconds, after which the server counts as gone; a turn may take longer.
@@ -197,6 +200,7 @@ class PolicyClient(HttpService):
             "token_ids": list(prompt_ids),
             "sampling_params": sampling_params(max_tokens, sampling),
             "cache_salt": self.weight_version,
+            "priority": BEHIND_WHO_ASKS,
         }
         turn = self._under_way[name] = _UnderWay()
         # No time-out: it is over when it has its tokens, or when its deadline has passed.

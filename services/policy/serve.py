@@ -74,6 +74,8 @@ def server_arguments(settings: Settings, model: str) -> list[str]:
         *("--dtype", settings.model.dtype),
         *("--max-model-len", str(settings.model.max_model_len)),
         *("--max-num-seqs", str(policy.max_num_seqs)),
+        # Who asks goes before a trainer's rollouts (docs/adr/117).
+        *("--scheduling-policy", "priority"),
         *("--tensor-parallel-size", str(policy.tensor_parallel_size)),
         *("--gpu-memory-utilization", str(policy.gpu_memory_utilization)),
         *("--seed", str(settings.seed)),

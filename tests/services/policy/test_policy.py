@@ -327,6 +327,29 @@ def test_requests_with_a_seed_are_served_however_many_come_at_once(policy: Setti
     assert first.token_ids != other.token_ids
 
 
+def test_who_asks_goes_before_rollouts_that_wait(policy: Setting, http: httpx.Client) -> None:
+    at_once = load_settings().policy.max_num_seqs
+
+    async def run() -> tuple[int, int]:
+        async with policy.client() as client:
+            sampling = Sampling(1.0, seed=1)
+            rollouts = [
+                asyncio.create_task(client.generate(policy.prompt_ids, 64, sampling)) for _ in range(2 * at_once + 8)
+            ]
+            watcher = httpx.AsyncClient(base_url=policy.server.url, headers=http.headers, timeout=60)
+            async with watcher:
+                while _metric((await watcher.get("/metrics")).text, "vllm:num_requests_waiting") < at_once:
+                    assert not all(rollout.done() for rollout in rollouts)
+                body = {"model": "policy", "prompt": "The capital of France is", "max_tokens": 1}
+                (await watcher.post("/v1/completions", json=body)).raise_for_status()
+                done = sum(rollout.done() for rollout in rollouts)
+            await asyncio.gather(*rollouts)
+            return done, len(rollouts)
+
+    done, rollouts = asyncio.run(run())
+    assert done <= at_once + 8, f"{done} of {rollouts} rollouts that were asked before were sampled first"
+
+
 def test_an_update_in_flight_loses_no_request_and_marks_each_token(policy: Setting, perturbed: Path) -> None:
     seen_before = policy.generate()  # its prompt is now in the prefix cache, computed by the old weights
     old = policy.digests()
@@ -387,5 +410,9 @@ def test_after_an_update_all_is_as_on_a_fresh_server(policy: Setting, perturbed:
 
 
 def _sampled_tokens(metrics: str) -> float:
-    lines = [line for line in metrics.splitlines() if line.startswith("vllm:generation_tokens_total")]
+    return _metric(metrics, "vllm:generation_tokens_total")
+
+
+def _metric(metrics: str, name: str) -> float:
+    lines = [line for line in metrics.splitlines() if line.startswith(name + "{")]
     return sum(float(line.rsplit(" ", 1)[1]) for line in lines)
