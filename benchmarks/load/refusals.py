@@ -25,7 +25,8 @@ import httpx
 import psutil
 
 from benchmarks.retriever.load import SERVE, free_port, serving
-from services.policy.plugin import MAX_BODY_BYTES, MAX_LARGE_BODY_BYTES, MAX_TEXT_BYTES
+from research.config import load_settings
+from services.policy.api.body_sizes import MAX_BODY_BYTES, body_sizes
 from services.web.auth import ADMIN_TOKEN_VARIABLE, API_KEY_VARIABLE
 from tests.support.web_server import Watch, smallest_wrong_items
 
@@ -106,10 +107,8 @@ def _fields(schema: dict[str, Any], described: dict[str, Any]) -> list[str]:
 
 def allowed(service: str, path: str) -> int:
     """Bytes of a body."""
-    if path in ("/tokenize", "/detokenize"):
-        return MAX_TEXT_BYTES
-    large = service == "policy" and path.startswith(("/v1", "/inference", "/admin/weights"))
-    return MAX_LARGE_BODY_BYTES if large else MAX_BODY_BYTES
+    sizes = body_sizes(load_settings().model.max_model_len) if service == "policy" else {}
+    return [MAX_BODY_BYTES, *(size for start, size in sizes.items() if path.startswith(start))][-1]
 
 
 def bodies(size: int, fields: list[str]) -> Iterator[tuple[str, bytes]]:

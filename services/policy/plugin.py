@@ -9,14 +9,6 @@ if TYPE_CHECKING:
     from fastapi import FastAPI
     from starlette.datastructures import State
 
-# Of what is text: 512 questions of any usual length.
-MAX_BODY_BYTES = 4_000_000
-# Of one text, which the tokenizer makes 250 times as large; more than any context.
-MAX_TEXT_BYTES = 1_000_000
-# Large enough for a context of token ids, a picture, or the list of a model's weights; too small to fill the memory.
-MAX_LARGE_BODY_BYTES = 16_000_000
-# Of all requests that are not answered yet; the episodes of a step, all sampled at once, are a tenth of it.
-MAX_HELD_BYTES = 1_000_000_000
 PLUGIN_NAMES = "research_weights,research_routes"
 
 
@@ -42,8 +34,9 @@ class ResearchPlugin:
         from services.policy.api.answer import answer_routes
         from services.policy.api.ask_page import page_routes
         from services.policy.api.blocked_routes import BlockedRoutes
+        from services.policy.api.body_sizes import MAX_BODY_BYTES, MAX_HELD_BYTES, body_sizes
         from services.policy.api.cheap_refusals import CheapRefusals
-        from services.policy.api.guards import INFERENCE, variable_of
+        from services.policy.api.guards import variable_of
         from services.policy.api.training import training_control_routes, training_routes
         from services.policy.api.version_header import WeightVersionHeader
         from services.policy.logs import show_our_lines
@@ -74,10 +67,7 @@ class ResearchPlugin:
             BodyLimit,
             max_bytes=MAX_BODY_BYTES,
             max_held=MAX_HELD_BYTES,
-            of_paths={
-                **dict.fromkeys((*INFERENCE, "/admin/weights"), MAX_LARGE_BODY_BYTES),
-                **dict.fromkeys(("/tokenize", "/detokenize"), MAX_TEXT_BYTES),
-            },
+            of_paths=body_sizes(service.settings.model.max_model_len),
         )
         app.add_middleware(WeightVersionHeader, service=service)
         app.add_middleware(TokenFirst, variable_of=variable_of)

@@ -13,6 +13,7 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from research.http import request_id
+from services.web.telemetry.refusals import begin_request, count_if_nobody_did
 
 logger = logging.getLogger(__name__)
 
@@ -24,7 +25,7 @@ _NAME = request_id.HEADER.lower().encode()
 
 
 class RequestIds:
-    """Names requests, and logs those that are refused or fail: at most 20 lines of each in 10 seconds."""
+    """Names requests, counts those that are refused or fail, and logs at most 20 of each of these in 10 seconds."""
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
@@ -43,12 +44,15 @@ class RequestIds:
             scope["headers"] = [pair for pair in scope["headers"] if pair[0] != _NAME]
         # For good: the handler of a bug runs after this, and each request has a task of its own.
         request_id.begin(name)
+        begin_request()
 
         async def named(message: Message) -> None:
             if message["type"] == "http.response.start":
                 MutableHeaders(scope=message)[request_id.HEADER] = name
-                if message["status"] >= 400 and scope["path"] not in _PROBES:
-                    self._log(scope, message["status"])
+                if message["status"] >= 400:
+                    count_if_nobody_did(message["status"])
+                    if scope["path"] not in _PROBES:
+                        self._log(scope, message["status"])
             await send(message)
 
         await self._app(scope, receive, named)

@@ -8,9 +8,13 @@ import socket
 import psutil
 import pytest
 
+from research.config import load_settings
+from services.policy.api.body_sizes import prompt_bytes
 from services.web.bounded_http import HttpBounds
 from tests.support.agent_services import Services
 from tests.support.web_server import Watch, connect, read_all
+
+CONTEXT = load_settings().model.max_model_len
 
 
 def port_of(services: Services) -> int:
@@ -43,7 +47,14 @@ def test_tokens_are_made_and_read_with_the_key(services: Services) -> None:
 
 
 @pytest.mark.parametrize(
-    ("path", "size"), [("/answer", 4_000_000), ("/tokenize", 1_000_000), ("/v1/completions", 16_000_000)]
+    ("path", "size"),
+    [
+        ("/answer", 4_000_000),
+        ("/tokenize", 1_000_000),
+        ("/v1/completions", 16_000_000),
+        ("/v1/chat/completions", prompt_bytes(CONTEXT)),
+        ("/inference/v1/generate", prompt_bytes(CONTEXT)),
+    ],
 )
 def test_bodies_are_bounded(services: Services, path: str, size: int) -> None:
     with services.http() as http:
@@ -77,7 +88,7 @@ def test_who_does_not_finish_a_request_is_cut_off(services: Services) -> None:
 )
 def test_a_list_of_wrong_values_costs_vllm_nothing(services: Services, path: str, field: str) -> None:
     # 1 MB of them took vLLM more than 1 GiB, 16 MB all the memory of the machine.
-    body = json.dumps({"model": "policy", "prompt": "x", field: [1] * 330_000})
+    body = json.dumps({"model": "policy", "prompt": "x", field: [1] * 80_000})
     server = psutil.Process(services.policy.process.pid)
     before = server.memory_info().rss
     with services.http() as http, Watch(services.policy.url) as watch:

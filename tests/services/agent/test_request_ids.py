@@ -10,7 +10,7 @@ import httpx
 
 from tests.support.agent_services import QUESTION, Services, await_condition
 
-HEADER = "X-Request-ID"
+HEADER, COUNTER = "X-Request-ID", "research_refused_requests_total"
 # More than the retriever of these tests gives (conftest.py), so that it refuses the search.
 TOO_MANY = 60
 
@@ -49,10 +49,12 @@ def test_an_answer_that_fails_has_the_id_of_both_logs(services: Services) -> Non
 def test_a_refused_chat_is_in_the_policys_log(services: Services) -> None:
     def refused_and_logged() -> bool:
         # Other tests are refused so often that the log may leave this one out; not for longer than ten seconds.
+        before = services.metric(COUNTER)
         with services.http() as http:
             refused = http.post("/v1/chat/completions", json={"messages": "none"}, headers={HEADER: "mine-2"})
         assert refused.status_code in (400, 422)
         assert refused.headers[HEADER] == "mine-2"
+        assert services.metric(COUNTER) == before + 1
         line = f"was answered with {refused.status_code} (request mine-2)"
         return line in services.policy.log.read_text(errors="replace")
 
@@ -63,10 +65,12 @@ def test_who_guesses_vllms_key_is_named_too(services: Services) -> None:
     """vLLM checks the key around all that a plugin may add."""
 
     def refused_and_logged() -> bool:
+        before = services.metric(COUNTER)
         headers = {"Authorization": "Bearer guessed-by-a-stranger", HEADER: "mine-3"}
         refused = httpx.get(f"{services.policy.url}/v1/models", headers=headers)
         assert refused.status_code == 401
         assert refused.headers[HEADER] == "mine-3"
+        assert services.metric(COUNTER) == before + 1
         return "was answered with 401 (request mine-3)" in services.policy.log.read_text(errors="replace")
 
     await_condition("the policy has logged it", refused_and_logged)

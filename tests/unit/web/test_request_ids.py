@@ -10,6 +10,7 @@ from collections.abc import Iterator
 import httpx
 import pytest
 from fastapi import FastAPI, Request
+from fastapi.responses import PlainTextResponse
 
 from research.clients import RetrieverClient
 from research.errors import ServiceBusyError, ServiceError
@@ -55,6 +56,10 @@ def app() -> FastAPI:
     async def seen(request: Request) -> dict[str, str | None]:
         logging.getLogger("ours").info("at work")
         return {"given": request.headers.get(HEADER)}
+
+    @made.get("/theirs")
+    async def theirs() -> PlainTextResponse:
+        return PlainTextResponse("no", status_code=400)  # as vLLM's routes answer, without a reason of ours
 
     @made.get("/bug")
     async def bug() -> None:
@@ -174,17 +179,22 @@ def test_a_flood_of_refusals_does_not_fill_the_log(
     assert any(line["message"] == "40 more refused or failed requests were not logged" for line in logged)
 
 
-def refused(reason: str, status: int) -> float:
-    start = f'research_refused_requests_total{{reason="{reason}",status="{status}"}} '
+def refused(reason: str = "", status: int = 0) -> float:
+    """So many by this reason, or all."""
+    start = "research_refused_requests_total{"
+    if reason:
+        start += f'reason="{reason}",status="{status}"}} '
     return sum(float(line.split()[-1]) for line in shared_metrics().decode().splitlines() if line.startswith(start))
 
 
 def test_refusals_are_counted_by_reason_and_never_by_what_was_sent(url: str) -> None:
     names = [("not_found", 404), ("internal_error", 500), ("retriever_busy", 503), ("unknown_host", 421)]
-    before = [refused(*name) for name in names]
-    for path in ("/secret-of-mine", "/bug", "/busy"):
+    names.append(("bad_request", 400))
+    before, all_before = [refused(*name) for name in names], refused()
+    for path in ("/secret-of-mine", "/bug", "/busy", "/theirs", "/seen"):
         httpx.get(url + path)
     httpx.get(f"{url}/seen", headers={"Host": "evil.example"})
     assert [refused(*name) for name in names] == [count + 1 for count in before]
+    assert refused() == all_before + len(names), "a refusal was counted twice"
     assert b"secret-of-mine" not in shared_metrics()
     assert b"evil" not in shared_metrics()

@@ -1,0 +1,33 @@
+"""How many bytes a body may have, by the beginning of its path."""
+
+from __future__ import annotations
+
+from services.policy.api.guards import INFERENCE
+
+# Of what is text: 512 questions of any usual length.
+MAX_BODY_BYTES = 4_000_000
+# Of one text, which the tokenizer makes 250 times as large; more than any context.
+MAX_TEXT_BYTES = 1_000_000
+# Large enough for many prompts, or the list of a model's weights; too small to fill the memory.
+MAX_LARGE_BODY_BYTES = 16_000_000
+# Of all requests that are not answered yet; the episodes of a step, all sampled at once, are a tenth of it.
+MAX_HELD_BYTES = 1_000_000_000
+# A token's text, or its id, in JSON: the longest escapes are twelve bytes for one or two tokens.
+_TOKEN_BYTES = 16
+# Tools, schemas and whatever else a request has beside its text.
+_BESIDE_TEXT = 250_000
+
+
+def prompt_bytes(max_model_len: int) -> int:
+    """The largest body with one prompt: what is larger cannot fit the context, and vLLM took seconds to find that."""
+    return min(MAX_LARGE_BODY_BYTES, _BESIDE_TEXT + _TOKEN_BYTES * max_model_len)
+
+
+def body_sizes(max_model_len: int) -> dict[str, int]:
+    """Largest bodies where they are not `MAX_BODY_BYTES`; of several beginnings of a path the last one counts."""
+    return {
+        **dict.fromkeys(INFERENCE, prompt_bytes(max_model_len)),
+        **dict.fromkeys(("/v1/completions", "/v1/chat/completions/batch", "/admin/weights"), MAX_LARGE_BODY_BYTES),
+        "/inference/v1/abort_requests": MAX_BODY_BYTES,
+        **dict.fromkeys(("/tokenize", "/detokenize"), MAX_TEXT_BYTES),
+    }
