@@ -22,7 +22,7 @@ from pathlib import Path
 REPOSITORY = Path(__file__).resolve().parents[2]
 _LIGHT = ["cli.main", "services.retriever.main", "services.trainer.main", "services.trainer.wiring"]
 # What tests fork by themselves comes from the same process.
-_CHILDREN = ["checkpoint_child", "lost_ranks_child", "receiving_server", "tiny_run"]
+_CHILDREN = ["checkpoint_child", "lost_ranks_child", "ranks_child", "receiving_server", "tiny_run"]
 _VLLM = [
     "services.policy.http_server",
     "vllm.v1.engine.core",

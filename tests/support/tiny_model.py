@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,17 @@ def write_tiny_model(path: Path) -> Path:
         max_position_embeddings=128,
         tie_word_embeddings=True,
     )
+    LlamaForCausalLM(config).to(torch.bfloat16).save_pretrained(path)
+    return path
+
+
+def write_thin_model(path: Path, base: Path) -> Path:
+    """A model with the tokenizer and all the layers of `base`, thin ones with random weights, that vLLM can serve."""
+    shutil.copytree(base, path, ignore=shutil.ignore_patterns("*.safetensors"))
+    torch.manual_seed(0)
+    config = LlamaConfig.from_pretrained(base)
+    heads = {"num_attention_heads": 2, "num_key_value_heads": 1, "head_dim": 64}
+    config.update({"hidden_size": 128, "intermediate_size": 256, **heads})
     LlamaForCausalLM(config).to(torch.bfloat16).save_pretrained(path)
     return path
 

@@ -1,13 +1,12 @@
-"""Two processes of the learner against one: FSDP2 over gloo, started by torchrun, as on a machine with two GPUs."""
+"""Two processes of the learner against one: FSDP2 over gloo, as on a machine with two GPUs."""
 
 from __future__ import annotations
 
 import json
-import os
 import shutil
-import signal
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +20,7 @@ from services.trainer.parallel.ranks import Ranks
 from services.trainer.parallel.shards import SavedTensors
 from tests.conftest import REPOSITORY
 from tests.support import ranks_child
+from tests.support.forked import Forked
 from tests.support.tiny_model import tiny_settings, write_tiny_model
 
 # Of what, and in which directory.
@@ -34,29 +34,34 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return directory
 
 
-def started(scenario: str, work: Path, *overrides: str) -> subprocess.Popen[bytes]:
-    work.mkdir(parents=True, exist_ok=True)
-    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
-    with (work / "log").open("wb") as log:
-        return subprocess.Popen(
-            [*torchrun, "-m", "tests.support.ranks_child", scenario, str(work), *overrides],
-            cwd=REPOSITORY,
-            env={**os.environ, "OMP_NUM_THREADS": "1"},
-            stdout=log,
-            stderr=log,
-            start_new_session=True,
-        )
+@pytest.fixture(scope="module")
+def together(free_port: Callable[[], int], service_environment: dict[str, str]) -> Callable[..., Any]:
+    """A function that runs a scenario in two processes, with what torchrun would tell them; returns its result."""
 
+    def run(scenario: str, work: Path, *overrides: str) -> Any:
+        work.mkdir(parents=True, exist_ok=True)
+        group = {
+            "WORLD_SIZE": "2",
+            "LOCAL_WORLD_SIZE": "2",
+            "MASTER_ADDR": "127.0.0.1",
+            "MASTER_PORT": str(free_port()),
+        }
+        ranks = [
+            Forked(
+                ["-c", "from tests.support.ranks_child import main; main()", scenario, str(work), *overrides],
+                work / "log",
+                {**service_environment, **group, "RANK": str(rank), "LOCAL_RANK": str(rank)},
+            )
+            for rank in range(2)
+        ]
+        try:
+            assert [rank.wait(600) for rank in ranks] == [0, 0], (work / "log").read_text()
+        finally:
+            for rank in ranks:
+                rank.kill()
+        return json.loads((work / "result.json").read_text())
 
-def together(scenario: str, work: Path, *overrides: str) -> Any:
-    """Run a scenario in two processes; returns its result."""
-    process = started(scenario, work, *overrides)
-    try:
-        assert process.wait(600) == 0, (work / "log").read_text()
-    finally:
-        if process.poll() is None:
-            os.killpg(process.pid, signal.SIGKILL)
-    return json.loads((work / "result.json").read_text()) if (work / "result.json").exists() else None
+    return run
 
 
 def alone(scenario: str, work: Path, *overrides: str) -> dict[str, Any]:
@@ -87,7 +92,7 @@ def saved(directory: Path, name: str) -> dict[str, torch.Tensor]:
 
 
 @pytest.fixture(scope="module")
-def results(root: Path) -> tuple[Any, Any]:
+def results(root: Path, together: Callable[..., Any]) -> tuple[Any, Any]:
     return alone("update", root / "one"), together("update", root / "two")
 
 
@@ -105,7 +110,9 @@ def test_two_processes_compute_what_one_does(root: Path, results: tuple[Any, Any
             torch.testing.assert_close(mine[key], other[key], rtol=1e-3, atol=1e-6, msg=f"{name}: {key}")
 
 
-def test_ratios_and_masks_of_whole_sequences_are_the_same_in_two_processes(root: Path) -> None:
+def test_ratios_and_masks_of_whole_sequences_are_the_same_in_two_processes(
+    root: Path, together: Callable[..., Any]
+) -> None:
     """They take passes of their own, in which every rank must take part, also one that has nothing to do."""
     overrides = ["grpo.objective=gspo", "grpo.num_iterations=2", "grpo.mini_batches=2", "grpo.kl_coefficient=0.01"]
     overrides += ["grpo.importance_correction=geometric_mask", "grpo.importance_band=[0.8,1.25]"]
@@ -115,7 +122,7 @@ def test_ratios_and_masks_of_whole_sequences_are_the_same_in_two_processes(root:
     assert any(report["clipped_share"] > 0 for report in one["reports"])
 
 
-def test_in_bf16_two_processes_compute_what_one_does_but_for_rounding(root: Path) -> None:
+def test_in_bf16_two_processes_compute_what_one_does_but_for_rounding(root: Path, together: Callable[..., Any]) -> None:
     """FSDP computes the residual stream in bf16, autocast in float32, so only the figures can be alike."""
     one, two = (
         run("update", root / f"half-{name}", "model.dtype=bfloat16") for name, run in (("1", alone), ("2", together))
@@ -138,7 +145,9 @@ def give(source: Path, work: Path, reference: str = "from-reference") -> None:
     shutil.copytree(source / "reference", work / reference, dirs_exist_ok=True)
 
 
-def test_a_checkpoint_goes_from_two_to_one_to_two_bit_for_bit(root: Path, results: tuple[Any, Any]) -> None:
+def test_a_checkpoint_goes_from_two_to_one_to_two_bit_for_bit(
+    root: Path, results: tuple[Any, Any], together: Callable[..., Any]
+) -> None:
     """The second time with the reference inside, as checkpoints had it until 2026-11."""
     give(root / "two", root / "to-one")
     first = alone("again", root / "to-one")
@@ -154,7 +163,9 @@ def test_a_checkpoint_goes_from_two_to_one_to_two_bit_for_bit(root: Path, result
     same_numbers(first, second)
 
 
-def test_weights_are_published_byte_for_byte_as_one_process_would(root: Path, results: tuple[Any, Any]) -> None:
+def test_weights_are_published_byte_for_byte_as_one_process_would(
+    root: Path, results: tuple[Any, Any], together: Callable[..., Any]
+) -> None:
     for work, world in (("publish-one", 1), ("publish-two", 2)):
         give(root / "two", root / work)
         if world == 1:
@@ -172,19 +183,22 @@ def test_weights_are_published_byte_for_byte_as_one_process_would(root: Path, re
     assert len({*index["weight_map"].values()}) == 2
 
 
-def test_a_whole_run_in_two_processes_is_that_of_one(root: Path) -> None:
+def test_a_whole_run_in_two_processes_is_that_of_one(root: Path, service_environment: dict[str, str]) -> None:
+    """Started as users start it."""
     model = root / "run" / "tiny"
     write_tiny_model(model)
-    process = started("run", root / "run" / "two")
-    assert process.wait(600) == 0, (root / "run" / "two" / "log").read_text()
-    other = subprocess.run(
-        [sys.executable, "-m", "tests.support.ranks_child", "run", str(root / "run" / "one")],
-        cwd=REPOSITORY,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert other.returncode == 0, other.stderr
+    two = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
+    for work, start in (("one", []), ("two", two)):
+        ended = subprocess.run(
+            [sys.executable, *start, "-m", "tests.support.ranks_child", "run", str(root / "run" / work)],
+            cwd=REPOSITORY,
+            env=service_environment,
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=600,
+        )
+        assert ended.returncode == 0, ended.stderr
     one, two = (
         [json.loads(line) for line in (root / "run" / name / "runs/demo/metrics.jsonl").read_text().splitlines()]
         for name in ("one", "two")

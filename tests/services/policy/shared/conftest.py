@@ -19,6 +19,12 @@ ADMIN = "admin-for-tests"
 HOOKS = REPOSITORY / "tests" / "support" / "policy_hooks"
 
 
+def hooked() -> dict[str, str]:
+    """The environment of a server with every hook; it must not be forked, since Python looks for hooks as it starts."""
+    path = os.pathsep.join(filter(None, [str(HOOKS), str(REPOSITORY), os.environ.get("PYTHONPATH")]))
+    return {"RESEARCH_ADMIN_TOKEN": ADMIN, "PYTHONPATH": path}
+
+
 @dataclass(frozen=True)
 class SharedPolicy:
     """A policy server with every hook, and the only folder that it accepts weights from."""
@@ -38,7 +44,6 @@ def shared_policy(
 ) -> Iterator[SharedPolicy]:
     weights = tmp_path_factory.mktemp("runs") / "weights"
     original = Path(shutil.copytree(data_dir / "models" / "smollm2-135m-instruct", weights / "built-in"))
-    path = os.pathsep.join(filter(None, [str(HOOKS), str(REPOSITORY), os.environ.get("PYTHONPATH")]))
     with launching(tmp_path_factory, free_port, data_dir, service_environment) as launch:
         server = launch(
             "policy",
@@ -46,8 +51,8 @@ def shared_policy(
             f"endpoints.retriever_url={shared_retriever.url}",
             "policy.max_lora_rank=8",
             timeout=300,
-            environment={"RESEARCH_ADMIN_TOKEN": ADMIN, "PYTHONPATH": path},
-            forked=False,  # Python looks for hooks as it starts
+            environment=hooked(),
+            forked=False,
         )
         yield SharedPolicy(server, weights, original)
 

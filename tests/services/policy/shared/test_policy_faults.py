@@ -10,7 +10,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -22,8 +22,9 @@ from safetensors.torch import load_file, save_file
 from research.clients import PolicyAdmin
 from research.errors import ServiceError
 from research.schemas import WeightsRequest
-from tests.conftest import REPOSITORY, Server
-from tests.services.policy.shared.conftest import ADMIN
+from tests.conftest import REPOSITORY, Launch, Server
+from tests.services.policy.shared.conftest import ADMIN, hooked
+from tests.support.tiny_model import write_thin_model
 
 Tensors = dict[str, torch.Tensor]
 MATRIX = "model.layers.0.mlp.down_proj.weight"
@@ -43,18 +44,6 @@ CUTS = [
 ]
 
 
-@pytest.fixture(scope="module")
-def other(runs: Path, data_dir: Path) -> Path:
-    """A checkpoint that differs from the served one in every matrix."""
-    target = runs / "other"
-    shutil.copytree(data_dir / "models" / "smollm2-135m-instruct", target)
-    torch.manual_seed(0)
-    tensors = load_file(target / "model.safetensors")
-    noisy = {name: t + 0.01 * torch.randn_like(t) if t.ndim > 1 else t for name, t in tensors.items()}
-    save_file(noisy, target / "model.safetensors", metadata={"format": "pt"})
-    return target
-
-
 def with_admin(policy: Server, use: Callable[[PolicyAdmin], Any]) -> Any:
     async def run() -> Any:
         async with PolicyAdmin(policy.url, token=ADMIN, retries=0) as admin:
@@ -68,56 +57,72 @@ def digests(policy: Server) -> dict[str, str]:
     return found
 
 
-def update(policy: Server, path: Path, version: str) -> None:
-    with_admin(policy, lambda admin: admin.update_weights(WeightsRequest(path=str(path), version=version)))
-
-
-@pytest.fixture(scope="module")
-def original(runs: Path, data_dir: Path) -> Path:
-    """The served checkpoint, where updates are accepted from."""
-    target = runs / "original"
-    shutil.copytree(data_dir / "models" / "smollm2-135m-instruct", target)
-    return target
-
-
 @dataclass(frozen=True)
-class Digests:
-    """Of the two checkpoints, as they compute."""
+class Served:
+    """A policy, two checkpoints that it accepts, which differ in every matrix, and both as they compute."""
 
-    original: dict[str, str]
-    other: dict[str, str]
+    policy: Server
+    runs: Path
+    original: Path
+    other: Path
+    original_digests: dict[str, str]
+    other_digests: dict[str, str]
+
+    def update(self, path: Path, version: str) -> None:
+        with_admin(self.policy, lambda admin: admin.update_weights(WeightsRequest(path=str(path), version=version)))
+
+    def digests(self) -> dict[str, str]:
+        return digests(self.policy)
+
+    def require_untouched(self, what: str) -> None:
+        """The old weights serve, the next good update succeeds, and the way back as well."""
+        assert self.digests() == self.original_digests, what
+        self.update(self.other, "good")
+        assert self.digests() == self.other_digests, f"{what}, and then a good update"
+        self.update(self.original, "back")
+        assert self.digests() == self.original_digests, f"{what}, and then back"
 
 
-@pytest.fixture(scope="module")
-def known(policy: Server, original: Path, other: Path) -> Digests:
+def serving_two(policy: Server, runs: Path, base: Path) -> Served:
+    """`base` is what it serves."""
+    original, other = shutil.copytree(base, runs / "original"), shutil.copytree(base, runs / "other")
+    torch.manual_seed(0)
+    tensors = load_file(other / "model.safetensors")
+    noisy = {name: t + 0.01 * torch.randn_like(t) if t.ndim > 1 else t for name, t in tensors.items()}
+    save_file(noisy, other / "model.safetensors", metadata={"format": "pt"})
     before = digests(policy)
-    update(policy, other, "1")
+    served = Served(policy, runs, original, other, before, {})
+    served.update(other, "1")
     after = digests(policy)
     assert before.keys() == after.keys()
     assert {name for name in before if before[name] != after[name]}
-    update(policy, original, "2")
+    served.update(original, "2")
     assert digests(policy) == before
-    return Digests(before, after)
+    return replace(served, other_digests=after)
 
 
-def require_untouched(policy: Server, known: Digests, original: Path, other: Path, what: str) -> None:
-    """The old weights serve, the next good update succeeds, and the way back as well."""
-    assert digests(policy) == known.original, what
-    update(policy, other, "good")
-    assert digests(policy) == known.other, f"{what}, and then a good update"
-    update(policy, original, "back")
-    assert digests(policy) == known.original, f"{what}, and then back"
+@pytest.fixture(scope="module")
+def thin(launch: Launch, tmp_path_factory: pytest.TempPathFactory, data_dir: Path) -> Served:
+    """A policy of the built-in model's tensors, but a twelfth of their bytes: what fails does not depend on them."""
+    base = tmp_path_factory.mktemp("base") / "thin"
+    write_thin_model(base, data_dir / "models" / "smollm2-135m-instruct")
+    runs = tmp_path_factory.mktemp("thin-runs")
+    settings = (f"model.name={base}", f"policy.weights_dir={runs}", "policy.kv_cache_gib=1")
+    return serving_two(launch("policy", *settings, timeout=300, environment=hooked(), forked=False), runs, base)
+
+
+@pytest.fixture(scope="module")
+def real(policy: Server, runs: Path, data_dir: Path) -> Served:
+    """The built-in model, whose updates take long enough to be left in the middle."""
+    return serving_two(policy, runs, data_dir / "models" / "smollm2-135m-instruct")
 
 
 @pytest.mark.parametrize("tensor", CUTS)
-def test_a_disk_that_cannot_be_read_on(
-    policy: Server, runs: Path, original: Path, other: Path, known: Digests, tensor: str
-) -> None:
-    broken = runs / f"unreadable-from-{tensor}"
-    shutil.copytree(other, broken)
+def test_a_disk_that_cannot_be_read_on(thin: Served, tensor: str) -> None:
+    broken = shutil.copytree(thin.other, thin.runs / f"unreadable-from-{tensor}")
     with pytest.raises(ServiceError, match="still served"):
-        update(policy, broken, "broken")
-    require_untouched(policy, known, original, other, f"a failure at {tensor}")
+        thin.update(broken, "broken")
+    thin.require_untouched(f"a failure at {tensor}")
     shutil.rmtree(broken)
 
 
@@ -153,18 +158,15 @@ WRONG_TENSORS: dict[str, tuple[Callable[[Tensors], None], str]] = {
 
 
 @pytest.mark.parametrize("what", WRONG_TENSORS)
-def test_tensors_that_are_not_the_models(
-    policy: Server, runs: Path, original: Path, other: Path, known: Digests, what: str
-) -> None:
+def test_tensors_that_are_not_the_models(thin: Served, what: str) -> None:
     change, named = WRONG_TENSORS[what]
-    broken = runs / "wrong"
-    shutil.copytree(other, broken)
+    broken = shutil.copytree(thin.other, thin.runs / "wrong")
     tensors = load_file(broken / "model.safetensors")
     change(tensors)
     save_file(tensors, broken / "model.safetensors")
     with pytest.raises(ServiceError, match=f"422.*{named}"):
-        update(policy, broken, "broken")
-    require_untouched(policy, known, original, other, what)
+        thin.update(broken, "broken")
+    thin.require_untouched(what)
     shutil.rmtree(broken)
 
 
@@ -199,47 +201,40 @@ WRONG_FILES: dict[str, tuple[Callable[[Path], None], str]] = {
 
 
 @pytest.mark.parametrize("what", WRONG_FILES)
-def test_files_that_are_no_checkpoint(
-    policy: Server, runs: Path, original: Path, other: Path, known: Digests, what: str
-) -> None:
+def test_files_that_are_no_checkpoint(thin: Served, what: str) -> None:
     change, named = WRONG_FILES[what]
-    broken = runs / f"wrong-{what}"
-    shutil.copytree(other, broken)
+    broken = shutil.copytree(thin.other, thin.runs / f"wrong-{what}")
     change(broken / "model.safetensors")
     with pytest.raises(ServiceError, match=f"422.*{named}"):
-        update(policy, broken, "broken")
-    require_untouched(policy, known, original, other, what)
+        thin.update(broken, "broken")
+    thin.require_untouched(what)
 
 
-def test_a_disk_that_is_full_publishes_nothing(
-    policy: Server, runs: Path, original: Path, other: Path, known: Digests
-) -> None:
-    target = runs / "version-000001"
+def test_a_disk_that_is_full_publishes_nothing(thin: Served) -> None:
+    target = thin.runs / "version-000001"
     code = (
         "import resource, sys; from functools import partial; from pathlib import Path;"
         "from safetensors.torch import load_file; from services.trainer.parallel.shards import write_state;"
         "from services.trainer.weights.publisher import write_checkpoint;"
-        "resource.setrlimit(resource.RLIMIT_FSIZE, (50_000_000, 50_000_000));"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (5_000_000, 5_000_000));"
         "base, target = map(Path, sys.argv[1:]);"
         "write_checkpoint(partial(write_state, load_file(base / 'model.safetensors')), base, target, '')"
     )
-    command = [sys.executable, "-c", code, str(other), str(target)]
+    command = [sys.executable, "-c", code, str(thin.other), str(target)]
     ended = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, check=False)
     assert ended.returncode != 0
     assert "File too large" in ended.stderr, ended.stderr
     assert not target.exists()
     with pytest.raises(ServiceError, match="422"):
-        update(policy, target.with_name("version-000001.partial"), "broken")
-    require_untouched(policy, known, original, other, "a full disk")
+        thin.update(target.with_name("version-000001.partial"), "broken")
+    thin.require_untouched("a full disk")
 
 
 @pytest.mark.parametrize("patience", [0.0, 0.05, 0.2, 0.4])
-def test_a_trainer_that_dies_or_gives_up_in_the_middle(
-    policy: Server, original: Path, other: Path, known: Digests, patience: float
-) -> None:
+def test_a_trainer_that_dies_or_gives_up_in_the_middle(real: Served, patience: float) -> None:
     """It hangs up after `patience` seconds. The server ends by itself what was begun: all of it, or nothing."""
-    address = urlsplit(policy.url)
-    body = WeightsRequest(path=str(other), version=f"hung-up-{patience}").model_dump_json().encode()
+    address = urlsplit(real.policy.url)
+    body = WeightsRequest(path=str(real.other), version=f"hung-up-{patience}").model_dump_json().encode()
     head = (
         f"POST /admin/weights HTTP/1.1\r\nHost: {address.netloc}\r\nAuthorization: Bearer {ADMIN}\r\n"
         f"Content-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n"
@@ -250,8 +245,8 @@ def test_a_trainer_that_dies_or_gives_up_in_the_middle(
         with suppress(TimeoutError):
             connection.recv(1) if patience else None
     # It waits for the update under way, if one was begun.
-    update(policy, original, "after")
-    assert digests(policy) == known.original
-    with policy.client() as client:
+    real.update(real.original, "after")
+    assert real.digests() == real.original_digests
+    with real.policy.client() as client:
         assert client.get("/readyz").json()["detail"] == "weight version after"
-    require_untouched(policy, known, original, other, f"hung up after {patience} s")
+    real.require_untouched(f"hung up after {patience} s")
