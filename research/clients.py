@@ -15,8 +15,8 @@ from pydantic import Field, FiniteFloat, TypeAdapter
 from typing_extensions import TypedDict
 
 from research.episode.agent import Finish, Generation, Sampling
-from research.episode.protocol import SEARCH_END
 from research.errors import ConditionsChangedError, ServiceError
+from research.forms.grammar import SEARCH_END
 from research.http import request_id
 from research.http.service import READY_TIMEOUT_SECONDS, HttpService
 from research.pace import Pace

@@ -14,9 +14,9 @@ from rich.console import Console
 from apps.inspect.page import as_json
 from cli.show import show_answer
 from research.episode.agent import Episode, Finish, Generation, Policy, Sampling
-from research.episode.protocol import TAG_NAMES
 from research.episode.tokenizer import Tokenizer
 from research.episode.trace import trace_of
+from research.forms.grammar import TAG_NAMES
 from research.strategies.outcome import answer_response, outcome_of
 
 # One that is broken has a space after its bracket.

@@ -15,7 +15,10 @@ from enum import StrEnum
 from functools import partial
 from typing import Protocol, cast
 
-from research.episode.protocol import (
+from research.episode.side_thread import in_side_thread
+from research.episode.tokenizer import Tokenizer
+from research.errors import ContextFullError, ProtocolError, ServiceError
+from research.forms.grammar import (
     SEARCH_END,
     break_special_tokens,
     extract_answer,
@@ -23,9 +26,6 @@ from research.episode.protocol import (
     result_block,
     search_query,
 )
-from research.episode.side_thread import in_side_thread
-from research.episode.tokenizer import Tokenizer
-from research.errors import ContextFullError, ProtocolError, ServiceError
 from research.passages import Passage
 from research.prompts import Prompt
 from research.settings import EpisodeConfig

@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from typing import Protocol
 
 from research.episode.agent import Episode, Policy, Sampling, SearchAgent
-from research.episode.tag_parser import StreamingTagParser, TagSpan
+from research.forms.tag_parser import StreamingTagParser, TagSpan
 from research.passages import Passage
 
 

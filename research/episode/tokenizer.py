@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
-from research.episode.protocol import break_special_tokens
 from research.errors import ConfigurationError, ProtocolError
+from research.forms.grammar import break_special_tokens
 from research.prompts import Prompt
 
 

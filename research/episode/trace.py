@@ -8,8 +8,8 @@ from __future__ import annotations
 from itertools import groupby
 
 from research.episode.agent import Episode, Turn
-from research.episode.protocol import RESULT_END, RESULT_START
-from research.episode.tag_parser import StreamingTagParser
+from research.forms.grammar import RESULT_END, RESULT_START
+from research.forms.tag_parser import StreamingTagParser
 from research.schemas import Step
 
 

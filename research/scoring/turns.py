@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from research.episode.agent import Episode, Turn
-from research.episode.protocol import extract_answer, search_query
+from research.forms.grammar import extract_answer, search_query
 from research.questions import Question
 from research.settings.credit import TurnsConfig
 

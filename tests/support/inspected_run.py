@@ -8,7 +8,7 @@ from apps.inspect.read import RunEpisodes
 from research.atomic_io import write_json
 from research.config import load_settings
 from research.episode.agent import Episode, StopReason, Turn
-from research.episode.protocol import result_block
+from research.forms.grammar import result_block
 from research.passages import Passage
 from research.questions import Hop, Question
 from research.scoring.evaluate import Answered

@@ -15,7 +15,7 @@ from typing import Any
 import uvicorn
 from fastapi import FastAPI, Request, Response
 
-from research.episode.protocol import SEARCH_END
+from research.forms.grammar import SEARCH_END
 from services.web.server import Server
 
 TOKEN_LOGPROB = -0.5

@@ -13,8 +13,8 @@ from vllm.entrypoints.openai.chat_completion.protocol import ChatCompletionRespo
 
 from research.episode.latex import LatexStripper
 from research.episode.streaming import SearchDone
-from research.episode.tag_parser import TagSpan
 from research.errors import ResearchError, ServiceError
+from research.forms.tag_parser import TagSpan
 from research.schemas import AnswerResponse
 from services.policy.answer.service import AnswerEvent
 from services.policy.openai.errors import OpenAIHttpError

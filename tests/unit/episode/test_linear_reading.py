@@ -13,10 +13,10 @@ from hypothesis import strategies as st
 
 from research.episode.agent import Episode, StopReason, Turn
 from research.episode.latex import LatexStripper, strip_latex
-from research.episode.protocol import escape_tags, extract_answer, result_block, search_query
 from research.episode.search_analysis import search_facts
-from research.episode.tag_parser import StreamingTagParser
 from research.episode.trace import trace_of
+from research.forms.grammar import escape_tags, extract_answer, result_block, search_query
+from research.forms.tag_parser import StreamingTagParser
 from research.passages import Passage
 from research.questions import Question
 from research.scoring.reward import cover_exact_match, score

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from research.episode.protocol import (
+from research.forms.grammar import (
     TAG_NAMES,
     escape_tags,
     extract_answer,

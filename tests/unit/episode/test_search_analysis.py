@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 from research.episode.agent import Episode, Turn
-from research.episode.protocol import result_block
 from research.episode.search_analysis import corrected_queries, search_facts
+from research.forms.grammar import result_block
 from research.passages import Passage
 from research.questions import Hop, Question
 

@@ -10,9 +10,9 @@ from hypothesis import strategies as st
 
 from research.episode.agent import Episode, Turn
 from research.episode.latex import LatexStripper, strip_latex
-from research.episode.protocol import extract_answer
-from research.episode.tag_parser import StreamingTagParser, TagSpan
 from research.episode.trace import trace_of
+from research.forms.grammar import extract_answer
+from research.forms.tag_parser import StreamingTagParser, TagSpan
 
 FRAGMENTS = [
     "<think>",

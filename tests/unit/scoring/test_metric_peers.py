@@ -16,7 +16,7 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from transformers.data.metrics import squad_metrics
 
-from research.episode.protocol import extract_answer
+from research.forms.grammar import extract_answer
 from research.scoring.reward import best, exact_match, normalize_answer, token_f1
 
 THOUSANDS = settings(max_examples=2000, deadline=None)
