@@ -16,7 +16,6 @@ from typing_extensions import TypedDict
 
 from research.episode.agent import Finish, Generation, Sampling
 from research.errors import ConditionsChangedError, ServiceError
-from research.forms.grammar import SEARCH_END
 from research.http import request_id
 from research.http.service import READY_TIMEOUT_SECONDS, HttpService
 from research.pace import Pace
@@ -323,5 +322,5 @@ def finish_of(finish_reason: str | None, stop_reason: str | int | None) -> Finis
     if finish_reason == "length":
         return Finish.LENGTH
     if finish_reason == "stop":
-        return Finish.SEARCH if stop_reason == SEARCH_END else Finish.EOS
+        return Finish.SEARCH if isinstance(stop_reason, str) else Finish.EOS  # a stop text; a number is a token
     raise ServiceError(f"the policy ended a generation with {finish_reason!r}; it may be shutting down")

@@ -34,7 +34,9 @@ def export_run(run: Path, target: Path) -> Path:
         shutil.copytree(weights, partial, dirs_exist_ok=True)
         for file in partial.iterdir():
             file.chmod(0o644)
-        (partial / TRAINED_PROMPT).write_text(load_prompt(settings["episode"]["prompt"]).text + "\n", encoding="utf-8")
+        (partial / TRAINED_PROMPT).write_text(
+            load_prompt(settings["episode"]["prompt"]).source + "\n", encoding="utf-8"
+        )
         (partial / CARD).write_text(model_card(run, weights, settings, target.name), encoding="utf-8")
     return target
 

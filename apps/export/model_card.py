@@ -33,9 +33,8 @@ def model_card(run: Path, weights: Path, settings: dict[str, Any], name: str) ->
         "seed": settings["seed"],
     }
     limits = " ".join(f"episode.{key}={episode[key]}" for key in _LIMITS if episode.get(key) is not None)
-    rules = (
-        "a raw text with a place for the question" if load_prompt(episode["prompt"]).is_raw else "the system message"
-    )
+    prompt = load_prompt(episode["prompt"])
+    rules = "a raw text with a place for the question" if prompt.is_raw else "the system message"
     table = "\n".join(f"| {name} | {value} |" for name, value in facts.items())
     return f"""---
 library_name: transformers
@@ -56,8 +55,7 @@ A language model that has learned by reinforcement learning when and what to sea
 
 ## Use
 
-It writes `<think>…</think>` and `<search>query</search>`, reads `<result>passages</result>`, and ends with
-`<answer>\\boxed{{answer}}</answer>`. The program that runs it stops at `</search>`, appends what the search found
+{prompt.form.summary}
 (passages: {episode["top_k"]}) and continues. The rules that it was trained with are {rules} in `{TRAINED_PROMPT}`.
 
 ```bash

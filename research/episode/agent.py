@@ -2,7 +2,7 @@
 
 The same function serves training, evaluation and `/answer`. It is token-in/token-out: what was sampled is what is
 trained on; each prompt is the previous prompt, the sampled ids and the ids of the result, never text tokenized again
-(protocol notes, section 1).
+(protocol notes, section 1). How the model writes a search and is shown a result is the form's (`research.forms`).
 """
 
 from __future__ import annotations
@@ -18,14 +18,10 @@ from typing import Protocol, cast
 from research.episode.side_thread import in_side_thread
 from research.episode.tokenizer import Tokenizer
 from research.errors import ContextFullError, ProtocolError, ServiceError
-from research.forms.grammar import (
-    SEARCH_END,
-    break_special_tokens,
-    extract_answer,
-    format_fault,
-    result_block,
-    search_query,
-)
+from research.forms import form_named
+from research.forms.form import PromptForm
+from research.forms.grammar import break_special_tokens
+from research.forms.tags import TAGS
 from research.passages import Passage
 from research.prompts import Prompt
 from research.settings import EpisodeConfig
@@ -55,7 +51,7 @@ class Finish(StrEnum):
     """Why one generation ended."""
 
     EOS = "eos"
-    SEARCH = "search"
+    SEARCH = "search"  # a stop text, such as the end of a search
     LENGTH = "length"
     TIME = "time"
 
@@ -67,7 +63,7 @@ class Sampling:
     temperature: float = 1.0
     top_p: float = 1.0
     seed: int | None = None
-    stop: tuple[str, ...] = (SEARCH_END,)
+    stop: tuple[str, ...] = TAGS.stop
 
 
 GREEDY = Sampling(temperature=0.0)
@@ -90,7 +86,7 @@ class Generation:
 
 
 class Policy(Protocol):
-    """Something that continues a token sequence up to `</search>`, EOS or a length."""
+    """Something that continues a token sequence up to a stop text, EOS or a length."""
 
     async def generate(self, prompt_ids: Sequence[int], max_tokens: int, sampling: Sampling) -> Generation: ...
 
@@ -144,12 +140,14 @@ class _ReadOnce:
     def __post_init__(self) -> None:
         self._read = self._seen = None
 
-    def _reading(self, texts: Sequence[str], stop_reason: StopReason) -> tuple[str | None, str | None]:
+    def _reading(
+        self, form: PromptForm, texts: Sequence[str], stop_reason: StopReason
+    ) -> tuple[str | None, str | None]:
         """Rewards, metrics and records ask for both; they are read again only once the episode has grown."""
         read_from = (*texts, stop_reason)
         if self._read is None or self._read[0] != read_from:
-            answer = extract_answer(texts[-1]) if texts else None
-            self._read = read_from, answer, format_fault(texts, answer, ended=stop_reason is StopReason.ANSWERED)
+            answer = form.answer(texts[-1]) if texts else None
+            self._read = read_from, answer, form.fault(texts, answer, ended=stop_reason is StopReason.ANSWERED)
         return self._read[1:]
 
     def _seen_in(self, versions: list[str]) -> list[str]:
@@ -165,7 +163,7 @@ class Episode(_ReadOnce):
 
     `sampled[i]` says whether the model wrote token i; `logprobs[i]` is its log-probability under the distribution it
     was drawn from (0.0 where it was not sampled) and `versions[i]` the weight version that produced it ("" likewise).
-    Those of an episode that is a branch begin with a copy; its seconds are its own.
+    Those of an episode that is a branch begin with a copy; its seconds are its own. `form` names the prompt form.
     """
 
     question: str
@@ -179,6 +177,7 @@ class Episode(_ReadOnce):
     generate_seconds: float = 0.0
     search_seconds: float = 0.0
     branched_from: BranchPoint | None = None
+    form: str = TAGS.name
 
     @property
     def searches(self) -> int:
@@ -200,11 +199,14 @@ class Episode(_ReadOnce):
 
     @property
     def answer(self) -> str | None:
-        return self._reading([turn.text for turn in self.turns], self.stop_reason)[0]
+        return self._read_now()[0]
 
     @property
     def format_fault(self) -> str | None:
-        return self._reading([turn.text for turn in self.turns], self.stop_reason)[1]
+        return self._read_now()[1]
+
+    def _read_now(self) -> tuple[str | None, str | None]:
+        return self._reading(form_named(self.form), [turn.text for turn in self.turns], self.stop_reason)
 
     def _append_sampled(self, generation: Generation) -> None:
         self.token_ids += generation.token_ids
@@ -272,12 +274,12 @@ class SearchAgent:
     async def steps(self, question: str, sampling: Sampling, begun: Episode | None = None) -> AsyncGenerator[Episode]:
         """Like `run`, but yields the growing episode after each turn and each search."""
         prompt_ids, room = await in_side_thread(partial(self.begin, question))
-        episode = begun or Episode(question=question, prompt_ids=prompt_ids)
+        episode = begun or Episode(question=question, prompt_ids=prompt_ids, form=self.prompt.form.name)
         ended = None
         while ended is None:
             generation = await self._generate(episode, room, sampling)
             turn, query = await in_side_thread(partial(self._read, generation, episode))
-            ended = _reason_to_end(episode, query, generation.finish, self.limits)
+            ended = self._reason_to_end(episode, query, generation.finish)
             if ended is None and query is not None:
                 yield episode
                 ended = await self._search(episode, turn, query, room)
@@ -289,7 +291,9 @@ class SearchAgent:
         budget = min(room - len(episode.token_ids), self.limits.max_turn_tokens or room)
         started = time.perf_counter()
         generation = await self.policy.generate(
-            episode.prompt_ids + episode.token_ids, budget, _sampling_of_turn(sampling, len(episode.turns))
+            episode.prompt_ids + episode.token_ids,
+            budget,
+            _sampling_of_turn(sampling, len(episode.turns), self.prompt.form.stop),
         )
         episode.generate_seconds += time.perf_counter() - started
         if not generation.token_ids and not episode.token_ids:
@@ -301,7 +305,21 @@ class SearchAgent:
         turn = Turn(self.tokenizer.decode(generation.token_ids))
         episode.turns.append(turn)
         episode._append_sampled(generation)
-        return turn, search_query(turn.text)
+        return turn, self.prompt.form.query(turn.text)
+
+    def _reason_to_end(self, episode: Episode, query: str | None, finish: Finish) -> StopReason | None:
+        """Why the episode ends after its last turn, or None if it continues with a search."""
+        if finish is Finish.LENGTH:
+            return StopReason.TOKEN_LIMIT
+        if finish is Finish.TIME:
+            return StopReason.TIME_LIMIT
+        if not self.prompt.form.asks(episode.turns[-1].text, by_itself=finish is Finish.EOS):
+            return StopReason.ANSWERED
+        if query is None:
+            return StopReason.MALFORMED_SEARCH
+        if self.limits.max_searches is not None and episode.searches >= self.limits.max_searches:
+            return StopReason.SEARCH_LIMIT
+        return None
 
     async def _search(self, episode: Episode, turn: Turn, query: str, room: int) -> StopReason | None:
         """Answer the search of a turn; TOKEN_LIMIT if its result does not fit (half a result would mislead)."""
@@ -314,8 +332,12 @@ class SearchAgent:
     def _insert_result(self, turn: Turn, episode: Episode, room: int) -> StopReason | None:
         """Add the passages of a turn to its episode, as the model sees them."""
         served = [self._cut(passage) for passage in turn.passages]
-        turn.result = result_block(served, self.tokenizer.special_tokens)
-        ids = self.tokenizer.encode(turn.result)
+        turn.result = self.prompt.form.result(served, self.tokenizer.special_tokens)
+        if self.prompt.form.chat.tools:
+            ended = episode.token_ids[-1] == self.tokenizer.eos_id
+            ids = self.tokenizer.reply_ids(turn.result, ended=ended)
+        else:
+            ids = self.tokenizer.encode(turn.result)
         if len(episode.token_ids) + len(ids) >= room:
             return StopReason.TOKEN_LIMIT
         episode._append_result(ids)
@@ -337,22 +359,6 @@ class SearchAgent:
         return self.tokenizer.decode(ids[:limit]).rstrip("\ufffd") if len(ids) > limit else text
 
 
-def _reason_to_end(episode: Episode, query: str | None, finish: Finish, limits: EpisodeConfig) -> StopReason | None:
-    """Why the episode ends after this turn, or None if it continues with a search."""
-    if finish is Finish.EOS:
-        return StopReason.ANSWERED
-    if finish is Finish.LENGTH:
-        return StopReason.TOKEN_LIMIT
-    if finish is Finish.TIME:
-        return StopReason.TIME_LIMIT
-    if query is None:
-        return StopReason.MALFORMED_SEARCH
-    if limits.max_searches is not None and episode.searches >= limits.max_searches:
-        return StopReason.SEARCH_LIMIT
-    return None
-
-
-def _sampling_of_turn(sampling: Sampling, turn: int) -> Sampling:
-    if sampling.seed is None:
-        return sampling
-    return replace(sampling, seed=(sampling.seed + 7919 * turn) % 2**31)
+def _sampling_of_turn(sampling: Sampling, turn: int, stop: tuple[str, ...]) -> Sampling:
+    seed = None if sampling.seed is None else (sampling.seed + 7919 * turn) % 2**31
+    return sampling if (seed, stop) == (sampling.seed, sampling.stop) else replace(sampling, seed=seed, stop=stop)

@@ -29,6 +29,7 @@ def branch(root: Episode, point: BranchPoint) -> Episode:
         versions=root.versions[:end],
         turns=root.turns[: point.turn + 1],
         branched_from=point,
+        form=root.form,
     )
 
 

@@ -10,7 +10,8 @@ from dataclasses import dataclass, replace
 from typing import Protocol
 
 from research.episode.agent import Episode, Policy, Sampling, SearchAgent
-from research.forms.tag_parser import StreamingTagParser, TagSpan
+from research.forms.form import PromptForm
+from research.forms.tag_parser import TagSpan
 from research.passages import Passage
 
 
@@ -72,7 +73,7 @@ async def stream_episode(
     Raises what `SearchAgent.run` raises, and TimeoutError.
     """
     events: asyncio.Queue[EpisodeEvent | None] = asyncio.Queue()
-    watched = _Watched(events)
+    watched = _Watched(events, agent.prompt.form)
     listening = replace(agent, policy=policy.with_callback(watched.text))
 
     async def run() -> None:
@@ -99,9 +100,9 @@ async def stream_episode(
 class _Watched:
     """Turns text and steps of a growing episode into events."""
 
-    def __init__(self, events: asyncio.Queue[EpisodeEvent | None]) -> None:
+    def __init__(self, events: asyncio.Queue[EpisodeEvent | None], form: PromptForm) -> None:
         self._events = events
-        self._reader = StreamingTagParser()
+        self._reader = form.reader()
         self._turns = self._searches = 0
 
     def text(self, text: str) -> None:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import cached_property
 from typing import Any, Protocol
 
 from research.errors import ConfigurationError, ProtocolError
+from research.forms.form import Chat
 from research.forms.grammar import break_special_tokens
 from research.prompts import Prompt
 
@@ -26,6 +28,12 @@ class Tokenizer(Protocol):
     def decode(self, ids: Sequence[int]) -> str: ...
 
     def prompt_ids(self, prompt: Prompt, question: str) -> list[int]: ...
+
+    def reply_ids(self, text: str, *, ended: bool) -> list[int]: ...
+
+
+# A system message and a question, to see what a chat template makes of them.
+_SHORT_CHAT = ({"role": "system", "content": "Be brief."}, {"role": "user", "content": "Who?"})
 
 
 class HuggingFaceTokenizer:
@@ -63,15 +71,43 @@ class HuggingFaceTokenizer:
 
         A question is the user's text, but it may not smuggle control tokens in: they are encoded as plain text.
         """
-        question = self._plain(question)
-        if prompt.is_raw:
+        question, chat = self._plain(question), prompt.form.chat
+        has_template = self._tokenizer.chat_template is not None
+        if prompt.is_raw and chat.filled and has_template:
+            return self._of_messages([{"role": "user", "content": prompt.fill(question)}])
+        if prompt.is_raw and not chat.tools:
             return self.encode(prompt.fill(question))
-        if self._tokenizer.chat_template is None:
+        if prompt.is_raw:
+            raise ConfigurationError(
+                f"episode.prompt: {prompt.name} is a raw text, but the form {prompt.form.name} needs a system message"
+            )
+        if not has_template:
             raise ConfigurationError(
                 f"episode.prompt: {prompt.name} is a system message, but the model has no chat template; "
                 "choose a raw prompt such as research-base"
             )
-        return self._of_messages([{"role": "system", "content": prompt.text}, {"role": "user", "content": question}])
+        rules = prompt.text
+        if chat.tools:
+            _ = self._around_reply  # refused now, not at the first search
+            if not self._template_knows(chat.tools):
+                rules, chat = f"{rules}\n\n{chat.tools_text}", Chat()
+        messages = [{"role": "system", "content": rules}, {"role": "user", "content": question}]
+        return self._of_messages(messages, chat.tools)
+
+    def reply_ids(self, text: str, *, ended: bool) -> list[int]:
+        """Ids of a message to the model in mid-chat, as its template writes it, up to where the model goes on.
+
+        Args:
+            text: what the message holds; raises ProtocolError if it holds control tokens.
+            ended: whether the model has written the token that ends its own message.
+        """
+        before, after = self._around_reply
+        if not ended:
+            before = self._tokenizer.eos_token + before
+        ids = self._ids(before + text + after)
+        if self._controls(ids) != self._controls(self._ids(before + after)):
+            raise ProtocolError("text to be inserted into an episode encodes to special tokens; neutralize it first")
+        return ids
 
     def chat_ids(self, messages: Sequence[Mapping[str, str]]) -> list[int]:
         """Ids of a chat up to where the assistant begins; no message may smuggle control tokens in.
@@ -86,9 +122,36 @@ class HuggingFaceTokenizer:
     def _plain(self, text: str) -> str:
         return break_special_tokens(text, self.special_tokens)
 
-    def _of_messages(self, messages: Sequence[Mapping[str, str]]) -> list[int]:
-        text: str = self._tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
-        return self._ids(text)
+    def _of_messages(
+        self, messages: Sequence[Mapping[str, str]], tools: Sequence[Mapping[str, object]] = ()
+    ) -> list[int]:
+        return self._ids(self._rendered(messages, tools))
+
+    def _rendered(self, messages: Sequence[Mapping[str, str]], tools: Sequence[Mapping[str, object]] = ()) -> str:
+        text: str = self._tokenizer.apply_chat_template(
+            messages, tools=list(tools) or None, tokenize=False, add_generation_prompt=True
+        )
+        return text
+
+    def _template_knows(self, tools: Sequence[Mapping[str, object]]) -> bool:
+        return self._rendered(_SHORT_CHAT, tools) != self._rendered(_SHORT_CHAT)
+
+    @cached_property
+    def _around_reply(self) -> tuple[str, str]:
+        """What the template writes between the end of the model's message and a user's text, and after that."""
+        wrote, reply = "What the model wrote.", "What it is told."
+        chat = (*_SHORT_CHAT, {"role": "assistant", "content": wrote}, {"role": "user", "content": reply})
+        end, (_, _, rest) = self._tokenizer.eos_token, self._rendered(chat).rpartition(wrote)
+        before, found, after = rest.partition(reply)
+        if not found or not before.startswith(end):
+            raise ConfigurationError(
+                f"episode.prompt: its form has messages between searches, but the model ends its text with {end} and "
+                "its chat template no message with that; choose a chat model, or a prompt in the form of tags"
+            )
+        return before.removeprefix(end), after
+
+    def _controls(self, ids: Sequence[int]) -> list[int]:
+        return [i for i in ids if i in self._special_ids]
 
     def _ids(self, text: str) -> list[int]:
         try:

@@ -8,24 +8,26 @@ from __future__ import annotations
 from itertools import groupby
 
 from research.episode.agent import Episode, Turn
-from research.forms.grammar import RESULT_END, RESULT_START
-from research.forms.tag_parser import StreamingTagParser
+from research.forms import form_named
+from research.forms.form import PromptForm
 from research.schemas import Step
 
 
 def trace_of(episode: Episode) -> list[Step]:
     """The steps of an episode; results come from the retriever's record, never from what the model wrote."""
-    return [step for turn in episode.turns for step in _steps_of_turn(turn)]
+    form = form_named(episode.form)
+    return [step for turn in episode.turns for step in _steps_of_turn(turn, form)]
 
 
-def _steps_of_turn(turn: Turn) -> list[Step]:
-    parser = StreamingTagParser()
-    spans = [*parser.feed(turn.text), *parser.close()]
+def _steps_of_turn(turn: Turn, form: PromptForm) -> list[Step]:
+    reader = form.reader()
+    spans = [*reader.feed(turn.text), *reader.close()]
     steps = [
         Step(kind=kind, text="".join(span.text for span in own))
         for (_, kind), own in groupby(spans, key=lambda span: (span.step, span.kind))
     ]
     if turn.result:
-        text = turn.result.strip().removeprefix(RESULT_START).removesuffix(RESULT_END).strip()
+        begin, end = form.result_tags
+        text = turn.result.strip().removeprefix(begin).removesuffix(end).strip()
         steps.append(Step(kind="result", text=text, passages=[passage.id for passage in turn.passages]))
     return steps

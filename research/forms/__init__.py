@@ -1,1 +1,16 @@
-"""Prompt forms: how a model writes a search, is shown passages, and answers."""
+"""Prompt forms: how a model writes a search, is shown passages, and answers. `form_named` knows them all."""
+
+from __future__ import annotations
+
+from research.errors import ConfigurationError
+from research.forms.form import PromptForm
+from research.forms.tags import TAGS
+
+_FORMS: dict[str, PromptForm] = {form.name: form for form in (TAGS,)}
+
+
+def form_named(name: str) -> PromptForm:
+    """Raises ConfigurationError listing the known names."""
+    if name not in _FORMS:
+        raise ConfigurationError(f"there is no prompt form {name!r}; known: {', '.join(sorted(_FORMS))}")
+    return _FORMS[name]

@@ -1,8 +1,8 @@
-r"""The grammar of an episode: tags, what a turn asks for, how results are written, what is well-formed.
+r"""The grammar of tags: what a turn asks for, how results are written, what is well-formed, what is in a box.
 
 One assistant turn reads `<think>…</think><search>query</search><result>…</result>…<answer>…\boxed{final}…</answer>`
-(ReSearch, section 2.2). Everything here works on what the *model* wrote, turn by turn; retrieved text is kept apart,
-so nothing inside it can be taken for a tag.
+(ReSearch, section 2.2); other forms have other tags. Everything here works on what the *model* wrote, turn by turn;
+retrieved text is kept apart, so nothing inside it can be taken for a tag.
 
 A model that has collapsed writes anything, and so do corpora: every reading here takes time in proportion to the text.
 """
@@ -11,35 +11,57 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Sequence
-
-from research.passages import Passage
+from dataclasses import dataclass
+from functools import cache
 
 SEARCH_END = "</search>"
 RESULT_START, RESULT_END = "<result>", "</result>"
 TAG_NAMES = ("think", "search", "result", "answer")
 
-# Possessive: white space that was read once is not divided in other ways.
-_OWN_TAG = re.compile(r"<(?=\s*+(?:/\s*+)?(?:" + "|".join(TAG_NAMES) + r")\s*+>)", re.IGNORECASE)
 _BOX_OR_BRACE = re.compile(r"(?P<box>\\boxed\s*+\{)|[{}]")
 _TEXT_OR_BRACE = re.compile(r"(?P<command>\\(?:text|mathrm|mathbf|textbf|textit)\s*+\{)|[{}]")
 _LATEX_ESCAPE = re.compile(r"\\([%$#&_{} ,;!])")
 
 
-def search_query(turn: str) -> str | None:
+@dataclass(frozen=True, slots=True)
+class Tags:
+    """What opens and closes a search, its result and the answer.
+
+    `boxed`: the answer is in a box inside its tags. `thought_opened`: the prompt ends in `<think>`.
+    """
+
+    search: tuple[str, str] = ("<search>", SEARCH_END)
+    result: tuple[str, str] = (RESULT_START, RESULT_END)
+    answer: tuple[str, str] = ("<answer>", "</answer>")
+    boxed: bool = True
+    thought_opened: bool = False
+
+
+RESEARCH = Tags()
+
+
+def search_query(turn: str, tags: Tags = RESEARCH) -> str | None:
     """The query of the last closed search of a turn, stripped; None if there is none or it is blank."""
-    for opened in reversed(turn.split("<search>")[1:]):
-        query, closed, _ = opened.partition(SEARCH_END)
+    opens, closes = tags.search
+    for opened in reversed(turn.split(opens)[1:]):
+        query, closed, _ = opened.partition(closes)
         if closed:
             return " ".join(query.split()) or None
     return None
 
 
-def escape_tags(text: str, special_tokens: Iterable[str]) -> str:
-    """Make retrieved text inert: a space breaks each protocol tag and each special token of the tokenizer.
+def escape_tags(text: str, special_tokens: Iterable[str], names: tuple[str, ...] = TAG_NAMES) -> str:
+    """Make retrieved text inert: a space breaks each tag of these names and each special token of the tokenizer.
 
     The text stays readable, and encoding it yields neither control tokens nor tags.
     """
-    return _OWN_TAG.sub("< ", break_special_tokens(text, special_tokens))
+    return _own_tag(names).sub("< ", break_special_tokens(text, special_tokens))
+
+
+@cache
+def _own_tag(names: tuple[str, ...]) -> re.Pattern[str]:
+    # Possessive: white space that was read once is not divided in other ways.
+    return re.compile(r"<(?=\s*+(?:/\s*+)?(?:" + "|".join(map(re.escape, names)) + r")\s*+>)", re.IGNORECASE)
 
 
 def break_special_tokens(text: str, special_tokens: Iterable[str]) -> str:
@@ -50,21 +72,21 @@ def break_special_tokens(text: str, special_tokens: Iterable[str]) -> str:
     return text
 
 
-def result_block(passages: Sequence[Passage], special_tokens: Iterable[str]) -> str:
-    """The text between a search and the next thought: passages as `"Title"` and text, best first."""
-    special_tokens = tuple(special_tokens)
-    shown = (escape_tags(f'"{p.title}"\n{p.text}', special_tokens) for p in passages)
-    body = "\n\n".join(shown) or "No passage was found."
-    return f"\n{RESULT_START}\n{body}\n{RESULT_END}\n"
-
-
-def extract_answer(turn: str) -> str | None:
+def extract_answer(turn: str, tags: Tags = RESEARCH) -> str | None:
     r"""The final answer of the last turn: last balanced `\boxed{}` of the first answer block, without LaTeX markup.
 
-    None if there is no answer block, no balanced box, or nothing in it.
+    None if there is no answer block, no balanced box, or nothing in it. Where answers have no box, it is the block.
     """
-    block, closed, _ = turn.partition("<answer>")[2].partition("</answer>")
-    boxed = _last_boxed(block) if closed else None
+    opens, closes = tags.answer
+    block, closed, _ = turn.partition(opens)[2].partition(closes)
+    if not closed:
+        return None
+    return boxed_answer(block) if tags.boxed else block.strip() or None
+
+
+def boxed_answer(text: str) -> str | None:
+    r"""What the last balanced `\boxed{}` of a text holds, without LaTeX markup; None if that is nothing."""
+    boxed = _last_boxed(text)
     if boxed is None:
         return None
     return _LATEX_ESCAPE.sub(r"\1", _without_text_commands(boxed)).strip() or None
@@ -103,7 +125,7 @@ def _without_text_commands(text: str) -> str:
     return "".join((*pieces, text[position:]))
 
 
-def format_fault(turns: Sequence[str], answer: str | None, *, ended: bool) -> str | None:
+def format_fault(turns: Sequence[str], answer: str | None, *, ended: bool, tags: Tags = RESEARCH) -> str | None:
     """Why an episode is malformed, or None if it is well-formed.
 
     Args:
@@ -116,16 +138,16 @@ def format_fault(turns: Sequence[str], answer: str | None, *, ended: bool) -> st
     if not ended:
         return "the episode did not end by itself"
     text = "".join(turns)
-    if RESULT_START in text or RESULT_END in text:
+    if any(tag in text for tag in tags.result):
         return "the model wrote a result itself"
-    thoughts = text.count("<think>")
+    thoughts = text.count("<think>") + tags.thought_opened
     if thoughts == 0 or thoughts != text.count("</think>"):
         return "thoughts are missing or not closed"
-    searches = text.count("<search>")
-    if searches != text.count(SEARCH_END) or searches != len(turns) - 1:
+    searches = text.count(tags.search[0])
+    if searches != text.count(tags.search[1]) or searches != len(turns) - 1:
         return "a search is not closed or has no result"
-    if text.count("<answer>") != 1 or text.count("</answer>") != 1:
+    if any(text.count(tag) != 1 for tag in tags.answer):
         return "there is not exactly one answer"
     if answer is None:
-        return "there is no boxed answer inside the answer"
+        return f"there is no {'boxed answer' if tags.boxed else 'text'} inside the answer"
     return None

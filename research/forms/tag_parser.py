@@ -3,14 +3,24 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
 from typing import Literal
 
 TagSpanKind = Literal["think", "search", "answer", "text"]
 
-_OPENING = re.compile(r"<(think|search|answer)>")
-_CLOSING = {kind: re.compile(f"</{kind}>") for kind in ("think", "search", "answer")}
-_TAGS = ("<think>", "<search>", "<answer>")
+
+@dataclass(frozen=True, slots=True)
+class Mark:
+    """What opens and closes a step of a kind."""
+
+    opens: str
+    closes: str
+    kind: TagSpanKind
+
+
+TAGS = tuple(Mark(f"<{kind}>", f"</{kind}>", kind) for kind in ("think", "search", "answer"))
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,11 +36,16 @@ class StreamingTagParser:
     """Reads a turn in parts of any size. The steps are those of `research.episode.trace`, without the empty ones.
 
     White space at the ends of a step is dropped. Text that may begin a tag is held back until this is clear.
+
+    Args:
+        marks: no step begins within another.
     """
 
-    def __init__(self, first_step: int = 0) -> None:
-        self.step = first_step
-        self._kind: TagSpanKind = "text"
+    def __init__(self, marks: Sequence[Mark] = TAGS) -> None:
+        self.step = 0
+        self._marks = {mark.opens: mark for mark in marks}
+        self._opening = _any_of(tuple(self._marks))
+        self._inside: Mark | None = None
         self._unread = ""
         self._begun = False
         self._spaces: list[str] = []  # white space that is dropped if it ends the step
@@ -41,14 +56,15 @@ class StreamingTagParser:
         pieces: list[TagSpan] = []
         position = 0
         while True:
-            inside = self._kind != "text"
-            found = (_CLOSING[self._kind] if inside else _OPENING).search(text, position)
+            inside = self._inside
+            found = (_any_of((inside.closes,)) if inside else self._opening).search(text, position)
             if found is None:
                 break
             pieces += self._emit(text[position : found.start()])
             position = found.end()
-            self._next_step("text" if inside else found.group(1))  # type: ignore[arg-type]
-        certain = len(text) - _uncertain(text[position:], (f"</{self._kind}>",) if inside else _TAGS)
+            self._next_step(None if inside else self._marks[found[0]])
+        awaited = (inside.closes,) if inside else tuple(self._marks)
+        certain = len(text) - _uncertain(text[position:], awaited)
         pieces += self._emit(text[position:certain])
         self._unread = text[certain:]
         return pieces
@@ -57,7 +73,7 @@ class StreamingTagParser:
         """End the turn; returns what was held back."""
         pieces = self._emit(self._unread)
         self._unread = ""
-        self._next_step("text")
+        self._next_step(None)
         return pieces
 
     def _emit(self, text: str) -> list[TagSpan]:
@@ -66,14 +82,19 @@ class StreamingTagParser:
         if not shown:
             self._spaces.append(text)
             return []
-        span = TagSpan(self.step, self._kind, "".join((*self._spaces, shown)))
+        span = TagSpan(self.step, self._inside.kind if self._inside else "text", "".join((*self._spaces, shown)))
         self._begun, self._spaces = True, [text[len(shown) :]]
         return [span]
 
-    def _next_step(self, kind: TagSpanKind) -> None:
+    def _next_step(self, inside: Mark | None) -> None:
         if self._begun:
             self.step += 1
-        self._kind, self._begun, self._spaces = kind, False, []
+        self._inside, self._begun, self._spaces = inside, False, []
+
+
+@cache
+def _any_of(texts: tuple[str, ...]) -> re.Pattern[str]:
+    return re.compile("|".join(map(re.escape, texts)))
 
 
 def _uncertain(text: str, tags: tuple[str, ...]) -> int:

@@ -1,7 +1,9 @@
 """Prompt texts, chosen by name or by path.
 
 A file that contains `{question}` is a raw text for base models; any other file is the system message of a chat whose
-user message is the bare question.
+user message is the bare question. A first line such as `# form: tool_calls` names the prompt form (`research.forms`);
+without one, it is the tags. No model sees that line, but it belongs to the prompt: weights are served in the form that
+they were trained in.
 """
 
 from __future__ import annotations
@@ -11,49 +13,59 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from research.errors import ConfigurationError
+from research.forms import form_named
+from research.forms.form import PromptForm
+from research.forms.tags import TAGS
 
 _DIRECTORY = Path(__file__).resolve().parent
 _SLOT = "{question}"
+_FORM = "# form:"
 # In a directory of weights: the prompt that they were trained with.
 TRAINED_PROMPT = "prompt.txt"
 
 
 @dataclass(frozen=True, slots=True)
 class Prompt:
-    """The rules that the model reads before a question."""
+    """The rules that the model reads before a question, and the form in which it then writes."""
 
     name: str
     text: str
+    form: PromptForm = TAGS
 
     @property
     def is_raw(self) -> bool:
         return _SLOT in self.text
 
     @property
+    def source(self) -> str:
+        """What a file of it holds, but for its last line feed."""
+        return self.text if self.form is TAGS else f"{_FORM} {self.form.name}\n{self.text}"
+
+    @property
     def sha256(self) -> str:
-        return _digest(self.text)
+        return hashlib.sha256(self.source.encode()).hexdigest()
 
     def fill(self, question: str) -> str:
-        """The raw prompt for one question; only for raw prompts."""
-        return self.text.replace(_SLOT, question)
+        """The prompt for one question; only for prompts with a place for it."""
+        return self.text.replace(_SLOT, self.form.question(question))
 
 
 def load_prompt(name: str) -> Prompt:
     """Load a prompt by the name of a file in this package, or by the path of a text file.
 
-    Raises ConfigurationError listing the known names.
+    Raises ConfigurationError listing the known names, of prompts or forms.
     """
     path = Path(name) if name.endswith(".txt") else _DIRECTORY / f"{name}.txt"
     if not path.is_file():
         known = ", ".join(sorted(p.stem for p in _DIRECTORY.glob("*.txt")))
         raise ConfigurationError(f"episode.prompt: there is no prompt {name!r}; known: {known}; or give a .txt file")
-    return Prompt(name=name, text=path.read_text(encoding="utf-8").strip())
+    return _read(name, path)
 
 
 def trained_prompt(checkpoint: Path) -> str | None:
     """SHA-256 of the prompt that a checkpoint was trained with; None if unknown."""
     file = checkpoint / TRAINED_PROMPT
-    return _digest(file.read_text(encoding="utf-8").strip()) if file.is_file() else None
+    return _read(str(file), file).sha256 if file.is_file() else None
 
 
 def check_prompt(prompt: Prompt, trained: str | None, model: str, *, allow_mismatch: bool) -> None:
@@ -74,5 +86,14 @@ def check_prompt(prompt: Prompt, trained: str | None, model: str, *, allow_misma
         )
 
 
-def _digest(text: str) -> str:
-    return hashlib.sha256(text.encode()).hexdigest()
+def _read(name: str, path: Path) -> Prompt:
+    """White space around a text is no part of it, unless its form is named: other projects' prompts end as they do."""
+    text = path.read_text(encoding="utf-8")
+    if not text.startswith(_FORM):
+        return Prompt(name, text.strip())
+    first, _, text = text.partition("\n")
+    try:
+        form = form_named(first.removeprefix(_FORM).strip())
+    except ConfigurationError as error:
+        raise ConfigurationError(f"episode.prompt: {name}: {error}") from error
+    return Prompt(name, text.removesuffix("\n"), form)

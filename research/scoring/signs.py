@@ -44,7 +44,7 @@ def signs_of(rows: Sequence[Row]) -> Signs:
     asked_again = sum(map(repeated_queries, episodes))
     shares: dict[str, Sequence[float]] = {
         "repetition": [repeated_share(episode) for episode in episodes],
-        "empty_thoughts": [is_thoughtless(turn) for episode in episodes for turn in episode.turns],
+        "empty_thoughts": [is_thoughtless(episode, turn) for episode in episodes for turn in episode.turns],
         "unanswered": [avoids_answer(episode) for episode in episodes],
         "searched": [episode.searches > 0 for episode in episodes],
         "planned": planned,

@@ -6,20 +6,21 @@ Only what the model wrote counts, never a result.
 from __future__ import annotations
 
 import re
+from functools import cache
 
 from research.episode.agent import Episode, StopReason, Turn
+from research.forms import form_named
+from research.forms.form import PromptForm
+from research.forms.tag_parser import Mark
 
 # A shorter thought ("ok", "...") is as good as none.
 _FEWEST_WORDS = 3
 # As usual for language models that repeat themselves (seq-rep-4, https://arxiv.org/abs/1908.04319).
 _RUN = 4
 
-_TAG = re.compile(r"</?(?:think|search|result|answer)>")
 # Chinese and Japanese put no space between words: there, each character is one.
 _WORD = re.compile(r"[^\W\u3040-\u30ff\u3400-\u9fff]+|[\u3040-\u30ff\u3400-\u9fff]")
 _WORD_OR_MARK = re.compile(rf"{_WORD.pattern}|[^\w\s]")
-# A thought that is never closed ends where something else begins.
-_THOUGHT = re.compile(r"<think>(.*?)(?:</think>|<search>|<answer>|\Z)", re.DOTALL)
 
 
 def repeated_share(episode: Episode) -> float:
@@ -27,20 +28,23 @@ def repeated_share(episode: Episode) -> float:
 
     Runs lie within a turn. Words are case-folded, a punctuation mark counts as one, tags as none.
     """
-    runs = [run for turn in episode.turns for run in _runs(turn.text)]
+    tag = _tag(form_named(episode.form).names)
+    runs = [run for turn in episode.turns for run in _runs(tag.sub(" ", turn.text.casefold()))]
     return 1 - len(set(runs)) / len(runs) if runs else 0.0
 
 
-def is_thoughtless(turn: Turn) -> bool:
+def is_thoughtless(episode: Episode, turn: Turn) -> bool:
     """Whether all thoughts of a turn together have fewer than three words."""
-    return not _thinks(turn.text)
+    return not _thinks(turn.text, form_named(episode.form))
 
 
 def plans(episode: Episode) -> bool | None:
     """Whether a thought of three words or more precedes the first search; None if nothing was searched."""
     if not episode.searches:
         return None
-    return _thinks(episode.turns[0].text.partition("<search>")[0])
+    form = form_named(episode.form)
+    search = next(mark.opens for mark in form.marks if mark.kind == "search")
+    return _thinks(episode.turns[0].text.partition(search)[0], form)
 
 
 def avoids_answer(episode: Episode) -> bool:
@@ -55,9 +59,24 @@ def repeated_queries(episode: Episode) -> int:
 
 
 def _runs(text: str) -> list[tuple[str, ...]]:
-    words = _WORD_OR_MARK.findall(_TAG.sub(" ", text.casefold()))
+    words = _WORD_OR_MARK.findall(text)
     return [tuple(words[at : at + _RUN]) for at in range(len(words) - _RUN + 1)]
 
 
-def _thinks(text: str) -> bool:
-    return sum(len(_WORD.findall(thought)) for thought in _THOUGHT.findall(text)) >= _FEWEST_WORDS
+def _thinks(text: str, form: PromptForm) -> bool:
+    return sum(len(_WORD.findall(thought)) for thought in _thought(form.marks).findall(text)) >= _FEWEST_WORDS
+
+
+@cache
+def _tag(names: tuple[str, ...]) -> re.Pattern[str]:
+    return re.compile(f"</?(?:{'|'.join(map(re.escape, names))})>")
+
+
+@cache
+def _thought(marks: tuple[Mark, ...]) -> re.Pattern[str]:
+    """A thought that is never closed ends where something else begins."""
+    thoughts = [mark for mark in marks if mark.kind == "think"]
+    others = [mark.opens for mark in marks if mark.kind != "think"]
+    begin = "|".join(re.escape(mark.opens) for mark in thoughts)
+    end = "|".join(map(re.escape, (*(mark.closes for mark in thoughts), *others)))
+    return re.compile(rf"(?:{begin})(.*?)(?:{end}|\Z)", re.DOTALL)

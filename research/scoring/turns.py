@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from research.episode.agent import Episode, Turn
-from research.forms.grammar import extract_answer, search_query
+from research.forms import form_named
 from research.questions import Question
 from research.settings.credit import TurnsConfig
 
 
-def is_void(turn: Turn) -> bool:
-    """Whether a turn holds neither a search with a query nor a boxed answer; one search too many is a search."""
-    return search_query(turn.text) is None and extract_answer(turn.text) is None
+def is_void(episode: Episode, turn: Turn) -> bool:
+    """Whether a turn holds neither a search with a query nor an answer; one search too many is a search."""
+    form = form_named(episode.form)
+    return form.query(turn.text) is None and form.answer(turn.text) is None
 
 
 def turn_credits(episode: Episode, question: Question, turns: TurnsConfig) -> list[float]:

@@ -77,7 +77,7 @@ async def training_loop(settings: Settings, status: RunStatus, ranks: Ranks) -> 
     train = await asyncio.to_thread(_askable, agent, train, "questions.train", run_dir, status)
     held_out = await asyncio.to_thread(_askable, agent, held_out, "questions.held_out", run_dir, status)
     origin = Origin(settings.run, str(run_dir.directory.resolve()), settings.model.name, 0, is_trained(base))
-    publisher = Publisher(base, weights_dir(settings), policy, agent.prompt.text, origin)
+    publisher = Publisher(base, weights_dir(settings), policy, agent.prompt.source, origin)
 
     async def check_services() -> str | None:
         try:

@@ -8,7 +8,7 @@ from apps.inspect.read import RunEpisodes
 from research.atomic_io import write_json
 from research.config import load_settings
 from research.episode.agent import Episode, StopReason, Turn
-from research.forms.grammar import result_block
+from research.forms.tags import TAGS
 from research.passages import Passage
 from research.questions import Hop, Question
 from research.scoring.evaluate import Answered
@@ -30,7 +30,7 @@ def episode(answer: str, *searches: tuple[str, str], thought: str = "hm", versio
     tokens = CharacterTokenizer()
     for query, text in searches:
         passages = [Passage("1", "Title", text)]
-        turn = Turn(f"<think>{thought}</think><search>{query}</search>", query, passages, result_block(passages, ()))
+        turn = Turn(f"<think>{thought}</think><search>{query}</search>", query, passages, TAGS.result(passages, ()))
         _append(made, tokens.encode(turn.text), version)
         _append(made, tokens.encode(turn.result), "")
         made.turns.append(turn)

@@ -172,7 +172,7 @@ def _of_turns(choice: _Choice, turns: TurnsConfig) -> list[list[float | None]] |
     advantages = turn_advantages([turn_credits(episode, choice.group.question, turns) for episode in episodes])
     return [
         [
-            None if turns.void == "mask_turn" and is_void(turn) else advantage
+            None if turns.void == "mask_turn" and is_void(episode, turn) else advantage
             for turn, advantage in zip(episode.turns, own, strict=True)
         ]
         for episode, own in zip(episodes, advantages, strict=True)
@@ -217,7 +217,7 @@ def _reason_to_leave_out(episode: Episode, grpo: GrpoConfig, turns: TurnsConfig)
         return "the sampler reported a log-probability that is not finite"
     if grpo.mask_truncated and episode.stop_reason.cut_off:
         return "truncated episodes are masked"
-    if turns.void == "mask_episode" and any(map(is_void, episode.turns)):
+    if turns.void == "mask_episode" and any(is_void(episode, turn) for turn in episode.turns):
         return "episodes with a void turn are masked"
     return ""
 

@@ -13,40 +13,45 @@ from dataclasses import dataclass, replace
 
 from research.episode.agent import Episode, Finish, Generation, Sampling, SearchAgent
 from research.episode.tokenizer import Tokenizer
+from research.forms.form import PromptForm
+from research.forms.tags import TAGS
 from research.questions import Hop, Question
+from services.trainer.sft.writing import writing_of
 
 
 @dataclass(slots=True)
 class ScriptedPolicy:
-    """Writes prepared turns, one per call, with zeros as log-probabilities."""
+    """Writes prepared turns, one per call, with zeros as log-probabilities; the last ends by itself, or all do."""
 
     turns: list[str]
     tokenizer: Tokenizer
+    all_end: bool = False
     written: int = 0
 
     async def generate(self, prompt_ids: Sequence[int], max_tokens: int, sampling: Sampling) -> Generation:
         text = self.turns[self.written]
         self.written += 1
-        last = self.written == len(self.turns)
-        ids = self.tokenizer.encode(text) + ([self.tokenizer.eos_id] if last else [])
-        return Generation(ids, [0.0] * len(ids), ["script"] * len(ids), Finish.EOS if last else Finish.SEARCH)
+        ends = self.all_end or self.written == len(self.turns)
+        ids = self.tokenizer.encode(text) + ([self.tokenizer.eos_id] if ends else [])
+        return Generation(ids, [0.0] * len(ids), ["script"] * len(ids), Finish.EOS if ends else Finish.SEARCH)
 
 
-def script(question: Question, *, failed_first: bool) -> list[str]:
+def script(question: Question, *, failed_first: bool, form: PromptForm = TAGS) -> list[str]:
     """The turns of an ideal episode; with `failed_first`, its first search is too vague and is then corrected."""
     turns: list[str] = []
+    writing = writing_of(form)
     learnt, found = "", []
     for number, hop in enumerate(question.hops):
         goal = f"{_opening(number, len(question.hops))} {hop.goal}."
         if failed_first and number == 0:
-            turns.append(_search(goal, vague_query(hop)))
+            turns.append(writing.search(goal, vague_query(hop)))
             learnt = "That did not help. I should search again. "
-        turns.append(_search(learnt + goal, hop.query))
+        turns.append(writing.search(learnt + goal, hop.query))
         found.append(hop.answer)
         learnt = f"I found {hop.answer}. "
     if question.kind == "comparison":
         learnt = f"I found {' and '.join(found)}. "
-    turns.append(f"<think>{learnt.strip()}</think>\n<answer>\\boxed{{{question.answers[0]}}}</answer>")
+    turns.append(writing.answer(learnt.strip(), question.answers[0]))
     return turns
 
 
@@ -62,16 +67,14 @@ def vague_query(hop: Hop) -> str:
     return " ".join(hop.query.split()[-2:])
 
 
-def _search(thought: str, query: str) -> str:
-    return f"<think>{thought}</think>\n<search>{query}</search>"
-
-
 async def make_trace(agent: SearchAgent, question: Question, *, failed_first: bool) -> Episode | None:
     """Run a script against the real retriever; None if the trace would show something untrue.
 
     Each proper search must return a passage with the answer of its hop, and the vague one must not.
     """
-    policy = ScriptedPolicy(script(question, failed_first=failed_first), agent.tokenizer)
+    form = agent.prompt.form
+    turns = script(question, failed_first=failed_first, form=form)
+    policy = ScriptedPolicy(turns, agent.tokenizer, all_end=not form.stop)
     episode = await replace(agent, policy=policy).run(question.text, Sampling())
     searching = [turn for turn in episode.turns if turn.query is not None]
     if failed_first and searching and question.hops[0].answer in searching.pop(0).result:

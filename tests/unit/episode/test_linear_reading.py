@@ -15,8 +15,9 @@ from research.episode.agent import Episode, StopReason, Turn
 from research.episode.latex import LatexStripper, strip_latex
 from research.episode.search_analysis import search_facts
 from research.episode.trace import trace_of
-from research.forms.grammar import escape_tags, extract_answer, result_block, search_query
+from research.forms.grammar import Tags, escape_tags, extract_answer, search_query
 from research.forms.tag_parser import StreamingTagParser
+from research.forms.tags import TAGS
 from research.passages import Passage
 from research.questions import Question
 from research.scoring.reward import cover_exact_match, score
@@ -58,7 +59,7 @@ def searched(text: str) -> None:
 
 
 READERS: dict[str, Callable[[str], object]] = {
-    "title of a passage": lambda text: result_block([Passage("1", text, "")], SPECIAL),
+    "title of a passage": lambda text: TAGS.result([Passage("1", text, "")], SPECIAL),
     "query": search_query,
     "left open": lambda text: search_query("<search>" + text),
     "answer": lambda text: extract_answer(f"<answer>{text}</answer>"),
@@ -106,8 +107,8 @@ def test_a_million_characters_of_anything_do_not_hold_it_up(reader: str) -> None
 
 
 ORDINARY = ["\\boxed{", "\\text{", "\\mathbf {", "{", "}", "a", " ", "\n", "\\%", "$", "</s>", "b c"]
-TAGS = ["<answer>", "</answer>", "<search>", "</search>", "<", "</", " / ", "< / think >", "<THINK\n>", "think"]
-WRITTEN = st.lists(st.sampled_from([*ORDINARY, *TAGS]), max_size=16).map("".join)
+MARKUP = ["<answer>", "</answer>", "<search>", "</search>", "<", "</", " / ", "< / think >", "<THINK\n>", "think"]
+WRITTEN = st.lists(st.sampled_from([*ORDINARY, *MARKUP]), max_size=16).map("".join)
 
 
 @given(WRITTEN)
@@ -143,11 +144,11 @@ def test_answers_are_read_as_by_rewriting_until_nothing_changes(around: str, ins
 def test_an_episode_is_read_once_however_often_its_answer_is_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
     read = []
 
-    def counted(turn: str) -> str | None:
+    def counted(turn: str, tags: Tags) -> str | None:
         read.append(turn)
-        return extract_answer(turn)
+        return extract_answer(turn, tags)
 
-    monkeypatch.setattr("research.episode.agent.extract_answer", counted)
+    monkeypatch.setattr("research.forms.tags.extract_answer", counted)
     episode = Episode("?", [], turns=[Turn("<think>a</think><answer>\\boxed{b}</answer>")])
     assert [episode.answer, episode.format_fault, episode.answer] == ["b", None, "b"]
     assert len(read) == 1

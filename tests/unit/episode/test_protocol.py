@@ -11,9 +11,9 @@ from research.forms.grammar import (
     escape_tags,
     extract_answer,
     format_fault,
-    result_block,
     search_query,
 )
+from research.forms.tags import TAGS
 from research.passages import Passage
 
 SPECIAL = ("<|im_end|>", "<|im_start|>", "</s>")
@@ -80,12 +80,12 @@ def test_format_fault(turns: list[str], ended: bool, fault: str | None) -> None:
 
 
 def test_result_block_shows_title_and_text() -> None:
-    block = result_block([Passage("1", "Paris", "A city."), Passage("2", "Rome", "Another.")], SPECIAL)
+    block = TAGS.result([Passage("1", "Paris", "A city."), Passage("2", "Rome", "Another.")], SPECIAL)
     assert block == '\n<result>\n"Paris"\nA city.\n\n"Rome"\nAnother.\n</result>\n'
 
 
 def test_nothing_found_is_said() -> None:
-    assert "No passage was found." in result_block([], SPECIAL)
+    assert "No passage was found." in TAGS.result([], SPECIAL)
 
 
 @given(

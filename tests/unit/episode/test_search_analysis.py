@@ -6,7 +6,7 @@ import pytest
 
 from research.episode.agent import Episode, Turn
 from research.episode.search_analysis import corrected_queries, search_facts
-from research.forms.grammar import result_block
+from research.forms.tags import TAGS
 from research.passages import Passage
 from research.questions import Hop, Question
 
@@ -22,7 +22,7 @@ NOTHING = "Night is the time of darkness."
 def episode(*searches: tuple[str, str]) -> Episode:
     """An episode of (query, text of the passage found) pairs, with an answer at its end."""
     found = [(query, Passage("1", "Title", text)) for query, text in searches]
-    turns = [Turn(f"<search>{query}</search>", query, [p], result_block([p], ())) for query, p in found]
+    turns = [Turn(f"<search>{query}</search>", query, [p], TAGS.result([p], ())) for query, p in found]
     return Episode("?", [], turns=[*turns, Turn("<answer>\\boxed{1853}</answer>")])
 
 
@@ -69,9 +69,9 @@ def test_what_cannot_be_found_in_a_passage_is_not_sought(answers: tuple[str, ...
 
 
 def test_the_words_around_an_empty_result_are_not_a_finding() -> None:
-    empty = Turn("<search>x</search>", "x", [], result_block([], ()))
+    empty = Turn("<search>x</search>", "x", [], TAGS.result([], ()))
     helped = Turn(
-        "<search>y</search>", "y", [Passage("1", "A passage", "…")], result_block([Passage("1", "A passage", "…")], ())
+        "<search>y</search>", "y", [Passage("1", "A passage", "…")], TAGS.result([Passage("1", "A passage", "…")], ())
     )
     assert corrected_queries(Episode("?", [], turns=[empty, helped]), Question("q", "?", ("passage",))) == 1
 

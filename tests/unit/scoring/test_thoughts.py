@@ -69,7 +69,7 @@ def test_the_order_of_turns_does_not_matter(texts: list[str]) -> None:
     ],
 )
 def test_a_turn_without_a_thought(text: str, thoughtless: bool) -> None:
-    assert is_thoughtless(Turn(text)) is thoughtless
+    assert is_thoughtless(Episode("?", []), Turn(text)) is thoughtless
 
 
 def test_a_plan_is_a_thought_before_the_first_search() -> None:

@@ -59,4 +59,4 @@ def test_supporting_titles_of_the_data_set_count_and_without_any_nothing_gains()
     ],
 )
 def test_a_void_turn_neither_searches_nor_answers(text: str, void: bool) -> None:
-    assert is_void(Turn(text)) == void
+    assert is_void(Episode("?", []), Turn(text)) == void

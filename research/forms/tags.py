@@ -1,0 +1,102 @@
+"""Forms in which all is one turn with tags, and results stand between what the model writes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+
+from research.forms.form import Chat, TurnReader
+from research.forms.grammar import (
+    RESEARCH,
+    SEARCH_END,
+    TAG_NAMES,
+    Tags,
+    escape_tags,
+    extract_answer,
+    format_fault,
+    search_query,
+)
+from research.forms.tag_parser import TAGS as MARKS
+from research.forms.tag_parser import Mark, StreamingTagParser
+from research.passages import Passage
+
+
+@dataclass(frozen=True, slots=True)
+class Layout:
+    """How passages are shown: each of them (the first is number 1), all together, and what stands around."""
+
+    passage: Callable[[int, Passage], str]
+    body: Callable[[Sequence[str]], str]
+    around: tuple[str, str]
+
+
+_LAYOUT = Layout(
+    lambda _, passage: f'"{passage.title}"\n{passage.text}',
+    lambda shown: "\n\n".join(shown) or "No passage was found.",
+    tuple(f"\n{tag}\n" for tag in RESEARCH.result),  # type: ignore[arg-type]
+)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class TagForm:
+    """See `PromptForm`; as it stands, it is ReSearch's own.
+
+    Attributes:
+        dropped: what is taken out of a query.
+        adds_question_mark: to a question without one.
+    """
+
+    name: str = "tags"
+    tags: Tags = RESEARCH
+    stop: tuple[str, ...] = (SEARCH_END,)
+    names: tuple[str, ...] = TAG_NAMES
+    marks: tuple[Mark, ...] = MARKS
+    layout: Layout = _LAYOUT
+    chat: Chat = field(default_factory=Chat)
+    summary: str = (
+        "It writes `<think>…</think>` and `<search>query</search>`, reads `<result>passages</result>`, and ends with\n"
+        "`<answer>\\boxed{answer}</answer>`. The program that runs it stops at `</search>`, appends what the search "
+        "found"
+    )
+    dropped: tuple[str, ...] = ()
+    adds_question_mark: bool = False
+
+    @property
+    def result_tags(self) -> tuple[str, str]:
+        return self.tags.result
+
+    def question(self, text: str) -> str:
+        if not self.adds_question_mark:
+            return text
+        return text.strip() if text.strip().endswith("?") else f"{text.strip()}?"
+
+    def asks(self, turn: str, *, by_itself: bool) -> bool:
+        """Where an answer ends a turn, too, what was closed last decides."""
+        answers = self.tags.answer[1] in self.stop and turn.rfind(self.tags.answer[1]) > turn.rfind(self.tags.search[1])
+        return not by_itself and not answers
+
+    def query(self, turn: str) -> str | None:
+        query = search_query(turn, self.tags)
+        if query is None or not self.dropped:
+            return query
+        for text in self.dropped:
+            query = query.replace(text, "")
+        return " ".join(query.split()) or None
+
+    def result(self, passages: Sequence[Passage], special_tokens: Iterable[str]) -> str:
+        special_tokens = tuple(special_tokens)
+        show, (before, after) = self.layout.passage, self.layout.around
+        shown = [escape_tags(show(at, each), special_tokens, self.names) for at, each in enumerate(passages, 1)]
+        return f"{before}{self.layout.body(shown)}{after}"
+
+    def answer(self, turn: str) -> str | None:
+        return extract_answer(turn, self.tags)
+
+    def fault(self, turns: Sequence[str], answer: str | None, *, ended: bool) -> str | None:
+        return format_fault(turns, answer, ended=ended, tags=self.tags)
+
+    def reader(self) -> TurnReader:
+        return StreamingTagParser(self.marks)
+
+
+TAGS = TagForm()

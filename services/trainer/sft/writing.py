@@ -1,0 +1,39 @@
+"""How traces are written in each prompt form that a model can be taught."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from research.errors import ConfigurationError
+from research.forms.form import PromptForm
+
+
+@dataclass(frozen=True, slots=True)
+class Writing:
+    """`search` makes a turn of a thought and a query, `answer` one of a thought and the final answer."""
+
+    search: Callable[[str, str], str]
+    answer: Callable[[str, str], str]
+
+
+def writing_of(form: PromptForm) -> Writing:
+    """Raises ConfigurationError for a form that is there for checkpoints of others."""
+    if form.name not in _WRITINGS:
+        raise ConfigurationError(
+            f"episode.prompt: its form is {form.name}, and traces are written in {' or '.join(_WRITINGS)} only; choose "
+            "such a prompt, or sft.enabled=false"
+        )
+    return _WRITINGS[form.name]
+
+
+def _search_by_tags(thought: str, query: str) -> str:
+    return f"<think>{thought}</think>\n<search>{query}</search>"
+
+
+_WRITINGS = {
+    "tags": Writing(
+        _search_by_tags,
+        lambda thought, answer: f"<think>{thought}</think>\n<answer>\\boxed{{{answer}}}</answer>",
+    ),
+}
