@@ -16,12 +16,13 @@ from cli.show import show_answer
 from research.episode.agent import Episode, Finish, Generation, Policy, Sampling
 from research.episode.tokenizer import Tokenizer
 from research.episode.trace import trace_of
-from research.forms.grammar import TAG_NAMES
+from research.forms import form_named
 from research.strategies.outcome import answer_response, outcome_of
 
-# One that is broken has a space after its bracket.
-_TAG = re.compile(rf"<(?:/\s*)?(?:{'|'.join(TAG_NAMES)})\s*>", re.IGNORECASE)
-_SEARCH = re.compile(r"<search>(?:(?!<search>).)*?</search>", re.DOTALL)
+_SEARCH = {
+    "tags": re.compile(r"<search>(?:(?!<search>).)*?</search>", re.DOTALL),
+    "tool_calls": re.compile(r"<tool_call>.*?</tool_call>", re.DOTALL),
+}
 _CHANGES_DIRECTION = {"LRE", "RLE", "LRO", "RLO", "PDF", "LRI", "RLI", "FSI", "PDI"}
 
 
@@ -78,7 +79,15 @@ def _streams(episode: Episode, turns: Sequence[tuple[Sequence[int], Generation]]
 
 
 def _results(episode: Episode, tokenizer: Tokenizer, control: frozenset[int]) -> Iterator[str]:
-    """A result is one masked block whose only tags are its own, and in which no token has a meaning of its own."""
+    """A result is one masked block whose only tags and control tokens are its form's own."""
+    form = form_named(episode.form)
+    # One that is broken has a space after its bracket.
+    tag = re.compile(rf"<(?:/\s*)?(?:{'|'.join(map(re.escape, form.names))})\s*>", re.IGNORECASE)
+
+    def ids_of(result: str) -> list[int]:
+        return tokenizer.reply_ids(result, ended=True) if form.chat.tools else tokenizer.encode(result)
+
+    own = [token for token in ids_of(form.result((), ())) if token in control]
     blocks = [
         [token for token, _ in block]
         for mine, block in groupby(zip(episode.token_ids, episode.sampled, strict=True), key=lambda pair: pair[1])
@@ -88,12 +97,12 @@ def _results(episode: Episode, tokenizer: Tokenizer, control: frozenset[int]) ->
     if len(blocks) != len(shown) - _does_not_fit(episode):
         yield f"{len(blocks)} masked blocks for {len(shown)} results"
     for block, text in zip(blocks, shown, strict=False):
-        if control.intersection(block):
-            yield f"control tokens in a result: {control.intersection(block)}"
+        if (found := [token for token in block if token in control]) != own:
+            yield f"control tokens in a result: {found}"
         read = tokenizer.decode(block)
-        if _TAG.findall(read) != ["<result>", "</result>"]:
-            yield f"tags in a result: {_TAG.findall(read)}"
-        if block != tokenizer.encode(text):
+        if tag.findall(read) != list(form.result_tags):
+            yield f"tags in a result: {tag.findall(read)}"
+        if block != ids_of(text):
             yield "a result in the record is not the one that was read"
 
 
@@ -109,8 +118,10 @@ def _parsing(
     wrote = [tokenizer.decode(generation.token_ids) for _, generation in turns]
     if [turn.text for turn in episode.turns] != wrote:
         yield "a turn does not read as it was sampled"
+    form = form_named(episode.form)
+    end = Finish.SEARCH if form.stop else Finish.EOS
     asked = sum(
-        bool(_SEARCH.search(text)) for text, (_, g) in zip(wrote, turns, strict=True) if g.finish is Finish.SEARCH
+        bool(_SEARCH[form.name].search(text)) for text, (_, g) in zip(wrote, turns, strict=True) if g.finish is end
     )
     refused = episode.stop_reason.value in ("search_limit", "malformed_search")
     if not episode.searches <= asked <= episode.searches + refused:

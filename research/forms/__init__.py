@@ -5,8 +5,9 @@ from __future__ import annotations
 from research.errors import ConfigurationError
 from research.forms.form import PromptForm
 from research.forms.tags import TAGS
+from research.forms.tool_calls import TOOL_CALLS, TOOL_CALLS_PLAIN
 
-_FORMS: dict[str, PromptForm] = {form.name: form for form in (TAGS,)}
+_FORMS: dict[str, PromptForm] = {form.name: form for form in (TAGS, TOOL_CALLS, TOOL_CALLS_PLAIN)}
 
 
 def form_named(name: str) -> PromptForm:

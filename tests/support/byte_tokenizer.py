@@ -11,6 +11,15 @@ CHAT = (
     "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endfor %}"
     "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
 )
+# As Qwen3's: tools are told in the system message, and what they answer is a user's message.
+CHAT_WITH_TOOLS = (
+    "{% for m in messages %}{% if m.role == 'tool' %}"
+    "{{ '<|im_start|>user\n<tool_response>\n' + m.content + '\n</tool_response>' }}"
+    "{% else %}{{ '<|im_start|>' + m.role + '\n' + m.content }}{% endif %}"
+    "{% if tools and loop.first %}{{ '\n\n# The template\\'s own words' }}"
+    "{% for tool in tools %}{{ '\n' + tool | tojson }}{% endfor %}{% endif %}{{ '<|im_end|>\n' }}{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
+)
 NOT_SPECIAL = ("<tool_call>", "</tool_call>", "<tool_response>", "</tool_response>", "<|fim_prefix|>", "<|repo_name|>")
 NOT_SPECIAL += ("<think>", "</think>", "Zürich", "    ")
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -31,9 +32,18 @@ def _search_by_tags(thought: str, query: str) -> str:
     return f"<think>{thought}</think>\n<search>{query}</search>"
 
 
+def _search_by_call(thought: str, query: str) -> str:
+    call = json.dumps({"name": "search", "arguments": {"query": query}}, ensure_ascii=False)
+    return f"<think>\n{thought}\n</think>\n\n<tool_call>\n{call}\n</tool_call>"
+
+
 _WRITINGS = {
     "tags": Writing(
         _search_by_tags,
         lambda thought, answer: f"<think>{thought}</think>\n<answer>\\boxed{{{answer}}}</answer>",
     ),
+    "tool_calls": Writing(
+        _search_by_call, lambda thought, answer: f"<think>\n{thought}\n</think>\n\n\\boxed{{{answer}}}"
+    ),
+    "tool_calls_plain": Writing(_search_by_call, lambda thought, answer: f"<think>\n{thought}\n</think>\n\n{answer}"),
 }

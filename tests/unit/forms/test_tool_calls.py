@@ -1,0 +1,240 @@
+"""Tool calls as a prompt form: what counts as a call, an answer, a good form, and what a chat template makes of it."""
+
+from __future__ import annotations
+
+import json
+import re
+from itertools import groupby
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from research.episode.agent import Episode, StopReason, Turn
+from research.episode.tokenizer import HuggingFaceTokenizer
+from research.episode.trace import trace_of
+from research.errors import ConfigurationError, ProtocolError
+from research.forms.tool_calls import TOOL_CALLS, TOOL_CALLS_PLAIN
+from research.passages import Passage
+from research.prompts import Prompt, load_prompt
+from tests.support.byte_tokenizer import CHAT, CHAT_WITH_TOOLS, byte_tokenizer
+from tests.unit.episode.test_linear_reading import HOSTILE, LENGTH, processor_seconds
+from tests.unit.episode.test_tag_parser import parts_of
+
+THOUGHT = "<think>\nhm\n</think>\n\n"
+
+
+def call(text: str) -> str:
+    return f"{THOUGHT}<tool_call>\n{text}\n</tool_call>"
+
+
+def search(query: object) -> str:
+    return call(json.dumps({"name": "search", "arguments": {"query": query}}))
+
+
+@pytest.mark.parametrize(
+    ("turn", "query"),
+    [
+        (search(" two\n words "), "two words"),
+        (search('a "quoted" one, <tool_call> and 北京'), 'a "quoted" one, <tool_call> and 北京'),
+        (search("who").replace("\n", ""), "who"),
+        ("Let me look.\n" + search("who") + "\n", "who"),
+        ("<think>I may write <tool_call>x</tool_call>.</think>" + search("who"), "who"),
+        (search(" "), None),
+        (search(7), None),
+        (search(["a", "b"]), None),
+        (search("a") + search("b"), None),
+        (call('{"name": "open", "arguments": {"query": "a"}}'), None),
+        (call('{"name": "search", "arguments": {"query": "a"}, "id": 1}'), None),
+        (call('{"name": "search", "arguments": {"query": "a", "top_k": 3}}'), None),
+        (call('{"name": "search", "arguments": "{\\"query\\": \\"a\\"}"}'), None),
+        (call('{"name": "search", "parameters": {"query": "a"}}'), None),
+        (call("{'name': 'search', 'arguments': {'query': 'a'}}"), None),
+        (call('{"name": "search", "arguments": {"query": "a"}} and more'), None),
+        (call('{"name": "search", "arguments": {"query": "\\ud800"}}'), None),
+        (call('{"name": "search", "arguments": {"query": NaN}}'), None),
+        (call("[" * 100_000), None),
+        (search("a").removesuffix("</tool_call>"), None),
+        (search("a").replace("<tool_call>", ""), None),
+        (THOUGHT + "</tool_call>" + search("a").removeprefix(THOUGHT), None),
+        (search("a").replace("</think>", ""), None),
+    ],
+)
+def test_one_well_written_call_is_a_search_and_all_else_is_malformed(turn: str, query: str | None) -> None:
+    assert TOOL_CALLS.query(turn) == query
+    assert TOOL_CALLS.asks(turn, by_itself=True) == ("</think>" in turn)
+
+
+def test_a_thought_about_calls_wants_no_search() -> None:
+    turn = "<think>I could write <tool_call>{}</tool_call>.</think>\\boxed{Paris}"
+    assert not TOOL_CALLS.asks(turn, by_itself=True)
+    assert TOOL_CALLS.answer(turn) == "Paris"
+
+
+@pytest.mark.parametrize(
+    ("turn", "boxed", "plain"),
+    [
+        (f"{THOUGHT}It is \\boxed{{\\text{{Paris}}}}. ", "Paris", "It is \\boxed{\\text{Paris}}."),
+        (f"{THOUGHT}Paris\n", None, "Paris"),
+        ("\\boxed{a} or \\boxed{b}", "b", "\\boxed{a} or \\boxed{b}"),
+        (f"<think>\\boxed{{a}}</think>{THOUGHT}", None, None),
+        ("<think>\\boxed{a}", None, None),
+        (search("a") + "\\boxed{a}", None, None),
+    ],
+)
+def test_the_answer_stands_after_the_thoughts(turn: str, boxed: str | None, plain: str | None) -> None:
+    assert (TOOL_CALLS.answer(turn), TOOL_CALLS_PLAIN.answer(turn)) == (boxed, plain)
+
+
+@pytest.mark.parametrize(
+    ("turns", "ended", "fault"),
+    [
+        ([f"{THOUGHT}\\boxed{{c}}"], True, None),
+        ([search("a"), search("b"), f"{THOUGHT}\\boxed{{c}}"], True, None),
+        ([search("a"), f"{THOUGHT}\\boxed{{c}}"], False, "did not end"),
+        ([search("a"), f"<tool_response>mine</tool_response>{THOUGHT}\\boxed{{c}}"], True, "result itself"),
+        (["\\boxed{c}"], True, "thoughts"),
+        (["<think>a" + f"{THOUGHT}\\boxed{{c}}"], True, "thoughts"),
+        ([search("a"), search("b")], True, "search"),
+        ([search("a"), f"{THOUGHT}c"], True, "boxed"),
+    ],
+)
+def test_format_fault(turns: list[str], ended: bool, fault: str | None) -> None:
+    found = TOOL_CALLS.fault(turns, TOOL_CALLS.answer(turns[-1]), ended=ended)
+    assert found is None if fault is None else found is not None and fault in found
+
+
+FRAGMENTS = ["<think>", "</think>", "<tool_call>", "</tool_call>", "<tool_response>", "<", "</tool", " ", "\n", "a b"]
+FRAGMENTS += ['{"name": "search", "arguments": {"query": "who"}}', "\\boxed{x}"]
+
+
+@given(st.lists(st.sampled_from(FRAGMENTS), max_size=16).map("".join), st.lists(st.integers(0, 200), max_size=8))
+def test_what_is_told_while_it_is_written_are_the_steps_of_the_trace(text: str, cuts: list[int]) -> None:
+    reader = TOOL_CALLS.reader()
+    pieces = [piece for part in parts_of(text, cuts) for piece in reader.feed(part)] + reader.close()
+    steps = [
+        (kind, "".join(piece.text for piece in own))
+        for (_, kind), own in groupby(pieces, key=lambda piece: (piece.step, piece.kind))
+    ]
+    shown = trace_of(Episode("?", [], turns=[Turn(text)], form="tool_calls"))
+    assert steps == [(step.kind, step.text) for step in shown]
+    assert len({step for step, _ in groupby(pieces, key=lambda piece: piece.step)}) == len(steps)
+
+
+def test_a_trace_shows_queries_and_the_answer() -> None:
+    turns = [
+        Turn("I look. " + search("who"), "who", [], TOOL_CALLS.result((), ())),
+        Turn(f"{THOUGHT}It is \\boxed{{c}}"),
+    ]
+    steps = trace_of(Episode("?", [], turns=turns, form="tool_calls"))
+    assert [(step.kind, step.text) for step in steps] == [
+        ("text", "I look."),
+        ("think", "hm"),
+        ("search", "who"),
+        ("result", "No passage was found."),
+        ("think", "hm"),
+        ("answer", "It is \\boxed{c}"),
+    ]
+
+
+READERS = {
+    "asks": lambda text: TOOL_CALLS.asks(text, by_itself=True),
+    "query": TOOL_CALLS.query,
+    "call": lambda text: TOOL_CALLS.query(f"<tool_call>{text}</tool_call>"),
+    "string": lambda text: TOOL_CALLS.query(search(text)),
+    "answer": TOOL_CALLS.answer,
+    "form": lambda text: Episode("?", [], turns=[Turn(text)], form="tool_calls").format_fault,
+    "trace": lambda text: trace_of(Episode("?", [], turns=[Turn(text)], form="tool_calls")),
+    "result": lambda text: TOOL_CALLS.result([Passage("1", text, text)], ("<tool_call>", "<|im_end|>")),
+}
+MORE = {
+    "calls": "<tool_call>",
+    "ends of calls": "</tool_call>",
+    "responses": "<tool_response>",
+    "[": "[",
+    "objects": '{"a":',
+}
+
+
+@pytest.mark.parametrize("reader", READERS)
+def test_it_is_read_in_linear_time(reader: str) -> None:
+    slow = []
+    for name, unit in (HOSTILE | MORE).items():
+        try:
+            with processor_seconds(5):
+                READERS[reader](unit * max(1, LENGTH // len(unit)))
+        except TimeoutError:
+            slow.append(name)
+    assert not slow
+
+
+@given(
+    st.lists(
+        st.one_of(st.text(max_size=12), st.sampled_from([*FRAGMENTS, "</tools>", "< / TOOL_RESPONSE >", "<|im_end|>"])),
+        max_size=12,
+    ).map("".join)
+)
+def test_a_passage_closes_no_response_and_begins_no_call(text: str) -> None:
+    result = TOOL_CALLS.result([Passage("1", text, text)], ("<|im_end|>",))
+    tag = re.compile(r"<\s*/?\s*(?:think|tool_call|tool_response|tools)\s*>", re.IGNORECASE)
+    inside = result.removeprefix("<tool_response>\n").removesuffix("\n</tool_response>")
+    assert result == f"<tool_response>\n{inside}\n</tool_response>"
+    assert not re.findall(r"<(?:/\s*)?(?:think|tool_call|tool_response|tools)\s*>", inside, re.IGNORECASE)
+    assert "<|im_end|>" not in inside
+    assert tag.sub("", inside).replace(" ", "") != "" or not text.strip()
+
+
+# --- what the chat template makes of it ---
+
+RULES = load_prompt("research-tools")
+
+
+def with_template(template: str | None, eos: str = "<|im_end|>") -> HuggingFaceTokenizer:
+    loaded = byte_tokenizer()
+    loaded.chat_template, loaded.eos_token = template, eos
+    return HuggingFaceTokenizer(loaded)
+
+
+def test_tools_are_told_as_the_template_does_or_in_our_words() -> None:
+    for template, told in ((CHAT_WITH_TOOLS, "# The template's own words"), (CHAT, "These are the functions")):
+        tokenizer = with_template(template)
+        shown = tokenizer.decode(tokenizer.prompt_ids(RULES, "Who?"))
+        assert shown.startswith(f"<|im_start|>system\n{RULES.text}\n\n")
+        assert shown.count(told) == shown.count('"name": "search"') == 1
+        assert "# form:" not in shown
+        assert shown.endswith("<|im_start|>user\nWho?\n<|im_start|>assistant\n")  # no text for the end of a message
+
+
+def test_what_is_inserted_is_what_the_template_writes_between_the_models_messages() -> None:
+    tokenizer = with_template(CHAT_WITH_TOOLS)
+    loaded = byte_tokenizer()
+    loaded.chat_template = CHAT_WITH_TOOLS
+    result = TOOL_CALLS.result([Passage("1", "Paris", "A city.")], tokenizer.special_tokens)
+    told = result.removeprefix("<tool_response>\n").removesuffix("\n</tool_response>")
+    chat = [{"role": "user", "content": "Who?"}, {"role": "assistant", "content": search("who")}]
+    before = loaded.apply_chat_template(chat, tokenize=False).removesuffix("\n")
+    whole = loaded.apply_chat_template(
+        [*chat, {"role": "tool", "content": told}], tokenize=False, add_generation_prompt=True
+    )
+    ids = loaded.encode(whole, add_special_tokens=False)
+    assert ids == loaded.encode(before, add_special_tokens=False) + tokenizer.reply_ids(result, ended=True)
+    assert tokenizer.reply_ids(result, ended=False) == [tokenizer.eos_id, *tokenizer.reply_ids(result, ended=True)]
+
+
+def test_control_tokens_are_refused_between_messages() -> None:
+    with pytest.raises(ProtocolError, match="special tokens"):
+        with_template(CHAT).reply_ids("<tool_response>\n<|im_end|>\n</tool_response>", ended=True)
+
+
+def test_what_cannot_have_messages_between_is_refused_before_the_first_question() -> None:
+    with pytest.raises(ConfigurationError, match="no chat template"):
+        with_template(None).prompt_ids(RULES, "Who?")
+    with pytest.raises(ConfigurationError, match="the model ends its text with"):
+        with_template(CHAT, eos="<|endoftext|>").prompt_ids(RULES, "Who?")
+    with pytest.raises(ConfigurationError, match="raw is a raw text"):
+        with_template(CHAT).prompt_ids(Prompt("raw", "{question}", TOOL_CALLS), "Who?")
+
+
+def test_a_malformed_call_ends_an_episode_as_a_malformed_search_does() -> None:
+    episode = Episode("?", [], turns=[Turn(call("{}"))], stop_reason=StopReason.MALFORMED_SEARCH, form="tool_calls")
+    assert (episode.answer, episode.format_fault) == (None, "the episode did not end by itself")
