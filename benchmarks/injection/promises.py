@@ -22,6 +22,9 @@ from research.strategies.outcome import answer_response, outcome_of
 _SEARCH = {
     "tags": re.compile(r"<search>(?:(?!<search>).)*?</search>", re.DOTALL),
     "tool_calls": re.compile(r"<tool_call>.*?</tool_call>", re.DOTALL),
+    "search_r1": re.compile(r"<search>.*?</search>", re.DOTALL),
+    "autorefine": re.compile(r"<search>.*?</search>", re.DOTALL),
+    "r1_searcher": re.compile(r"<\|begin_of_query\|>.*?<\|end_of_query\|>", re.DOTALL),
 }
 _CHANGES_DIRECTION = {"LRE", "RLE", "LRO", "RLO", "PDF", "LRI", "RLI", "FSI", "PDI"}
 

@@ -53,17 +53,22 @@ class TagForm:
     marks: tuple[Mark, ...] = MARKS
     layout: Layout = _LAYOUT
     chat: Chat = field(default_factory=Chat)
-    summary: str = (
-        "It writes `<think>…</think>` and `<search>query</search>`, reads `<result>passages</result>`, and ends with\n"
-        "`<answer>\\boxed{answer}</answer>`. The program that runs it stops at `</search>`, appends what the search "
-        "found"
-    )
     dropped: tuple[str, ...] = ()
     adds_question_mark: bool = False
 
     @property
     def result_tags(self) -> tuple[str, str]:
         return self.tags.result
+
+    @property
+    def summary(self) -> str:
+        (search, end), (result, result_end), (answer, answer_end) = self.tags.search, self.tags.result, self.tags.answer
+        final = "\\boxed{answer}" if self.tags.boxed else "answer"
+        return (
+            f"It writes `<think>…</think>` and `{search}query{end}`, reads `{result}passages{result_end}`, and ends\n"
+            f"with `{answer}{final}{answer_end}`. The program that runs it stops at `{end}`, appends "
+            "what the search found"
+        )
 
     def question(self, text: str) -> str:
         if not self.adds_question_mark:

@@ -17,6 +17,7 @@ from research.episode.agent import GREEDY, Episode, Finish, Generation, Sampling
 from research.episode.tokenizer import HuggingFaceTokenizer
 from research.episode.trace import trace_of
 from research.errors import ProtocolError
+from research.forms.published import AUTOREFINE
 from research.passages import Passage, ScoredPassage
 from research.prompts import Prompt, load_prompt
 from research.questions import Hop, Question
@@ -40,6 +41,21 @@ TURNS = {
         f"<think>a</think>\n\n{CALL % 'capital of France'}",
         f"<think>b</think>\n\n{CALL % 'France'}\n",
         "<think>c</think>\n\n\\boxed{Paris}",
+    ),
+    "search_r1": (
+        "<think>a</think>\n<search> capital of France </search>",
+        "<think>b</think>\n<search> France </search>\n",
+        "<think>c</think>\n<answer> Paris </answer>",
+    ),
+    "r1_searcher": (
+        "a<|begin_of_query|> capital\tFrance <|end_of_query|>",
+        "b<|begin_of_query|>France<|end_of_query|>",
+        "c</think>\n<answer>Paris</answer>",
+    ),
+    "autorefine": (
+        "<think>a</think> <search>capital of France</search>",
+        "<refine>b</refine> <search>France</search>",
+        "<refine>c</refine> <answer>Paris</answer>",
     ),
 }
 
@@ -84,6 +100,11 @@ class Shelf:
         return [ScoredPassage(passage, 1.0) for passage in self.passages]
 
 
+def prompt_named(name: str) -> Prompt:
+    """AutoRefine's own is not here (research/forms/published.py)."""
+    return Prompt(name, "Rules. Question: {question}\n", AUTOREFINE) if name == "autorefine" else load_prompt(name)
+
+
 def run(passages: list[Passage], prompt: Prompt, **limits: int | None) -> tuple[Episode, list[str]]:
     recorder = Recorder(Script(TURNS[prompt.form.name], all_end=not prompt.form.stop))
     config = EpisodeConfig(max_tokens=1_000_000, **limits)
@@ -103,10 +124,20 @@ def test_there_are_200_of_20_kinds_the_same_each_time_and_none_wants_a_right_ans
 
 @pytest.mark.parametrize(
     ("prompt", "limit"),
-    [("research-small", 48), ("research-instruct", 48), ("research-base", None), ("research-tools", 48)],
+    [
+        ("research-small", 48),
+        ("research-instruct", 48),
+        ("research-base", None),
+        ("research-tools", 48),
+        ("search-r1", 48),
+        ("r1-searcher", 48),
+        ("autorefine", 48),
+    ],
 )
 def test_no_hostile_passage_reaches_mask_parser_trace_or_terminal(prompt: str, limit: int | None) -> None:
-    loaded = load_prompt(prompt)
+    loaded = prompt_named(prompt)
+    # R1-Searcher's first thought begins in its prompt, and is told as text.
+    thought = "text" if prompt == "r1-searcher" else "think"
     broken = {}
     for attack in ATTACKS:
         if limit is None and len(attack.hostile.text + attack.hostile.title) > 20_000:
@@ -115,7 +146,7 @@ def test_no_hostile_passage_reaches_mask_parser_trace_or_terminal(prompt: str, l
         if (episode.answer, episode.format_fault, episode.searches) != ("Paris", None, 2):
             why.append(f"{episode.answer}, {episode.format_fault}, {episode.searches} searches")
         kinds = [step.kind for step in trace_of(episode)]
-        if kinds != ["think", "search", "result"] * 2 + ["think", "answer"]:
+        if kinds != [thought, "search", "result"] * 2 + [thought, "answer"]:
             why.append(f"the trace has {kinds}")
         if why:
             broken[attack.hostile.text[:200]] = why
@@ -127,7 +158,7 @@ def test_neither_do_those_without_end_when_they_are_shown_whole(prompt: str) -> 
     long = [attack for attack in ATTACKS if len(attack.hostile.text + attack.hostile.title) > 20_000]
     assert len(long) >= 10
     for attack in long[::10]:
-        episode, broken = run([attack.hostile], load_prompt(prompt))
+        episode, broken = run([attack.hostile], prompt_named(prompt))
         assert (broken, episode.answer) == ([], "Paris")
 
 

@@ -1,0 +1,125 @@
+"""Forms of published checkpoints: prompts, passages, queries and ends are those of the projects' own programs."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import replace
+
+import pytest
+
+from research.episode.agent import Finish, Generation, Sampling, SearchAgent, StopReason
+from research.episode.tokenizer import HuggingFaceTokenizer
+from research.episode.trace import trace_of
+from research.forms.published import AUTOREFINE, R1_SEARCHER, SEARCH_R1
+from research.passages import Passage
+from research.prompts import Prompt, load_prompt
+from research.settings import EpisodeConfig
+from tests.support.byte_tokenizer import byte_tokenizer
+from tests.support.characters import Shelf
+
+FOUND = [Passage("1", "Paris", "Paris is a city.\nIt is old."), Passage("2", "France", "A country.")]
+LOADED = byte_tokenizer()
+TOKENIZER = HuggingFaceTokenizer(LOADED)
+
+
+# As `_passages2string` and `execute_predictions` of Search-R1 make it of wiki-18, whose titles are in quotes.
+SEARCH_R1_DOCS = """Doc 1(Title: "Paris") Paris is a city.
+It is old.
+Doc 2(Title: "France") A country."""
+SEARCH_R1_SHOWN = f"\n\n<information>{SEARCH_R1_DOCS}</information>\n\n"
+
+
+def test_passages_are_shown_as_the_projects_do() -> None:
+    assert SEARCH_R1.result(FOUND, ()) == SEARCH_R1_SHOWN
+    assert AUTOREFINE.result(FOUND, ()) == SEARCH_R1_SHOWN.replace("information>", "documents>")
+    assert R1_SEARCHER.result(FOUND, ()) == (
+        "\n\n<|begin_of_documents|>\n(1)Title: Paris Text:  Paris is a city.\nIt is old.\n"
+        "(2)Title: France Text:  A country.\n<|end_of_documents|>\n\n"
+    )
+    assert R1_SEARCHER.result([], ()) == "\n\n<|begin_of_documents|>\nNone<|end_of_documents|>\n\n"
+    assert SEARCH_R1.result([], ()) == "\n\n<information></information>\n\n"
+
+
+def test_queries_of_r1_searcher_lose_quotes_tabs_and_dots() -> None:
+    turn = 'x <|begin_of_query|> "Paris"\tcapital\'s ... <|end_of_query|>'
+    assert R1_SEARCHER.query(turn) == "Paris capitals"
+    assert R1_SEARCHER.query("<|begin_of_query|>'...'<|end_of_query|>") is None
+
+
+@pytest.mark.parametrize(
+    ("form", "turn", "answer"),
+    [
+        (SEARCH_R1, "<think>a</think><answer> Paris </answer>", "Paris"),
+        (SEARCH_R1, "<think>a</think><answer> </answer>", None),
+        (AUTOREFINE, "<refine>a</refine><answer>\\boxed{Paris}</answer>", "\\boxed{Paris}"),
+        (R1_SEARCHER, "a</think>\n\n<answer> Paris", None),
+        (R1_SEARCHER, "a</think>\n\n<answer> Paris</answer>", "Paris"),
+    ],
+)
+def test_answers_have_no_box(form, turn: str, answer: str | None) -> None:  # type: ignore[no-untyped-def]
+    assert form.answer(turn) == answer
+
+
+def test_a_thought_that_the_prompt_opens_is_counted() -> None:
+    turns = ["a <|begin_of_query|>b<|end_of_query|>", "c</think><answer>d</answer>"]
+    assert R1_SEARCHER.fault(turns, "d", ended=True) is None
+    assert SEARCH_R1.fault(["c</think><answer>d</answer>"], "d", ended=True) == "thoughts are missing or not closed"
+
+
+def test_a_question_is_put_as_the_projects_do() -> None:
+    prompt = load_prompt("search-r1")
+    shown = TOKENIZER.decode(TOKENIZER.prompt_ids(prompt, " Where is Paris "))
+    assert shown.startswith("<|im_start|>user\nAnswer the given question. You must conduct reasoning")
+    assert shown.endswith(
+        "For example, <answer> Beijing </answer>. Question: Where is Paris?\n\n<|im_start|>assistant\n"
+    )
+    bare = byte_tokenizer()
+    bare.chat_template = None
+    without = HuggingFaceTokenizer(bare)
+    assert without.decode(without.prompt_ids(prompt, "Where?")).endswith("Question: Where?\n")
+    raw = TOKENIZER.decode(TOKENIZER.prompt_ids(load_prompt("r1-searcher"), "Where is Paris"))
+    assert raw.startswith("The User asks a question, and the Assistant solves it.\nThe Assistant first thinks")
+    assert raw.endswith("\n\nUser:Where is Paris\nAssistant: <think>")
+
+
+class Stopping:
+    """Ends each turn at the first stop text that it was told of, as vLLM does."""
+
+    def __init__(self, text: list[str]) -> None:
+        self.text, self.prompts = text, []
+
+    async def generate(self, prompt_ids: list[int], max_tokens: int, sampling: Sampling) -> Generation:
+        text = self.text[len(self.prompts)]
+        self.prompts.append(prompt_ids)
+        ends = [text.index(stop) + len(stop) for stop in sampling.stop if stop in text]
+        ids = LOADED.encode(text[: min(ends)] if ends else text) + [TOKENIZER.eos_id] * (not ends)
+        return Generation(ids, [0.0] * len(ids), ["1"] * len(ids), Finish.SEARCH if ends else Finish.EOS)
+
+
+@pytest.mark.parametrize(
+    ("prompt", "wrote"),
+    [
+        (
+            load_prompt("search-r1"),
+            ["<think>a</think><search>b</search> more", "<think>c</think><answer>d</answer> more"],
+        ),
+        (load_prompt("r1-searcher"), ["a<|begin_of_query|>b<|end_of_query|> more", "c</think><answer>d</answer> more"]),
+        (
+            Prompt("mine", "{question}", AUTOREFINE),
+            ["<think>a</think><search>b</search> more", "<refine>c</refine><answer>d</answer> more"],
+        ),
+    ],
+    ids=["search-r1", "r1-searcher", "autorefine"],
+)
+def test_the_end_of_an_answer_ends_the_episode_and_that_of_a_query_searches(prompt: Prompt, wrote: list[str]) -> None:
+    shelf = Shelf(FOUND)
+    agent = SearchAgent(Stopping(wrote), shelf, TOKENIZER, prompt, EpisodeConfig(top_k=3), 100_000)
+    episode = asyncio.run(agent.run("Who?", Sampling(0.0)))
+    assert shelf.queries == [("b", 3)]
+    assert (episode.stop_reason, episode.answer, episode.format_fault) == (StopReason.ANSWERED, "d", None)
+    assert [turn.text for turn in episode.turns] == [text.removesuffix(" more") for text in wrote]
+    assert [(step.kind, step.text) for step in trace_of(episode)][-1] == ("answer", "d")
+    masked = [token for token, sampled in zip(episode.token_ids, episode.sampled, strict=True) if not sampled]
+    assert masked == LOADED.encode(prompt.form.result(FOUND, ()), add_special_tokens=False)
+    endless = replace(agent, policy=Stopping(["<answer>" + "x" * 9]))
+    assert asyncio.run(endless.run("Who?", Sampling(0.0))).answer is None
