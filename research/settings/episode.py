@@ -10,7 +10,10 @@ from research.settings.base import PositiveInt, Section
 class EpisodeConfig(Section):
     """How an episode runs: the same for training, evaluation and /answer."""
 
-    prompt: str = Field("research-instruct", description="name of a file in research/prompts, or a path")
+    prompt: str = Field(
+        "research-instruct",
+        description="name of a file in research/prompts, or a path; its first line may name a prompt form",
+    )
     allow_prompt_mismatch: bool = Field(False, description="accept a prompt that the checkpoint was not trained with")
     top_k: PositiveInt = Field(5, description="passages per search")
     max_searches: int | None = Field(None, ge=0, description="searches per episode; None: as many as fit")

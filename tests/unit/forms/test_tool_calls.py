@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import re
 from itertools import groupby
@@ -10,14 +11,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from research.episode.agent import Episode, StopReason, Turn
+from research.episode.agent import Episode, Finish, Generation, Sampling, SearchAgent, StopReason, Turn
 from research.episode.tokenizer import HuggingFaceTokenizer
 from research.episode.trace import trace_of
 from research.errors import ConfigurationError, ProtocolError
 from research.forms.tool_calls import TOOL_CALLS, TOOL_CALLS_PLAIN
 from research.passages import Passage
 from research.prompts import Prompt, load_prompt
+from research.settings import EpisodeConfig
 from tests.support.byte_tokenizer import CHAT, CHAT_WITH_TOOLS, byte_tokenizer
+from tests.support.characters import Shelf
 from tests.unit.episode.test_linear_reading import HOSTILE, LENGTH, processor_seconds
 from tests.unit.episode.test_tag_parser import parts_of
 
@@ -176,12 +179,11 @@ def test_it_is_read_in_linear_time(reader: str) -> None:
 )
 def test_a_passage_closes_no_response_and_begins_no_call(text: str) -> None:
     result = TOOL_CALLS.result([Passage("1", text, text)], ("<|im_end|>",))
-    tag = re.compile(r"<\s*/?\s*(?:think|tool_call|tool_response|tools)\s*>", re.IGNORECASE)
     inside = result.removeprefix("<tool_response>\n").removesuffix("\n</tool_response>")
     assert result == f"<tool_response>\n{inside}\n</tool_response>"
     assert not re.findall(r"<(?:/\s*)?(?:think|tool_call|tool_response|tools)\s*>", inside, re.IGNORECASE)
     assert "<|im_end|>" not in inside
-    assert tag.sub("", inside).replace(" ", "") != "" or not text.strip()
+    assert inside.replace(" ", "") == f'"{text}"\n{text}'.replace(" ", ""), "and it stays readable"
 
 
 # --- what the chat template makes of it ---
@@ -235,6 +237,36 @@ def test_what_cannot_have_messages_between_is_refused_before_the_first_question(
         with_template(CHAT).prompt_ids(Prompt("raw", "{question}", TOOL_CALLS), "Who?")
 
 
-def test_a_malformed_call_ends_an_episode_as_a_malformed_search_does() -> None:
-    episode = Episode("?", [], turns=[Turn(call("{}"))], stop_reason=StopReason.MALFORMED_SEARCH, form="tool_calls")
-    assert (episode.answer, episode.format_fault) == (None, "the episode did not end by itself")
+class Writing:
+    """A policy that writes these messages and ends each, unless it is cut."""
+
+    def __init__(self, turns: list[str], finish: Finish) -> None:
+        self.turns, self.finish, self.stops = iter(turns), finish, []
+
+    async def generate(self, prompt_ids: list[int], max_tokens: int, sampling: Sampling) -> Generation:
+        self.stops.append(sampling.stop)
+        tokenizer = with_template(CHAT)
+        ids = tokenizer.encode(next(self.turns)) + [tokenizer.eos_id] * (self.finish is Finish.EOS)
+        return Generation(ids, [0.0] * len(ids), ["1"] * len(ids), self.finish)
+
+
+@pytest.mark.parametrize(
+    ("turns", "finish", "reason", "searches"),
+    [
+        ([search("a"), f"{THOUGHT}\\boxed{{c}}"], Finish.EOS, StopReason.ANSWERED, 1),
+        ([search("a"), call("{}")], Finish.EOS, StopReason.MALFORMED_SEARCH, 1),
+        ([search(" ")], Finish.EOS, StopReason.MALFORMED_SEARCH, 0),
+        ([search("a"), search("b"), search("c")], Finish.EOS, StopReason.SEARCH_LIMIT, 2),
+        ([search("a")], Finish.LENGTH, StopReason.TOKEN_LIMIT, 0),
+        ([search("a")], Finish.TIME, StopReason.TIME_LIMIT, 0),
+        (["I just end."], Finish.EOS, StopReason.ANSWERED, 0),
+    ],
+)
+def test_reasons_to_end(turns: list[str], finish: Finish, reason: StopReason, searches: int) -> None:
+    policy, shelf = Writing(turns, finish), Shelf([Passage("1", "Paris", "A city.")])
+    limits = EpisodeConfig(max_searches=2, max_tokens=9000)
+    agent = SearchAgent(policy, shelf, with_template(CHAT), RULES, limits, 20_000)
+    episode = asyncio.run(agent.run("Who?", Sampling(1.0, seed=1)))
+    assert (episode.stop_reason, episode.searches, len(shelf.queries)) == (reason, searches, searches)
+    assert set(policy.stops) == {()}
+    assert (episode.format_fault is None) == (episode.answer is not None)
