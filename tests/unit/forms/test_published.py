@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from dataclasses import replace
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from research.episode.agent import Finish, Generation, Sampling, SearchAgent, StopReason
 from research.episode.tokenizer import HuggingFaceTokenizer
 from research.episode.trace import trace_of
 from research.forms.published import AUTOREFINE, R1_SEARCHER, SEARCH_R1
+from research.forms.tags import TAGS
 from research.passages import Passage
 from research.prompts import Prompt, load_prompt
 from research.settings import EpisodeConfig
@@ -38,6 +42,21 @@ def test_passages_are_shown_as_the_projects_do() -> None:
     )
     assert R1_SEARCHER.result([], ()) == "\n\n<|begin_of_documents|>\nNone<|end_of_documents|>\n\n"
     assert SEARCH_R1.result([], ()) == "\n\n<information></information>\n\n"
+
+
+FORMS = (TAGS, SEARCH_R1, R1_SEARCHER, AUTOREFINE)
+PIECES = [f"{begin}{name}>" for form in FORMS for name in form.names for begin in ("<", "</")]
+PIECES += ["< / INFORMATION >", "<|im_end|>", "<", "|", ">", "</", " "]
+
+
+@given(st.lists(st.one_of(st.text(max_size=8), st.sampled_from(PIECES)), max_size=12).map("".join))
+def test_a_passage_holds_no_tag_of_the_form_that_shows_it(text: str) -> None:
+    for form in FORMS:
+        shown = form.result([Passage("1", f"a{text}b", f"a{text}b")], ("<|im_end|>",))
+        names = "|".join(map(re.escape, form.names))
+        assert re.findall(rf"<(?:/\s*)?(?:{names})\s*>", shown, re.IGNORECASE) == list(form.result_tags)
+        assert "<|im_end|>" not in shown
+        assert shown.replace(" ", "").count(f"a{text}b".replace(" ", "")) == 2
 
 
 def test_queries_of_r1_searcher_lose_quotes_tabs_and_dots() -> None:

@@ -47,6 +47,8 @@ def search(query: object) -> str:
         (search(7), None),
         (search(["a", "b"]), None),
         (search("a") + search("b"), None),
+        (search("a") + "<tool_call>", None),
+        (search("a") + "</tool_call>", None),
         (call('{"name": "open", "arguments": {"query": "a"}}'), None),
         (call('{"name": "search", "arguments": {"query": "a"}, "id": 1}'), None),
         (call('{"name": "search", "arguments": {"query": "a", "top_k": 3}}'), None),
