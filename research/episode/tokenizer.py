@@ -32,7 +32,10 @@ class Tokenizer(Protocol):
     def reply_ids(self, text: str, *, ended: bool) -> list[int]: ...
 
 
-# A system message and a question, to see what a chat template makes of them.
+# To see what a chat template makes of them.
+_SOME_TOOLS = (
+    {"type": "function", "function": {"name": "look", "description": "Look.", "parameters": {"type": "object"}}},
+)
 _SHORT_CHAT = ({"role": "system", "content": "Be brief."}, {"role": "user", "content": "Who?"})
 
 
@@ -89,7 +92,7 @@ class HuggingFaceTokenizer:
         rules = prompt.text
         if chat.tools:
             _ = self._around_reply  # refused now, not at the first search
-            if not self._template_knows(chat.tools):
+            if not self._template_knows_tools:
                 rules, chat = f"{rules}\n\n{chat.tools_text}", Chat()
         messages = [{"role": "system", "content": rules}, {"role": "user", "content": question}]
         return self._of_messages(messages, chat.tools)
@@ -133,8 +136,9 @@ class HuggingFaceTokenizer:
         )
         return text
 
-    def _template_knows(self, tools: Sequence[Mapping[str, object]]) -> bool:
-        return self._rendered(_SHORT_CHAT, tools) != self._rendered(_SHORT_CHAT)
+    @cached_property
+    def _template_knows_tools(self) -> bool:
+        return self._rendered(_SHORT_CHAT, _SOME_TOOLS) != self._rendered(_SHORT_CHAT)
 
     @cached_property
     def _around_reply(self) -> tuple[str, str]:

@@ -8,6 +8,8 @@ from dataclasses import dataclass, field
 from research.forms.form import Chat, TurnReader
 from research.forms.grammar import (
     RESEARCH,
+    RESULT_END,
+    RESULT_START,
     SEARCH_END,
     TAG_NAMES,
     Tags,
@@ -33,7 +35,7 @@ class Layout:
 _LAYOUT = Layout(
     lambda _, passage: f'"{passage.title}"\n{passage.text}',
     lambda shown: "\n\n".join(shown) or "No passage was found.",
-    tuple(f"\n{tag}\n" for tag in RESEARCH.result),  # type: ignore[arg-type]
+    (f"\n{RESULT_START}\n", f"\n{RESULT_END}\n"),
 )
 
 
