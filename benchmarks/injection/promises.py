@@ -88,9 +88,10 @@ def _results(episode: Episode, tokenizer: Tokenizer, control: frozenset[int]) ->
     tag = re.compile(rf"<(?:/\s*)?(?:{'|'.join(map(re.escape, form.names))})\s*>", re.IGNORECASE)
 
     def ids_of(result: str) -> list[int]:
-        return tokenizer.reply_ids(result, ended=True) if form.chat.tools else tokenizer.encode(result)
+        return tokenizer.reply_ids(result, empty=empty, ended=True) if form.chat.tools else tokenizer.encode(result)
 
-    own = [token for token in ids_of(form.result((), ())) if token in control]
+    empty = form.result((), ())
+    own = [token for token in ids_of(empty) if token in control]
     blocks = [
         [token for token, _ in block]
         for mine, block in groupby(zip(episode.token_ids, episode.sampled, strict=True), key=lambda pair: pair[1])

@@ -332,10 +332,11 @@ class SearchAgent:
     def _insert_result(self, turn: Turn, episode: Episode, room: int) -> StopReason | None:
         """Add the passages of a turn to its episode, as the model sees them."""
         served = [self._cut(passage) for passage in turn.passages]
-        turn.result = self.prompt.form.result(served, self.tokenizer.special_tokens)
-        if self.prompt.form.chat.tools:
+        form = self.prompt.form
+        turn.result = form.result(served, self.tokenizer.special_tokens)
+        if form.chat.tools:
             ended = episode.token_ids[-1] == self.tokenizer.eos_id
-            ids = self.tokenizer.reply_ids(turn.result, ended=ended)
+            ids = self.tokenizer.reply_ids(turn.result, empty=form.result((), ()), ended=ended)
         else:
             ids = self.tokenizer.encode(turn.result)
         if len(episode.token_ids) + len(ids) >= room:

@@ -7,7 +7,7 @@ from functools import cached_property
 from typing import Any, Protocol
 
 from research.errors import ConfigurationError, ProtocolError
-from research.forms.form import Chat
+from research.forms.form import Chat, PromptForm
 from research.forms.grammar import break_special_tokens
 from research.prompts import Prompt
 
@@ -29,14 +29,22 @@ class Tokenizer(Protocol):
 
     def prompt_ids(self, prompt: Prompt, question: str) -> list[int]: ...
 
-    def reply_ids(self, text: str, *, ended: bool) -> list[int]: ...
+    def reply_ids(self, text: str, *, empty: str, ended: bool) -> list[int]: ...
 
 
-# To see what a chat template makes of them.
-_SOME_TOOLS = (
-    {"type": "function", "function": {"name": "look", "description": "Look.", "parameters": {"type": "object"}}},
+# To see what a chat template makes of a chat. Not with a system message: some write it into the last user's message.
+_QUESTION, _WROTE, _REPLY = "Who is asked for?", "What the model wrote.", "What it is told."
+_CHAT: tuple[Mapping[str, object], ...] = (
+    {"role": "user", "content": _QUESTION},
+    {"role": "assistant", "content": _WROTE},
 )
-_SHORT_CHAT = ({"role": "system", "content": "Be brief."}, {"role": "user", "content": "Who?"})
+_TOLD = ({"role": "system", "content": "Be brief."}, *_CHAT[:1])
+_QUERY = "Paris"
+_CALL = {"name": "search", "arguments": {"query": _QUERY}}
+_CALLED = (
+    *_CHAT[:1],
+    {"role": "assistant", "content": "", "tool_calls": [{"type": "function", "id": "search001", "function": _CALL}]},
+)
 
 
 class HuggingFaceTokenizer:
@@ -54,6 +62,7 @@ class HuggingFaceTokenizer:
         tokenizer.encode("")  # the first call changes what later ones only read, from any thread
         # Not those of markup: a prompt may show `<think>` to a model for which that is a token.
         self._special_ids = frozenset(tokenizer.convert_tokens_to_ids(list(special)))
+        self._told: dict[str, bool] = {}  # of a form by name: whether the chat template tells it
 
     def encode(self, text: str) -> list[int]:
         ids = self._ids(text)
@@ -92,23 +101,24 @@ class HuggingFaceTokenizer:
         rules = prompt.text
         if chat.tools:
             _ = self._around_reply  # refused now, not at the first search
-            if not self._template_knows_tools:
+            if not self._tells(prompt.form):
                 rules, chat = f"{rules}\n\n{chat.tools_text}", Chat()
         messages = [{"role": "system", "content": rules}, {"role": "user", "content": question}]
         return self._of_messages(messages, chat.tools)
 
-    def reply_ids(self, text: str, *, ended: bool) -> list[int]:
+    def reply_ids(self, text: str, *, empty: str, ended: bool) -> list[int]:
         """Ids of a message to the model in mid-chat, as its template writes it, up to where the model goes on.
 
         Args:
-            text: what the message holds; raises ProtocolError if it holds control tokens.
+            text: what the message holds.
+            empty: the same without a passage; raises ProtocolError if `text` holds other control tokens than this.
             ended: whether the model has written the token that ends its own message.
         """
         before, after = self._around_reply
         if not ended:
             before = self._tokenizer.eos_token + before
         ids = self._ids(before + text + after)
-        if self._controls(ids) != self._controls(self._ids(before + after)):
+        if self._controls(ids) != self._controls(self._ids(before + empty + after)):
             raise ProtocolError("text to be inserted into an episode encodes to special tokens; neutralize it first")
         return ids
 
@@ -126,31 +136,60 @@ class HuggingFaceTokenizer:
         return break_special_tokens(text, self.special_tokens)
 
     def _of_messages(
-        self, messages: Sequence[Mapping[str, str]], tools: Sequence[Mapping[str, object]] = ()
+        self, messages: Sequence[Mapping[str, object]], tools: Sequence[Mapping[str, object]] = ()
     ) -> list[int]:
         return self._ids(self._rendered(messages, tools))
 
-    def _rendered(self, messages: Sequence[Mapping[str, str]], tools: Sequence[Mapping[str, object]] = ()) -> str:
-        text: str = self._tokenizer.apply_chat_template(
-            messages, tools=list(tools) or None, tokenize=False, add_generation_prompt=True
-        )
+    def _rendered(self, messages: Sequence[Mapping[str, object]], tools: Sequence[Mapping[str, object]] = ()) -> str:
+        try:
+            text: str = self._tokenizer.apply_chat_template(
+                messages, tools=list(tools) or None, tokenize=False, add_generation_prompt=True
+            )
+        except Exception as error:  # a template is a program of the model's, and refuses what it does not know
+            raise ConfigurationError(
+                f"the model's chat template refuses a chat of {', '.join(str(each['role']) for each in messages)} "
+                f"({error}); choose another episode.prompt or model.name"
+            ) from error
         return text
 
-    @cached_property
-    def _template_knows_tools(self) -> bool:
-        return self._rendered(_SHORT_CHAT, _SOME_TOOLS) != self._rendered(_SHORT_CHAT)
+    def _tells(self, form: PromptForm) -> bool:
+        """Whether the template tells a model of the form's tools, and writes calls of them as the form reads them.
+
+        A template that tells of tools in a form of its own would have the model ask in a way that nobody reads.
+        """
+        if form.name not in self._told:
+            self._told[form.name] = self._writes_calls(form)
+        return self._told[form.name]
+
+    def _writes_calls(self, form: PromptForm) -> bool:
+        tools = form.chat.tools
+        try:
+            told = self._rendered(_TOLD, tools) != self._rendered(_TOLD)
+            call = self._rendered(_CALLED, tools).rpartition(_QUESTION)[2]
+        except ConfigurationError:
+            return False
+        return told and form.query(call) == _QUERY
 
     @cached_property
     def _around_reply(self) -> tuple[str, str]:
         """What the template writes between the end of the model's message and a user's text, and after that."""
-        wrote, reply = "What the model wrote.", "What it is told."
-        chat = (*_SHORT_CHAT, {"role": "assistant", "content": wrote}, {"role": "user", "content": reply})
-        end, (_, _, rest) = self._tokenizer.eos_token, self._rendered(chat).rpartition(wrote)
-        before, found, after = rest.partition(reply)
+        end = self._tokenizer.eos_token
+        rest = self._rendered((*_CHAT, {"role": "user", "content": _REPLY})).rpartition(_WROTE)[2]
+        before, found, after = rest.partition(_REPLY)
         if not found or not before.startswith(end):
             raise ConfigurationError(
                 f"episode.prompt: its form has messages between searches, but the model ends its text with {end} and "
                 "its chat template no message with that; choose a chat model, or a prompt in the form of tags"
+            )
+        if any(text in before + after for text in (_QUESTION, _WROTE, _REPLY)):
+            raise ConfigurationError(
+                "episode.prompt: its form has messages between searches, but the model's chat template repeats former "
+                "messages around a later one; choose another chat model, or a prompt in the form of tags"
+            )
+        if after.count("<think>") > after.count("</think>"):
+            raise ConfigurationError(
+                "episode.prompt: in its form the model opens its thoughts itself, but its chat template does that; "
+                "choose a model that writes `<think>`, or a prompt in the form of tags"
             )
         return before.removeprefix(end), after
 
