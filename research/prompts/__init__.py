@@ -9,6 +9,7 @@ they were trained in.
 from __future__ import annotations
 
 import hashlib
+import re
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,6 +21,8 @@ from research.forms.tags import TAGS
 _DIRECTORY = Path(__file__).resolve().parent
 _SLOT = "{question}"
 _FORM = "# form:"
+# What was meant as that line, or would be read as it once the white space before it is gone.
+_LIKE_FORM = re.compile(r"[\s\ufeff]*+#[ \t]*+form[ \t]*+:", re.IGNORECASE)
 # In a directory of weights: the prompt that they were trained with.
 TRAINED_PROMPT = "prompt.txt"
 
@@ -87,13 +90,21 @@ def check_prompt(prompt: Prompt, trained: str | None, model: str, *, allow_misma
 
 
 def _read(name: str, path: Path) -> Prompt:
-    """White space around a text is no part of it, unless its form is named: other projects' prompts end as they do."""
+    """White space around a text is no part of it, except in other projects' forms: their prompts end as they do.
+
+    Where no form but the tags is named, the text alone is what goes with weights: it must read as the same again.
+    """
     text = path.read_text(encoding="utf-8")
-    if not text.startswith(_FORM):
-        return Prompt(name, text.strip())
-    first, _, text = text.partition("\n")
-    try:
-        form = form_named(first.removeprefix(_FORM).strip())
-    except ConfigurationError as error:
-        raise ConfigurationError(f"episode.prompt: {name}: {error}") from error
-    return Prompt(name, text.removesuffix("\n"), form)
+    form: PromptForm = TAGS
+    if text.startswith(_FORM):
+        first, _, text = text.partition("\n")
+        try:
+            form = form_named(first.removeprefix(_FORM).strip())
+        except ConfigurationError as error:
+            raise ConfigurationError(f"episode.prompt: {name}: {error}") from error
+    if _LIKE_FORM.match(text):
+        raise ConfigurationError(
+            f"episode.prompt: {name}: a line like {_FORM!r} names the form only if it is the first, and written so, "
+            "with nothing before it; mend it or take it out"
+        )
+    return Prompt(name, text.strip() if form is TAGS else text.removesuffix("\n"), form)

@@ -28,6 +28,35 @@ def test_a_first_line_names_the_form_and_is_no_part_of_the_text(tmp_path: Path) 
     assert (plain.text, plain.form, plain.source) == ("Rules.", TAGS, "Rules.")
 
 
+@pytest.mark.parametrize("text", ["# form: tags\n\n Rules.\n\n", "# form: search_r1\n\n{question} \n\n", "\nRules. \n"])
+def test_what_goes_with_weights_reads_as_the_same_prompt(text: str, tmp_path: Path) -> None:
+    (tmp_path / "mine.txt").write_text(text)
+    mine = load_prompt(str(tmp_path / "mine.txt"))
+    (tmp_path / "prompt.txt").write_text(mine.source + "\n")  # as weights are published
+    again = load_prompt(str(tmp_path / "prompt.txt"))
+    assert (again.text, again.form, trained_prompt(tmp_path)) == (mine.text, mine.form, mine.sha256)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "\n# form: tool_calls\nRules.",
+        " # form: tool_calls\nRules.",
+        "\ufeff# form: tool_calls\nRules.",
+        "#form: tool_calls\nRules.",
+        "# Form : tool_calls\nRules.",
+        "# form: tags\n\n# form: tool_calls\nRules.",
+    ],
+)
+def test_a_line_that_nearly_names_a_form_is_neither_shown_to_the_model_nor_read_as_one_later(
+    text: str, tmp_path: Path
+) -> None:
+    file = tmp_path / "mine.txt"
+    file.write_text(text, encoding="utf-8")
+    with pytest.raises(ConfigurationError, match=r"mine.txt: a line like '# form:'"):
+        load_prompt(str(file))
+
+
 def test_an_unknown_form_is_named_with_those_there_are(tmp_path: Path) -> None:
     file = tmp_path / "mine.txt"
     file.write_text("# form: xml\nRules.")
