@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 from functools import cache
+from itertools import groupby
 
 from research.episode.agent import Episode, StopReason, Turn
 from research.forms import form_named
@@ -26,10 +27,12 @@ _WORD_OR_MARK = re.compile(rf"{_WORD.pattern}|[^\w\s]")
 def repeated_share(episode: Episode) -> float:
     """The share, from 0 to below 1, of the runs of four words that occurred before in the episode; 0 without any.
 
-    Runs lie within a turn. Words are case-folded, a punctuation mark counts as one, tags as none.
+    Runs lie within a turn. Words are case-folded, a punctuation mark counts as one, tags as none; of a search its query
+    counts, so that each form has the same share: the words around a call's query are the same in each of them.
     """
-    tag = _tag(form_named(episode.form).names)
-    runs = [run for turn in episode.turns for run in _runs(tag.sub(" ", turn.text.casefold()))]
+    form = form_named(episode.form)
+    tag = _tag(form.names)
+    runs = [run for turn in episode.turns for run in _runs(tag.sub(" ", _told(turn.text, form).casefold()))]
     return 1 - len(set(runs)) / len(runs) if runs else 0.0
 
 
@@ -56,6 +59,12 @@ def repeated_queries(episode: Episode) -> int:
     """How many searches had a query that was asked before; letter case and white space make no difference."""
     queries = [" ".join(turn.query.casefold().split()) for turn in episode.turns if turn.query is not None]
     return len(queries) - len(set(queries))
+
+
+def _told(text: str, form: PromptForm) -> str:
+    reader = form.reader()
+    steps = groupby((*reader.feed(text), *reader.close()), key=lambda span: span.step)
+    return " ".join("".join(span.text for span in own) for _, own in steps)
 
 
 def _runs(text: str) -> list[tuple[str, ...]]:

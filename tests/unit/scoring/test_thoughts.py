@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -40,6 +42,17 @@ def searching(*queries: str, first: str = "") -> Episode:
 )
 def test_what_is_repeated(texts: list[str], share: float) -> None:
     assert repeated_share(episode(*texts)) == pytest.approx(share)
+
+
+def test_the_words_around_the_query_of_a_call_are_no_repetition() -> None:
+    queries = ["who painted it", "where was he born", "when did that town burn down", "who ruled it then"]
+    called = (json.dumps({"name": "search", "arguments": {"query": query}}) for query in queries)
+    ours = [*(f"<think>so</think><search>{query}</search>" for query in queries), "<answer>\\boxed{x}</answer>"]
+    calls = [*(f"<think>so</think>\n<tool_call>\n{call}\n</tool_call>" for call in called), "\\boxed{x}"]
+    for form, texts in (("tags", ours), ("tool_calls", calls)):
+        once, again = ([Turn(text) for text in (*texts, *more)] for more in ((), texts[:2]))
+        assert repeated_share(Episode("?", [], turns=once, form=form)) == 0
+        assert repeated_share(Episode("?", [], turns=again, form=form)) == pytest.approx(3 / 14)
 
 
 @given(st.lists(st.text("ab !<"), max_size=5))
