@@ -9,18 +9,18 @@ from itertools import groupby
 
 from research.episode.agent import Episode, Turn
 from research.forms import form_named
-from research.forms.form import PromptForm
+from research.forms.form import PromptForm, TurnReader
 from research.schemas import Step
 
 
 def trace_of(episode: Episode) -> list[Step]:
     """The steps of an episode; results come from the retriever's record, never from what the model wrote."""
     form = form_named(episode.form)
-    return [step for turn in episode.turns for step in _steps_of_turn(turn, form)]
-
-
-def _steps_of_turn(turn: Turn, form: PromptForm) -> list[Step]:
     reader = form.reader()
+    return [step for turn in episode.turns for step in _steps_of_turn(turn, form, reader)]
+
+
+def _steps_of_turn(turn: Turn, form: PromptForm, reader: TurnReader) -> list[Step]:
     spans = [*reader.feed(turn.text), *reader.close()]
     steps = [
         Step(kind=kind, text="".join(span.text for span in own))

@@ -11,7 +11,7 @@ from research.passages import Passage
 
 
 class TurnReader(Protocol):
-    """Reads a turn in parts of any size, and tells its steps as soon as they are certain."""
+    """Reads turns in parts of any size, and tells their steps as soon as they are certain; `close` ends each turn."""
 
     def feed(self, text: str) -> list[TagSpan]: ...
 
@@ -42,6 +42,7 @@ class PromptForm(Protocol):
         names: of the tags that a passage must not hold, without brackets.
         marks: the tags that a turn is cut at into steps.
         result_tags: what stands around the passages.
+        thought_opened: the prompt ends in `<think>`, and that thought goes on until the model ends it, in any turn.
         chat: how it uses a chat template.
         summary: for the card of a trained model: what it writes, and what it is shown.
     """
@@ -56,6 +57,8 @@ class PromptForm(Protocol):
     def marks(self) -> tuple[Mark, ...]: ...
     @property
     def result_tags(self) -> tuple[str, str]: ...
+    @property
+    def thought_opened(self) -> bool: ...
     @property
     def chat(self) -> Chat: ...
     @property
@@ -92,5 +95,5 @@ class PromptForm(Protocol):
         ...
 
     def reader(self) -> TurnReader:
-        """Cuts a turn into steps."""
+        """Cuts the turns of an episode into steps, one after the other."""
         ...

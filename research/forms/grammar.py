@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from functools import cache
 
 SEARCH_END = "</search>"
+THOUGHT_START, THOUGHT_END = "<think>", "</think>"
 RESULT_START, RESULT_END = "<result>", "</result>"
 TAG_NAMES = ("think", "search", "result", "answer")
 
@@ -140,8 +141,8 @@ def format_fault(turns: Sequence[str], answer: str | None, *, ended: bool, tags:
     text = "".join(turns)
     if any(tag in text for tag in tags.result):
         return "the model wrote a result itself"
-    thoughts = text.count("<think>") + tags.thought_opened
-    if thoughts == 0 or thoughts != text.count("</think>"):
+    thoughts = text.count(THOUGHT_START) + tags.thought_opened
+    if thoughts == 0 or thoughts != text.count(THOUGHT_END):
         return "thoughts are missing or not closed"
     searches = text.count(tags.search[0])
     if searches != text.count(tags.search[1]) or searches != len(turns) - 1:

@@ -39,12 +39,14 @@ class StreamingTagParser:
 
     Args:
         marks: no step begins within another.
+        thought_end: ends the thought that the first turn begins in, and in which searches may stand; None: it begins
+            in none.
     """
 
-    def __init__(self, marks: Sequence[Mark] = TAGS) -> None:
+    def __init__(self, marks: Sequence[Mark] = TAGS, thought_end: str | None = None) -> None:
         self.step = 0
         self._marks = {mark.opens: mark for mark in marks}
-        self._opening = _any_of(tuple(self._marks))
+        self._thought_end = thought_end  # as long as that thought is open
         self._inside: Mark | None = None
         self._unread = ""
         self._begun = False
@@ -56,14 +58,15 @@ class StreamingTagParser:
         pieces: list[TagSpan] = []
         position = 0
         while True:
-            inside = self._inside
-            found = (_any_of((inside.closes,)) if inside else self._opening).search(text, position)
+            awaited = self._awaited()
+            found = _any_of(awaited).search(text, position)
             if found is None:
                 break
             pieces += self._emit(text[position : found.start()])
             position = found.end()
-            self._next_step(None if inside else self._marks[found[0]])
-        awaited = (inside.closes,) if inside else tuple(self._marks)
+            if self._inside is None and found[0] == self._thought_end:
+                self._thought_end = None
+            self._next_step(None if self._inside else self._marks.get(found[0]))
         certain = len(text) - _uncertain(text[position:], awaited)
         pieces += self._emit(text[position:certain])
         self._unread = text[certain:]
@@ -76,13 +79,19 @@ class StreamingTagParser:
         self._next_step(None)
         return pieces
 
+    def _awaited(self) -> tuple[str, ...]:
+        if self._inside:
+            return (self._inside.closes,)
+        return (*self._marks, self._thought_end) if self._thought_end else tuple(self._marks)
+
     def _emit(self, text: str) -> list[TagSpan]:
         text = text if self._begun else text.lstrip()
         shown = text.rstrip()
         if not shown:
             self._spaces.append(text)
             return []
-        span = TagSpan(self.step, self._inside.kind if self._inside else "text", "".join((*self._spaces, shown)))
+        outside: TagSpanKind = "think" if self._thought_end else "text"
+        span = TagSpan(self.step, self._inside.kind if self._inside else outside, "".join((*self._spaces, shown)))
         self._begun, self._spaces = True, [text[len(shown) :]]
         return [span]
 

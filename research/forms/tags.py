@@ -12,6 +12,7 @@ from research.forms.grammar import (
     RESULT_START,
     SEARCH_END,
     TAG_NAMES,
+    THOUGHT_END,
     Tags,
     escape_tags,
     extract_answer,
@@ -63,6 +64,10 @@ class TagForm:
         return self.tags.result
 
     @property
+    def thought_opened(self) -> bool:
+        return self.tags.thought_opened
+
+    @property
     def summary(self) -> str:
         (search, end), (result, result_end), (answer, answer_end) = self.tags.search, self.tags.result, self.tags.answer
         final = "\\boxed{answer}" if self.tags.boxed else "answer"
@@ -103,7 +108,7 @@ class TagForm:
         return format_fault(turns, answer, ended=ended, tags=self.tags)
 
     def reader(self) -> TurnReader:
-        return StreamingTagParser(self.marks)
+        return StreamingTagParser(self.marks, THOUGHT_END if self.thought_opened else None)
 
 
 TAGS = TagForm()

@@ -74,6 +74,7 @@ class ToolCallForm:
     names: tuple[str, ...] = ("think", "tool_call", "tool_response", "tools")
     marks: tuple[Mark, ...] = (Mark(_THOUGHT, _THOUGHT_END, "think"), Mark(_CALL, _CALL_END, "search"))
     result_tags: tuple[str, str] = _RESULT
+    thought_opened: bool = False
     chat: Chat = _CHAT
 
     @property

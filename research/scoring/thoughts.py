@@ -7,11 +7,12 @@ from __future__ import annotations
 
 import re
 from functools import cache
-from itertools import groupby
+from itertools import groupby, takewhile
 
 from research.episode.agent import Episode, StopReason, Turn
 from research.forms import form_named
 from research.forms.form import PromptForm
+from research.forms.grammar import THOUGHT_END, THOUGHT_START
 from research.forms.tag_parser import Mark
 
 # A shorter thought ("ok", "...") is as good as none.
@@ -38,7 +39,7 @@ def repeated_share(episode: Episode) -> float:
 
 def is_thoughtless(episode: Episode, turn: Turn) -> bool:
     """Whether all thoughts of a turn together have fewer than three words."""
-    return not _thinks(turn.text, form_named(episode.form))
+    return not _thinks(_with_opened_thought(episode, turn), form_named(episode.form))
 
 
 def plans(episode: Episode) -> bool | None:
@@ -47,7 +48,7 @@ def plans(episode: Episode) -> bool | None:
         return None
     form = form_named(episode.form)
     search = next(mark.opens for mark in form.marks if mark.kind == "search")
-    return _thinks(episode.turns[0].text.partition(search)[0], form)
+    return _thinks(_with_opened_thought(episode, episode.turns[0]).partition(search)[0], form)
 
 
 def avoids_answer(episode: Episode) -> bool:
@@ -70,6 +71,13 @@ def _told(text: str, form: PromptForm) -> str:
 def _runs(text: str) -> list[tuple[str, ...]]:
     words = _WORD_OR_MARK.findall(text)
     return [tuple(words[at : at + _RUN]) for at in range(len(words) - _RUN + 1)]
+
+
+def _with_opened_thought(episode: Episode, turn: Turn) -> str:
+    """What the model wrote in a turn; where it began in a thought that it did not open there, as if it had."""
+    before = takewhile(lambda each: each is not turn, episode.turns)
+    opened = form_named(episode.form).thought_opened and not any(THOUGHT_END in each.text for each in before)
+    return THOUGHT_START + turn.text if opened else turn.text
 
 
 def _thinks(text: str, form: PromptForm) -> bool:

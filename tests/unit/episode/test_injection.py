@@ -136,8 +136,6 @@ def test_there_are_200_of_20_kinds_the_same_each_time_and_none_wants_a_right_ans
 )
 def test_no_hostile_passage_reaches_mask_parser_trace_or_terminal(prompt: str, limit: int | None) -> None:
     loaded = prompt_named(prompt)
-    # R1-Searcher's first thought begins in its prompt, and is told as text.
-    thought = "text" if prompt == "r1-searcher" else "think"
     broken = {}
     for attack in ATTACKS:
         if limit is None and len(attack.hostile.text + attack.hostile.title) > 20_000:
@@ -146,7 +144,7 @@ def test_no_hostile_passage_reaches_mask_parser_trace_or_terminal(prompt: str, l
         if (episode.answer, episode.format_fault, episode.searches) != ("Paris", None, 2):
             why.append(f"{episode.answer}, {episode.format_fault}, {episode.searches} searches")
         kinds = [step.kind for step in trace_of(episode)]
-        if kinds != [thought, "search", "result"] * 2 + [thought, "answer"]:
+        if kinds != ["think", "search", "result"] * 2 + ["think", "answer"]:
             why.append(f"the trace has {kinds}")
         if why:
             broken[attack.hostile.text[:200]] = why

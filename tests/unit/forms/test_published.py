@@ -5,21 +5,24 @@ from __future__ import annotations
 import asyncio
 import re
 from dataclasses import replace
+from itertools import groupby
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from research.episode.agent import Finish, Generation, Sampling, SearchAgent, StopReason
+from research.episode.agent import Episode, Finish, Generation, Sampling, SearchAgent, StopReason, Turn
 from research.episode.tokenizer import HuggingFaceTokenizer
 from research.episode.trace import trace_of
 from research.forms.published import AUTOREFINE, R1_SEARCHER, SEARCH_R1
 from research.forms.tags import TAGS
 from research.passages import Passage
 from research.prompts import Prompt, load_prompt
+from research.scoring.thoughts import is_thoughtless, plans
 from research.settings import EpisodeConfig
 from tests.support.byte_tokenizer import byte_tokenizer
 from tests.support.characters import Shelf
+from tests.unit.episode.test_tag_parser import parts_of
 
 FOUND = [Passage("1", "Paris", "Paris is a city.\nIt is old."), Passage("2", "France", "A country.")]
 LOADED = byte_tokenizer()
@@ -83,6 +86,42 @@ def test_a_thought_that_the_prompt_opens_is_counted() -> None:
     turns = ["a <|begin_of_query|>b<|end_of_query|>", "c</think><answer>d</answer>"]
     assert R1_SEARCHER.fault(turns, "d", ended=True) is None
     assert SEARCH_R1.fault(["c</think><answer>d</answer>"], "d", ended=True) == "thoughts are missing or not closed"
+
+
+WROTE = [" I have to find it <|begin_of_query|>a<|end_of_query|>", "so it is b\n</think>\n\nWell, <answer>c</answer>"]
+
+
+@given(st.lists(st.integers(0, 60), max_size=8))
+def test_a_thought_that_the_prompt_opens_is_told_as_one_in_each_turn_until_it_ends(cuts: list[int]) -> None:
+    episode = Episode(
+        "?", [], turns=[Turn(WROTE[0], "a", [], R1_SEARCHER.result((), ())), Turn(WROTE[1])], form="r1_searcher"
+    )
+    told = [
+        ("think", "I have to find it"),
+        ("search", "a"),
+        ("think", "so it is b"),
+        ("text", "Well,"),
+        ("answer", "c"),
+    ]
+    assert [(step.kind, step.text) for step in trace_of(episode) if step.kind != "result"] == told
+    reader = R1_SEARCHER.reader()
+    pieces = [
+        piece
+        for turn in WROTE
+        for piece in (*(each for part in parts_of(turn, cuts) for each in reader.feed(part)), *reader.close())
+    ]
+    steps = groupby(pieces, key=lambda piece: (piece.step, piece.kind))
+    assert [(kind, "".join(piece.text for piece in own)) for (_, kind), own in steps] == told
+
+
+def test_a_thought_that_the_prompt_opens_counts_in_the_signs() -> None:
+    episode = Episode(
+        "?", [], turns=[Turn(WROTE[0], "a"), Turn(WROTE[1]), Turn("and no more thoughts")], form="r1_searcher"
+    )
+    assert [is_thoughtless(episode, turn) for turn in episode.turns] == [False, False, True]
+    assert plans(episode) is True
+    episode.turns[0].text = "<|begin_of_query|>a query of words<|end_of_query|>"
+    assert plans(episode) is False
 
 
 def test_a_question_is_put_as_the_projects_do() -> None:
