@@ -73,6 +73,11 @@ def break_special_tokens(text: str, special_tokens: Iterable[str]) -> str:
     return text
 
 
+def without_end(text: str, special_tokens: Iterable[str]) -> str:
+    """The text of a turn that a special token ended, without that token."""
+    return text.removesuffix(max((token for token in special_tokens if text.endswith(token)), key=len, default=""))
+
+
 def extract_answer(turn: str, tags: Tags = RESEARCH) -> str | None:
     r"""The final answer of the last turn: last balanced `\boxed{}` of the first answer block, without LaTeX markup.
 

@@ -62,9 +62,8 @@ class PolicyService:
         self.retriever = retriever_of(
             settings.endpoints.retriever_urls, timeout=limits.search_timeout, retries=limits.retries
         )
-        tokenizer = AutoTokenizer.from_pretrained(args.model)
-        words = HuggingFaceTokenizer(tokenizer)
-        engine_policy = EnginePolicy(engine, version=lambda: updates.version, end=str(tokenizer.eos_token))
+        words = HuggingFaceTokenizer(AutoTokenizer.from_pretrained(args.model))
+        engine_policy = EnginePolicy(engine, version=lambda: updates.version, special_tokens=words.special_tokens)
         self.answers = AnswerService(
             build_agent(settings, engine_policy, self.retriever, words),
             lambda name: engine_policy if name is None else engine_policy.adapted(adapters.named(name)),

@@ -13,8 +13,9 @@ from vllm.lora.request import LoRARequest
 from vllm.sampling_params import RequestOutputKind
 
 from research.clients import finish_of, sampling_params
-from research.episode.agent import Generation, Sampling
+from research.episode.agent import Finish, Generation, Sampling
 from research.errors import ServiceError
+from research.forms.grammar import without_end
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,14 +25,14 @@ class EnginePolicy:
     Args:
         engine: vLLM's engine client.
         version: returns the weight version, which salts the prefix cache.
-        end: the text of the token that ends a turn, which `on_text` never receives.
+        special_tokens: of the tokenizer; `on_text` never receives the one that ends a turn.
         on_text: called with each piece of text as it is sampled; None: no streaming, which costs less.
         adapter: the LoRA adapter to sample with; None: the model alone.
     """
 
     engine: Any
     version: Callable[[], str]
-    end: str
+    special_tokens: tuple[str, ...]
     on_text: Callable[[str], None] | None = None
     adapter: LoRARequest | None = None
 
@@ -55,7 +56,10 @@ class EnginePolicy:
             turn = output.outputs[0]
             token_ids += turn.token_ids
             logprobs += [at[token].logprob for at, token in zip(turn.logprobs, turn.token_ids, strict=True)]
-            if self.on_text and (text := turn.text.removesuffix(self.end) if turn.finish_reason else turn.text):
+            text = turn.text
+            if turn.finish_reason and finish_of(turn.finish_reason, turn.stop_reason) is Finish.EOS:
+                text = without_end(text, self.special_tokens)
+            if self.on_text and text:
                 self.on_text(text)
         if turn is None:
             raise ServiceError("the engine ended a generation without any output")

@@ -16,6 +16,7 @@ from research.episode.agent import Episode, Finish, Generation, Sampling, Search
 from research.episode.tokenizer import HuggingFaceTokenizer
 from research.episode.trace import trace_of
 from research.errors import ConfigurationError, ProtocolError
+from research.forms.grammar import without_end
 from research.forms.tool_calls import TOOL_CALLS, TOOL_CALLS_PLAIN
 from research.passages import Passage
 from research.prompts import Prompt, load_prompt
@@ -287,15 +288,15 @@ def test_what_cannot_have_messages_between_is_refused_before_the_first_question(
 
 
 class Writing:
-    """A policy that writes these messages and ends each, unless it is cut."""
+    """A policy that writes these messages and ends each with a token, unless it is cut."""
 
-    def __init__(self, turns: list[str], finish: Finish) -> None:
-        self.turns, self.finish, self.stops = iter(turns), finish, []
+    def __init__(self, turns: list[str], finish: Finish, end: int = with_template(CHAT).eos_id) -> None:
+        self.turns, self.finish, self.end, self.stops = iter(turns), finish, end, []
 
     async def generate(self, prompt_ids: list[int], max_tokens: int, sampling: Sampling) -> Generation:
         self.stops.append(sampling.stop)
         tokenizer = with_template(CHAT)
-        ids = tokenizer.encode(next(self.turns)) + [tokenizer.eos_id] * (self.finish is Finish.EOS)
+        ids = tokenizer.encode(next(self.turns)) + [self.end] * (self.finish is Finish.EOS)
         return Generation(ids, [0.0] * len(ids), ["1"] * len(ids), self.finish)
 
 
@@ -319,3 +320,25 @@ def test_reasons_to_end(turns: list[str], finish: Finish, reason: StopReason, se
     assert (episode.stop_reason, episode.searches, len(shelf.queries)) == (reason, searches, searches)
     assert set(policy.stops) == {()}
     assert (episode.format_fault is None) == (episode.answer is not None)
+
+
+def test_a_message_may_end_in_another_token_than_the_tokenizers() -> None:
+    tokenizer, rules = with_template(CHAT), Prompt("mine", "Rules.", TOOL_CALLS_PLAIN)
+    (end,) = byte_tokenizer().encode("<|endoftext|>", add_special_tokens=False)
+    policy, shelf = Writing([search("a"), f"{THOUGHT}Paris"], Finish.EOS, end), Shelf([])
+    agent = SearchAgent(policy, shelf, tokenizer, rules, EpisodeConfig(), 20_000)
+    episode = asyncio.run(agent.run("Who?", Sampling(1.0, seed=1)))
+    assert (episode.answer, episode.format_fault) == ("Paris", None)
+    assert [turn.text for turn in episode.turns] == [search("a"), f"{THOUGHT}Paris"]
+    # It was sampled, so it is trained on; the message's own end follows, as in any chat.
+    assert [id for id, sampled in zip(episode.token_ids, episode.sampled, strict=True) if sampled].count(end) == 2
+    inserted = tokenizer.reply_ids(EMPTY, empty=EMPTY, ended=False)
+    begins = episode.token_ids.index(end) + 1
+    assert episode.token_ids[begins : begins + len(inserted)] == inserted
+
+
+def test_the_token_that_ends_a_message_is_taken_off_once() -> None:
+    ends = ("<|end|>", "<|im_end|>", "|>", "</tool_call>")
+    assert without_end("a</tool_call><|im_end|>", ends) == "a</tool_call>"
+    assert without_end("a<|im_end|><|im_end|>", ends) == "a<|im_end|>"
+    assert without_end("a", ends) == "a"
