@@ -42,7 +42,7 @@ class EpisodeJournal:
 
         Args:
             questions: the text that each group asks now, by number.
-            is_valid: whether the weights that wrote an episode may be those of this run now.
+            is_valid: whether an episode may be one of this run now.
         """
         return {
             place: episode

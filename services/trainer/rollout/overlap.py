@@ -145,7 +145,8 @@ class OverlappedGroups:
             if each.members is None:
                 await self._drop(each.group, state)
                 continue
-            episodes = [(n, own) for n, own in sorted(held[each.group].items()) if own.question == question.text]
+            asked = (question.text, self._rollouts.agent.prompt.form.name)
+            episodes = [(n, own) for n, own in sorted(held[each.group].items()) if (own.question, own.form) == asked]
             if len(episodes) < each.members:
                 break
             score = self._rollouts.rewards.score

@@ -65,7 +65,7 @@ class Rollouts:
         """
         await self.gate.wait_until_ready()
         texts = {number: question.text for number, question in enumerate(questions, first)}
-        recorded = await asyncio.to_thread(self.journal.recorded, step, texts, self.versions.allow)
+        recorded = await asyncio.to_thread(self.journal.recorded, step, texts, self.holds)
         begun = unfinished = len(questions) * size
         finished_one = asyncio.Event()
 
@@ -135,6 +135,13 @@ class Rollouts:
         if episode is None:
             return None
         return Member(episode, await self.rewards.score(question, episode), number)
+
+    def holds(self, episode: Episode, ahead: int = 0) -> bool:
+        """Whether a recorded episode may still be used: see `Versions.allow`, and it is in the prompt's form of now.
+
+        A branch would go on in another form than its root began in, and be read in that of the root.
+        """
+        return episode.form == self.agent.prompt.form.name and self.versions.allow(episode, ahead)
 
     def forget_failures(self) -> int:
         """Begin to count anew; returns the `infra_errors` so far."""

@@ -36,11 +36,11 @@ class GroupStream:
 
         `ahead` is how many versions the run is going to make again, whose episodes hold, too.
         """
-        journal, allow = self._rollouts.journal, partial(self._rollouts.versions.allow, ahead=ahead)
+        journal, holds = self._rollouts.journal, partial(self._rollouts.holds, ahead=ahead)
         for group, question in groups.items():
             step, number = place_of(group)
             if step not in self._former:
-                self._former[step] = await asyncio.to_thread(journal.held, step, allow)
+                self._former[step] = await asyncio.to_thread(journal.held, step, holds)
             if group in self._groups:
                 continue
             own = [place for place in self._former[step] if place[0] == number]

@@ -318,6 +318,27 @@ def test_what_is_damaged_on_the_disk_is_sampled_again(tmp_path: Path) -> None:
     second.run(again)
 
 
+def test_what_was_taken_or_finished_in_another_form_is_sampled_again(tmp_path: Path) -> None:
+    first = Trainer(tmp_path, 1)
+
+    async def work() -> None:
+        first.policy.release(*range(4))
+        assert asked(await first.step(1)) == ["0", "1"]
+
+    first.run(work)
+    for path in tmp_path.glob("step-*.journal.jsonl"):
+        path.write_text(path.read_text().replace('"form":"tags"', '"form":"tool_calls"'))
+    second = Trainer(tmp_path, 1)  # its checkpoint is from before step 1
+
+    async def again() -> None:
+        second.policy.release(*range(9))
+        for number in (1, 2):
+            groups = (await second.step(number)).groups
+            assert {member.episode.form for group in groups for member in group.members} == {"tags"}
+
+    second.run(again)
+
+
 def test_what_a_step_asked_instead_and_took_itself_is_not_begun_again(tmp_path: Path) -> None:
     first = Trainer(tmp_path, 1, "grpo.refill_rounds=1")
     first.policy.silent = {"question 0"}

@@ -135,6 +135,15 @@ def test_other_weights_are_named() -> None:
         require_version([episode("3", "3"), episode("3", "", "0")], "3")
 
 
+def test_what_was_sampled_in_another_form_is_sampled_again(tmp_path: Path) -> None:
+    sample(tmp_path, Flaky(0), all_ready)
+    journal = tmp_path / "step-000001.journal.jsonl"
+    journal.write_text(journal.read_text().replace('"form":"tags"', '"form":"tool_calls"', 2))
+    groups, _, _ = sample(tmp_path, again := Flaky(0), all_ready)
+    assert len(again.queries) == 2
+    assert [{member.episode.form for member in group.members} for group in groups] == [{"tags"}, {"tags"}]
+
+
 def test_what_was_sampled_before_a_kill_is_not_sampled_again(tmp_path: Path) -> None:
     first, _, _ = sample(tmp_path, Flaky(0), all_ready)
     again, rollouts, status = sample(tmp_path, Flaky(10**6), all_ready)
