@@ -19,9 +19,12 @@ from research.episode.trace import trace_of
 from research.forms import form_named
 from research.strategies.outcome import answer_response, outcome_of
 
+# A thought may speak of calls.
+_CALL = re.compile(r"\A(?:(?><think>.*?</think>)|(?!<think>).)*?<tool_call>.*?</tool_call>", re.DOTALL)
 _SEARCH = {
     "tags": re.compile(r"<search>(?:(?!<search>).)*?</search>", re.DOTALL),
-    "tool_calls": re.compile(r"<tool_call>.*?</tool_call>", re.DOTALL),
+    "tool_calls": _CALL,
+    "tool_calls_plain": _CALL,
     "search_r1": re.compile(r"<search>.*?</search>", re.DOTALL),
     "autorefine": re.compile(r"<search>.*?</search>", re.DOTALL),
     "r1_searcher": re.compile(r"<\|begin_of_query\|>.*?<\|end_of_query\|>", re.DOTALL),
@@ -140,8 +143,9 @@ def _parsing(
 
 
 def _is_in(answer: str, text: str) -> bool:
-    """Apart from LaTeX, which is taken off."""
-    return re.sub(r"\W", "", answer) in re.sub(r"\\\w+|\W", "", text)
+    """Apart from LaTeX, which is taken off where an answer is boxed."""
+    own, wrote = (re.sub(r"\\\w+|\W", "", each) for each in (answer, text))
+    return own in wrote
 
 
 def _rendering(episode: Episode) -> Iterator[str]:

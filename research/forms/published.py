@@ -11,7 +11,7 @@ Tags, stop texts, the layout of passages and how answers are taken are those of 
   `preprocess/data_process/utils.py`.
 
 Where they differ from ours: an answer's end ends the episode; a passage's own tags are broken here, and were not there;
-a search without a query ends the episode, where Search-R1 and AutoRefine tell the model to try again.
+a turn without an answer or a query ends the episode (Search-R1 and AutoRefine tell the model to try again).
 """
 
 from __future__ import annotations

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import re
+from dataclasses import replace
 from itertools import groupby
 
 import pytest
@@ -12,10 +13,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tokenizers import AddedToken
 
+from benchmarks.injection.promises import Recorder, broken_promises
 from research.episode.agent import Episode, Finish, Generation, Sampling, SearchAgent, StopReason, Turn
 from research.episode.tokenizer import HuggingFaceTokenizer
 from research.episode.trace import trace_of
 from research.errors import ConfigurationError, ProtocolError
+from research.forms.form import PromptForm
 from research.forms.grammar import without_end
 from research.forms.tool_calls import TOOL_CALLS, TOOL_CALLS_PLAIN
 from research.passages import Passage
@@ -320,6 +323,19 @@ def test_reasons_to_end(turns: list[str], finish: Finish, reason: StopReason, se
     assert (episode.stop_reason, episode.searches, len(shelf.queries)) == (reason, searches, searches)
     assert set(policy.stops) == {()}
     assert (episode.format_fault is None) == (episode.answer is not None)
+
+
+@pytest.mark.parametrize("form", [TOOL_CALLS, TOOL_CALLS_PLAIN])
+def test_a_thought_about_calls_breaks_no_promise(form: PromptForm) -> None:
+    about = f"<think>I may write {search('b').removeprefix(THOUGHT)}</think>\n"
+    policy = Recorder(Writing([about + search("a").removeprefix(THOUGHT), about + "\\boxed{Paris}"], Finish.EOS))
+    tokenizer, rules = with_template(CHAT), Prompt("mine", "Rules.", form)
+    agent = SearchAgent(policy, Shelf([]), tokenizer, rules, EpisodeConfig(), 20_000)
+    episode = asyncio.run(agent.run("Who?", Sampling(1.0, seed=1)))
+    assert (episode.searches, episode.format_fault) == (1, None)
+    assert not broken_promises(episode, policy.turns, tokenizer, frozenset())
+    missed = replace(episode, turns=[replace(episode.turns[0], query=None), *episode.turns[1:]])
+    assert "0 searches, but the model wrote 1" in broken_promises(missed, policy.turns, tokenizer, frozenset())
 
 
 def test_a_message_may_end_in_another_token_than_the_tokenizers() -> None:
