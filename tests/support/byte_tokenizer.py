@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from importlib.util import find_spec
+from pathlib import Path
 from typing import Any
 
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
@@ -40,6 +42,14 @@ OTHER_CALLS = {
         _CALLS, "{% if m.tool_calls %}{{ raise_exception('no calls') }}{% endif %}" + _CALLS
     ),
 }
+
+
+def template_of(model: str) -> str:
+    """The chat template of a published model, as trl has it."""
+    (trl,) = find_spec("trl").submodule_search_locations  # type: ignore[union-attr]
+    return (Path(trl) / "chat_templates" / f"{model}.jinja").read_text()
+
+
 NOT_SPECIAL = ("<tool_call>", "</tool_call>", "<tool_response>", "</tool_response>", "<|fim_prefix|>", "<|repo_name|>")
 NOT_SPECIAL += ("<think>", "</think>", "Zürich", "    ")
 

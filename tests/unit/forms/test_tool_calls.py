@@ -24,7 +24,7 @@ from research.forms.tool_calls import TOOL_CALLS, TOOL_CALLS_PLAIN
 from research.passages import Passage
 from research.prompts import Prompt, load_prompt
 from research.settings import EpisodeConfig
-from tests.support.byte_tokenizer import CHAT, CHAT_WITH_TOOLS, OTHER_CALLS, byte_tokenizer
+from tests.support.byte_tokenizer import CHAT, CHAT_WITH_TOOLS, OTHER_CALLS, byte_tokenizer, template_of
 from tests.support.characters import Shelf
 from tests.unit.episode.test_linear_reading import HOSTILE, LENGTH, processor_seconds
 from tests.unit.episode.test_tag_parser import parts_of
@@ -220,10 +220,14 @@ def test_tools_are_told_by_a_template_that_calls_them_as_the_form_does_or_else_i
         assert shown.endswith("<|im_start|>user\nWho?\n<|im_start|>assistant\n")  # no text for the end of a message
 
 
-def test_what_is_inserted_is_what_the_template_writes_between_the_models_messages() -> None:
-    tokenizer = with_template(CHAT_WITH_TOOLS)
+QWEN = {name: template_of(name) for name in ("qwen2_5", "qwen3", "qwen3_instruct_2507")}
+
+
+@pytest.mark.parametrize("template", [CHAT_WITH_TOOLS, *QWEN.values()], ids=["ours", *QWEN])
+def test_what_is_inserted_is_what_the_template_writes_between_the_models_messages(template: str) -> None:
+    tokenizer = with_template(template)
     loaded = byte_tokenizer()
-    loaded.chat_template = CHAT_WITH_TOOLS
+    loaded.chat_template = template
     result = TOOL_CALLS.result([Passage("1", "Paris", "A city.")], tokenizer.special_tokens)
     told = result.removeprefix("<tool_response>\n").removesuffix("\n</tool_response>")
     chat = [{"role": "user", "content": "Who?"}, {"role": "assistant", "content": search("who")}]
@@ -237,6 +241,31 @@ def test_what_is_inserted_is_what_the_template_writes_between_the_models_message
         tokenizer.eos_id,
         *tokenizer.reply_ids(result, empty=EMPTY, ended=True),
     ]
+
+
+@pytest.mark.parametrize(
+    ("model", "end", "told"),
+    [
+        *((name, "<|im_end|>", "# Tools\n\nYou may call one or more functions") for name in QWEN),
+        ("llama3_1", "<|eot_id|>", "These are the functions that you may call"),
+        ("llama3_2", "<|eot_id|>", "These are the functions that you may call"),
+        ("lfm2", "<|im_end|>", "These are the functions that you may call"),
+        ("qwen3_5_think", "<|im_end|>", "opens its thoughts itself"),
+        ("deepseek_r1_distill", "<｜end▁of▁sentence｜>", "opens its thoughts itself"),
+        ("gemma", "<end_of_turn>", "System role not supported"),
+        ("gemma", "<|im_end|>", "no message with that"),
+    ],
+)
+def test_published_templates_tell_of_the_tool_or_are_refused(model: str, end: str, told: str) -> None:
+    loaded = byte_tokenizer()
+    loaded.add_special_tokens({"eos_token": end})
+    loaded.chat_template = template_of(model)
+    try:
+        found = loaded.decode(HuggingFaceTokenizer(loaded).prompt_ids(RULES, "Who?"))
+    except ConfigurationError as refused:
+        found = str(refused)
+    assert told in found
+    assert found.count('{"name": <function-name>, "arguments": <args-json-object>}') == ("functions" in told)
 
 
 def test_control_tokens_are_refused_between_messages() -> None:
