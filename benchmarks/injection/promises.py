@@ -100,6 +100,8 @@ def _results(episode: Episode, tokenizer: Tokenizer, control: frozenset[int]) ->
         for mine, block in groupby(zip(episode.token_ids, episode.sampled, strict=True), key=lambda pair: pair[1])
         if not mine
     ]
+    if form.chat.tools:  # the end of a message that the model ended with another token
+        blocks = [block[1:] if block[0] == tokenizer.eos_id else block for block in blocks]
     shown = [turn.result for turn in episode.turns if turn.result]
     if len(blocks) != len(shown) - _does_not_fit(episode):
         yield f"{len(blocks)} masked blocks for {len(shown)} results"
@@ -122,7 +124,8 @@ def _parsing(
     episode: Episode, turns: Sequence[tuple[Sequence[int], Generation]], tokenizer: Tokenizer
 ) -> Iterator[str]:
     """Searches, answers and steps come from what the model wrote, and from nothing else."""
-    wrote = [tokenizer.decode(generation.token_ids) for _, generation in turns]
+    # The token that ended a turn is no text; a model may have others than the tokenizer's.
+    wrote = [tokenizer.decode(g.token_ids[:-1] if g.finish is Finish.EOS else g.token_ids) for _, g in turns]
     if [turn.text for turn in episode.turns] != wrote:
         yield "a turn does not read as it was sampled"
     form = form_named(episode.form)

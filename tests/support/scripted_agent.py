@@ -48,8 +48,8 @@ class Scripted:
         except asyncio.CancelledError:
             self.cancelled.append(True)
             raise
-        ids = self.tokenizer.encode(text)
         finish = Finish.SEARCH if text.endswith("</search>") else Finish.EOS
+        ids = self.tokenizer.encode(text) + [self.tokenizer.eos_id] * (finish is Finish.EOS)
         return Generation(ids, [0.0] * len(ids), ["0"] * len(ids), finish)
 
 

@@ -370,11 +370,12 @@ def test_a_thought_about_calls_breaks_no_promise(form: PromptForm) -> None:
 def test_a_message_may_end_in_another_token_than_the_tokenizers() -> None:
     tokenizer, rules = with_template(CHAT), Prompt("mine", "Rules.", TOOL_CALLS_PLAIN)
     (end,) = byte_tokenizer().encode("<|endoftext|>", add_special_tokens=False)
-    policy, shelf = Writing([search("a"), f"{THOUGHT}Paris"], Finish.EOS, end), Shelf([])
+    policy, shelf = Recorder(Writing([search("a"), f"{THOUGHT}Paris"], Finish.EOS, end)), Shelf([])
     agent = SearchAgent(policy, shelf, tokenizer, rules, EpisodeConfig(), 20_000)
     episode = asyncio.run(agent.run("Who?", Sampling(1.0, seed=1)))
     assert (episode.answer, episode.format_fault) == ("Paris", None)
     assert [turn.text for turn in episode.turns] == [search("a"), f"{THOUGHT}Paris"]
+    assert not broken_promises(episode, policy.turns, tokenizer, frozenset())
     # It was sampled, so it is trained on; the message's own end follows, as in any chat.
     assert [id for id, sampled in zip(episode.token_ids, episode.sampled, strict=True) if sampled].count(end) == 2
     inserted = tokenizer.reply_ids(EMPTY, empty=EMPTY, ended=False)
