@@ -19,7 +19,7 @@ from research.episode.build import build_agent
 from research.episode.tokenizer import HuggingFaceTokenizer
 from research.errors import ConfigurationError
 from research.model_paths import local_checkpoint
-from research.prompts import check_prompt, load_prompt, trained_prompt
+from research.prompts import Prompt, check_prompt, load_prompt, trained_prompt
 from research.schemas import PolicyInfo
 from research.settings import Settings
 from research.strategies import BASELINES, MAX_COMPLETION_TOKENS, RESEARCH, BaselineStrategy, ReSearchStrategy, Strategy
@@ -128,7 +128,7 @@ async def _endpoint(
         "model": bench.model,
         "endpoint": bench.endpoint,
         "context": context,
-        "tokenizer": f"{settings.model.name} {_fingerprint(words)}",
+        "tokenizer": f"{settings.model.name} {_fingerprint(words, prompt)}",
         "sampling": _GREEDY if chat.takes_temperature else "as the endpoint does, which takes no temperature",
     }
     agent = build_agent(settings, policy, retriever, words)
@@ -149,9 +149,11 @@ def _tokenizer(settings: Settings) -> HuggingFaceTokenizer:
     return HuggingFaceTokenizer(AutoTokenizer.from_pretrained(checkpoint))
 
 
-def _fingerprint(words: HuggingFaceTokenizer) -> str:
-    """Changes with the tokenizer and with its chat template."""
+def _fingerprint(words: HuggingFaceTokenizer, prompt: Prompt) -> str:
+    """Changes with the tokenizer and with its chat template, where the prompt has tools also with how it tells them."""
     asked = words.chat_ids([{"role": "system", "content": "Be brief."}, {"role": "user", "content": "Who? 北京, 1889"}])
+    if prompt.form.chat.tools:
+        asked += words.prompt_ids(prompt, "Who?")
     return hashlib.sha256(json.dumps(asked).encode()).hexdigest()[:16]
 
 

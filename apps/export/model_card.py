@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from research.prompts import TRAINED_PROMPT, load_prompt
+from research.prompts import TRAINED_PROMPT, Prompt, load_prompt
 from services.policy.weights.checkpoint_checks import tensor_specs
 from services.trainer.evaluation.report import evaluation_table
 
@@ -34,7 +34,6 @@ def model_card(run: Path, weights: Path, settings: dict[str, Any], name: str) ->
     }
     limits = " ".join(f"episode.{key}={episode[key]}" for key in _LIMITS if episode.get(key) is not None)
     prompt = load_prompt(episode["prompt"])
-    rules = "a raw text with a place for the question" if prompt.is_raw else "the system message"
     table = "\n".join(f"| {name} | {value} |" for name, value in facts.items())
     return f"""---
 library_name: transformers
@@ -56,7 +55,7 @@ A language model that has learned by reinforcement learning when and what to sea
 ## Use
 
 {prompt.form.summary}
-(passages: {episode["top_k"]}) and continues. The rules that it was trained with are {rules} in `{TRAINED_PROMPT}`.
+(passages: {episode["top_k"]}) and continues. The rules that it was trained with are {_rules(prompt)}
 
 ```bash
 # With search, as /answer and as a model of the OpenAI API:
@@ -71,6 +70,23 @@ How it was trained, from the run's `config.json`:
 {json.dumps({name: settings[name] for name in _SHOWN}, indent=1)}
 ```
 """
+
+
+def _rules(prompt: Prompt) -> str:
+    """Where the rules are, and how another program is to show them to the model."""
+    what = "a raw text with a place for the question" if prompt.is_raw else "the system message"
+    if prompt.is_raw and prompt.form.chat.filled:
+        what = "a user message with a place for the question (a raw text for a model without a chat template)"
+    told = f"{what} in `{TRAINED_PROMPT}`"
+    if prompt.source != prompt.text:
+        told += ", without its first line, which names this form"
+    if tools := prompt.form.chat.tools_text:
+        told += (
+            ". The chat\ntemplate told it of its tool (`tools` of `apply_chat_template`) or, if that knows no tools or "
+            f"writes calls in another\nway, this text after the rules did:\n\n```text\n{tools}\n```"
+        )
+        return told
+    return f"{told}."
 
 
 def _results(run: Path) -> str:

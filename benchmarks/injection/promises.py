@@ -19,8 +19,9 @@ from research.episode.trace import trace_of
 from research.forms import form_named
 from research.strategies.outcome import answer_response, outcome_of
 
-# A thought may speak of calls.
-_CALL = re.compile(r"\A(?:(?><think>.*?</think>)|(?!<think>).)*?<tool_call>.*?</tool_call>", re.DOTALL)
+# A thought may speak of calls; one whose beginning is not in the turn (a prompt may open it) does so, too.
+_BEFORE = r"(?:(?!<think>).)*</think>"  # to the last end of a thought before the next one begins
+_CALL = re.compile(rf"\A(?:{_BEFORE})?+(?:(?><think>{_BEFORE})|(?!<think>).)*?<tool_call>.*?</tool_call>", re.DOTALL)
 _SEARCH = {
     "tags": re.compile(r"<search>(?:(?!<search>).)*?</search>", re.DOTALL),
     "tool_calls": _CALL,

@@ -15,7 +15,9 @@ from research.episode.agent import GREEDY, Finish, Generation, Sampling
 from research.episode.build import build_agent
 from research.episode.tokenizer import HuggingFaceTokenizer
 from research.model_paths import local_checkpoint
+from research.prompts import load_prompt
 from research.settings import Settings
+from services.trainer.sft.writing import Writing, writing_of
 
 _NO_LIMIT = 100_000  # tokens of an episode: five passages a search are to fit
 
@@ -26,17 +28,19 @@ class Scripted:
 
     attack: Attack
     tokenizer: HuggingFaceTokenizer
+    writing: Writing
+    all_end: bool  # not only the last turn, as where nothing else ends one
     written: int = 0
 
     async def generate(self, prompt_ids: Sequence[int], max_tokens: int, sampling: Sampling) -> Generation:
         question = self.attack.question
         text = (
-            f"<think>First.</think>\n<search>{question.hops[0].query}</search>",
-            f"<think>Then.</think>\n<search>{question.text}</search>",
-            f"<think>So.</think>\n<answer>\\boxed{{{question.answers[0]}}}</answer>",
+            self.writing.search("First.", question.hops[0].query),
+            self.writing.search("Then.", question.text),
+            self.writing.answer("So.", question.answers[0]),
         )[self.written]
         self.written += 1
-        ends = self.written == 3
+        ends = self.all_end or self.written == 3
         ids = self.tokenizer.encode(text) + [self.tokenizer.eos_id] * ends
         return Generation(ids, [-0.5] * len(ids), ["1"] * len(ids), Finish.EOS if ends else Finish.SEARCH)
 
@@ -46,10 +50,10 @@ async def run_scripted(settings: Settings, attacks: Sequence[Attack], retriever_
     loaded = AutoTokenizer.from_pretrained(local_checkpoint(settings.model.name, settings.paths.data))
     tokenizer, control = HuggingFaceTokenizer(loaded), frozenset(loaded.added_tokens_decoder)
     limits = settings.episode.model_copy(update={"top_k": 5, "max_tokens": _NO_LIMIT, "max_searches": None})
-    done = []
+    form, done = load_prompt(settings.episode.prompt).form, []
     async with RetrieverClient(f"http://127.0.0.1:{retriever_port}") as retriever:
         for attack in attacks:
-            recorder = Recorder(Scripted(attack, tokenizer))
+            recorder = Recorder(Scripted(attack, tokenizer, writing_of(form), all_end=not form.stop))
             agent = build_agent(settings, recorder, retriever, tokenizer, context_length=_NO_LIMIT)
             episode = await replace(agent, limits=limits).run(attack.question.text, GREEDY)
             asked = Asked(attack, episode, broken_promises(episode, recorder.turns, tokenizer, control))

@@ -34,7 +34,7 @@ class StopReason(StrEnum):
     TOKEN_LIMIT = "token_limit"  # the episode, a turn or the context is full
     TIME_LIMIT = "time_limit"  # a turn did not end in its time, or the step did not wait for it
     SEARCH_LIMIT = "search_limit"  # it asked for one search too many
-    MALFORMED_SEARCH = "malformed_search"  # it closed a search that holds no query
+    MALFORMED_SEARCH = "malformed_search"  # it asked for a search in a way that holds no query
 
     @property
     def truncated(self) -> bool:

@@ -28,13 +28,15 @@ _LATEX_ESCAPE = re.compile(r"\\([%$#&_{} ,;!])")
 class Tags:
     """What opens and closes a search, its result and the answer.
 
-    `boxed`: the answer is in a box inside its tags. `thought_opened`: the prompt ends in `<think>`.
+    `boxed`: the answer is in a box inside its tags. `last_answer`: of several answers the last counts, not the first.
+    `thought_opened`: the prompt ends in `<think>`.
     """
 
     search: tuple[str, str] = ("<search>", SEARCH_END)
     result: tuple[str, str] = (RESULT_START, RESULT_END)
     answer: tuple[str, str] = ("<answer>", "</answer>")
     boxed: bool = True
+    last_answer: bool = False
     thought_opened: bool = False
 
 
@@ -79,12 +81,13 @@ def without_end(text: str, special_tokens: Iterable[str]) -> str:
 
 
 def extract_answer(turn: str, tags: Tags = RESEARCH) -> str | None:
-    r"""The final answer of the last turn: last balanced `\boxed{}` of the first answer block, without LaTeX markup.
+    r"""The final answer of the last turn: last balanced `\boxed{}` of the answer block, without LaTeX markup.
 
     None if there is no answer block, no balanced box, or nothing in it. Where answers have no box, it is the block.
     """
     opens, closes = tags.answer
-    block, closed, _ = turn.partition(opens)[2].partition(closes)
+    _, opened, answered = turn.rpartition(opens) if tags.last_answer else turn.partition(opens)
+    block, closed, _ = answered.partition(closes) if opened else ("", "", "")
     if not closed:
         return None
     return boxed_answer(block) if tags.boxed else block.strip() or None

@@ -10,8 +10,16 @@ Tags, stop texts, the layout of passages and how answers are taken are those of 
   `search_r1/llm_agent/generation.py`. It names no licence, so its prompt is not here; it is in
   `preprocess/data_process/utils.py`.
 
-Where they differ from ours: an answer's end ends the episode; a passage's own tags are broken here, and were not there;
-a turn without an answer or a query ends the episode (Search-R1 and AutoRefine tell the model to try again).
+What is not as there:
+
+- A passage's own tags are broken here. A turn without an answer or a query ends the episode; Search-R1 and AutoRefine
+  tell the model to try again.
+- What a model writes is kept as it was sampled. There it is text that is encoded again, so a token that holds more than
+  the end of a tag (`>` and a line feed) stays whole here, and R1-Searcher's query loses no white space before its end.
+- Of several searches in one turn the last is made; there the first. R1-Searcher's programs also stop at `<|im_end|>`
+  and `<|endoftext|>`; here only the model's own end of text does that.
+- Limits are settings here: `episode.max_searches`, `max_turn_tokens`, `max_passage_tokens`. In their scripts Search-R1
+  and AutoRefine cut what is shown after 500 tokens; R1-Searcher's model writes at most 512 tokens per turn, ten times.
 """
 
 from __future__ import annotations
@@ -53,6 +61,7 @@ R1_SEARCHER = TagForm(
         search=(_QUERY.opens, _QUERY.closes),
         result=("<|begin_of_documents|>", "<|end_of_documents|>"),
         boxed=False,
+        last_answer=True,
         thought_opened=True,
     ),
     stop=("<|end_of_query|>", "</answer>"),

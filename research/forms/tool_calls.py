@@ -167,7 +167,9 @@ class _Reader:
 
     def close(self) -> list[TagSpan]:
         told = self._told(self._parser.close())
-        told += self._release("text" if self._called else "answer")
+        # The end of a call that was not begun makes a message malformed: it is no answer.
+        answers = not self._called and _CALL_END not in "".join(span.text for span in self._held)
+        told += self._release("answer" if answers else "text")
         self._called = False
         return told
 

@@ -90,7 +90,9 @@ def check_prompt(prompt: Prompt, trained: str | None, model: str, *, allow_misma
 
 
 def _read(name: str, path: Path) -> Prompt:
-    """White space around a text is no part of it, except in other projects' forms: their prompts end as they do.
+    """White space around a text is no part of it in the form of tags; in others only a last line feed is none.
+
+    Other projects' prompts end as they do.
 
     Where no form but the tags is named, the text alone is what goes with weights: it must read as the same again.
     """

@@ -18,6 +18,7 @@ from research.episode.fitting import fitting, summary
 from research.episode.tokenizer import HuggingFaceTokenizer
 from research.errors import ConfigurationError, ServiceError
 from research.model_paths import local_checkpoint
+from research.prompts import load_prompt
 from research.questions import Question
 from research.questions.model import digest_of
 from research.questions.sources import load_questions
@@ -38,6 +39,7 @@ from services.trainer.rollout.stragglers import Stragglers
 from services.trainer.rollout.versions import Versions
 from services.trainer.run import Run
 from services.trainer.run_dir.run_dir import RunDirectory
+from services.trainer.sft.writing import writing_of
 from services.trainer.status import RunStatus
 from services.trainer.telemetry.forecast import Speeds, forecast
 from services.trainer.weights.nccl_sync import NcclSync
@@ -152,6 +154,8 @@ def _checked(settings: Settings) -> tuple[Settings, NumberFormat, str]:
             "of all tokens; set it to 1 to train"
         )
     reward_functions(settings.reward)  # refuses what cannot be imported
+    if settings.sft.enabled or settings.ablation.kind == "supervised":
+        writing_of(load_prompt(settings.episode.prompt).form)  # refuses what traces are not written in
     settings, numbers = resolved(settings, settings.trainer.device)
     return settings, numbers, admin_token
 

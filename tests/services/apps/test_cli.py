@@ -55,6 +55,7 @@ MISTAKES: list[tuple[Sequence[str], str]] = [
     (["prepare", "corpus.name=missing.jsonl", "corpus.index=x"], "missing.jsonl"),
     (["train"], "RESEARCH_ADMIN_TOKEN is not set"),
     (["train", "episode.prompt=nope"], "there is no prompt"),
+    (["train", "episode.prompt=search-r1", "sft.enabled=true"], "its form is search_r1, and traces are written in"),
     (["train", "episode.temperature=0"], "makes all episodes of a group the same"),
     (["train", "episode.top_p=0.9"], "log-probabilities of the nucleus"),
     (["serve", "policy", "policy.serve=./nowhere"], "policy.serve: ./nowhere is neither"),

@@ -62,6 +62,19 @@ def test_the_card_tells_data_steps_and_results(run: Path, tmp_path: Path) -> Non
     assert (target / "prompt.txt").read_text().startswith("Answer the question.")
 
 
+def test_the_card_tells_how_other_programs_ask_in_the_prompts_form(run: Path, tmp_path: Path) -> None:
+    def card(prompt: str) -> str:
+        settings = load_settings("quickstart-cpu", ["run=first", f"episode.prompt={prompt}"]).model_dump(mode="json")
+        (run / "config.json").write_text(json.dumps(settings))
+        return (export_run(run, tmp_path / prompt) / "README.md").read_text()
+
+    assert "are the system message in `prompt.txt`." in card("research-instruct")
+    tools = card("research-tools")
+    assert "the system message in `prompt.txt`, without its first line, which names this form." in tools
+    assert '"description": "Search Wikipedia; returns the passages that match best."' in tools
+    assert "a user message with a place for the question (a raw text for" in card("search-r1")
+
+
 def test_a_run_that_is_under_way_says_so(run: Path, tmp_path: Path) -> None:
     (run / "summary.json").unlink()
     (run / "metrics.jsonl").write_text('{"step": 1}\n')

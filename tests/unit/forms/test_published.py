@@ -76,6 +76,10 @@ def test_queries_of_r1_searcher_lose_quotes_tabs_and_dots() -> None:
         (AUTOREFINE, "<refine>a</refine><answer>\\boxed{Paris}</answer>", "\\boxed{Paris}"),
         (R1_SEARCHER, "a</think>\n\n<answer> Paris", None),
         (R1_SEARCHER, "a</think>\n\n<answer> Paris</answer>", "Paris"),
+        (R1_SEARCHER, "the form is <answer> and </answer>, so</think>\n\n<answer> Paris</answer>", "Paris"),
+        (R1_SEARCHER, "a</think>\n\n<answer> Paris</answer> or <answer>", None),
+        (R1_SEARCHER, "a</answer>", None),
+        (SEARCH_R1, "<answer> Rome </answer> or <answer> Paris </answer>", "Rome"),
     ],
 )
 def test_answers_have_no_box(form, turn: str, answer: str | None) -> None:  # type: ignore[no-untyped-def]

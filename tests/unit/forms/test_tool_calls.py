@@ -131,6 +131,13 @@ def test_what_is_told_while_it_is_written_are_the_steps_of_the_trace(text: str, 
     assert len({step for step, _ in groupby(pieces, key=lambda piece: piece.step)}) == len(steps)
 
 
+def test_a_message_with_the_end_of_a_call_is_malformed_and_told_as_no_answer() -> None:
+    turn = f"{THOUGHT}Paris </tool_call>"
+    assert (TOOL_CALLS_PLAIN.asks(turn, by_itself=True), TOOL_CALLS_PLAIN.answer(turn)) == (True, None)
+    shown = trace_of(Episode("?", [], turns=[Turn(turn)], form="tool_calls_plain"))
+    assert [step.kind for step in shown] == ["think", "text"]
+
+
 def test_a_trace_shows_queries_and_the_answer() -> None:
     turns = [
         Turn("I look. " + search("who"), "who", [], TOOL_CALLS.result((), ())),
@@ -363,6 +370,9 @@ def test_a_thought_about_calls_breaks_no_promise(form: PromptForm) -> None:
     episode = asyncio.run(agent.run("Who?", Sampling(1.0, seed=1)))
     assert (episode.searches, episode.format_fault) == (1, None)
     assert not broken_promises(episode, policy.turns, tokenizer, frozenset())
+    opened = Recorder(Writing([f"{search('b')}</think>\n\\boxed{{Paris}}"], Finish.EOS))
+    episode = asyncio.run(replace(agent, policy=opened).run("Who?", Sampling(1.0, seed=1)))
+    assert (episode.searches, broken_promises(episode, opened.turns, tokenizer, frozenset())) == (0, [])
     missed = replace(episode, turns=[replace(episode.turns[0], query=None), *episode.turns[1:]])
     assert "0 searches, but the model wrote 1" in broken_promises(missed, policy.turns, tokenizer, frozenset())
 
