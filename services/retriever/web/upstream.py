@@ -13,6 +13,7 @@ from research.settings.retriever import WebConfig
 from services.retriever.web.budget import Budget
 from services.retriever.web.engines.engine import Engine, EngineBusyError, Found
 from services.retriever.web.refusals import account_spent, engine_busy, engine_failed, key_refused, query_rejected
+from services.retriever.web.user_agent import user_agent
 from services.web.errors import HttpError
 
 _RETRIES = 2
@@ -22,7 +23,6 @@ _PAUSE_SECONDS, _LONGEST_PAUSE_SECONDS = 2.0, 60.0
 _MOST_BYTES = 4_000_000
 _TOLD_CHARS = 1000
 _OF_THE_QUERY = (400, 413, 414, 422)
-_NAME = "research-retriever/0.1"
 
 
 class Upstream(HttpService):
@@ -44,8 +44,7 @@ class Upstream(HttpService):
             retries=_RETRIES,
             at_once=config.at_once,
         )
-        contact = f" ({config.contact})" if config.contact else ""
-        self._client.headers["User-Agent"] = _NAME + contact
+        self._client.headers["User-Agent"] = user_agent(config.contact)
         if key is not None:
             self._client.headers.update(engine.key_headers(key))
         self._engine, self._key, self._budget = engine, key, budget
