@@ -75,6 +75,25 @@ class SearchResponse(BaseModel):
     seconds: SearchTimings
 
 
+class OpenRequest(Request):
+    """Body of `POST /open`."""
+
+    id: NonBlank = Field(description="the id of a hit, or the url of a page", examples=["https://example.org/"])
+
+
+class OpenResponse(BaseModel):
+    """Answer of `POST /open`: a passage, or a page with all its text; of the web, the page at the end of redirects.
+
+    `url` is empty if the corpus names none; `fields` is what else its row says.
+    """
+
+    id: str
+    title: str
+    text: str
+    url: str
+    fields: dict[str, Any]
+
+
 # How answers are found (research/strategies).
 StrategyName = Literal["research", "naive", "naive-rag", "iter-retgen", "ircot"]
 

@@ -5,11 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, StringConstraints, model_validator
 
 from research.settings.base import NAME, Name, Port, PositiveInt, Section, without_credentials
 
 Backend = Literal["onnx-int8", "onnx", "torch"]
+# A name or an address, as an address of a page has it, and a port if it is not the usual one.
+Host = Annotated[str, StringConstraints(to_lower=True, pattern=r"^([a-z0-9.-]+|\[[0-9a-f:.]+\])(:[0-9]{1,5})?$")]
 WebBackend = Literal["searxng", "brave", "tavily", "serper", "wikipedia"]
 
 
@@ -102,12 +104,25 @@ class WebConfig(Section):
     record: Path | None = Field(
         None, description="file of all answers, which are never asked for again; None: <paths.data>/web/<backend>.jsonl"
     )
-    timeout: float = Field(10.0, gt=0, description="seconds for one request, answer included")
-    at_once: PositiveInt = Field(4, description="most requests under way")
-    min_interval: float = Field(0.25, ge=0, description="seconds between the beginnings of two requests")
-    price: float = Field(0.0, ge=0, description="of one request, in your currency")
+    private_hosts: list[Host] = Field(
+        default_factory=list,
+        description="hosts, with their port unless it is 80 or 443, whose pages are opened though no public address is "
+        'theirs: `["wiki.corp", "10.0.0.7:8080"]`',
+    )
+    timeout: float = Field(
+        10.0,
+        gt=0,
+        description="seconds for one request, answer included; for a page, with its redirects and robots.txt",
+    )
+    at_once: PositiveInt = Field(4, description="most requests under way: to the engine, and to hosts of pages")
+    min_interval: float = Field(
+        0.25, ge=0, description="seconds between the beginnings of two requests to the engine, or to the host of a page"
+    )
+    price: float = Field(0.0, ge=0, description="of one request to the engine, in your currency; pages cost nothing")
     max_requests: PositiveInt = Field(
-        1000, description="most requests that are ever sent, restarts included; further queries are refused with 402"
+        1000,
+        description="most requests that are ever sent, restarts included, a page being one; then queries and pages are "
+        "refused with 402",
     )
     max_spend: float | None = Field(
         None, ge=0, description="most money that is ever spent, restarts included; None: only requests are counted"

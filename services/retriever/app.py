@@ -19,11 +19,13 @@ from services.retriever.api.info import describe
 from services.retriever.api.limits import require_within_limits
 from services.retriever.api.load_shedding import Shedding
 from services.retriever.api.mcp_tool import mcp_routes
+from services.retriever.api.open import open_routes
 from services.retriever.api.pages import Pages
 from services.retriever.api.request_timer import RequestTimer
 from services.retriever.retriever import Retriever
 from services.retriever.serving import Serving
 from services.retriever.types import QueryResult, served
+from services.retriever.web_pages import WebPages
 from services.retriever.web_retriever import WebRetriever
 from services.web.auth import admin_guard
 from services.web.body_limit import BodyLimit
@@ -42,7 +44,7 @@ MAX_HELD_BYTES = 256_000_000
 def create_app(retriever: Retriever | WebRetriever) -> FastAPI:
     """The app around a retriever, which is loaded once the app runs."""
     unread = UnreadAnswers(retriever.settings.retriever.max_answer_bytes)
-    pages = Pages(retriever)
+    pages = Pages(retriever) if isinstance(retriever, Retriever) else WebPages(retriever)
     mcp, mcp_sessions = mcp_routes(retriever, unread, pages, is_web=isinstance(retriever, WebRetriever))
 
     @asynccontextmanager
@@ -51,7 +53,8 @@ def create_app(retriever: Retriever | WebRetriever) -> FastAPI:
             await stack.enter_async_context(mcp_sessions())
             retriever.start()
             yield
-        pages.close()
+        if isinstance(pages, Pages):
+            pages.close()
         await retriever.close()
 
     app = FastAPI(
@@ -76,6 +79,7 @@ def create_app(retriever: Retriever | WebRetriever) -> FastAPI:
         count_bug=lambda: retriever.metrics.observe_request("unknown", 500, 0.0),
     )
     app.include_router(search_routes(retriever, unread))
+    app.include_router(open_routes(pages, unread))
     app.include_router(compatible_routes(PatientSearch(retriever, unread), pages, unread, retriever.health))
     if isinstance(retriever, Retriever) and (guard := admin_guard()):
         app.include_router(admin_routes(retriever), dependencies=guard)

@@ -18,6 +18,9 @@ from services.retriever.types import QueryResult
 from services.retriever.web.budget import Budget
 from services.retriever.web.engines.by_name import ENGINES
 from services.retriever.web.engines.engine import is_page
+from services.retriever.web.pages.fetch import Fetcher
+from services.retriever.web.pages.opener import PageOpener
+from services.retriever.web.pages.reader import Page
 from services.retriever.web.record import Record
 from services.retriever.web.search import WebSearch
 from services.retriever.web.upstream import Upstream
@@ -50,7 +53,7 @@ class WebRetriever:
         self.status = ServiceStatus(status="loading", detail="not started")
         self.failure: Exception | None = None
         self.metrics = Metrics(ResultCache(0), queue_depth=lambda: self._search.depth if self._search else 0)
-        self.metrics.add_gauge("web_requests", "Requests sent to the engine so far.", lambda: self._sent)
+        self.metrics.add_gauge("web_requests", "Requests sent so far, a page being one.", lambda: self._sent)
         self.metrics.add_gauge("web_spent", "Money spent so far.", lambda: self._budget.spent if self._budget else 0)
         self.metrics.add_gauge("web_replayed", "Queries answered from the record.", lambda: self._replayed)
         self._address = (config.address or engine.address).rstrip("/")
@@ -61,6 +64,7 @@ class WebRetriever:
         self._budget: Budget | None = None
         self._record: Record | None = None
         self._search: WebSearch | None = None
+        self._opener: PageOpener | None = None
         self._loading: asyncio.Task[None] | None = None
 
     def _checked_key(self) -> str | None:
@@ -120,6 +124,8 @@ class WebRetriever:
     async def close(self) -> None:
         if self._loading is not None:
             await asyncio.wait([self._loading], timeout=_LOADING_SECONDS)
+        if self._opener is not None:
+            await self._opener.close()
         if self._search is not None:
             await self._search.close()
         if self._budget is not None:
@@ -136,6 +142,11 @@ class WebRetriever:
         assert self._search is not None, "an index exists only once it is loaded"
         # A lone surrogate, which JSON can carry and UTF-8 cannot.
         return await self._search.search([text.encode("utf-8", "replace").decode("utf-8") for text in texts], top_k)
+
+    async def open(self, url: str) -> Page:
+        """A page of the web, once the retriever has loaded. Raises what `PageOpener.open` raises."""
+        assert self._opener is not None, "an index exists only once it is loaded"
+        return await self._opener.open(url)
 
     def info(self) -> RetrieverInfo:
         """The answer of `/info`."""
@@ -206,5 +217,26 @@ class WebRetriever:
             most_waiting=limits.max_queue_queries,
             max_wait=limits.max_wait,
         )
+        self._opener = self._new_opener(record, self._budget)
         how = ", from the record alone" if config.replay else ""
         self.status = ServiceStatus(status="ready", detail=f"the web by {engine.name}{how}")
+
+    def _new_opener(self, record: Record, budget: Budget | None) -> PageOpener:
+        config, limits = self._config, self.settings.retriever
+        fetcher = None
+        if budget is not None:
+            fetcher = Fetcher(
+                partial(budget.charge, price=0.0),  # the engine's price is not that of a page
+                timeout=config.timeout,
+                min_interval=config.min_interval,
+                contact=config.contact,
+                at_once=config.at_once,
+                private_hosts=config.private_hosts,
+            )
+        return PageOpener(
+            record,
+            fetcher,
+            private_hosts=config.private_hosts,
+            most_waiting=limits.max_queue_queries,
+            max_wait=limits.max_wait,
+        )

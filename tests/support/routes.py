@@ -30,6 +30,7 @@ HARMLESS = {
     ("retriever", path)
     for path in (
         "/search",
+        "/open",
         "/retrieve",
         "/queries",
         "/compat/research/search",
@@ -40,6 +41,7 @@ HARMLESS = {
 } | {("policy", "/ping")}
 LIMITS = {
     "/search": "512 queries of 4,096 characters, `top_k` 100, 16 MB of answer; 429 when the queue is full",
+    "/open": "a page of 1,000,000 characters, 16 MB of answer; as `/access`, over the web 5 MB received in 10 s",
     "/retrieve": "a million hits, in portions of 16 MB, overlong queries cut; waits 60 s for a place, then 503; "
     "msgpack 256 KiB",
     "/queries": "as `/retrieve`",

@@ -30,7 +30,7 @@ from research.schemas import ErrorBody, ServiceStatus
 from services.retriever.api.answers import UnreadAnswers
 from services.retriever.api.compat_search import Form, PatientSearch
 from services.retriever.api.packed import PackedRoute, is_packed, packed_form
-from services.retriever.api.pages import Pages
+from services.retriever.api.pages import PageSource
 from services.retriever.index.passage_lookup import Record
 from services.retriever.types import HitDicts
 from services.web.disconnect import CLIENT_CLOSED_REQUEST, cancel_on_disconnect
@@ -100,7 +100,7 @@ class Access(BaseModel):
 
 
 def compatible_routes(
-    search: PatientSearch, pages: Pages, unread: UnreadAnswers, health: Callable[[], Awaitable[ServiceStatus]]
+    search: PatientSearch, pages: PageSource, unread: UnreadAnswers, health: Callable[[], Awaitable[ServiceStatus]]
 ) -> APIRouter:
     """The routes; all search the index of `corpus.index`."""
     router = APIRouter(tags=["compatible"], responses=_RESPONSES, route_class=ValidationRoute)
@@ -144,17 +144,11 @@ def compatible_routes(
 
     @router.post("/access")
     async def access(body: Access, request: Request) -> Response:
-        """Answer each url with its page as far as the corpus has it, or null; nothing is fetched from the network."""
-        # As their servers do: links within some wikis are written so; a corpus may have either form.
-        urls = {url: url.replace("index.php/", "index.php?title=") for url in body.urls}
-        asked = list(dict.fromkeys([*urls, *urls.values()]))
-        found = await cancel_on_disconnect(request, pages.with_urls(asked))
+        """Answer each url with its page as far as the corpus, or the web if that is searched, has it, or null."""
+        found = await cancel_on_disconnect(request, pages.access(body.urls))
         if found is None:
             return Response(status_code=CLIENT_CLOSED_REQUEST)
-        page = dict(zip(asked, found, strict=True))
-        return unread.respond(
-            [page[url] or page[urls[url]] for url in body.urls], _page, lambda parts: {"result": parts}
-        )
+        return unread.respond(found, _page, lambda parts: {"result": parts})
 
     # Links are followed, and loaded ahead, without a person: over the web each costs a request.
     @router.get("/api/search", dependencies=[Depends(require_no_page)], responses={403: {"model": ErrorBody}})

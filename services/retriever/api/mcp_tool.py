@@ -2,11 +2,10 @@
 
 # No `from __future__ import annotations` here: the limits of this server stand in the signatures of the tools.
 
-from collections.abc import Callable, Coroutine, Mapping
+from collections.abc import Callable, Coroutine
 from contextlib import AbstractAsyncContextManager
 from typing import Annotated, Any, TypeVar
 
-import orjson
 from fastapi import Request
 from mcp.server.mcpserver import Context, MCPServer
 from mcp.server.mcpserver.exceptions import ToolError
@@ -21,7 +20,7 @@ from research.errors import ResearchError, ServiceBusyError
 from research.schemas import MOST_VALUES
 from services.retriever.api.answers import UnreadAnswers
 from services.retriever.api.limits import InvalidFieldError, require_within_limits
-from services.retriever.api.pages import Pages
+from services.retriever.api.pages import PageSource, fields_of, text_of, url_of
 from services.retriever.serving import Serving
 from services.web.disconnect import cancel_on_disconnect
 from services.web.errors import HttpError
@@ -31,8 +30,11 @@ from services.web.telemetry.refusals import count_refusal
 T = TypeVar("T")
 
 _PATH = "/mcp"
-_OF_A_CORPUS = "Passages of an encyclopedia or of your documents, by meaning."
-_OF_THE_WEB = "Pages of the web, as a search engine shows them."
+_OF_A_CORPUS = (
+    "Passages of an encyclopedia or of your documents, by meaning.",
+    "Read what the corpus has of a search result; nothing comes from the network.",
+)
+_OF_THE_WEB = ("Pages of the web, as a search engine shows them.", "Read the text of a page of the web.")
 
 
 class Found(BaseModel):
@@ -62,12 +64,13 @@ class Page(BaseModel):
 
 
 def mcp_routes(
-    retriever: Serving[Any], unread: UnreadAnswers, pages: Pages, *, is_web: bool
+    retriever: Serving[Any], unread: UnreadAnswers, pages: PageSource, *, is_web: bool
 ) -> tuple[list[BaseRoute], Callable[[], AbstractAsyncContextManager[None]]]:
-    """`/mcp` with the tools `search` and, but over the web, `fetch`; and what must be open while the app runs."""
-    server = MCPServer("retriever", instructions=_OF_THE_WEB if is_web else _OF_A_CORPUS)
-    reads = ToolAnnotations(read_only_hint=True, idempotent_hint=True, open_world_hint=is_web)
+    """`/mcp` with the tools `search` and `fetch`, and the context manager that must be open while the app runs."""
     limits = retriever.settings.retriever
+    instructions, told_of_fetch = _OF_THE_WEB if is_web else _OF_A_CORPUS
+    reads = ToolAnnotations(read_only_hint=True, idempotent_hint=True, open_world_hint=is_web)
+    server = MCPServer("retriever", instructions=instructions)
     # Told to the model, but checked by us: pydantic's words for it would send the model to a web page.
     bounds: dict[str, Any] = {"minimum": 1, "maximum": limits.max_top_k}
 
@@ -102,32 +105,30 @@ def mcp_routes(
             require_within_limits(limits, field="query", texts=[text], top_k=("top_k", top_k))
             [answer] = await retriever.search(retriever.index(None), [text], top_k)
             unread.encode([answer.hits], lambda hits: hits)
-            return Results(results=[Found.model_validate({**hit, "url": _url(_fields(hit))}) for hit in answer.hits])
+            return Results(
+                results=[Found.model_validate({**hit, "url": url_of(fields_of(hit))}) for hit in answer.hits]
+            )
 
         return await answered(call, work())
 
+    @server.tool(annotations=reads, description=told_of_fetch)
     async def fetch(
         id: Annotated[str, Field(description="the id of a search result, or its url for all of that page")],
         call: Context[None, Request],
     ) -> Page:
-        """Read what the corpus has of a search result; nothing comes from the network."""
-
         async def work() -> Page:
-            passage = await pages.with_id(id)
-            [found] = [[passage]] if passage is not None else await pages.with_urls([id])
+            found = await pages.page(id)
             if not found:
                 raise InvalidFieldError("id: no passage has this id, and no page this url")
-            more = _fields(found[0])
-            text = "\n".join(part["text"] for part in found)
+            more = fields_of(found[0])
             others = {name: value for name, value in more.items() if name not in ("url", "contents")}
-            page = Page(id=found[0]["id"], title=found[0]["title"], text=text, url=_url(more), metadata=others)
+            page = Page(
+                id=found[0]["id"], title=found[0]["title"], text=text_of(found), url=url_of(more), metadata=others
+            )
             unread.encode([page], lambda page: page.model_dump())
             return page
 
         return await answered(call, work())
-
-    if not is_web:
-        server.tool(annotations=reads)(fetch)
 
     # Stateless: a search needs no session, and any replica may answer. Nothing is sent unasked, so there is no stream
     # to GET, which would stay open for ever. Every route checks the names of hosts and origins (`KnownHosts`).
@@ -139,17 +140,6 @@ def mcp_routes(
     ).routes
     assert isinstance(route, Route)
     return [Route(_PATH, _FewValues(route.app), methods=["POST"])], server.session_manager.run
-
-
-def _fields(hit: Mapping[str, str | float]) -> dict[str, Any]:
-    """What else the row of the corpus says."""
-    fields: dict[str, Any] = orjson.loads(str(hit.get("fields", "{}")))
-    return fields
-
-
-def _url(fields: Mapping[str, Any]) -> str:
-    url = fields.get("url")
-    return url if isinstance(url, str) else ""
 
 
 class _FewValues:

@@ -1,11 +1,13 @@
-"""What the corpus has under an id or a url: no search, and nothing from any network."""
+"""What is read under an id or a url; here of the corpus: no search, and nothing from any network."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar
+
+import orjson
 
 from services.retriever.api.compat_search import PATIENCE_SECONDS, loaded_index, still_loading
 from services.retriever.index.passage_lookup import PassageLookup, Record
@@ -17,10 +19,23 @@ T = TypeVar("T")
 _MOST_WAITING = 100
 
 
+class PageSource(Protocol):
+    """What is served as pages. A page is its passages; none if there is no such page."""
+
+    async def page(self, own_id: str) -> list[Record]:
+        """The page with that url, or the passage with that id. Raises HttpError, also if it knows why there is none."""
+        ...
+
+    async def access(self, urls: Sequence[str]) -> list[list[Record]]:
+        """The pages with these urls, as `/access` asks for them. Raises HttpError if none can be given now."""
+        ...
+
+
 class Pages:
     """Looks up in a thread of its own, one request after the other.
 
     Args:
+        retriever: of an index.
         patience: seconds that a request waits while the retriever loads, and for its turn: the first request of an
             index reads all of it.
     """
@@ -35,6 +50,18 @@ class Pages:
         """End the thread, after what it is at."""
         self._thread.shutdown(wait=False, cancel_futures=True)
 
+    async def page(self, own_id: str) -> list[Record]:
+        passage = await self.with_id(own_id)
+        [found] = [[passage]] if passage is not None else await self.with_urls([own_id])
+        return found
+
+    async def access(self, urls: Sequence[str]) -> list[list[Record]]:
+        # As the servers of its clients do: links within some wikis are written so; a corpus may have either form.
+        known = {url: url.replace("index.php/", "index.php?title=") for url in urls}
+        asked = list(dict.fromkeys([*known, *known.values()]))
+        page = dict(zip(asked, await self.with_urls(asked), strict=True))
+        return [page[url] or page[known[url]] for url in urls]
+
     async def with_id(self, own_id: str) -> Record | None:
         """The passage of that id, or None. Raises what `with_urls` raises."""
         return await self._look_up(lambda lookup: lookup.with_id(own_id))
@@ -43,8 +70,7 @@ class Pages:
         """The passages of each page, in the order of the corpus; none if it is unknown.
 
         Raises:
-            HttpError: 503 if the retriever does not get ready in time, or is busy; 422 if the pages are too large, or
-                no index is served.
+            HttpError: 503 if the retriever does not get ready in time, or is busy; 422 if the pages are too large.
         """
         most = self._retriever.settings.retriever.max_answer_bytes
 
@@ -68,10 +94,7 @@ class Pages:
         try:
             async with asyncio.timeout(self._patience):
                 index = await loaded_index(self._retriever)
-                lookup: PassageLookup | None = getattr(index, "lookup", None)
-                if lookup is None:
-                    raise HttpError(422, "no_corpus", "retriever.backend: the web is searched, so no corpus has pages")
-                return await asyncio.get_running_loop().run_in_executor(self._thread, work, lookup)
+                return await asyncio.get_running_loop().run_in_executor(self._thread, work, index.lookup)
         except TimeoutError as error:
             told = f"no page was found within {self._patience:g} s; try again later"
             raise still_loading(self._retriever) or self._busy(told) from error
@@ -80,3 +103,20 @@ class Pages:
 
     def _busy(self, told: str) -> HttpError:
         return HttpError(503, "busy", told, self._retriever.retry_headers(), reason="queue_full")
+
+
+def fields_of(passage: Mapping[str, str | float]) -> dict[str, Any]:
+    """What else the row of the corpus says."""
+    fields: dict[str, Any] = orjson.loads(str(passage.get("fields", "{}")))
+    return fields
+
+
+def url_of(fields: Mapping[str, Any]) -> str:
+    """The url that a row has; empty if it has none."""
+    url = fields.get("url")
+    return url if isinstance(url, str) else ""
+
+
+def text_of(page: Sequence[Record]) -> str:
+    """All of a page."""
+    return "\n".join(passage["text"] for passage in page)

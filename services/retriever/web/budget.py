@@ -42,23 +42,30 @@ class Budget:
     @property
     def exhausted(self) -> str | None:
         """Why no further request may be sent, with the setting to raise; None if one may."""
-        config, after = self._config, self.spent + self._config.price
+        return self._why_not(self._config.price)
+
+    def _why_not(self, price: float) -> str | None:
+        config, after = self._config, self.spent + price
         if self.requests >= config.max_requests:
             return f"{self.requests} requests were sent and web.max_requests = {config.max_requests}; raise it"
         if config.max_spend is not None and after > config.max_spend + _ROUNDING:
             told = f"{self.spent:.4g} of web.max_spend = {config.max_spend:g} is spent"
-            return f"{told} and a request costs {config.price:g}; raise web.max_spend"
+            return f"{told} and a request costs {price:g}; raise web.max_spend"
         return None
 
-    async def charge(self) -> None:
+    async def charge(self, price: float | None = None) -> None:
         """Count one request, on the disk before this returns.
+
+        Args:
+            price: default: `web.price`, which is that of the engine.
 
         Raises:
             HttpError: 402 if it may not be sent; 507 if it cannot be counted.
         """
-        if (why := self.exhausted) is not None:
+        if price is None:
+            price = self._config.price
+        if (why := self._why_not(price)) is not None:
             raise budget_spent(why)
-        price = self._config.price
         self.requests += 1
         self.spent += price
         entry = {"at": datetime.now(UTC).isoformat(timespec="seconds"), "price": price}

@@ -1,4 +1,4 @@
-"""What search engines answered, on the disk: a query is paid for once, and a run can be repeated without the web."""
+"""What the web answered, on the disk: a query is paid for once, and a run can be repeated without the web."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import hashlib
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import orjson
 
@@ -14,7 +15,7 @@ from services.retriever.web.lines import Place, SealedLines
 
 
 class Record:
-    """Answers by engine, address, query and number of results; in memory are only their places.
+    """Answers by engine, address, query and number of results, and pages by their address; in memory are only places.
 
     Args:
         path: of the file.
@@ -32,6 +33,9 @@ class Record:
         self._lines = SealedLines(path, writable=writable)
         self._places: dict[bytes, Place] = {}
         for place, entry in self._lines.entries():
+            if "opened" in entry:
+                self._places[_page_key(entry["opened"])] = place  # the last: what may pass is tried again
+                continue
             key = _key(entry["engine"], entry["address"], entry["query"], entry["top_k"])
             self._places.setdefault(key, place)  # the first, as whoever asked first was answered
 
@@ -66,9 +70,23 @@ class Record:
         place = self._lines.add(entry)
         self._places.setdefault(_key(self._engine, self._address, query, top_k), place)
 
+    def page(self, url: str) -> dict[str, Any] | None:
+        """What was kept of a page, or None. Raises AssetError if the line has been spoilt since."""
+        place = self._places.get(_page_key(url))
+        return None if place is None else self._lines.read(place)
+
+    def add_page(self, url: str, outcome: dict[str, Any]) -> None:
+        """Keep what became of a page; it is on the disk when this returns. Raises OSError."""
+        at = datetime.now(UTC).isoformat(timespec="seconds")
+        self._places[_page_key(url)] = self._lines.add({"opened": url, "at": at, **outcome})
+
     def close(self) -> None:
         self._lines.close()
 
 
 def _key(engine: str, address: str, query: str, top_k: int) -> bytes:
     return hashlib.sha256(orjson.dumps([engine, address, query, top_k])).digest()[:16]
+
+
+def _page_key(url: str) -> bytes:
+    return hashlib.sha256(orjson.dumps(["opened", url])).digest()[:16]

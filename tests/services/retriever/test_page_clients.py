@@ -116,6 +116,19 @@ def test_a_page_of_several_passages_is_all_of_them_in_their_order(client: httpx.
     assert nowhere is None
 
 
+def test_our_own_clients_open_a_passage_by_its_id_and_a_page_by_its_url(client: httpx.Client) -> None:
+    passage, page, paris = (
+        client.post("/open", json={"id": own_id}).json() for own_id in ("4", "http://w/Tides", "http://w/Paris")
+    )
+    texts = ["The Moon raises the tides of the sea.", "Spring tides come with a full moon.", "Neap tides are weak."]
+    tides = {"title": "Tides", "url": "http://w/Tides", "fields": {}}
+    assert passage == {"id": "4", "text": texts[1], **tides}
+    assert page == {"id": "3", "text": "\n".join(texts), **tides}
+    assert paris["fields"] == {"year": 1999}
+    nowhere = client.post("/open", json={"id": "http://w/nowhere"})
+    assert (nowhere.status_code, nowhere.json()["error"]) == (404, "page_not_found")
+
+
 @pytest.mark.parametrize(
     ("body", "named"),
     [

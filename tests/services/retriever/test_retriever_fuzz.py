@@ -15,6 +15,7 @@ from schemathesis.specs.openapi.checks import response_schema_conformance, statu
 
 PATHS = [
     "/search",
+    "/open",
     "/retrieve",
     "/queries",
     "/compat/research/search",

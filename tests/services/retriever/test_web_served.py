@@ -11,8 +11,10 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import psutil
 import pytest
 
+from tests.support.page_sites import PARAGRAPHS, PageSite
 from tests.support.search_engines import KEYS, SearchEngine
 from tests.support.web_server import connect, post
 
@@ -96,3 +98,26 @@ def test_what_is_paid_for_at_the_end_is_recorded_though_nobody_waits(
         server.process.wait(timeout=30)
     assert len(entries(tmp_path / "web" / "brave.jsonl")) == AT_ONCE
     assert "every answer of the web and every request sent is on the disk" in server.log.read_text()
+
+
+@pytest.mark.parametrize("end", ["terminate", "kill"])
+def test_the_process_that_reads_pages_ends_with_the_retriever(launch: Any, tmp_path: Path, end: str) -> None:
+    with PageSite().serving() as port:
+        server = launch(
+            "retriever",
+            f"paths.data={tmp_path}",
+            "retriever.backend=searxng",
+            "web.address=http://127.0.0.1:9",
+            f'web.private_hosts=["127.0.0.1:{port}"]',
+        )
+        page = httpx.post(f"{server.url}/open", json={"id": f"http://127.0.0.1:{port}/"}, timeout=60).json()
+        assert page["text"].splitlines()[1:] == PARAGRAPHS
+        [reader] = [
+            child
+            for child in psutil.Process(server.process.pid).children(recursive=True)
+            if "services.retriever.web.pages.text" in child.cmdline()
+        ]
+        getattr(server.process, end)()
+        server.process.wait(timeout=30)
+        psutil.wait_procs([reader], timeout=30)
+        assert not reader.is_running() or reader.status() == psutil.STATUS_ZOMBIE

@@ -1,15 +1,12 @@
-"""The routes over the web: other projects' clients, agent hosts, and pages of other sites."""
+"""The routes over the web: other projects' clients, and pages of other sites."""
 
 from __future__ import annotations
 
-import asyncio
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
 
 import pytest
-from mcp import Client
 
 from tests.support.search_engines import KEYS, VARIABLES, SearchEngine
 from tests.support.web_search import found, searching
@@ -67,13 +64,3 @@ def test_what_is_recorded_is_read_once_for_a_request_that_waits_for_a_place(tmp_
         response = client.post("/retrieve", json={"queries": ["before", "c"], "topk": 3})
         assert [response.status_code, first.result().status_code] == [200, 200]
         assert "research_retriever_web_replayed 1.0" in client.get("/metrics").text
-
-
-def test_an_agent_host_is_told_that_it_is_the_web_and_that_nothing_can_be_fetched(tmp_path: Path) -> None:
-    async def tools(url: str) -> Any:
-        async with asyncio.timeout(60), Client(f"{url}/mcp") as client:
-            return (await client.list_tools()).tools
-
-    with searching(tmp_path, SearchEngine("brave")) as client:
-        [search] = asyncio.run(tools(str(client.base_url).rstrip("/")))
-    assert (search.name, search.annotations.open_world_hint) == ("search", True)

@@ -1,0 +1,1 @@
+"""Pages of the web: fetched politely and from public addresses alone, read as text, recorded."""

@@ -1,0 +1,55 @@
+"""Connections to pages: to public addresses alone, without cookies, proxies, or anything else that says who we are.
+
+The address is checked where a socket is made for it, so what was checked is what is connected to, however the name was
+written and whatever it means a moment later (DNS rebinding).
+"""
+
+from __future__ import annotations
+
+import socket
+from typing import Any
+
+import aiohttp
+
+from services.retriever.web.pages.addresses import is_public
+
+_NO_LIMIT = aiohttp.ClientTimeout(total=None, sock_connect=None)  # whoever asks has one for all of it
+
+
+class NotPublicError(OSError):
+    """An address that is not connected to. All have the same words, so that several are raised as one."""
+
+    def __init__(self) -> None:
+        super().__init__("the address is not public")
+
+
+def open_session(user_agent: str, *, public_only: bool) -> aiohttp.ClientSession:
+    """Connections that are closed after each request; bodies come as they were sent, redirects are not followed.
+
+    Must be called in the loop that uses it.
+    """
+    connector = aiohttp.TCPConnector(
+        limit=0,
+        force_close=True,
+        use_dns_cache=False,
+        socket_factory=_public_socket if public_only else None,
+    )
+    return aiohttp.ClientSession(
+        connector=connector,
+        cookie_jar=aiohttp.DummyCookieJar(),
+        trust_env=False,
+        auto_decompress=False,
+        timeout=_NO_LIMIT,
+        headers={
+            "User-Agent": user_agent,
+            "Accept": "text/html, application/xhtml+xml, text/plain;q=0.9",
+            "Accept-Encoding": "gzip",
+        },
+    )
+
+
+def _public_socket(found: tuple[Any, ...]) -> socket.socket:
+    family, kind, protocol, _, address = found
+    if not is_public(address[0]):
+        raise NotPublicError
+    return socket.socket(family, kind, protocol)

@@ -1,0 +1,57 @@
+"""Politeness to each host: one request at a time, with a pause between two, and none while it asks for a longer one."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from dataclasses import dataclass, field
+
+from cachetools import TTLCache
+from yarl import URL
+
+from services.retriever.web.pages.refusals import failed
+from services.retriever.web.pages.robots import Robots
+
+_MOST_HOSTS = 10_000
+_KEPT_SECONDS = 3600.0  # a robots.txt may be kept for a day
+
+
+@dataclass(slots=True, eq=False)
+class Host:
+    """One host at one port; times are by `time.monotonic`."""
+
+    turn: asyncio.Lock = field(default_factory=asyncio.Lock)
+    robots: Robots | None = None
+    next: float = 0.0
+    resumes: float = 0.0
+
+    async def take_turn(self, interval: float) -> None:
+        """Wait until the host may be asked again.
+
+        Raises:
+            PageError: 502 if it has asked for a pause.
+        """
+        if (left := self.resumes - time.monotonic()) > 0:
+            raise failed(f"its host wants a pause, of which {left:.0f} s are left")
+        now = time.monotonic()
+        begins = max(now, self.next)
+        self.next = begins + interval
+        await asyncio.sleep(begins - now)
+
+    def pause(self, seconds: float) -> None:
+        self.resumes = max(self.resumes, time.monotonic() + seconds)
+
+
+class Hosts:
+    """Those asked in the last hour."""
+
+    def __init__(self) -> None:
+        self._hosts: TTLCache[str, Host] = TTLCache(_MOST_HOSTS, _KEPT_SECONDS)
+
+    def of(self, url: URL) -> Host:
+        """The host of a page; over http and https it has two robots.txt, so these are two."""
+        origin = str(url.origin())
+        host = self._hosts.get(origin)
+        if host is None:
+            host = self._hosts[origin] = Host()
+        return host
