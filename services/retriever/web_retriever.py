@@ -20,7 +20,7 @@ from services.retriever.web.engines.by_name import ENGINES
 from services.retriever.web.engines.engine import is_page
 from services.retriever.web.pages.fetch import Fetcher
 from services.retriever.web.pages.opener import PageOpener
-from services.retriever.web.pages.reader import Page
+from services.retriever.web.pages.reading.reader import Page
 from services.retriever.web.record import Record
 from services.retriever.web.search import WebSearch
 from services.retriever.web.upstream import Upstream

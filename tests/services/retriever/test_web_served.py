@@ -115,7 +115,7 @@ def test_the_process_that_reads_pages_ends_with_the_retriever(launch: Any, tmp_p
         [reader] = [
             child
             for child in psutil.Process(server.process.pid).children(recursive=True)
-            if "services.retriever.web.pages.text" in child.cmdline()
+            if "services.retriever.web.pages.reading.text" in child.cmdline()
         ]
         getattr(server.process, end)()
         server.process.wait(timeout=30)

@@ -12,11 +12,11 @@ from typing import Any
 
 import pytest
 
-from services.retriever.web.pages import reader as reader_module
 from services.retriever.web.pages.fetch import Fetched
-from services.retriever.web.pages.reader import Page, Reader
+from services.retriever.web.pages.reading import reader as reader_module
+from services.retriever.web.pages.reading.reader import Page, Reader
+from services.retriever.web.pages.reading.text import decoded, title_and_text
 from services.retriever.web.pages.refusals import PageError
-from services.retriever.web.pages.text import decoded, title_and_text
 from tests.support.page_sites import ARTICLE, PARAGRAPHS
 
 URL = "http://site.example/"
@@ -118,7 +118,7 @@ def test_a_page_that_ends_the_reader_costs_itself_alone() -> None:
 def test_a_page_that_takes_all_memory_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     # As `text` does, with less of it: a page of the most bytes would have to be found that needs so much.
     program = (
-        "import services.retriever.web.pages.text as text; text._MOST_MEMORY = 2**29;"
+        "import services.retriever.web.pages.reading.text as text; text._MOST_MEMORY = 2**29;"
         "text.title_and_text = lambda html: ('', 'x' * 2**30); text.main()"
     )
     monkeypatch.setattr(reader_module, "_COMMAND", (*reader_module._COMMAND[:1], "-c", program))

@@ -11,7 +11,7 @@ from yarl import URL
 
 from research.errors import AssetError, ServiceBusyError
 from services.retriever.web.pages.fetch import Fetcher
-from services.retriever.web.pages.reader import Page, Reader
+from services.retriever.web.pages.reading.reader import Page, Reader
 from services.retriever.web.pages.refusals import PageError
 from services.retriever.web.pages.urls import page_url
 from services.retriever.web.record import Record

@@ -19,7 +19,7 @@ from trafilatura.settings import Document
 from trafilatura.utils import detect_encoding
 
 from services.process.parent import end_with_parent
-from services.retriever.web.pages.frames import receive, send
+from services.retriever.web.pages.reading.frames import receive, send
 
 _BOM = codecs.BOM_UTF8
 _META = re.compile(rb"<meta[^>]{0,200}?charset\s*=\s*[\"']?\s*([A-Za-z0-9_:.-]{1,40})", re.IGNORECASE)

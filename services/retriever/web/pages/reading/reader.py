@@ -15,12 +15,12 @@ from services.process.children import how_it_ended
 from services.process.parent import child_environment
 from services.retriever.index.passage_lookup import MOST_PAGE_CHARS
 from services.retriever.web.pages.fetch import Fetched
-from services.retriever.web.pages.frames import receive, send
+from services.retriever.web.pages.reading.frames import receive, send
 from services.retriever.web.pages.refusals import unreadable
 
 logger = logging.getLogger(__name__)
 
-_COMMAND = (sys.executable, "-m", "services.retriever.web.pages.text")
+_COMMAND = (sys.executable, "-m", "services.retriever.web.pages.reading.text")
 # A page of the most bytes takes a few; the first one waits for the process to start.
 _SECONDS = 60.0
 

@@ -1,0 +1,1 @@
+"""Reads fetched pages as text, in processes of their own."""
