@@ -6,14 +6,16 @@ import ctypes
 import os
 import signal
 import sys
+from collections.abc import Collection
 
 _VARIABLE = "RESEARCH_PARENT_PID"
 _PR_SET_PDEATHSIG, _PR_SET_CHILD_SUBREAPER = 1, 36
 
 
-def child_environment() -> dict[str, str]:
-    """This process's environment, for a child that calls `end_with_parent`."""
-    return {**os.environ, _VARIABLE: str(os.getpid())}
+def child_environment(names: Collection[str] | None = None) -> dict[str, str]:
+    """This process's environment, or so much of it, for a child that calls `end_with_parent`."""
+    given = {name: value for name, value in os.environ.items() if names is None or name in names}
+    return given | {_VARIABLE: str(os.getpid())}
 
 
 def end_with_parent() -> None:

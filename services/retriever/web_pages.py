@@ -10,6 +10,7 @@ import orjson
 
 from research.errors import ServiceBusyError
 from services.retriever.api.compat_search import PATIENCE_SECONDS, loaded_index, still_loading
+from services.retriever.api.pages import MOST_WAITING, too_large
 from services.retriever.index.passage_lookup import Record
 from services.retriever.web.pages.refusals import PageError
 from services.retriever.web_retriever import WebRetriever
@@ -27,6 +28,7 @@ class WebPages:
 
     def __init__(self, retriever: WebRetriever, patience: float = PATIENCE_SECONDS) -> None:
         self._retriever, self._patience = retriever, patience
+        self._waiting = 0
 
     async def page(self, own_id: str) -> list[Record]:
         """Raises PageError with why there is none, and what searches raise."""
@@ -37,24 +39,43 @@ class WebPages:
         """What is wrong with one page is in the log: its clients know only pages and none.
 
         Raises:
-            HttpError: none can be given, as searches are refused; 503 if too many wait.
+            HttpError: none can be given, as searches are refused; 503 if too many wait; 422 if they are too large.
         """
         await self._require_loaded()
-        asked = list(dict.fromkeys(urls))
-        pages: dict[str, list[Record]] = {}
-        for url, outcome in zip(
-            asked, await asyncio.gather(*map(self._open, asked), return_exceptions=True), strict=True
-        ):
-            if isinstance(outcome, PageError):
-                logger.info("no page at %r: %s", url[:200], outcome)
-                pages[url] = []
-            elif isinstance(outcome, ServiceBusyError):
-                raise HttpError(503, "busy", str(outcome), self._retriever.retry_headers(), reason=outcome.reason)
-            elif isinstance(outcome, BaseException):
-                raise outcome
-            else:
-                pages[url] = [outcome]
-        return [pages[url] for url in urls]
+        if self._waiting >= MOST_WAITING:
+            raise self._busy(f"{self._waiting} requests for pages are waiting; try again later", "queue_full")
+        self._waiting += 1
+        try:
+            found = await self._pages(list(dict.fromkeys(urls)))
+        except ServiceBusyError as error:
+            raise self._busy(str(error), error.reason) from error
+        finally:
+            self._waiting -= 1
+        return [found[url] for url in urls]
+
+    async def _pages(self, urls: Sequence[str]) -> dict[str, list[Record]]:
+        """Every page, or the first error that concerns all of them."""
+        most, size = self._retriever.settings.retriever.max_answer_bytes, 0
+
+        async def page(url: str) -> list[Record]:
+            nonlocal size
+            try:
+                record = await self._open(url)
+            except PageError as error:
+                logger.info("no page at %r: %s", url[:200], error)
+                return []
+            size += len(record["text"])
+            if size > most:
+                raise too_large(most)
+            return [record]
+
+        asked = [asyncio.create_task(page(url)) for url in urls]
+        try:
+            return dict(zip(urls, await asyncio.gather(*asked), strict=True))
+        finally:
+            for task in asked:
+                task.cancel()
+            await asyncio.gather(*asked, return_exceptions=True)
 
     async def _open(self, url: str) -> Record:
         page = await self._retriever.open(url)
@@ -69,3 +90,6 @@ class WebPages:
             if (refusal := still_loading(self._retriever)) is None:
                 raise
             raise refusal from error
+
+    def _busy(self, told: str, reason: str) -> HttpError:
+        return HttpError(503, "busy", told, self._retriever.retry_headers(), reason=reason)

@@ -125,8 +125,9 @@ def hollow() -> Response:
 
 @dataclass
 class Internet:
-    """What names mean, one answer after the other (the last stays), and where connections arrive, by address and port.
+    """What names mean, and where connections arrive, by address and port.
 
+    Of the answers to a name one comes after the other, and the last stays; an empty one says that there is no such.
     `connected` is where connections were made to, `resolved` the names that were looked up.
     """
 
@@ -145,6 +146,8 @@ class Internet:
             self.resolved.append(host)
             answers = self.names[host]
             answer = answers.pop(0) if len(answers) > 1 else answers[0]
+            if not answer:
+                raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
             kinds = [socket.AF_INET6 if ":" in address else socket.AF_INET for address in answer]
             ends = [(address, port, 0, 0) if ":" in address else (address, port) for address in answer]
             return [(kind, socket.SOCK_STREAM, 6, "", end) for kind, end in zip(kinds, ends, strict=True)]

@@ -16,7 +16,7 @@ from services.web.errors import HttpError
 
 T = TypeVar("T")
 
-_MOST_WAITING = 100
+MOST_WAITING = 100
 
 
 class PageSource(Protocol):
@@ -80,15 +80,14 @@ class Pages:
                 page = lookup.with_url(url)
                 size += sum(len(record["text"]) for record in page)
                 if size > most:
-                    told = f"the pages are larger than {most} bytes; ask for fewer at once"
-                    raise HttpError(422, "answer_too_large", told)
+                    raise too_large(most)
                 found.append(page)
             return found
 
         return await self._look_up(pages)
 
     async def _look_up(self, work: Callable[[PassageLookup], T]) -> T:
-        if self._waiting >= _MOST_WAITING:
+        if self._waiting >= MOST_WAITING:
             raise self._busy(f"{self._waiting} requests for pages are waiting; try again later")
         self._waiting += 1
         try:
@@ -103,6 +102,11 @@ class Pages:
 
     def _busy(self, told: str) -> HttpError:
         return HttpError(503, "busy", told, self._retriever.retry_headers(), reason="queue_full")
+
+
+def too_large(most: int) -> HttpError:
+    """Pages of more than so many bytes."""
+    return HttpError(422, "answer_too_large", f"the pages are larger than {most} bytes; ask for fewer at once")
 
 
 def fields_of(passage: Mapping[str, str | float]) -> dict[str, Any]:

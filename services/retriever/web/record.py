@@ -70,10 +70,13 @@ class Record:
         place = self._lines.add(entry)
         self._places.setdefault(_key(self._engine, self._address, query, top_k), place)
 
-    def page(self, url: str) -> dict[str, Any] | None:
-        """What was kept of a page, or None. Raises AssetError if the line has been spoilt since."""
-        place = self._places.get(_page_key(url))
-        return None if place is None else self._lines.read(place)
+    def has_page(self, url: str) -> bool:
+        """Whether something was kept of a page."""
+        return _page_key(url) in self._places
+
+    def page(self, url: str) -> dict[str, Any]:
+        """What was kept of a page that has something. Raises AssetError if the line has been spoilt since."""
+        return self._lines.read(self._places[_page_key(url)])
 
     def add_page(self, url: str, outcome: dict[str, Any]) -> None:
         """Keep what became of a page; it is on the disk when this returns. Raises OSError."""

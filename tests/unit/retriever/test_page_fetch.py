@@ -6,6 +6,7 @@ import asyncio
 import gzip
 import socket
 import ssl
+import threading
 import time
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import closing, contextmanager
@@ -14,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import uvloop
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
@@ -21,8 +23,10 @@ from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption,
 from cryptography.x509.oid import NameOID
 from fastapi import Response
 
-from services.retriever.web.pages.fetch import Fetched, Fetcher
+from services.retriever.web.pages.fetch import MOST_AHEAD, Fetched, Fetcher
+from services.retriever.web.pages.kinds import kind_and_charset
 from services.retriever.web.pages.refusals import PageError
+from services.retriever.web.pages.robots import Robots
 from services.retriever.web.pages.urls import page_url
 from tests.support.page_sites import ARTICLE, PUBLIC, Internet, PageSite, bomb, drip, endless, hollow, html, redirect
 
@@ -41,6 +45,11 @@ class Sent:
         self.last = time.monotonic()
 
 
+def new_fetcher(sent: Sent, private: tuple[str, ...] = (), **limits: Any) -> Fetcher:
+    usual = {"timeout": 20.0, "min_interval": 0.0, "contact": "team@site.example", "at_once": 4}
+    return Fetcher(sent.charge, private_hosts=private, **{**usual, **limits})
+
+
 def run(
     work: Callable[[Callable[[str], Awaitable[Fetched]]], Awaitable[Any]],
     *,
@@ -51,10 +60,14 @@ def run(
     """The work, which receives a function that fetches an address."""
 
     async def all_of_it() -> Any:
-        limits_of_all = {"timeout": 20.0, "min_interval": 0.0, "contact": "team@site.example", "at_once": 4, **limits}
-        fetcher = Fetcher((sent or Sent()).charge, private_hosts=private, **limits_of_all)
+        fetcher = new_fetcher(sent or Sent(), private, **limits)
+
+        async def fetch(asked: str) -> Fetched:
+            async with fetcher.fetch(page_url(asked, private), lambda: None) as page:
+                return page
+
         try:
-            return await work(lambda asked: fetcher.fetch(page_url(asked, private), lambda: None))
+            return await work(fetch)
         finally:
             await fetcher.close()
 
@@ -112,7 +125,7 @@ def test_nothing_near_us_is_connected_to(monkeypatch: pytest.MonkeyPatch, near: 
     internet = Internet()
     internet.install(monkeypatch)
     error = refused(f"http://{near}/")
-    assert (error.status, error.error) == (403, "page_refused")
+    assert (error.status, error.error) == (403, "address_refused")
     assert internet.connected == []
 
 
@@ -131,7 +144,7 @@ def test_a_name_that_leads_near_us_is_refused(monkeypatch: pytest.MonkeyPatch, a
     internet = Internet({"near.example": [answer]})
     internet.install(monkeypatch)
     error = refused("http://near.example/")
-    assert (error.status, error.error) == (403, "page_refused")
+    assert (error.status, error.error) == (403, "address_refused")
     assert "web.private_hosts" in str(error)
     assert internet.connected == []
 
@@ -171,7 +184,7 @@ def test_a_redirect_is_checked_as_if_it_were_asked_for(monkeypatch: pytest.Monke
     site = PageSite(pages={"/": lambda: Response("", 302, {"Location": location})})
     with reachable(monkeypatch, site, {"near.example": [["192.168.1.1"]]}) as internet:
         error = refused(f"{SITE}/")
-    assert (error.status, error.error) == (403, "page_refused")
+    assert (error.status, error.error) == (403, "address_refused")
     assert {address for address, _ in internet.connected} == {PUBLIC}
     assert site.asked == ["/"]
 
@@ -249,9 +262,7 @@ def test_one_limit_of_time_is_for_all_of_a_page(monkeypatch: pytest.MonkeyPatch)
         error = refused(f"{SITE}/drip", timeout=0.5)
         assert (error.status, error.error) == (504, "page_too_slow")
         slow.delay = 0.3
-        begun = time.monotonic()
         assert refused(f"{SITE}/0", timeout=1.0).status == 504
-        assert time.monotonic() - begun < 1.0 + 15.0
     assert len(slow.asked) < 6
 
 
@@ -269,6 +280,36 @@ def test_what_is_no_text_is_refused_by_its_type(monkeypatch: pytest.MonkeyPatch,
         error = refused(f"{SITE}/")
     assert (error.status, error.error) == (415, "page_unreadable")
     assert told in str(error)
+
+
+@pytest.mark.parametrize("of", ["page", "robots"])
+@pytest.mark.parametrize("told", ["; charset*", "; x*0*", "; x=" + "(" * 5000, "; charset=%00", ";charset"])
+def test_an_odd_type_is_read_as_what_it_begins_with(monkeypatch: pytest.MonkeyPatch, told: str, of: str) -> None:
+    odd = {"Content-Type": f"text/html{told}"}
+    site = PageSite(
+        pages={"/": lambda: Response(ARTICLE, headers=odd if of == "page" else {"Content-Type": "text/html"})}
+    )
+    if of == "robots":
+        site.robots = Response("User-agent: *\nDisallow: /not", headers=odd)
+    with reachable(monkeypatch, site):
+        assert fetched(f"{SITE}/").body == ARTICLE.encode()
+        if of == "robots":
+            assert refused(f"{SITE}/not").status == 403
+
+
+@pytest.mark.parametrize(
+    ("told", "found"),
+    [
+        ("Text/HTML; Charset=UTF-8", ("text/html", "UTF-8")),
+        ("text/plain;charset='koi8-r'", ("text/plain", "koi8-r")),
+        ('application/xhtml+xml ; a=b; charset="utf-8"', ("application/xhtml+xml", "utf-8")),
+        ("text/html; xcharset=a", ("text/html", "")),
+        ("text", ("application/octet-stream", "")),
+        ("", ("application/octet-stream", "")),
+    ],
+)
+def test_type_and_encoding_are_read_as_hosts_write_them(told: str, found: tuple[str, str]) -> None:
+    assert kind_and_charset({"Content-Type": told}) == found
 
 
 @pytest.mark.parametrize(
@@ -297,6 +338,7 @@ def test_a_host_that_is_not_there_or_speaks_otherwise_has_failed(monkeypatch: py
     with closing(socket.create_server(("127.0.0.1", 0))) as server:
         port = server.getsockname()[1]
         names = {"gone.example": [["192.0.1.1"]], "other.example": [[PUBLIC]]}
+        names["nobody.example"] = [[]]
         Internet(names, {(PUBLIC, 80): port, (PUBLIC, 443): port}).install(monkeypatch)
 
         async def all_three(fetch: Callable[[str], Awaitable[Fetched]]) -> list[Any]:
@@ -314,7 +356,7 @@ def test_a_host_that_is_not_there_or_speaks_otherwise_has_failed(monkeypatch: py
             return outcomes
 
         outcomes = run(all_three)
-        unknown = refused("http://nobody.invalid/")
+        unknown = refused("http://nobody.example/")
     assert [(error.status, error.error) for error in (*outcomes, unknown)] == [(502, "page_failed")] * 4
     assert "TLS" in str(outcomes[2])
     assert "the name of its host is not known" in str(unknown)
@@ -370,7 +412,7 @@ def test_robots_txt_is_asked_for_once_and_kept_to(monkeypatch: pytest.MonkeyPatc
     assert page.body == ARTICLE.encode()
     assert (error.status, error.error) == (403, "page_refused")
     assert "robots.txt" in str(error)
-    assert (site.asked, site.robots_asked, sent.pages) == (["/a"], 1, 1)
+    assert (site.asked, site.robots_asked, sent.pages) == (["/a"], 1, 2)  # what is recorded is counted
 
 
 def test_a_redirect_is_not_followed_to_where_robots_txt_forbids(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -388,6 +430,8 @@ def test_a_redirect_is_not_followed_to_where_robots_txt_forbids(monkeypatch: pyt
         (Response(status_code=500), 502),
         (Response(status_code=429), 502),
         (Response("", 302, {"Location": "http://10.0.0.7/robots.txt"}), 403),
+        (Response("", headers={"Content-Encoding": "br"}), 502),
+        (Response("User-agent: *\n" + "".join(f"Disallow: /{n}\n" for n in range(30_000))), 502),
         (Response(b"User-agent: *\n" + b"Disallow: /x\n" * 100_000 + b"Disallow: /"), 200),
     ],
 )
@@ -445,3 +489,95 @@ def test_a_host_that_wants_a_pause_has_it(monkeypatch: pytest.MonkeyPatch) -> No
     assert "503" in str(first)
     assert (second.status, "wants a pause" in str(second)) == (502, True)
     assert site.asked == ["/"]
+
+
+def test_the_loop_goes_on_while_a_robots_txt_is_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    begun, seen = threading.Event(), threading.Event()
+    read = Robots.read
+
+    def watched(file: bytes, agent: str) -> Robots:
+        begun.set()
+        assert seen.wait(30), "the loop stood still"
+        return read(file, agent)
+
+    monkeypatch.setattr(Robots, "read", watched)
+    with reachable(monkeypatch, PageSite(robots="")):
+
+        async def both(fetch: Callable[[str], Awaitable[Fetched]]) -> Fetched:
+            fetching = asyncio.create_task(fetch(f"{SITE}/"))
+            await asyncio.to_thread(begun.wait, 30)
+            seen.set()
+            return await fetching
+
+        assert run(both, timeout=60.0).body == ARTICLE.encode()
+
+
+@pytest.mark.parametrize("new_loop", [asyncio.new_event_loop, uvloop.new_event_loop])
+def test_names_that_nobody_answers_keep_only_pages_waiting(
+    monkeypatch: pytest.MonkeyPatch, new_loop: Callable[[], asyncio.AbstractEventLoop]
+) -> None:
+    """A search engine is looked up as aiohttp and httpx do: by the loop."""
+    answer, asked = threading.Event(), threading.Event()
+    resolve = socket.getaddrinfo
+
+    def getaddrinfo(host: Any, *others: Any, **more: Any) -> Any:
+        if not str(host).endswith(".slow.example"):
+            return resolve(host, *others, **more)
+        asked.set()
+        answer.wait(60)
+        raise socket.gaierror(socket.EAI_AGAIN, "nobody answers")
+
+    monkeypatch.setattr(socket, "getaddrinfo", getaddrinfo)
+
+    async def work() -> None:
+        fetcher = new_fetcher(Sent(), at_once=50, timeout=60.0)
+
+        async def fetch(url: str) -> None:
+            async with fetcher.fetch(page_url(url, ()), lambda: None):
+                pass
+
+        opening = [asyncio.create_task(fetch(f"http://{n}.slow.example/")) for n in range(50)]
+        # Not in a thread of the loop: they are what is at stake.
+        while not asked.is_set():
+            assert not any(task.done() for task in opening)
+            await asyncio.sleep(0.01)
+        async with asyncio.timeout(20):
+            assert await asyncio.get_running_loop().getaddrinfo("127.0.0.1", 80)
+            assert await asyncio.get_running_loop().getaddrinfo("localhost", 80)
+            await asyncio.to_thread(time.monotonic)
+        answer.set()
+        outcomes = await asyncio.gather(*opening, return_exceptions=True)
+        await fetcher.close()
+        assert {getattr(error, "status", error) for error in outcomes} == {502}
+
+    with asyncio.Runner(loop_factory=new_loop) as runner:
+        try:
+            runner.run(work())
+        finally:
+            answer.set()
+
+
+def test_pages_that_are_not_yet_read_hold_up_those_behind_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    site = PageSite(pages={f"/{n}": html for n in range(12)})
+    with reachable(monkeypatch, site):
+
+        async def work() -> None:
+            fetcher, read, fetched_one = new_fetcher(Sent(), at_once=2), asyncio.Event(), asyncio.Semaphore(0)
+
+            async def fetch(n: int) -> None:
+                async with fetcher.fetch(page_url(f"{SITE}/{n}", ()), lambda: None):
+                    fetched_one.release()
+                    await read.wait()
+
+            opening = [asyncio.create_task(fetch(n)) for n in range(12)]
+            async with asyncio.timeout(30):
+                for _ in range(2 + MOST_AHEAD):
+                    await fetched_one.acquire()
+            await asyncio.sleep(0.3)  # for what must not happen
+            assert len(site.asked) == 2 + MOST_AHEAD
+            read.set()
+            await asyncio.gather(*opening)
+            assert len(site.asked) == 12
+            await fetcher.close()
+
+        asyncio.run(work())

@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import re
 import time
+import tracemalloc
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from yarl import URL
 
-from services.retriever.web.pages.robots import Robots
+from services.retriever.web.pages.hosts import Hosts
+from services.retriever.web.pages.robots import Robots, TooManyRulesError
 
 US = "research-retriever"
 
 
 def allows(text: str, path: str) -> bool:
-    return Robots.read(text, US).allows(path)
+    return Robots.read(text.encode(), US).allows(path)
 
 
 @pytest.mark.parametrize(
@@ -46,6 +49,7 @@ def allows(text: str, path: str) -> bool:
         ("/%c3%a9", "/%C3%A9", True),
         ("/%7Ejoe", "/~joe", True),
         ("/a%2Fb", "/a/b", False),
+        ("/a**b", "/axb", True),
     ],
 )
 def test_a_rule_matches_as_the_standard_says(rule: str, path: str, matches: bool) -> None:
@@ -110,17 +114,59 @@ def test_any_text_can_be_read(text: str, path: str) -> None:
     assert allows(text, path) in (True, False)
 
 
+def test_a_byte_that_is_no_character_is_itself() -> None:
+    robots = Robots.read(b"User-agent: *\nDisallow: /a\xff", US)
+    assert robots.allows("/a%EF%BF%BD")
+    assert not robots.allows("/a%FF")
+
+
 @pytest.mark.parametrize(
-    "text",
+    "file",
     [
-        "User-agent: *\nDisallow: /" + "*a" * 250_000 + "b",
-        "User-agent: *\n" + ("Disallow: /" + "*a" * 500 + "b\n") * 500,
-        "User-agent: a\n" * 18_000 + "Disallow: /\n" * 20_000,
-        "User-agent: *\n" + "Disallow: /b\n" * 39_000,
+        b"User-agent: *\nDisallow: /" + b"*" * 500_000 + b"b",
+        b"User-agent: *\n" + (b"Disallow: /" + b"*a" * 500 + b"b\n") * 500,
+        b"User-agent: a\n" * 18_000 + b"Disallow: /\n" * 20_000,
+        b"User-agent: *\n" + b"Disallow: /b\n" * 39_000,
+        b"User-agent: *\n" + b"".join(b"Disallow: /b%d\n" % n for n in range(19_999)),
+        b"User-agent: *\nDisallow: /" + b"\xff" * 500_000,
+        b"User-agent: *\nDisallow: /" + b"%7e" * 166_000,
+        b"User-agent: *\nDisallow: /" + "é".encode() * 250_000,
+        b"\n" * 500_000,
     ],
 )
-def test_no_file_takes_long(text: str) -> None:
+def test_no_file_takes_long_or_more_memory_than_is_said(file: bytes) -> None:
     begun = time.monotonic()
-    assert allows(text, "/" + "a" * 2000)
+    tracemalloc.start()
+    try:
+        robots = Robots.read(file, US)
+        taken = tracemalloc.get_traced_memory()[0]
+    finally:
+        tracemalloc.stop()
+    assert robots.allows("/" + "a" * 2000)
     # Some tenths of a second here; a regular expression would take years for the first.
     assert time.monotonic() - begun < 15
+    assert taken < 1.5 * robots.size
+
+
+@pytest.mark.parametrize(
+    "file",
+    [
+        b"User-agent: *\n" + b"".join(b"allow:%x\n" % n for n in range(40_000)),
+        b"User-agent: *\nDisallow: /" + b"*a" * 250_000 + b"b",
+    ],
+)
+def test_a_file_of_too_many_rules_is_none(file: bytes) -> None:
+    with pytest.raises(TooManyRulesError):
+        Robots.read(file, US)
+
+
+def test_what_is_kept_of_all_hosts_is_bounded() -> None:
+    file = b"User-agent: *\n" + b"".join(b"Disallow: /%d%s\n" % (n, b"\xff" * 480) for n in range(1000))
+    robots, hosts = Robots.read(file, US), Hosts()
+    assert robots.size > 1_000_000
+    urls = [URL(f"http://{n}.example/") for n in range(100)]
+    for url in urls:
+        hosts.keep_robots(url, robots)
+    kept = [url for url in urls if hosts.robots(url) is not None]
+    assert kept == urls[-len(kept) :]
+    assert 1 <= len(kept) <= 32_000_000 / robots.size

@@ -108,7 +108,7 @@ def test_what_fails_is_told_at_once(tmp_path: Path) -> None:
 
 
 def test_requests_take_turns_and_too_many_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(pages_module, "_MOST_WAITING", 3)
+    monkeypatch.setattr(pages_module, "MOST_WAITING", 3)
 
     async def scenario(pages: Pages, retriever: SimpleNamespace, lookup: HeldLookup) -> None:
         lookup.go.clear()

@@ -16,7 +16,9 @@ import pytest
 from fastapi import Response
 from mcp import Client
 
-from tests.support.page_sites import ARTICLE, PARAGRAPHS, PageSite, html, redirect
+from services.retriever.web.pages import fetch as fetch_module
+from services.retriever.web.record import Record
+from tests.support.page_sites import ARTICLE, PARAGRAPHS, PageSite, drip, html, redirect
 from tests.support.web_search import searching
 from tests.support.web_server import connect, post
 
@@ -85,10 +87,11 @@ def test_a_run_repeats_without_the_network_also_what_was_refused(
         "/down": lambda: Response("", 500),
         "/script": lambda: html("<html><body><script>write()</script></body></html>"),
         "/secret": html,
+        "/moved": redirect("http://10.0.0.7/"),
     }
     site = PageSite(pages=pages, robots="User-agent: *\nDisallow: /secret")
     with site.serving() as port:
-        urls = [f"http://127.0.0.1:{port}{path}" for path in pages] + ["http://10.0.0.7/", "http://nobody.invalid/"]
+        urls = [f"http://127.0.0.1:{port}{path}" for path in pages] + ["http://10.0.0.7/"]
         with opening(tmp_path, port) as client:
             first = [opened(client, url) for url in urls]
     before = (tmp_path / "web" / "searxng.jsonl").read_bytes()
@@ -98,7 +101,7 @@ def test_a_run_repeats_without_the_network_also_what_was_refused(
         again = [opened(client, url) for url in urls]
         never = opened(client, f"http://127.0.0.1:{port}/never")
         accessed = client.post("/access", json={"urls": urls}).json()["result"]
-    assert [response.status_code for response in first] == [200, 404, 415, 502, 415, 403, 403, 502]
+    assert [response.status_code for response in first] == [200, 404, 415, 502, 415, 403, 403, 403]
     assert [told(response) for response in again] == [told(response) for response in first]
     assert (never.status_code, never.json()["error"]) == (409, "not_recorded")
     assert accessed[0]["contents"] == f'"The Starry Night"\n{TEXT}'
@@ -245,3 +248,56 @@ def test_a_page_of_an_article_longer_than_a_line_is_whole(tmp_path: Path) -> Non
         text = opened(client, f"http://127.0.0.1:{port}/").json()["text"]
     assert text.startswith(TEXT)
     assert text.endswith("Paragraph 4999 says something about the painting, in a sentence.")
+
+
+def test_recorded_pages_that_are_too_large_together_are_not_all_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    site = PageSite(pages={f"/{n}": lambda: Response("a" * 300_000, media_type="text/plain") for n in range(20)})
+    with site.serving() as port, opening(tmp_path, port, "retriever.max_answer_bytes=1000000") as client:
+        urls = [f"http://127.0.0.1:{port}/{n}" for n in range(20)]
+        assert [opened(client, url).status_code for url in urls] == [200] * 20
+        read: list[str] = []
+        page = Record.page
+
+        def watched(record: Record, url: str) -> Any:
+            with pytest.raises(RuntimeError):  # the loop would stand still meanwhile
+                asyncio.get_running_loop()
+            read.append(url)
+            return page(record, url)
+
+        monkeypatch.setattr(Record, "page", watched)
+        refused = client.post("/access", json={"urls": urls})
+        assert (refused.status_code, refused.json()["error"]) == (422, "answer_too_large")
+        assert len(read) < 10
+        assert client.post("/access", json={"urls": urls[:3]}).status_code == 200
+
+
+def test_too_many_requests_for_pages_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("services.retriever.web_pages.MOST_WAITING", 1)
+    site = PageSite(pages={"/": drip})
+    with site.serving() as port, opening(tmp_path, port, "web.timeout=30") as client:
+        body = json.dumps({"urls": [f"http://127.0.0.1:{port}/"]}).encode()
+        with connect(client.base_url.port or 0, post("/access", body)):
+            until(lambda: bool(site.asked))
+            busy = client.post("/access", json={"urls": [f"http://127.0.0.1:{port}/"]})
+        assert (busy.status_code, busy.json()["error"]) == (503, "busy")
+        until(lambda: client.post("/access", json={"urls": ["no address"]}).status_code == 200)
+
+
+def test_one_page_that_breaks_us_costs_no_other(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    site = PageSite(pages={"/": html, "/odd": html})
+    with site.serving() as port, opening(tmp_path, port) as client:
+        kind_and_charset = fetch_module.kind_and_charset
+
+        def broken(headers: Any) -> tuple[str, str]:
+            if site.asked[-1] == "/odd":
+                raise RecursionError
+            return kind_and_charset(headers)
+
+        monkeypatch.setattr(fetch_module, "kind_and_charset", broken)
+        urls = [f"http://127.0.0.1:{port}{path}" for path in ("/", "/odd")]
+        [page, odd] = client.post("/access", json={"urls": urls}).json()["result"]
+        assert page["contents"] == f'"The Starry Night"\n{TEXT}'
+        assert odd is None
+        assert (opened(client, urls[1]).status_code, opened(client, urls[1]).json()["error"]) == (502, "page_failed")

@@ -10,6 +10,7 @@ import socket
 from typing import Any
 
 import aiohttp
+from aiohttp.abc import AbstractResolver
 
 from services.retriever.web.pages.addresses import is_public
 
@@ -23,15 +24,16 @@ class NotPublicError(OSError):
         super().__init__("the address is not public")
 
 
-def open_session(user_agent: str, *, public_only: bool) -> aiohttp.ClientSession:
+def open_session(user_agent: str, resolver: AbstractResolver, *, public_only: bool) -> aiohttp.ClientSession:
     """Connections that are closed after each request; bodies come as they were sent, redirects are not followed.
 
-    Must be called in the loop that uses it.
+    Whoever gives the resolver closes it. Must be called in the loop that uses it.
     """
     connector = aiohttp.TCPConnector(
         limit=0,
         force_close=True,
         use_dns_cache=False,
+        resolver=resolver,
         socket_factory=_public_socket if public_only else None,
     )
     return aiohttp.ClientSession(

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable, Collection
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
+from typing import Generic, TypeVar
 
 import aiohttp
 from yarl import URL
@@ -15,25 +17,31 @@ from services.retriever.web.pages import robots
 from services.retriever.web.pages.body import read_body, read_start
 from services.retriever.web.pages.connections import NotPublicError, open_session
 from services.retriever.web.pages.hosts import Host, Hosts
+from services.retriever.web.pages.kinds import HTML, PLAIN, kind_and_charset
 from services.retriever.web.pages.refusals import (
     PageError,
     failed,
     forbidden,
+    leads_astray,
     no_page,
     not_found,
     not_public,
     too_slow,
     unreadable,
 )
-from services.retriever.web.pages.robots import Robots
+from services.retriever.web.pages.resolver import Resolver
+from services.retriever.web.pages.robots import Robots, TooManyRulesError
 from services.retriever.web.pages.urls import is_private_host, page_url
 from services.retriever.web.user_agent import AGENT, user_agent
 
 _MOST_REDIRECTS = 5
 _REDIRECTS = (301, 302, 303, 307, 308)
 _GONE = (404, 410)
-_HTML = ("text/html", "application/xhtml+xml")
-_PLAIN = ("text/plain", "text/markdown")
+# Pages that are fetched before those before them are read; each may have some megabytes.
+MOST_AHEAD = 4
+
+T = TypeVar("T")
+_Read = Callable[[aiohttp.ClientResponse], Awaitable[T]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,17 +64,12 @@ class _Visit:
 
 
 @dataclass(frozen=True, slots=True)
-class _Answer:
-    """What one request brought: a body, where to go instead, or a status that is neither."""
+class _Answer(Generic[T]):
+    """What one request brought: where to go instead, or a status and, of 200, what was read."""
 
     status: int
     location: str | None = None
-    kind: str = ""
-    charset: str = ""
-    body: bytes = b""
-
-
-Read = Callable[[aiohttp.ClientResponse], Awaitable[bytes]]
+    read: T | None = None
 
 
 class Fetcher:
@@ -77,7 +80,7 @@ class Fetcher:
         timeout: seconds for a page, redirects and robots.txt included, but not the waiting for a turn.
         min_interval: seconds between the beginnings of two requests to a host.
         contact: sent in the `User-Agent`.
-        at_once: the most requests under way, to all hosts together.
+        at_once: the most requests under way, to all hosts together; and, with `MOST_AHEAD`, the most pages in memory.
         private_hosts: `web.private_hosts`.
     """
 
@@ -94,17 +97,24 @@ class Fetcher:
         self._charge = charge
         self._timeout, self._interval, self._private = timeout, min_interval, private_hosts
         self._places = asyncio.Semaphore(at_once)
+        self._rooms = asyncio.Semaphore(at_once + MOST_AHEAD)
+        self._parsing = asyncio.Lock()
         self._hosts = Hosts()
         agent = user_agent(contact)
-        self._public = open_session(agent, public_only=True)
-        self._near = open_session(agent, public_only=False)
+        # Two, so that names of strangers do not keep those of `private_hosts` waiting.
+        self._resolvers = Resolver(), Resolver()
+        self._public = open_session(agent, self._resolvers[0], public_only=True)
+        self._near = open_session(agent, self._resolvers[1], public_only=False)
 
     async def close(self) -> None:
         await self._public.close()
         await self._near.close()
+        for resolver in self._resolvers:
+            await resolver.close()
 
-    async def fetch(self, url: URL, on_sent: Callable[[], None]) -> Fetched:
-        """The page at an address of `page_url`.
+    @asynccontextmanager
+    async def fetch(self, url: URL, on_sent: Callable[[], None]) -> AsyncIterator[Fetched]:
+        """The page at an address of `page_url`, for the block. Few are in memory; others wait, and are not sent for.
 
         Args:
             on_sent: called once the page is counted.
@@ -115,61 +125,79 @@ class Fetcher:
         visit = _Visit(on_sent, self._timeout)
         for _ in range(1 + _MOST_REDIRECTS):
             host = self._hosts.of(url)
-            async with host.turn:
-                await self._require_allowed(url, host, visit)
-                answer = await self._ask(url, host, visit, _read_page)
-            if answer.location is None:
-                return self._page(url, answer)
+            async with AsyncExitStack() as room:
+                async with host.turn:
+                    await self._require_allowed(url, host, visit)
+                    await host.take_turn(self._interval)
+                    await room.enter_async_context(self._rooms)
+                    answer = await self._ask(url, host, visit, self._read_page)
+                if answer.location is None:
+                    yield self._page(answer)
+                    return
             url = self._led_on(url, answer.location)
         raise failed(f"more than {_MOST_REDIRECTS} redirects")
 
-    def _page(self, url: URL, answer: _Answer) -> Fetched:
+    def _page(self, answer: _Answer[Fetched]) -> Fetched:
+        if answer.read is not None:
+            return answer.read
         if answer.status in _GONE:
             raise not_found(answer.status)
         if 400 <= answer.status < 500 and answer.status not in (408, 425, 429):
             raise forbidden(f"its host answered {answer.status}")
-        if answer.status != 200:
-            raise failed(f"its host answered {answer.status}")
-        return Fetched(str(url), answer.kind in _HTML, answer.charset, answer.body)
+        raise failed(f"its host answered {answer.status}")
 
     async def _require_allowed(self, url: URL, host: Host, visit: _Visit) -> None:
-        if host.robots is None:
-            host.robots = await self._robots(url, host, visit)
-        if not host.robots.allows(url.raw_path_qs):
+        rules = self._hosts.robots(url)
+        if rules is None:
+            rules = await self._robots(url, host, visit)
+            self._hosts.keep_robots(url, rules)
+        if not rules.allows(url.raw_path_qs):
+            await self._count(visit)  # for it is recorded, and nobody may fill the record for nothing
             raise forbidden("the robots.txt of its host asks programs not to read it")
 
     async def _robots(self, url: URL, host: Host, visit: _Visit) -> Robots:
         """What the host says; one without a robots.txt allows all, one that cannot say it nothing."""
         url = url.origin() / "robots.txt"
-        for _ in range(1 + _MOST_REDIRECTS):
-            answer = await self._ask(url, host, visit, _read_robots)
-            if answer.location is None:
-                break
-            url = self._led_on(url, answer.location)
-            host = self._hosts.of(url)
+        try:
+            for _ in range(1 + _MOST_REDIRECTS):
+                await host.take_turn(self._interval)
+                answer = await self._ask(url, host, visit, self._read_robots)
+                if answer.location is None:
+                    break
+                url = self._led_on(url, answer.location)
+                host = self._hosts.of(url)
+        except PageError as error:
+            if error.may_pass:
+                raise
+            # It is read anew soon, so this is not for good.
+            raise failed(f"its robots.txt cannot be read, so nothing of it is: {error}") from error
         if answer.status == 429 or answer.status >= 500:
             raise failed(f"its host answered {answer.status} for its robots.txt, so nothing of it is read")
-        text = answer.body.decode("utf-8", "replace") if answer.status == 200 else ""
-        return Robots.read(text, AGENT)
+        return answer.read or Robots({})
 
     def _led_on(self, url: URL, location: str) -> URL:
         try:
             return page_url(location, self._private, base=url)
         except PageError as error:
-            raise forbidden(f"its host leads on to what is not opened: {error}") from error
+            raise leads_astray(str(error)) from error
 
-    async def _ask(self, url: URL, host: Host, visit: _Visit, read: Read) -> _Answer:
-        """One request. Raises PageError if there is no answer in time."""
-        await host.take_turn(self._interval)
-        # Only now: who waits for a slow host takes no place from others.
+    async def _ask(self, url: URL, host: Host, visit: _Visit, read: _Read[T]) -> _Answer[T]:
+        """One request, once it is the host's turn: who waits for a slow one takes no place from others.
+
+        Raises:
+            PageError: there is no answer in time.
+        """
         async with self._places:
-            if not visit.counted:
-                await self._charge()
-                visit.counted = True
-                visit.on_sent()
+            await self._count(visit)
             return await self._exchange(url, host, visit, read)
 
-    async def _exchange(self, url: URL, host: Host, visit: _Visit, read: Read) -> _Answer:
+    async def _count(self, visit: _Visit) -> None:
+        if not visit.counted:
+            await self._charge()
+            visit.counted = True
+            visit.on_sent()
+
+    async def _exchange(self, url: URL, host: Host, visit: _Visit, read: _Read[T]) -> _Answer[T]:
         session = self._near if is_private_host(url, self._private) else self._public
         begun = time.monotonic()
         try:
@@ -190,24 +218,25 @@ class Fetcher:
         finally:
             visit.left -= time.monotonic() - begun
 
-    async def _answer(self, response: aiohttp.ClientResponse, host: Host, read: Read) -> _Answer:
+    async def _answer(self, response: aiohttp.ClientResponse, host: Host, read: _Read[T]) -> _Answer[T]:
         status = response.status
         if status in _REDIRECTS and (location := response.headers.get("Location")):
             return _Answer(status, location)
         if status in (429, 503) and (seconds := retry_after(response.headers)) is not None:
             host.pause(seconds)
-        if status != 200:
-            return _Answer(status)
-        return _Answer(status, None, response.content_type, response.charset or "", await read(response))
+        return _Answer(status, read=await read(response) if status == 200 else None)
 
+    async def _read_page(self, response: aiohttp.ClientResponse) -> Fetched:
+        kind, charset = kind_and_charset(response.headers)
+        if kind not in HTML and kind not in PLAIN:
+            what = "a PDF, which is not read" if kind == "application/pdf" else f"of the type {kind[:80]}"
+            raise unreadable(f"it is no page of text but {what}")
+        return Fetched(str(response.url), kind in HTML, charset, await read_body(response))
 
-async def _read_page(response: aiohttp.ClientResponse) -> bytes:
-    kind = response.content_type
-    if kind not in _HTML and kind not in _PLAIN:
-        what = "a PDF, which is not read" if kind == "application/pdf" else f"of the type {kind[:80]}"
-        raise unreadable(f"it is no page of text but {what}")
-    return await read_body(response)
-
-
-async def _read_robots(response: aiohttp.ClientResponse) -> bytes:
-    return await read_start(response, robots.MOST_BYTES)
+    async def _read_robots(self, response: aiohttp.ClientResponse) -> Robots:
+        file = await read_start(response, robots.MOST_BYTES)
+        try:
+            async with self._parsing:  # one at a time leaves the loop its turns
+                return await asyncio.to_thread(Robots.read, file, AGENT)
+        except TooManyRulesError as error:
+            raise failed(f"its robots.txt cannot be kept to, so nothing of it is read: {error}") from error

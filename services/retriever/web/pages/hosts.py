@@ -9,10 +9,12 @@ from dataclasses import dataclass, field
 from cachetools import TTLCache
 from yarl import URL
 
-from services.retriever.web.pages.refusals import failed
+from services.retriever.web.pages.refusals import paused
 from services.retriever.web.pages.robots import Robots
 
 _MOST_HOSTS = 10_000
+# Of all robots.txt that are kept, in bytes: each redirect may lead to another host, whose file is as large as it likes.
+_MOST_ROBOTS_BYTES = 32_000_000
 _KEPT_SECONDS = 3600.0  # a robots.txt may be kept for a day
 
 
@@ -21,7 +23,6 @@ class Host:
     """One host at one port; times are by `time.monotonic`."""
 
     turn: asyncio.Lock = field(default_factory=asyncio.Lock)
-    robots: Robots | None = None
     next: float = 0.0
     resumes: float = 0.0
 
@@ -32,7 +33,7 @@ class Host:
             PageError: 502 if it has asked for a pause.
         """
         if (left := self.resumes - time.monotonic()) > 0:
-            raise failed(f"its host wants a pause, of which {left:.0f} s are left")
+            raise paused(left)
         now = time.monotonic()
         begins = max(now, self.next)
         self.next = begins + interval
@@ -43,15 +44,23 @@ class Host:
 
 
 class Hosts:
-    """Those asked in the last hour."""
+    """Those asked in the last hour; over http and https a host has two robots.txt, so these are two."""
 
     def __init__(self) -> None:
         self._hosts: TTLCache[str, Host] = TTLCache(_MOST_HOSTS, _KEPT_SECONDS)
+        self._robots: TTLCache[str, Robots] = TTLCache(_MOST_ROBOTS_BYTES, _KEPT_SECONDS, getsizeof=lambda it: it.size)
 
     def of(self, url: URL) -> Host:
-        """The host of a page; over http and https it has two robots.txt, so these are two."""
+        """The host of a page."""
         origin = str(url.origin())
         host = self._hosts.get(origin)
         if host is None:
             host = self._hosts[origin] = Host()
         return host
+
+    def robots(self, url: URL) -> Robots | None:
+        """What the host of a page says, if it is known."""
+        return self._robots.get(str(url.origin()))
+
+    def keep_robots(self, url: URL, robots: Robots) -> None:
+        self._robots[str(url.origin())] = robots

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Collection
 from dataclasses import dataclass, field
 from typing import Any
@@ -11,11 +12,18 @@ from yarl import URL
 
 from research.errors import AssetError, ServiceBusyError
 from services.retriever.web.pages.fetch import Fetcher
-from services.retriever.web.pages.reading.reader import Page, Reader
-from services.retriever.web.pages.refusals import PageError
+from services.retriever.web.pages.reading.reader import Page
+from services.retriever.web.pages.reading.readers import Readers
+from services.retriever.web.pages.refusals import PageError, failed
 from services.retriever.web.pages.urls import page_url
 from services.retriever.web.record import Record
 from services.retriever.web.refusals import disk_full, not_recorded, record_spoilt
+from services.web.errors import HttpError
+
+logger = logging.getLogger(__name__)
+
+# Together with the time that the server waits for its requests, less than `stopping.GRACE_SECONDS`.
+_CLOSE_SECONDS = 2.0
 
 
 @dataclass(slots=True, eq=False)
@@ -48,7 +56,8 @@ class PageOpener:
     ) -> None:
         self._record, self._fetcher = record, fetcher
         self._private = private_hosts
-        self._reader = Reader()
+        self._readers = Readers()
+        self._looking_up = asyncio.Lock()
         self._most_waiting, self._max_wait = most_waiting, max_wait
         self._openings: dict[str, _Opening] = {}
 
@@ -61,7 +70,7 @@ class PageOpener:
             HttpError: nothing may be sent, or nothing recorded; as searches.
         """
         url = str(page_url(asked, self._private))
-        if (recorded := self._recorded(url)) is not None:
+        if (recorded := await self._recorded(url)) is not None:
             return recorded
         opening = self._join(url)
         try:
@@ -78,25 +87,29 @@ class PageOpener:
                 self._forget(url, opening)
 
     async def close(self) -> None:
-        """Give up what is under way: nothing is paid for it."""
-        tasks = [opening.task for opening in self._openings.values()]
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
-        self._reader.close()
+        """Wait a little for what is counted, to record it; give up the rest."""
+        openings = list(self._openings.values())
+        if sent := [opening.task for opening in openings if opening.sent]:
+            await asyncio.wait(sent, timeout=_CLOSE_SECONDS)
+        for opening in openings:
+            opening.task.cancel()
+        await asyncio.gather(*(opening.task for opening in openings), return_exceptions=True)
+        self._readers.close()
         if self._fetcher is not None:
             await self._fetcher.close()
 
-    def _recorded(self, url: str) -> Page | None:
+    async def _recorded(self, url: str) -> Page | None:
         """The page as it is recorded, None if it is to be fetched. Raises what it was refused with."""
-        try:
-            entry = self._record.page(url)
-        except AssetError as error:
-            raise record_spoilt(str(error)) from error
-        if entry is None:
+        # At once: whoever has to fetch joins before another can.
+        if not self._record.has_page(url):
             if self._fetcher is None:
                 raise not_recorded(url, self._record.path)
             return None
+        try:
+            async with self._looking_up:  # one after the other: each may have megabytes
+                entry = await asyncio.to_thread(self._record.page, url)
+        except AssetError as error:
+            raise record_spoilt(str(error)) from error
         if "page" in entry:
             return Page(**entry["page"])
         refusal = PageError(**entry["refusal"])
@@ -129,13 +142,25 @@ class PageOpener:
             opening.sent = True
 
         try:
-            page = await self._reader.read(await self._fetcher.fetch(URL(url), sent))
+            await self._readers.require()
+            async with self._fetcher.fetch(URL(url), sent) as fetched:
+                page = await self._readers.read(fetched)
         except PageError as error:
-            refusal = {"status": error.status, "error": error.error, "message": str(error)}
-            await self._keep(url, {"refusal": refusal})
+            await self._keep_refusal(url, error)
             raise
+        except HttpError:
+            raise
+        except Exception as error:  # whatever its host made of it: other pages may be asked for with it
+            logger.exception("the page at %s", url)
+            refusal = failed(f"the retriever could not take it ({type(error).__name__}); see its log")
+            await self._keep_refusal(url, refusal)
+            raise refusal from error
         await self._keep(url, {"page": {"url": page.url, "title": page.title, "text": page.text}})
         return page
+
+    async def _keep_refusal(self, url: str, error: PageError) -> None:
+        if error.is_outcome:
+            await self._keep(url, {"refusal": {"status": error.status, "error": error.error, "message": str(error)}})
 
     async def _keep(self, url: str, outcome: dict[str, Any]) -> None:
         try:

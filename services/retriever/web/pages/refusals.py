@@ -4,15 +4,22 @@ from __future__ import annotations
 
 from services.web.errors import HttpError
 
-_MAY_PASS = (502, 504)
+_FAILED, _TOO_SLOW = 502, 504
+_ADDRESS, _PAUSED = "address_refused", "host_paused"
 
 
 class PageError(HttpError):
-    """A page that is not given; `may_pass` if it may be another time."""
+    """A page that is not given."""
 
     @property
     def may_pass(self) -> bool:
-        return self.status in _MAY_PASS
+        """Whether it may be given another time: it failed, or our settings or our resolver had a part in it."""
+        return self.status in (_FAILED, _TOO_SLOW) or self.error == _ADDRESS
+
+    @property
+    def is_outcome(self) -> bool:
+        """Whether it says something of the page, for which its host was asked."""
+        return self.error != _PAUSED
 
 
 def no_page(told: str) -> PageError:
@@ -23,7 +30,12 @@ def no_page(told: str) -> PageError:
 def not_public() -> PageError:
     """It would have come from where only we can reach."""
     told = "the address of its host is not public; web.private_hosts names hosts that may be opened nevertheless"
-    return PageError(403, "page_refused", told)
+    return PageError(403, _ADDRESS, told)
+
+
+def leads_astray(told: str) -> PageError:
+    """Its host names another address that is not opened."""
+    return PageError(403, _ADDRESS, f"its host leads on to what is not opened: {told}")
 
 
 def forbidden(told: str) -> PageError:
@@ -43,9 +55,19 @@ def unreadable(told: str) -> PageError:
 
 def failed(told: str) -> PageError:
     """There was no answer, or none that is one."""
-    return PageError(502, "page_failed", told)
+    return PageError(_FAILED, "page_failed", told)
+
+
+def paused(seconds: float) -> PageError:
+    """Its host was not asked."""
+    return PageError(_FAILED, _PAUSED, f"its host wants a pause, of which {seconds:.0f} s are left")
 
 
 def too_slow(seconds: float) -> PageError:
     """It did not come in time."""
-    return PageError(504, "page_too_slow", f"the page did not come within {seconds:g} s")
+    return PageError(_TOO_SLOW, "page_too_slow", f"the page did not come within {seconds:g} s")
+
+
+def no_reader(told: str) -> HttpError:
+    """No page can be read now, whichever it is."""
+    return HttpError(503, "reader_failed", f"pages cannot be read: {told}; see the retriever's log")

@@ -7,17 +7,27 @@ regular expressions, which a hostile file can make run for minutes; here a rule 
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Self
 from urllib.parse import quote
 
 # The least that a reader must take; what is beyond is not looked at.
 MOST_BYTES = 512_000
+# Paths and what stands between their stars; the largest sites have some thousands.
+_MOST_PARTS = 20_000
+# Estimates, of a rule without and a part without its characters.
+_RULE_BYTES, _PART_BYTES = 250, 80
 _LINE = re.compile(r"^\s*([A-Za-z-]+)\s*:\s*([^#]*)")
+_STARS = re.compile(r"\*+")
 _AGENT = re.compile(r"[A-Za-z_-]+")
 _ESCAPED = re.compile(r"%([0-9A-Fa-f]{2})")
 _UNRESERVED = frozenset("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-._~")
 _ASCII = "".join(map(chr, range(33, 127)))
+
+
+class TooManyRulesError(ValueError):
+    """A file that would take long to keep to."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,20 +56,34 @@ class _Rule:
 
 
 class Robots:
-    """What one file says to one agent."""
+    """What one file says to one agent.
 
-    def __init__(self, rules: list[_Rule]) -> None:
-        # The longest that matches decides, and of two the one that allows.
-        self._rules = sorted(rules, key=lambda rule: (-rule.length, not rule.allows))
+    Attributes:
+        size: about what it takes of memory, in bytes.
+    """
+
+    def __init__(self, rules: Mapping[str, bool]) -> None:
+        # The longest that matches decides.
+        self._rules = sorted((_rule(*each) for each in rules.items()), key=lambda rule: -rule.length)
+        parts = sum(len(rule.parts) for rule in self._rules)
+        if parts > _MOST_PARTS:
+            raise TooManyRulesError(f"it has more than {_MOST_PARTS} rules")
+        self.size = 1000 + sum(_RULE_BYTES + _PART_BYTES * len(rule.parts) + rule.length for rule in self._rules)
 
     @classmethod
-    def read(cls, text: str, agent: str) -> Self:
-        """The rules of the groups that name the agent, or else of those for all."""
-        ours: list[_Rule] = []
-        everybodys: list[_Rule] = []
+    def read(cls, file: bytes, agent: str) -> Self:
+        """The rules of the groups that name the agent, or else of those for all.
+
+        It may take half a second.
+
+        Raises:
+            TooManyRulesError: of those that concern the agent.
+        """
+        ours: dict[str, bool] = {}  # by path: of two that are equal the one that allows
+        everybodys: dict[str, bool] = {}
         named = False  # whether any group is ours
         for_us = for_all = begun = False  # whom the group names, and whether it has a rule: then a name begins another
-        for line in text.removeprefix("\ufeff").splitlines():
+        for line in file.decode("utf-8", "surrogateescape").removeprefix("\ufeff").splitlines():
             if (found := _LINE.match(line)) is None:
                 continue
             name, value = found[1].lower(), found[2].strip()
@@ -73,9 +97,9 @@ class Robots:
             elif name in ("allow", "disallow"):
                 begun = True
                 if value and (for_us or for_all):
-                    rule = _rule(value, name == "allow")
-                    ours += [rule] * for_us
-                    everybodys += [rule] * for_all
+                    path = _normal(value)
+                    for group in [ours] * for_us + [everybodys] * for_all:
+                        group[path] = group.get(path, False) or name == "allow"
         return cls(ours if named else everybodys)
 
     def allows(self, path: str) -> bool:
@@ -84,15 +108,15 @@ class Robots:
         return next((rule.allows for rule in self._rules if rule.matches(path)), True)
 
 
-def _rule(value: str, allows: bool) -> _Rule:
-    ends = value.endswith("$")
-    pattern = _normal(value.removesuffix("$"))
-    return _Rule(len(pattern), tuple(pattern.split("*")), ends, allows)
+def _rule(path: str, allows: bool) -> _Rule:
+    ends = path.endswith("$")
+    pattern = path.removesuffix("$")
+    return _Rule(len(pattern), tuple(_STARS.split(pattern)), ends, allows)
 
 
 def _normal(path: str) -> str:
-    """With escapes where they are needed, and only there."""
-    return _ESCAPED.sub(_escape, quote(path, safe=_ASCII))
+    """With escapes where they are needed, and only there. A byte that is no character is escaped as it is."""
+    return quote(_ESCAPED.sub(_escape, path), safe=_ASCII, errors="surrogateescape")
 
 
 def _escape(found: re.Match[str]) -> str:

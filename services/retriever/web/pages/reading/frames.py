@@ -5,6 +5,7 @@ from __future__ import annotations
 import struct
 from typing import IO
 
+READY = b"ready"  # the first that the process says
 _LENGTH = struct.Struct(">I")
 
 

@@ -19,13 +19,18 @@ from trafilatura.settings import Document
 from trafilatura.utils import detect_encoding
 
 from services.process.parent import end_with_parent
-from services.retriever.web.pages.reading.frames import receive, send
+from services.retriever.web.pages.reading.frames import READY, receive, send
 
 _BOM = codecs.BOM_UTF8
 _META = re.compile(rb"<meta[^>]{0,200}?charset\s*=\s*[\"']?\s*([A-Za-z0-9_:.-]{1,40})", re.IGNORECASE)
 _HEAD_BYTES = 1024  # where a page says its encoding, if it does
 # As browsers read what calls itself so.
 _WINDOWS = {"ascii": "cp1252", "iso8859-1": "cp1252"}
+# What browsers know, by Python's names. Others of Python's are no encodings of pages, and one (punycode) takes hours.
+_KNOWN = re.compile(
+    r"utf-8|utf-16(-[bl]e)?|ascii|iso8859-\d+|cp(125\d|866|874|932|949)|koi8-[ru]|mac-(roman|cyrillic)|tis-620"
+    r"|gbk|gb2312|gb18030|big5(hkscs)?|euc_(jp|kr)|iso2022_jp|shift_jis"
+)
 _MOST_MEMORY = 2 * 2**30
 
 
@@ -37,7 +42,8 @@ def decoded(body: bytes, charset: str) -> str:
     for name in (charset, said[1].decode() if said else "", "utf-8"):
         try:
             known = codecs.lookup(name).name
-            return body.decode(_WINDOWS.get(known, known))
+            if _KNOWN.fullmatch(known):
+                return body.decode(_WINDOWS.get(known, known))
         except (LookupError, ValueError):
             continue
     looks_like = detect_encoding(body)
@@ -55,7 +61,9 @@ def _answer(head: dict[str, Any], body: bytes) -> dict[str, str]:
     try:
         text = decoded(body, head["charset"])
         title, text = title_and_text(text) if head["html"] else ("", text)
-    except Exception as error:  # whatever a page made of it, MemoryError included
+    except MemoryError:
+        return {"exhausted": ""}
+    except Exception as error:  # whatever a page made of it
         return {"fault": f"it cannot be read ({type(error).__name__})"}
     return {"title": _sound(title), "text": _sound(text)[: head["most_chars"]]}
 
@@ -70,6 +78,7 @@ def main() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # of a terminal, which the parent gets as well
     logging.disable()
     resource.setrlimit(resource.RLIMIT_AS, (_MOST_MEMORY, _MOST_MEMORY))
+    send(sys.stdout.buffer, READY)
     while (head := receive(sys.stdin.buffer)) is not None and (body := receive(sys.stdin.buffer)) is not None:
         send(sys.stdout.buffer, orjson.dumps(_answer(orjson.loads(head), body)))
 

@@ -1,0 +1,45 @@
+"""Several readers, so that a page which hangs one does not keep all others waiting."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+from services.retriever.web.pages.fetch import Fetched
+from services.retriever.web.pages.reading.reader import Page, Reader
+
+_READERS = 2
+
+
+class Readers:
+    """Each reads one page at a time; the second is started only when two pages come at once."""
+
+    def __init__(self) -> None:
+        self._all = [Reader() for _ in range(_READERS)]
+        self._idle: asyncio.LifoQueue[Reader] = asyncio.LifoQueue()
+        for reader in self._all:
+            self._idle.put_nowait(reader)
+
+    async def require(self) -> None:
+        """Raises HttpError if no page can be read."""
+        if not any(reader.stands for reader in self._all):
+            async with self._one() as reader:
+                await reader.start()
+
+    async def read(self, fetched: Fetched) -> Page:
+        """As `Reader.read`."""
+        async with self._one() as reader:
+            return await reader.read(fetched)
+
+    def close(self) -> None:
+        for reader in self._all:
+            reader.close()
+
+    @asynccontextmanager
+    async def _one(self) -> AsyncIterator[Reader]:
+        reader = await self._idle.get()
+        try:
+            yield reader
+        finally:
+            self._idle.put_nowait(reader)
