@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+from ipaddress import ip_network
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import Field, StringConstraints, model_validator
+from pydantic import AfterValidator, Field, StringConstraints, model_validator
 
 from research.settings.base import NAME, Name, Port, PositiveInt, Section, without_credentials
 
 Backend = Literal["onnx-int8", "onnx", "torch"]
 # A name or an address, as an address of a page has it, and a port if it is not the usual one.
 Host = Annotated[str, StringConstraints(to_lower=True, pattern=r"^([a-z0-9.-]+|\[[0-9a-f:.]+\])(:[0-9]{1,5})?$")]
+Network = Annotated[str, AfterValidator(lambda given: str(ip_network(given)))]
 WebBackend = Literal["searxng", "brave", "tavily", "serper", "wikipedia"]
 
 
@@ -108,6 +110,11 @@ class WebConfig(Section):
         default_factory=list,
         description="hosts, with their port unless it is 80 or 443, whose pages are opened though no public address is "
         'theirs: `["wiki.corp", "10.0.0.7:8080"]`',
+    )
+    refused_networks: list[Network] = Field(
+        default_factory=list,
+        description="networks of public addresses whose pages are not opened, for they are yours: "
+        '`["2a02:8071:1234::/48", "198.51.100.0/24"]`',
     )
     timeout: float = Field(
         10.0,

@@ -114,7 +114,7 @@ class WebRetriever:
             return ServiceStatus(status="failed", detail=fault)
         if self.status.status == "ready" and self._budget is not None and (why := self._budget.exhausted):
             return ServiceStatus(
-                status="ready", detail=f"{self.status.detail}: only what is recorded is answered: {why}"
+                status="ready", detail=f"{self.status.detail}: of searches only what is recorded is answered: {why}"
             )
         return self.status
 
@@ -232,6 +232,7 @@ class WebRetriever:
                 contact=config.contact,
                 at_once=config.at_once,
                 private_hosts=config.private_hosts,
+                refused_networks=config.refused_networks,
             )
         return PageOpener(
             record,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ipaddress import IPv4Address, IPv6Address, ip_address
+from ipaddress import IPv4Address, IPv6Address, ip_address, ip_network
 
 import pytest
 from hypothesis import example, given
@@ -104,6 +104,15 @@ def test_no_form_of_ipv6_carries_an_address_near_us(near: IPv4Address, more: int
 @given(any_4)
 def test_nat64_is_what_it_carries(address: IPv4Address) -> None:
     assert is_public(f"64:ff9b::{address}") == is_public(str(address))
+
+
+def test_a_network_of_ours_is_not_public_in_any_form() -> None:
+    ours = [ip_network("93.184.216.0/24"), ip_network("2a02:8071:1234::/48")]
+    for address in ("93.184.216.34", "64:ff9b::5db8:d822", "2a02:8071:1234::7"):
+        assert is_public(address)
+        assert not is_public(address, ours)
+    assert is_public("93.184.217.34", ours)
+    assert is_public("2a02:8071:1235::7", ours)
 
 
 @given(st.ip_addresses(v=6))

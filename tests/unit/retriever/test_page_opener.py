@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+import json
+from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 from fastapi import Response
 
+from research.config import load_settings
 from services.retriever.web.pages.fetch import MOST_AHEAD, Fetcher
 from services.retriever.web.pages.opener import PageOpener
 from services.retriever.web.pages.reading import reader as reader_module
@@ -29,12 +31,20 @@ HANGING = (
 class Opened:
     """An opener of a record in `folder`; how many pages it has counted, and how many lines it has recorded."""
 
+    refused: Sequence[str] = ()
+
     def __init__(self, folder: Path, *private: str) -> None:
         self.counted = 0
         self.record = Record(folder / "record.jsonl", "searxng", "http://127.0.0.1:9", writable=True)
         self.path = self.record.path
         fetcher = Fetcher(
-            self._charge, timeout=20.0, min_interval=0.0, contact="us@site.example", at_once=2, private_hosts=private
+            self._charge,
+            timeout=20.0,
+            min_interval=0.0,
+            contact="us@site.example",
+            at_once=2,
+            private_hosts=private,
+            refused_networks=self.refused,
         )
         self.opener = PageOpener(self.record, fetcher, private_hosts=private, most_waiting=1000, max_wait=60.0)
 
@@ -181,3 +191,19 @@ def test_what_is_counted_at_the_end_is_recorded(tmp_path: Path, monkeypatch: pyt
         run(tmp_path, ask)
         assert run(tmp_path, lambda opened: opened.status("/")) == 200
     assert site.asked == ["/"]
+
+
+def test_a_neighbour_with_a_public_address_is_refused_by_its_network(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    site = PageSite()
+    with site.serving() as port:
+        internet = Internet({"site.example": [["2a02:8071:1234::7", PUBLIC]]}, {(PUBLIC, 80): port})
+        internet.install(monkeypatch)
+        for refused in (["2a02:8071:1234::/48", f"{PUBLIC}/32"], ["2a02:8071:1234::/48"]):
+            settings = load_settings(overrides=[f"web.refused_networks={json.dumps(refused)}"], environment=False)
+            with monkeypatch.context() as patch:
+                patch.setattr(Opened, "refused", settings.web.refused_networks)
+                status = run(tmp_path, lambda opened: opened.status("/"))
+            assert status == (200 if len(refused) == 1 else 403)
+    assert set(internet.connected) == {(PUBLIC, 80)}

@@ -88,7 +88,7 @@ def test_a_cap_that_is_reached_refuses_what_is_new_and_answers_what_is_recorded(
                 assert "web.max_requests = 2; raise it" in response.json()["message"]
                 ready = client.get("/readyz")
                 assert ready.status_code == 200
-                assert "only what is recorded is answered" in ready.json()["detail"]
+                assert "of searches only what is recorded is answered" in ready.json()["detail"]
                 web = client.get("/info").json()["web"]
                 assert (web["requests"], web["spent"], web["recorded"]) == (2, 0.01, 2)
                 assert "web.max_requests" in web["exhausted"]

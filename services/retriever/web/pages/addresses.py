@@ -6,7 +6,8 @@ Python, and call multicast global.
 
 from __future__ import annotations
 
-from ipaddress import IPv4Address, IPv6Address, IPv6Network, ip_address, ip_network
+from collections.abc import Collection
+from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
 
 _NOT_PUBLIC_4 = [
     ip_network(each)
@@ -37,22 +38,26 @@ _NOT_PUBLIC_6 = [ip_network(each) for each in ("2001::/23", "2001:db8::/32", "20
 _TRANSLATED = IPv6Network("64:ff9b::/96")
 
 
-def is_public(address: str) -> bool:
-    """Whether an address, as the resolver gives it, is one of the public internet; False if it is none at all."""
+def is_public(address: str, refused: Collection[IPv4Network | IPv6Network] = ()) -> bool:
+    """Whether an address, as the resolver gives it, is one of the public internet; False if it is none at all.
+
+    Args:
+        refused: `web.refused_networks`, which are not.
+    """
     try:
         known = ip_address(address)
     except ValueError:
         return False
-    return _is_public_4(known) if isinstance(known, IPv4Address) else _is_public_6(known)
-
-
-def _is_public_4(address: IPv4Address) -> bool:
-    return not any(address in network for network in _NOT_PUBLIC_4)
+    if any(known in network for network in refused):
+        return False
+    if isinstance(known, IPv4Address):
+        return not any(known in network for network in _NOT_PUBLIC_4)
+    if known.scope_id is None and known in _TRANSLATED:
+        return is_public(str(IPv4Address(int(known) & 0xFFFF_FFFF)), refused)
+    return _is_public_6(known)
 
 
 def _is_public_6(address: IPv6Address) -> bool:
     if address.scope_id is not None:
         return False
-    if address in _TRANSLATED:
-        return _is_public_4(IPv4Address(int(address) & 0xFFFF_FFFF))
     return address in _ASSIGNED_6 and not any(address in network for network in _NOT_PUBLIC_6)

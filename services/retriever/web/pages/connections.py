@@ -7,6 +7,9 @@ written and whatever it means a moment later (DNS rebinding).
 from __future__ import annotations
 
 import socket
+from collections.abc import Collection
+from functools import partial
+from ipaddress import IPv4Network, IPv6Network, ip_network
 from typing import Any
 
 import aiohttp
@@ -24,17 +27,23 @@ class NotPublicError(OSError):
         super().__init__("the address is not public")
 
 
-def open_session(user_agent: str, resolver: AbstractResolver, *, public_only: bool) -> aiohttp.ClientSession:
+def open_session(
+    user_agent: str, resolver: AbstractResolver, *, public_only: bool, refused: Collection[str] = ()
+) -> aiohttp.ClientSession:
     """Connections that are closed after each request; bodies come as they were sent, redirects are not followed.
 
     Whoever gives the resolver closes it. Must be called in the loop that uses it.
+
+    Args:
+        refused: `web.refused_networks`, which are not public.
     """
+    networks = [ip_network(each) for each in refused]
     connector = aiohttp.TCPConnector(
         limit=0,
         force_close=True,
         use_dns_cache=False,
         resolver=resolver,
-        socket_factory=_public_socket if public_only else None,
+        socket_factory=partial(_public_socket, networks) if public_only else None,
     )
     return aiohttp.ClientSession(
         connector=connector,
@@ -50,8 +59,8 @@ def open_session(user_agent: str, resolver: AbstractResolver, *, public_only: bo
     )
 
 
-def _public_socket(found: tuple[Any, ...]) -> socket.socket:
+def _public_socket(refused: Collection[IPv4Network | IPv6Network], found: tuple[Any, ...]) -> socket.socket:
     family, kind, protocol, _, address = found
-    if not is_public(address[0]):
+    if not is_public(address[0], refused):
         raise NotPublicError
     return socket.socket(family, kind, protocol)

@@ -82,6 +82,7 @@ class Fetcher:
         contact: sent in the `User-Agent`.
         at_once: the most requests under way, to all hosts together; and, with `MOST_AHEAD`, the most pages in memory.
         private_hosts: `web.private_hosts`.
+        refused_networks: `web.refused_networks`.
     """
 
     def __init__(
@@ -93,6 +94,7 @@ class Fetcher:
         contact: str,
         at_once: int,
         private_hosts: Collection[str],
+        refused_networks: Collection[str] = (),
     ) -> None:
         self._charge = charge
         self._timeout, self._interval, self._private = timeout, min_interval, private_hosts
@@ -103,7 +105,7 @@ class Fetcher:
         agent = user_agent(contact)
         # Two, so that names of strangers do not keep those of `private_hosts` waiting.
         self._resolvers = Resolver(), Resolver()
-        self._public = open_session(agent, self._resolvers[0], public_only=True)
+        self._public = open_session(agent, self._resolvers[0], public_only=True, refused=refused_networks)
         self._near = open_session(agent, self._resolvers[1], public_only=False)
 
     async def close(self) -> None:
