@@ -15,6 +15,7 @@ from research.config import load_settings
 from services.retriever.web.pages.fetch import MOST_AHEAD, Fetcher
 from services.retriever.web.pages.opener import PageOpener
 from services.retriever.web.pages.reading import reader as reader_module
+from services.retriever.web.pages.reading import readers as readers_module
 from services.retriever.web.pages.reading.reader import Page
 from services.retriever.web.pages.refusals import PageError
 from services.retriever.web.record import Record
@@ -141,7 +142,7 @@ def test_nothing_is_asked_for_that_could_not_be_read(
 
 def test_pages_wait_with_their_hosts_while_nothing_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(reader_module, "_COMMAND", (reader_module._COMMAND[0], "-c", HANGING))
-    monkeypatch.setattr(reader_module, "_SECONDS", 600.0)
+    monkeypatch.setattr(readers_module, "_SECONDS", 600.0)
     site = PageSite(pages={f"/{n}": lambda: html("x" * 1_000_000) for n in range(15)})
     with site.serving() as port:
         Internet({"site.example": [[PUBLIC]]}, {(PUBLIC, 80): port}).install(monkeypatch)

@@ -18,7 +18,7 @@ from mcp import Client
 
 from services.retriever.web.pages import fetch as fetch_module
 from services.retriever.web.record import Record
-from tests.support.page_sites import ARTICLE, PARAGRAPHS, PageSite, drip, html, redirect
+from tests.support.page_sites import ARTICLE, PARAGRAPHS, Internet, PageSite, drip, html, redirect
 from tests.support.web_search import searching
 from tests.support.web_server import connect, post
 
@@ -187,6 +187,16 @@ def test_an_agent_host_fetches_a_page_and_is_told_why_not(tmp_path: Path) -> Non
         (True, "Error executing tool fetch: its host answered 404"),
         (True, "Error executing tool fetch: it is no address of a page: http://… or https://…"),
     ]
+
+
+def test_a_name_that_leads_near_us_is_refused_by_the_service(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    internet = Internet({"near.example": [["127.0.0.1"], ["10.0.0.7", "::1"]]})
+    with opening(tmp_path, 1) as client:
+        internet.install(monkeypatch)
+        for _ in range(2):
+            response = opened(client, "http://near.example/")
+            assert (response.status_code, response.json()["error"]) == (403, "address_refused")
+    assert internet.resolved == ["near.example"] * 2
 
 
 def test_addresses_are_asked_for_as_they_are(tmp_path: Path) -> None:

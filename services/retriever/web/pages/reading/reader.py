@@ -28,7 +28,6 @@ _COMMAND = (sys.executable, "-m", "services.retriever.web.pages.reading.text")
 # What it needs to find itself; the rest has our keys, and it reads what strangers write.
 _ENVIRONMENT = ("PATH", "PYTHONPATH", "LD_LIBRARY_PATH", "LANG", "LC_ALL", "TMPDIR")
 _START_SECONDS = 60.0  # its imports take two, and many on a busy machine
-_SECONDS = 15.0  # a page of the most bytes takes a few
 _MOST_PAGES = 500  # whatever a process has kept of its pages goes with it
 
 
@@ -48,7 +47,7 @@ class Reader:
         seconds: that one page may take.
     """
 
-    def __init__(self, seconds: float = _SECONDS) -> None:
+    def __init__(self, seconds: float) -> None:
         self._seconds = seconds
         # It must stay: the kernel ends the process with the thread that has started it.
         self._thread = ThreadPoolExecutor(1, "reader")

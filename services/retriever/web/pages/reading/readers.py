@@ -10,13 +10,14 @@ from services.retriever.web.pages.fetch import Fetched
 from services.retriever.web.pages.reading.reader import Page, Reader
 
 _READERS = 2
+_SECONDS = 15.0  # a page of the most bytes takes a few
 
 
 class Readers:
     """Each reads one page at a time; the second is started only when two pages come at once."""
 
     def __init__(self) -> None:
-        self._all = [Reader() for _ in range(_READERS)]
+        self._all = [Reader(_SECONDS) for _ in range(_READERS)]
         self._idle: asyncio.LifoQueue[Reader] = asyncio.LifoQueue()
         for reader in self._all:
             self._idle.put_nowait(reader)
