@@ -20,6 +20,7 @@ _RESPONSES: dict[int | str, dict[str, Any]] = ERROR_RESPONSES | {
         404: "No passage has this id, and no page this url",
         415: "What is there is no text: a PDF, an image, too much, or nothing",
         502: "The host of the page does not answer, or with nonsense",
+        503: "The retriever is still loading, or nothing can read pages: see its log",
         504: "The host of the page took too long",
     }.items()
 }
