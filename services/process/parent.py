@@ -18,17 +18,17 @@ def child_environment(names: Collection[str] | None = None) -> dict[str, str]:
     return given | {_VARIABLE: str(os.getpid())}
 
 
-def end_with_parent() -> None:
-    """Have the kernel send SIGTERM when the parent ends, if the parent asked for that; this survives `exec`.
+def end_with_parent(number: signal.Signals = signal.SIGTERM) -> None:
+    """Have the kernel send a signal when the parent ends, if the parent asked for that; this survives `exec`.
 
     The kernel watches the thread that started this process, so a parent must start children from a thread that stays.
     """
     parent = os.environ.pop(_VARIABLE, None)
     if parent is None or not sys.platform.startswith("linux"):
         return
-    _prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
+    _prctl(_PR_SET_PDEATHSIG, number)
     if os.getppid() != int(parent):  # it ended before we asked
-        os.kill(os.getpid(), signal.SIGTERM)
+        os.kill(os.getpid(), number)
 
 
 def adopt_orphans() -> None:

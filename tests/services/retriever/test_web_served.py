@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import json
+import os
+import signal
+import termios
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +18,7 @@ import httpx
 import psutil
 import pytest
 
-from tests.support.page_sites import PARAGRAPHS, PageSite
+from tests.support.page_sites import PARAGRAPHS, PageSite, html
 from tests.support.search_engines import KEYS, SearchEngine
 from tests.support.web_server import connect, post
 
@@ -100,24 +104,58 @@ def test_what_is_paid_for_at_the_end_is_recorded_though_nobody_waits(
     assert "every answer of the web and every request sent is on the disk" in server.log.read_text()
 
 
-@pytest.mark.parametrize("end", ["terminate", "kill"])
-def test_the_process_that_reads_pages_ends_with_the_retriever(launch: Any, tmp_path: Path, end: str) -> None:
-    with PageSite().serving() as port:
+@contextlib.contextmanager
+def opening(launch: Any, data: Path, site: PageSite) -> Iterator[tuple[Any, psutil.Process, str]]:
+    """A retriever that has opened the page `/` of the site, its process that reads pages, and the site's address."""
+    with site.serving() as port:
+        url = f"http://127.0.0.1:{port}"
         server = launch(
             "retriever",
-            f"paths.data={tmp_path}",
+            f"paths.data={data}",
             "retriever.backend=searxng",
             "web.address=http://127.0.0.1:9",
             f'web.private_hosts=["127.0.0.1:{port}"]',
         )
-        page = httpx.post(f"{server.url}/open", json={"id": f"http://127.0.0.1:{port}/"}, timeout=60).json()
+        page = httpx.post(f"{server.url}/open", json={"id": f"{url}/"}, timeout=60).json()
         assert page["text"].splitlines()[1:] == PARAGRAPHS
         [reader] = [
             child
             for child in psutil.Process(server.process.pid).children(recursive=True)
             if "services.retriever.web.pages.reading.text" in child.cmdline()
         ]
-        getattr(server.process, end)()
-        server.process.wait(timeout=30)
+        yield server, reader, url
+
+
+@contextlib.contextmanager
+def while_it_reads(server: Any, reader: psutil.Process, url: str) -> Iterator[None]:
+    """The block runs while a page is with the process that reads, which is stopped meanwhile."""
+    reader.suspend()
+    with connect(int(server.url.rsplit(":", 1)[1]), post("/open", json.dumps({"id": url}).encode())):
+        with open(f"/proc/{reader.pid}/fd/0", "rb") as pipe:
+            until(lambda: fcntl.ioctl(pipe, termios.FIONREAD, bytes(4)) != bytes(4))
+        yield
+
+
+@pytest.mark.parametrize("end", ["terminate", "kill"])
+@pytest.mark.parametrize("is_reading", [False, True])
+def test_the_process_that_reads_pages_ends_with_the_retriever(
+    launch: Any, tmp_path: Path, end: str, is_reading: bool
+) -> None:
+    site = PageSite(pages={"/": html, "/b": html})
+    with opening(launch, tmp_path, site) as (server, reader, url):
+        with while_it_reads(server, reader, f"{url}/b") if is_reading else contextlib.nullcontext():
+            getattr(server.process, end)()
+            server.process.wait(timeout=30)
         psutil.wait_procs([reader], timeout=30)
         assert not reader.is_running() or reader.status() == psutil.STATUS_ZOMBIE
+
+
+def test_a_page_that_is_read_when_all_processes_are_told_to_end_is_recorded(launch: Any, tmp_path: Path) -> None:
+    """As `research up` and `timeout` tell a process group, and systemd each process."""
+    site = PageSite(pages={"/": html, "/b": html})
+    with opening(launch, tmp_path, site) as (server, reader, url), while_it_reads(server, reader, f"{url}/b"):
+        os.killpg(server.process.pid, signal.SIGTERM)
+        reader.resume()
+        server.process.wait(timeout=30)
+    [_, kept] = [json.loads(line)["entry"] for line in entries(tmp_path / "web" / "searxng.jsonl")]
+    assert (kept["opened"], kept["page"]["title"]) == (f"{url}/b", "The Starry Night")

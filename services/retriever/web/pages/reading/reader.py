@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import signal
 import subprocess
 import sys
 from collections.abc import Callable
@@ -27,6 +28,8 @@ T = TypeVar("T")
 _COMMAND = (sys.executable, "-m", "services.retriever.web.pages.reading.text")
 # What it needs to find itself; the rest has our keys, and it reads what strangers write.
 _ENVIRONMENT = ("PATH", "PYTHONPATH", "LD_LIBRARY_PATH", "LANG", "LC_ALL", "TMPDIR")
+# Of a terminal, or for all of a service: the retriever gets them, too, and what is counted is still to be read.
+_SIGNALS_FOR_ALL = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 _START_SECONDS = 60.0  # its imports take two, and many on a busy machine
 _MOST_PAGES = 500  # whatever a process has kept of its pages goes with it
 
@@ -49,8 +52,10 @@ class Reader:
 
     def __init__(self, seconds: float) -> None:
         self._seconds = seconds
-        # It must stay: the kernel ends the process with the thread that has started it.
-        self._thread = ThreadPoolExecutor(1, "reader")
+        # It must stay: the kernel ends the process with the thread that has started it; both block the same.
+        self._thread = ThreadPoolExecutor(
+            1, "reader", initializer=signal.pthread_sigmask, initargs=(signal.SIG_BLOCK, _SIGNALS_FOR_ALL)
+        )
         self._process: subprocess.Popen[bytes] | None = None
         self._pages = 0
         self._given_up = False

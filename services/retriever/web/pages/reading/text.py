@@ -74,8 +74,7 @@ def _sound(text: str) -> str:
 
 
 def main() -> None:
-    end_with_parent()
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # of a terminal, which the parent gets as well
+    end_with_parent(signal.SIGKILL)  # `Reader` has the others blocked
     logging.disable()
     resource.setrlimit(resource.RLIMIT_AS, (_MOST_MEMORY, _MOST_MEMORY))
     send(sys.stdout.buffer, READY)
