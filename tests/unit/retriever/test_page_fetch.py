@@ -45,6 +45,10 @@ class Sent:
         self.last = time.monotonic()
 
 
+async def nothing() -> None:
+    """What a page waits for before it is counted."""
+
+
 def new_fetcher(sent: Sent, private: tuple[str, ...] = (), **limits: Any) -> Fetcher:
     usual = {"timeout": 20.0, "min_interval": 0.0, "contact": "team@site.example", "at_once": 4}
     return Fetcher(sent.charge, private_hosts=private, **{**usual, **limits})
@@ -63,7 +67,7 @@ def run(
         fetcher = new_fetcher(sent or Sent(), private, **limits)
 
         async def fetch(asked: str) -> Fetched:
-            async with fetcher.fetch(page_url(asked, private), lambda: None) as page:
+            async with fetcher.fetch(page_url(asked, private), nothing) as page:
                 return page
 
         try:
@@ -533,7 +537,7 @@ def test_names_that_nobody_answers_keep_only_pages_waiting(
         fetcher = new_fetcher(Sent(), at_once=50, timeout=60.0)
 
         async def fetch(url: str) -> None:
-            async with fetcher.fetch(page_url(url, ()), lambda: None):
+            async with fetcher.fetch(page_url(url, ()), nothing):
                 pass
 
         opening = [asyncio.create_task(fetch(f"http://{n}.slow.example/")) for n in range(50)]
@@ -565,7 +569,7 @@ def test_pages_that_are_not_yet_read_hold_up_those_behind_them(monkeypatch: pyte
             fetcher, read, fetched_one = new_fetcher(Sent(), at_once=2), asyncio.Event(), asyncio.Semaphore(0)
 
             async def fetch(n: int) -> None:
-                async with fetcher.fetch(page_url(f"{SITE}/{n}", ()), lambda: None):
+                async with fetcher.fetch(page_url(f"{SITE}/{n}", ()), nothing):
                     fetched_one.release()
                     await read.wait()
 

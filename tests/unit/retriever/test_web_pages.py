@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -227,20 +228,61 @@ def test_a_wrong_request_is_refused_by_name(tmp_path: Path) -> None:
             assert named in response.json()["message"]
 
 
-def test_nothing_is_fetched_that_cannot_be_counted_or_kept(tmp_path: Path) -> None:
+@contextmanager
+def full_disk(name: str) -> Iterator[None]:
+    """No file of this name can be written while the block runs."""
+    fsync = os.fsync
+
+    def full(file: int) -> None:
+        if Path(os.readlink(f"/proc/self/fd/{file}")).name == name:
+            raise OSError(28, "No space left on device")
+        fsync(file)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("services.retriever.web.lines.os.fsync", full)
+        yield
+
+
+def test_nothing_is_fetched_that_cannot_be_counted(tmp_path: Path) -> None:
     site = PageSite()
     with site.serving() as port, opening(tmp_path, port) as client:
         url = f"http://127.0.0.1:{port}/"
-
-        def full(*_: object) -> None:
-            raise OSError(28, "No space left on device")
-
-        with pytest.MonkeyPatch.context() as patch:
-            patch.setattr("services.retriever.web.lines.os.fsync", full)
+        with full_disk("searxng-requests.jsonl"):
             for response in (opened(client, url), client.post("/access", json={"urls": [url]})):
                 assert (response.status_code, response.json()["error"]) == (507, "disk_full")
         assert site.asked == []
         assert opened(client, url).status_code == 200
+
+
+def test_a_page_that_cannot_be_recorded_is_kept_and_nothing_else_is_fetched(tmp_path: Path) -> None:
+    site = PageSite(pages={"/": html, "/b": html}, robots="")
+    with site.serving() as port, opening(tmp_path, port) as client:
+        urls = [f"http://127.0.0.1:{port}{path}" for path in ("/", "/", "/b", "/", "/b")]
+        with full_disk("searxng.jsonl"):
+            for url in urls:
+                assert (opened(client, url).status_code, site.asked) == (507, ["/"])
+        assert len(entries(tmp_path, "searxng-requests.jsonl")) == 1
+        assert [opened(client, url).status_code for url in urls] == [200] * 5
+    assert site.asked == ["/", "/b"]
+    assert len(entries(tmp_path, "searxng.jsonl")) == 2
+
+
+def test_pages_that_wait_when_the_disk_fills_are_not_fetched(tmp_path: Path) -> None:
+    site = PageSite(pages={f"/{n}": html for n in range(20)}, robots="")
+    with site.serving() as port, opening(tmp_path, port) as client, full_disk("searxng.jsonl"):
+        urls = [f"http://127.0.0.1:{port}/{n}" for n in range(20)]
+        with ThreadPoolExecutor(20) as pool:
+            assert {each.status_code for each in pool.map(lambda url: opened(client, url), urls)} == {507}
+        assert len(site.asked) < 15  # not those that waited for their turn
+
+
+def test_a_page_that_could_not_be_recorded_is_at_the_end(tmp_path: Path) -> None:
+    site = PageSite()
+    with site.serving() as port:
+        url = f"http://127.0.0.1:{port}/"
+        with opening(tmp_path, port) as client, full_disk("searxng.jsonl"):
+            assert opened(client, url).status_code == 507
+        assert len(entries(tmp_path, "searxng.jsonl")) == 1
 
 
 def test_pages_that_fail_are_no_outage_of_the_retriever(tmp_path: Path) -> None:

@@ -56,9 +56,9 @@ class Fetched:
 
 @dataclass(slots=True)
 class _Visit:
-    """One page that is being fetched: whom to tell of the first request, and the seconds left for all of them."""
+    """One page that is being fetched: what its first request waits for, and the seconds left for all of them."""
 
-    on_sent: Callable[[], None]
+    before: Callable[[], Awaitable[None]]
     left: float
     counted: bool = False
 
@@ -115,16 +115,16 @@ class Fetcher:
             await resolver.close()
 
     @asynccontextmanager
-    async def fetch(self, url: URL, on_sent: Callable[[], None]) -> AsyncIterator[Fetched]:
+    async def fetch(self, url: URL, before: Callable[[], Awaitable[None]]) -> AsyncIterator[Fetched]:
         """The page at an address of `page_url`, for the block. Few are in memory; others wait, and are not sent for.
 
         Args:
-            on_sent: called once the page is counted.
+            before: awaited just before the page is counted; what it raises refuses the page.
 
         Raises:
             PageError: in the words of `refusals`.
         """
-        visit = _Visit(on_sent, self._timeout)
+        visit = _Visit(before, self._timeout)
         for _ in range(1 + _MOST_REDIRECTS):
             host = self._hosts.of(url)
             async with AsyncExitStack() as room:
@@ -195,9 +195,9 @@ class Fetcher:
 
     async def _count(self, visit: _Visit) -> None:
         if not visit.counted:
+            await visit.before()
             await self._charge()
             visit.counted = True
-            visit.on_sent()
 
     async def _exchange(self, url: URL, host: Host, visit: _Visit, read: _Read[T]) -> _Answer[T]:
         session = self._near if is_private_host(url, self._private) else self._public

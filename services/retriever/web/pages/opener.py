@@ -60,6 +60,9 @@ class PageOpener:
         self._looking_up = asyncio.Lock()
         self._most_waiting, self._max_wait = most_waiting, max_wait
         self._openings: dict[str, _Opening] = {}
+        # What is counted and could not be written; nothing is sent before it is.
+        self._unwritten: dict[str, dict[str, Any]] = {}
+        self._writing = asyncio.Lock()
 
     async def open(self, asked: str) -> Page:
         """The page at an address.
@@ -94,6 +97,10 @@ class PageOpener:
         for opening in openings:
             opening.task.cancel()
         await asyncio.gather(*(opening.task for opening in openings), return_exceptions=True)
+        try:
+            await self._write()
+        except HttpError as error:
+            logger.warning("%d pages that are counted are lost: %s", len(self._unwritten), error)
         self._readers.close()
         if self._fetcher is not None:
             await self._fetcher.close()
@@ -138,12 +145,16 @@ class PageOpener:
     async def _open(self, url: str, opening: _Opening) -> Page:
         assert self._fetcher is not None, "without it nothing is joined"
 
-        def sent() -> None:
+        async def before_it_is_sent() -> None:
+            await self._write()
             opening.sent = True
 
+        await self._write()
+        if (recorded := await self._recorded(url)) is not None:  # since this moment
+            return recorded
         try:
             await self._readers.require()
-            async with self._fetcher.fetch(URL(url), sent) as fetched:
+            async with self._fetcher.fetch(URL(url), before_it_is_sent) as fetched:
                 page = await self._readers.read(fetched)
         except PageError as error:
             await self._keep_refusal(url, error)
@@ -163,7 +174,15 @@ class PageOpener:
             await self._keep(url, {"refusal": {"status": error.status, "error": error.error, "message": str(error)}})
 
     async def _keep(self, url: str, outcome: dict[str, Any]) -> None:
-        try:
-            await asyncio.to_thread(self._record.add_page, url, outcome)
-        except OSError as error:
-            raise disk_full(self._record.path, error) from error
+        self._unwritten[url] = outcome
+        await self._write()
+
+    async def _write(self) -> None:
+        """Record what is counted. Raises HttpError, and tries again next time."""
+        async with self._writing:
+            for url, outcome in list(self._unwritten.items()):
+                try:
+                    await asyncio.to_thread(self._record.add_page, url, outcome)
+                except OSError as error:
+                    raise disk_full(self._record.path, error) from error
+                del self._unwritten[url]
