@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import sys
 from collections.abc import Sequence
 
 import orjson
@@ -18,6 +19,9 @@ from services.web.errors import HttpError
 
 logger = logging.getLogger(__name__)
 
+# Memory of pages that requests may wait with, in answers of the most bytes; one alone may have 4 bytes a character.
+_HELD_ANSWERS = 8
+
 
 class WebPages:
     """`PageSource` of the web: the id of a page is its address.
@@ -29,6 +33,7 @@ class WebPages:
     def __init__(self, retriever: WebRetriever, patience: float = PATIENCE_SECONDS) -> None:
         self._retriever, self._patience = retriever, patience
         self._waiting = 0
+        self._held = 0
 
     async def page(self, own_id: str) -> list[Record]:
         """Raises PageError with why there is none, and what searches raise."""
@@ -39,7 +44,8 @@ class WebPages:
         """What is wrong with one page is in the log: its clients know only pages and none.
 
         Raises:
-            HttpError: none can be given, as searches are refused; 503 if too many wait; 422 if they are too large.
+            HttpError: none can be given, as searches are refused; 503 if too many wait, or with too much; 422 if they
+                are too large.
         """
         await self._require_loaded()
         if self._waiting >= MOST_WAITING:
@@ -55,10 +61,10 @@ class WebPages:
 
     async def _pages(self, urls: Sequence[str]) -> dict[str, list[Record]]:
         """Every page, or the first error that concerns all of them."""
-        most, size = self._retriever.settings.retriever.max_answer_bytes, 0
+        most, size, held = self._retriever.settings.retriever.max_answer_bytes, 0, 0
 
         async def page(url: str) -> list[Record]:
-            nonlocal size
+            nonlocal size, held
             try:
                 record = await self._open(url)
             except PageError as error:
@@ -67,6 +73,11 @@ class WebPages:
             size += len(record["text"])
             if size > most:
                 raise too_large(most)
+            memory = sys.getsizeof(record["text"])
+            if self._held + memory > _HELD_ANSWERS * most:
+                raise self._busy("other requests wait with as many pages as fit; try again later", "queue_full")
+            held += memory
+            self._held += memory
             return [record]
 
         asked = [asyncio.create_task(page(url)) for url in urls]
@@ -76,6 +87,7 @@ class WebPages:
             for task in asked:
                 task.cancel()
             await asyncio.gather(*asked, return_exceptions=True)
+            self._held -= held
 
     async def _open(self, url: str) -> Record:
         page = await self._retriever.open(url)

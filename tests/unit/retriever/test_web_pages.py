@@ -337,6 +337,26 @@ def test_too_many_requests_for_pages_are_refused(tmp_path: Path, monkeypatch: py
         until(lambda: client.post("/access", json={"urls": ["no address"]}).status_code == 200)
 
 
+def test_requests_that_wait_hold_a_bounded_memory_together(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("services.retriever.web_pages._HELD_ANSWERS", 1)
+    large = {f"/{n}": lambda: Response("a" * 600_000, media_type="text/plain") for n in range(2)}
+    site = PageSite(pages={"/drip": drip, **large})
+    with (
+        site.serving() as port,
+        opening(tmp_path, port, "web.timeout=600", "retriever.max_answer_bytes=1000000") as client,
+    ):
+        url = f"http://127.0.0.1:{port}"
+
+        def second() -> int:
+            return client.post("/access", json={"urls": [f"{url}/1"]}).status_code
+
+        assert second() == 200
+        body = json.dumps({"urls": [f"{url}/0", f"{url}/drip"]}).encode()
+        with connect(client.base_url.port or 0, post("/access", body)):
+            until(lambda: second() == 503)
+        until(lambda: second() == 200)
+
+
 def test_one_page_that_breaks_us_costs_no_other(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     site = PageSite(pages={"/": html, "/odd": html})
     with site.serving() as port, opening(tmp_path, port) as client:
