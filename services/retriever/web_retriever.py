@@ -124,12 +124,11 @@ class WebRetriever:
     async def close(self) -> None:
         if self._loading is not None:
             await asyncio.wait([self._loading], timeout=_LOADING_SECONDS)
-        if self._opener is not None:
-            await self._opener.close()
-        if self._search is not None:
-            await self._search.close()
-        if self._budget is not None:
-            self._budget.close()
+        # At once: each waits for what is under way, and both have to end before this is killed.
+        await asyncio.gather(*(each.close() for each in (self._search, self._opener) if each is not None))
+        for file in (self._record, self._budget):
+            if file is not None:
+                file.close()
 
     def index(self, name: str | None) -> Web:
         if name not in (None, self._web.name):
@@ -202,24 +201,26 @@ class WebRetriever:
             )
             if writable:
                 self._budget = await asyncio.to_thread(Budget, folder / f"{engine.name}-requests.jsonl", config)
+            self._opener = self._new_opener(record, self._budget)
+            self._search = self._new_search(record, self._budget)  # the last: once it is there, requests are answered
         except Exception as error:
             self.failure = error
             self.status = ServiceStatus(status="failed", detail=str(error))
             self._on_failure()
             return
-        upstream = Upstream(engine, config, self._key, self._budget) if self._budget is not None else None
-        limits = self.settings.retriever
-        self._search = WebSearch(
-            engine,
+        how = ", from the record alone" if config.replay else ""
+        self.status = ServiceStatus(status="ready", detail=f"the web by {engine.name}{how}")
+
+    def _new_search(self, record: Record, budget: Budget | None) -> WebSearch:
+        config, limits = self._config, self.settings.retriever
+        return WebSearch(
+            self._engine,
             record,
-            upstream,
+            Upstream(self._engine, config, self._key, budget) if budget is not None else None,
             at_once=config.at_once,
             most_waiting=limits.max_queue_queries,
             max_wait=limits.max_wait,
         )
-        self._opener = self._new_opener(record, self._budget)
-        how = ", from the record alone" if config.replay else ""
-        self.status = ServiceStatus(status="ready", detail=f"the web by {engine.name}{how}")
 
     def _new_opener(self, record: Record, budget: Budget | None) -> PageOpener:
         config, limits = self._config, self.settings.retriever

@@ -124,7 +124,6 @@ class WebSearch:
             logger.warning("%d answers that are paid for are lost: %s", len(self._unwritten), error)
         if self._upstream is not None:
             await self._upstream.close()
-        self._record.close()
 
     def _recorded(self, key: Key) -> HitDicts:
         try:
