@@ -211,6 +211,24 @@ def test_a_page_that_hangs_a_reader_keeps_no_other_waiting(monkeypatch: pytest.M
     asyncio.run(read())
 
 
+def test_pages_are_read_while_one_reader_stands(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def read() -> None:
+        readers = Readers()
+        try:
+            await readers.require()
+            monkeypatch.setattr(reader_module, "_COMMAND", ("false",))  # as when there is no memory for another
+            found = await asyncio.gather(*(readers.read(page(ARTICLE)) for _ in range(2)))
+            found += [await readers.read(page(ARTICLE)) for _ in range(3)]
+            assert [each.title for each in found] == ["The Starry Night"] * 5
+            assert caplog.text.count("before it could read any") == 1  # none is started while one is idle
+        finally:
+            readers.close()
+
+    asyncio.run(read())
+
+
 @pytest.mark.parametrize("program", [("false",), ("/nowhere/python",)])
 def test_a_reader_that_does_not_start_is_no_fault_of_a_page(
     monkeypatch: pytest.MonkeyPatch, program: tuple[str, ...]

@@ -8,6 +8,7 @@ from contextlib import asynccontextmanager
 
 from services.retriever.web.pages.fetch import Fetched
 from services.retriever.web.pages.reading.reader import Page, Reader
+from services.web.errors import HttpError
 
 _READERS = 2
 _SECONDS = 15.0  # a page of the most bytes takes a few
@@ -18,9 +19,8 @@ class Readers:
 
     def __init__(self) -> None:
         self._all = [Reader(_SECONDS) for _ in range(_READERS)]
-        self._idle: asyncio.LifoQueue[Reader] = asyncio.LifoQueue()
-        for reader in self._all:
-            self._idle.put_nowait(reader)
+        self._idle = list(self._all)
+        self._places = asyncio.Semaphore(_READERS)
 
     async def require(self) -> None:
         """Raises HttpError if no page can be read."""
@@ -31,6 +31,13 @@ class Readers:
     async def read(self, fetched: Fetched) -> Page:
         """As `Reader.read`."""
         async with self._one() as reader:
+            try:
+                await reader.start()
+            except HttpError:
+                if not any(each.stands for each in self._all):
+                    raise
+                async with self._one() as other:  # which is at another page
+                    return await other.read(fetched)
             return await reader.read(fetched)
 
     def close(self) -> None:
@@ -39,8 +46,10 @@ class Readers:
 
     @asynccontextmanager
     async def _one(self) -> AsyncIterator[Reader]:
-        reader = await self._idle.get()
-        try:
-            yield reader
-        finally:
-            self._idle.put_nowait(reader)
+        async with self._places:
+            reader = max(self._idle, key=lambda each: each.stands)
+            self._idle.remove(reader)
+            try:
+                yield reader
+            finally:
+                self._idle.append(reader)
