@@ -15,6 +15,8 @@ from typing import Any
 from aiohttp.abc import AbstractResolver, ResolveResult
 
 _THREADS = 16
+# One after the other is tried, and a name of a stranger may have thousands, of whomever it likes.
+_MOST_ADDRESSES = 8
 
 
 class Resolver(AbstractResolver):
@@ -26,7 +28,7 @@ class Resolver(AbstractResolver):
     async def resolve(
         self, host: str, port: int = 0, family: socket.AddressFamily = socket.AF_UNSPEC
     ) -> list[ResolveResult]:
-        """The addresses of a name. Raises OSError."""
+        """The first addresses of a name. Raises OSError."""
         found = await asyncio.get_running_loop().run_in_executor(self._threads, _look_up, host, port, family)
         return [
             ResolveResult(
@@ -37,7 +39,7 @@ class Resolver(AbstractResolver):
                 proto=protocol,
                 flags=socket.AI_NUMERICHOST | socket.AI_NUMERICSERV,
             )
-            for kind, _, protocol, _, address in found
+            for kind, _, protocol, _, address in found[:_MOST_ADDRESSES]
         ]
 
     async def close(self) -> None:
