@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ipaddress import ip_network
+from ipaddress import IPv6Address, ip_network
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -11,8 +11,22 @@ from pydantic import AfterValidator, Field, StringConstraints, model_validator
 from research.settings.base import NAME, Name, Port, PositiveInt, Section, without_credentials
 
 Backend = Literal["onnx-int8", "onnx", "torch"]
+
+
+def _in_shortest_form(host: str) -> str:
+    """An IPv6 address has several forms, of which addresses of pages are brought into one."""
+    if not host.startswith("["):
+        return host
+    address, _, port = host[1:].partition("]")
+    return f"[{IPv6Address(address)}]{port}"
+
+
 # A name or an address, as an address of a page has it, and a port if it is not the usual one.
-Host = Annotated[str, StringConstraints(to_lower=True, pattern=r"^([a-z0-9.-]+|\[[0-9a-f:.]+\])(:[0-9]{1,5})?$")]
+Host = Annotated[
+    str,
+    StringConstraints(to_lower=True, pattern=r"^([A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\])(:[1-9][0-9]{0,4})?$"),
+    AfterValidator(_in_shortest_form),
+]
 Network = Annotated[str, AfterValidator(lambda given: str(ip_network(given)))]
 WebBackend = Literal["searxng", "brave", "tavily", "serper", "wikipedia"]
 

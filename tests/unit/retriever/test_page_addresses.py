@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import json
 from ipaddress import IPv4Address, IPv6Address, ip_address, ip_network
 
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
+from yarl import URL
 
+from research.config import load_settings
+from research.errors import ConfigurationError
 from services.retriever.web.pages.addresses import is_public
 from services.retriever.web.pages.refusals import PageError
-from services.retriever.web.pages.urls import page_url
+from services.retriever.web.pages.urls import is_private_host, page_url
 
 PUBLIC_4 = ["1.1.1.1", "8.8.8.8", "93.184.216.34", "172.15.255.255", "172.32.0.0", "192.167.255.255", "223.255.255.255"]
 NEAR_4 = [
@@ -168,6 +172,32 @@ def test_what_cannot_be_a_page_is_refused(asked: str) -> None:
     with pytest.raises(PageError) as caught:
         page_url(asked, ["intra.example:8080"])
     assert (caught.value.status, caught.value.error) == (422, "invalid_request")
+
+
+@pytest.mark.parametrize(
+    ("named", "private", "others"),
+    [
+        ("Wiki_a.corp", ["http://wiki_a.corp/", "https://WIKI_A.corp/b"], ["http://wiki_a.corp:8080/"]),
+        ("wiki.corp:8080", ["http://wiki.corp:8080/", "https://wiki.corp:8080/"], ["http://wiki.corp/"]),
+        ("wiki.corp:80", ["http://wiki.corp/", "http://wiki.corp:80/"], ["https://wiki.corp/"]),
+        ("wiki.corp:443", ["https://wiki.corp/"], ["http://wiki.corp/"]),
+        ("10.0.0.7", ["http://10.0.0.7/"], ["http://10.0.0.70/"]),
+        ("[FD00:0::1]", ["http://[fd00::1]/", "https://[fd00:0:0::1]/"], ["http://[fd00::1]:81/"]),
+        ("[fd00:0::1]:81", ["http://[fd00::1]:81/"], ["http://[fd00::1]/"]),
+        ("[::ffff:10.0.0.7]", ["http://[::ffff:10.0.0.7]/", "http://[::ffff:a00:7]/"], ["http://10.0.0.7/"]),
+    ],
+)
+def test_a_host_that_is_named_is_found_however_it_is_written(named: str, private: list[str], others: list[str]) -> None:
+    settings = load_settings(overrides=[f"web.private_hosts={json.dumps([named])}"], environment=False)
+    hosts = settings.web.private_hosts
+    assert [is_private_host(page_url(url, hosts), hosts) for url in private] == [True] * len(private)
+    assert not any(is_private_host(URL(url), hosts) for url in others)
+
+
+@pytest.mark.parametrize("named", ["", "a b", "http://a", "a/b", "a:0", "a:080", "[fd00:::1]", "[1.2.3.4]", "fd00::1"])
+def test_what_names_no_host_is_refused(named: str) -> None:
+    with pytest.raises(ConfigurationError, match="private_hosts"):
+        load_settings(overrides=[f"web.private_hosts={json.dumps([named])}"], environment=False)
 
 
 @given(st.text(max_size=60) | st.text(alphabet="htps:/@[]%.?#\\\\0 1a", max_size=40).map(lambda rest: f"http://{rest}"))

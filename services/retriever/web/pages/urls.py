@@ -39,7 +39,10 @@ def page_url(asked: str, private_hosts: Collection[str], base: URL | None = None
 
 
 def is_private_host(url: URL, private_hosts: Collection[str]) -> bool:
-    """Whether the host, with its port unless that is the usual one, is among those that need no public address."""
+    """Whether the host, with its port unless that is the usual one, is among those that need no public address.
+
+    With the usual one it may be, too: then at that port alone.
+    """
     host = url.raw_host or ""
     name = f"[{host}]" if ":" in host else host
-    return (name if url.is_default_port() else f"{name}:{url.port}") in private_hosts
+    return f"{name}:{url.port}" in private_hosts or (url.is_default_port() and name in private_hosts)
