@@ -41,11 +41,13 @@ HARMLESS = {
 } | {("policy", "/ping")}
 LIMITS = {
     "/search": "512 queries of 4,096 characters, `top_k` 100, 16 MB of answer; 429 when the queue is full",
-    "/open": "a page of 1,000,000 characters, 16 MB of answer; as `/access`, over the web 5 MB received in 10 s",
+    "/open": "a page of 1,000,000 characters, 16 MB of answer; of a corpus as `/access`; over the web 5 MB received in "
+    "10 s, 4,096 pages wait, then 429",
     "/retrieve": "a million hits, in portions of 16 MB, overlong queries cut; waits 60 s for a place, then 503; "
     "msgpack 256 KiB",
     "/queries": "as `/retrieve`",
-    "/access": "100 urls, a page of 1,000,000 characters, 16 MB of answer; one request at a time, waits 60 s, then 503",
+    "/access": "100 urls, a page of 1,000,000 characters, 16 MB of answer; of a corpus one request at a time, waits "
+    "60 s, then 503; over the web 100 requests, with 128 MB of pages, then 503",
     "/compat/research/search": "as `/retrieve`",
     "/compat/research/batch_search": "as `/retrieve`",
     "/mcp": "1,000 JSON values; no stream stays open",
