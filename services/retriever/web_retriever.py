@@ -105,7 +105,7 @@ class WebRetriever:
 
     def retry_headers(self) -> dict[str, str]:
         """At the pace that the interval between requests allows."""
-        waiting = self._search.depth if self._search is not None else 0
+        waiting = max((each.depth for each in (self._search, self._opener) if each is not None), default=0)
         return {"Retry-After": str(max(1, round(waiting * self._config.min_interval)))}
 
     async def health(self) -> ServiceStatus:

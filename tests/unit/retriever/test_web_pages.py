@@ -337,6 +337,18 @@ def test_too_many_requests_for_pages_are_refused(tmp_path: Path, monkeypatch: py
         until(lambda: client.post("/access", json={"urls": ["no address"]}).status_code == 200)
 
 
+def test_whoever_finds_too_many_pages_is_told_when_to_come_again(tmp_path: Path) -> None:
+    site = PageSite()
+    overrides = ("web.min_interval=600", "retriever.max_queue_queries=3")
+    with site.serving() as port, opening(tmp_path, port, *overrides) as client:
+        url = f"http://127.0.0.1:{port}"
+        body = json.dumps({"urls": [f"{url}/{n}" for n in range(3)]}).encode()
+        with connect(client.base_url.port or 0, post("/access", body)):
+            until(lambda: bool(site.robots_asked))
+            refused = opened(client, f"{url}/3")
+        assert (refused.status_code, refused.headers["Retry-After"]) == (429, "1800")
+
+
 def test_requests_that_wait_hold_a_bounded_memory_together(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("services.retriever.web_pages._HELD_ANSWERS", 1)
     large = {f"/{n}": lambda: Response("a" * 600_000, media_type="text/plain") for n in range(2)}

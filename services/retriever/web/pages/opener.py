@@ -64,6 +64,11 @@ class PageOpener:
         self._unwritten: dict[str, dict[str, Any]] = {}
         self._writing = asyncio.Lock()
 
+    @property
+    def depth(self) -> int:
+        """Pages that are under way or wait."""
+        return len(self._openings)
+
     async def open(self, asked: str) -> Page:
         """The page at an address.
 
@@ -127,8 +132,8 @@ class PageOpener:
     def _join(self, url: str) -> _Opening:
         opening = self._openings.get(url)
         if opening is None:
-            if len(self._openings) >= self._most_waiting:
-                told = f"{len(self._openings)} pages are waiting and the limit is {self._most_waiting}; try again later"
+            if self.depth >= self._most_waiting:
+                told = f"{self.depth} pages are waiting and the limit is {self._most_waiting}; try again later"
                 raise ServiceBusyError(told, reason="queue_full")
             opening = self._openings[url] = _Opening()
             opening.task = asyncio.create_task(self._open(url, opening))
