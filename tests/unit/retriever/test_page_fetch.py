@@ -470,6 +470,46 @@ def test_a_host_is_asked_one_thing_at_a_time_with_a_pause_between(monkeypatch: p
     assert sent.last - begun > 4 * 0.4  # robots.txt, then four pages
 
 
+def test_a_robots_txt_that_leads_to_another_host_waits_for_its_turn(monkeypatch: pytest.MonkeyPatch) -> None:
+    site = PageSite(robots=Response("", 302, {"Location": "http://other.example/rules"}))
+    other = PageSite(pages={"/": html, "/rules": lambda: Response("", media_type="text/plain")}, delay=1.0)
+    with site.serving() as port, other.serving() as other_port:
+        names = {"site.example": [[PUBLIC]], "other.example": [["198.41.0.5"]]}
+        Internet(names, {(PUBLIC, 80): port, ("198.41.0.5", 80): other_port}).install(monkeypatch)
+
+        async def both(fetch: Callable[[str], Awaitable[Fetched]]) -> None:
+            first = asyncio.create_task(fetch("http://other.example/"))
+            while not other.asked:  # noqa: ASYNC110 - the site is in another thread
+                await asyncio.sleep(0.01)
+            await fetch(f"{SITE}/")
+            await first
+
+        run(both)
+    assert (other.asked, other.most_at_once) == (["/", "/rules"], 1)
+
+
+def test_two_hosts_whose_robots_txt_lead_to_each_other_are_both_asked(monkeypatch: pytest.MonkeyPatch) -> None:
+    names = ("site.example", "other.example")
+    sites = [
+        PageSite(
+            pages={"/": html, "/rules": lambda: Response("", media_type="text/plain")},
+            robots=Response("", 302, {"Location": f"http://{name}/rules"}),
+            delay=0.2,
+        )
+        for name in reversed(names)
+    ]
+    with sites[0].serving() as port, sites[1].serving() as other_port:
+        internet = {(PUBLIC, 80): port, ("198.41.0.5", 80): other_port}
+        Internet({names[0]: [[PUBLIC]], names[1]: [["198.41.0.5"]]}, internet).install(monkeypatch)
+
+        async def both(fetch: Callable[[str], Awaitable[Fetched]]) -> None:
+            async with asyncio.timeout(30):
+                await asyncio.gather(*(fetch(f"http://{name}/") for name in names))
+
+        run(both, timeout=60.0)
+    assert [site.asked for site in sites] == [["/rules", "/"]] * 2
+
+
 def test_a_slow_host_keeps_no_place_from_others(monkeypatch: pytest.MonkeyPatch) -> None:
     slow, quick = PageSite(pages={f"/{n}": drip for n in range(9)}), PageSite()
     with slow.serving() as slow_port, quick.serving() as quick_port:

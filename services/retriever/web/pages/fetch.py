@@ -126,10 +126,10 @@ class Fetcher:
         """
         visit = _Visit(before, self._timeout)
         for _ in range(1 + _MOST_REDIRECTS):
+            await self._require_allowed(url, visit)
             host = self._hosts.of(url)
             async with AsyncExitStack() as room:
                 async with host.turn:
-                    await self._require_allowed(url, host, visit)
                     await host.take_turn(self._interval)
                     await room.enter_async_context(self._rooms)
                     answer = await self._ask(url, host, visit, self._read_page)
@@ -148,28 +148,30 @@ class Fetcher:
             raise forbidden(f"its host answered {answer.status}")
         raise failed(f"its host answered {answer.status}")
 
-    async def _require_allowed(self, url: URL, host: Host, visit: _Visit) -> None:
-        rules = self._hosts.robots(url)
-        if rules is None:
-            rules = await self._robots(url, host, visit)
-            self._hosts.keep_robots(url, rules)
+    async def _require_allowed(self, url: URL, visit: _Visit) -> None:
+        async with self._hosts.of(url).asking_for_rules:
+            rules = self._hosts.robots(url)
+            if rules is None:
+                rules = await self._robots(url, visit)
+                self._hosts.keep_robots(url, rules)
         async with self._parsing:  # many rules take a third of a second for a long path
             allowed = await asyncio.to_thread(rules.allows, url.raw_path_qs)
         if not allowed:
             await self._count(visit)  # for it is recorded, and nobody may fill the record for nothing
             raise forbidden("the robots.txt of its host asks programs not to read it")
 
-    async def _robots(self, url: URL, host: Host, visit: _Visit) -> Robots:
+    async def _robots(self, url: URL, visit: _Visit) -> Robots:
         """What the host says; one without a robots.txt allows all, one that cannot say it nothing."""
         url = url.origin() / "robots.txt"
         try:
             for _ in range(1 + _MOST_REDIRECTS):
-                await host.take_turn(self._interval)
-                answer = await self._ask(url, host, visit, self._read_robots)
+                host = self._hosts.of(url)
+                async with host.turn:
+                    await host.take_turn(self._interval)
+                    answer = await self._ask(url, host, visit, self._read_robots)
                 if answer.location is None:
                     break
                 url = self._led_on(url, answer.location)
-                host = self._hosts.of(url)
         except PageError as error:
             if error.may_pass:
                 raise

@@ -20,9 +20,14 @@ _KEPT_SECONDS = 3600.0  # a robots.txt may be kept for a day
 
 @dataclass(slots=True, eq=False)
 class Host:
-    """One host at one port; times are by `time.monotonic`."""
+    """One host at one port; times are by `time.monotonic`.
+
+    Whoever has `asking_for_rules` may wait for the `turn` of any host, to which its robots.txt leads on; never the
+    other way round.
+    """
 
     turn: asyncio.Lock = field(default_factory=asyncio.Lock)
+    asking_for_rules: asyncio.Lock = field(default_factory=asyncio.Lock)
     next: float = 0.0
     resumes: float = 0.0
 
