@@ -10,7 +10,7 @@ import asyncio
 import math
 import shutil
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +22,7 @@ from transformers import AutoTokenizer
 
 from research.clients import PolicyAdmin, PolicyClient
 from research.config import load_settings
-from research.episode.agent import Finish, Generation, Sampling
+from research.episode.agent import GREEDY, Finish, Generation, Sampling
 from research.episode.tokenizer import HuggingFaceTokenizer
 from research.prompts import load_prompt
 from research.schemas import WeightsRequest
@@ -51,11 +51,13 @@ class Setting:
     def admin(self) -> PolicyAdmin:
         return PolicyAdmin(self.server.url, token=ADMIN, retries=0)
 
-    def generate(self, tokens: int = 24, prompt: list[int] | None = None, version: str = "0") -> Generation:
+    def generate(
+        self, tokens: int = 24, prompt: list[int] | None = None, version: str = "0", sampling: Sampling = GREEDY
+    ) -> Generation:
         async def run() -> Generation:
             async with self.client() as client:
                 client.weight_version = version
-                return await client.generate(prompt or self.prompt_ids, tokens, Sampling(0.0))
+                return await client.generate(prompt or self.prompt_ids, tokens, sampling)
 
         return asyncio.run(run())
 
@@ -284,6 +286,12 @@ def test_a_turn_stops_at_the_end_of_a_search_and_keeps_what_was_sampled(policy: 
     cut = policy.generate(1, policy.tokenizer.encode(f"{pattern}<search>yellow"))
     assert cut.finish is Finish.LENGTH
     assert set(generation.versions) == {"0"}
+    # A prompt form whose messages only the model ends, such as that of tool calls.
+    unstopped = policy.generate(
+        30, policy.tokenizer.encode(f"{pattern}<search>yellow"), sampling=replace(GREEDY, stop=())
+    )
+    assert unstopped.finish is Finish.LENGTH
+    assert unstopped.token_ids[: len(generation.token_ids)] == generation.token_ids
 
 
 def test_a_turn_that_is_cut_returns_what_was_sampled(policy: Setting) -> None:
