@@ -46,7 +46,11 @@ class Learner:
         self.device = torch.device(device_type(settings.trainer.device))
         if self.device.type == "cuda":
             self.device = torch.device("cuda", torch.cuda.current_device())  # that of this rank
-        self._dtype: torch.dtype = getattr(torch, number_format(settings.model.dtype, self.device.type).name)
+        dtype = settings.model.dtype
+        # Where it is said, nothing has to be timed.
+        self._dtype: torch.dtype = getattr(
+            torch, number_format(dtype, self.device.type).name if dtype == "auto" else dtype
+        )
         if self._dtype is torch.float16 and not self.ranks.is_alone:
             raise ConfigurationError("model.dtype: float16 trains in one process only; use bfloat16 (or auto)")
         torch.manual_seed(settings.seed)

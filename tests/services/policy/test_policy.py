@@ -351,7 +351,8 @@ def test_who_asks_goes_before_rollouts_that_wait(policy: Setting, http: httpx.Cl
                 body = {"model": "policy", "prompt": "The capital of France is", "max_tokens": 1}
                 (await watcher.post("/v1/completions", json=body)).raise_for_status()
                 done = sum(rollout.done() for rollout in rollouts)
-            await asyncio.gather(*rollouts)
+            await client.cut()  # what is left is not needed
+            await asyncio.gather(*rollouts, return_exceptions=True)
             return done, len(rollouts)
 
     done, rollouts = asyncio.run(run())

@@ -29,13 +29,15 @@ from services.trainer.weights.replicas import Replica, Replicas
 from services.trainer.weights.weight_sync import DiskSync
 from tests.support.command import ports_in_a_row
 from tests.support.fixed_weights import FixedWeights
+from tests.support.tiny_model import write_thin_model
 
 ADMIN = "admin-for-tests"
 
 
 @pytest.fixture(scope="module")
-def model(data_dir: Path) -> Path:
-    return data_dir / "models" / "smollm2-135m-instruct"
+def model(data_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    base = data_dir / "models" / "smollm2-135m-instruct"
+    return write_thin_model(tmp_path_factory.mktemp("model") / "thin", base)
 
 
 @pytest.fixture(scope="module")
@@ -64,6 +66,7 @@ class Servers:
 @pytest.fixture
 def servers(
     weights: Path,
+    model: Path,
     data_dir: Path,
     tmp_path: Path,
     free_port: Callable[[], int],
@@ -74,7 +77,8 @@ def servers(
         monkeypatch.setenv(name, value)
     arguments = [
         *(f"paths.data={data_dir}", f"paths.runs={tmp_path}", f"policy.weights_dir={weights}"),
-        *("policy.replicas=2", f"policy.port={ports_in_a_row(free_port)}", "policy.threads=1"),
+        *(f"model.name={model}", "policy.replicas=2"),
+        *(f"policy.port={ports_in_a_row(free_port)}", "policy.threads=1"),
         *("policy.serve=base", "policy.kv_cache_gib=1", "policy.keep_kv_cache=true"),
     ]
     settings, said = load_settings(overrides=arguments), io.StringIO()

@@ -319,8 +319,8 @@ def test_another_prefix_or_pooling_is_named(
     named: str,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(encoder_check, "_SAMPLED", 32)  # each is embedded in eighteen ways
-    rows = gzip.decompress(foreign.passages.read_bytes()).splitlines(keepends=True)[:300]
+    monkeypatch.setattr(encoder_check, "_SAMPLED", 16)  # each is embedded in eighteen ways
+    rows = gzip.decompress(foreign.passages.read_bytes()).splitlines(keepends=True)[:120]
     passages = tmp_path / "some.jsonl"
     passages.write_bytes(b"".join(rows))
     vectors = made(data_dir, [json.loads(row)["contents"] for row in rows])
