@@ -22,6 +22,7 @@ from vllm.distributed.weight_transfer.base import (
 from vllm.model_executor.layers.vocab_parallel_embedding import ParallelLMHead
 from vllm.model_executor.model_loader.reload import finalize_layerwise_reload, initialize_layerwise_reload
 
+from services.machine.heap import return_freed_memory
 from services.transport.safetensors_files import tensors_of
 
 ENGINE_NAME = "file"
@@ -75,6 +76,7 @@ class FileWeightTransferEngine(WeightTransferEngine[FileInitInfo, FileUpdateInfo
     def finish_weight_update(self) -> None:
         finalize_layerwise_reload(self.model, self.model_config)
         _pack_tied_heads(self.model)
+        return_freed_memory()
 
     def update_weights(self, update_info: dict[str, Any]) -> None:
         # The base class then synchronizes an accelerator, which a CPU does not have.

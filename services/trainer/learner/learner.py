@@ -16,6 +16,7 @@ from torch import Tensor
 
 from research.errors import ConfigurationError, TrainingError
 from research.settings import Settings
+from services.machine.heap import return_freed_memory
 from services.machine.number_formats import number_format
 from services.trainer.learner.compute import Computation
 from services.trainer.learner.grpo import GrpoUpdate, UpdateReport
@@ -26,7 +27,7 @@ from services.trainer.learner.update import SupervisedTokenLoss
 from services.trainer.model.batching import TrainingSequence
 from services.trainer.model.forward import load_model, load_sharded
 from services.trainer.model.lora import MergedState, add_lora, require_lora, write_adapter
-from services.trainer.model.memory import enable_checkpointing, needs_checkpointing, return_freed_memory
+from services.trainer.model.memory import enable_checkpointing, needs_checkpointing
 from services.trainer.parallel.learner_watch import LearnerWatch
 from services.trainer.parallel.ranks import Ranks
 from services.trainer.parallel.shards import by_name, gather_state, write_state, write_whole

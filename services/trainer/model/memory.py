@@ -39,16 +39,6 @@ def keep_freed_memory() -> None:
         libc.mallopt(_M_TRIM_THRESHOLD, 2**31 - 1)
 
 
-def return_freed_memory() -> None:
-    """Give what is free back to the kernel, after an update.
-
-    Steps of many shapes leave a heap with holes that is never the right one for the next: in an hour the trainer grew
-    from 1.5 to 6.9 GiB. Costs a tenth of a second. Does nothing without glibc.
-    """
-    if platform.libc_ver()[0] == "glibc":
-        ctypes.CDLL(None).malloc_trim(0)
-
-
 def needs_checkpointing(model: Any, optim: OptimizerConfig, device: torch.device, ranks: int = 1) -> bool:
     """Whether activations are computed again in the backward pass instead of kept (`optimizer.gradient_checkpointing`).
 

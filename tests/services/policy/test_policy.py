@@ -418,6 +418,18 @@ def test_after_an_update_all_is_as_on_a_fresh_server(policy: Setting, perturbed:
     assert again_plain["logprobs"]["token_logprobs"] == pytest.approx(plain["logprobs"]["token_logprobs"], abs=1e-4)
 
 
+def test_each_update_returns_what_it_freed(monkeypatch: pytest.MonkeyPatch) -> None:
+    from services.policy.weights import vllm_engine
+
+    done: list[str] = []
+    for name in ("finalize_layerwise_reload", "_pack_tied_heads", "return_freed_memory"):
+        monkeypatch.setattr(vllm_engine, name, lambda *_, name=name: done.append(name))
+    engine = object.__new__(vllm_engine.FileWeightTransferEngine)
+    engine.model = engine.model_config = None
+    engine.finish_weight_update()
+    assert done[-1] == "return_freed_memory"  # the packed weights of before are free only now
+
+
 def _sampled_tokens(metrics: str) -> float:
     return _metric(metrics, "vllm:generation_tokens_total")
 

@@ -15,7 +15,8 @@ from tests.support.tiny_model import random_sequences, tiny_settings, write_tiny
 # Blocks of many sizes, of which every other one stays: holes that nothing else fits into.
 HOLES = """
 import psutil
-from services.trainer.model.memory import keep_freed_memory, return_freed_memory
+from services.machine.heap import return_freed_memory
+from services.trainer.model.memory import keep_freed_memory
 keep_freed_memory()
 memory = psutil.Process().memory_info
 before = memory().rss
