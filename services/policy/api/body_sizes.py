@@ -12,14 +12,14 @@ MAX_TEXT_BYTES = 1_000_000
 MAX_LARGE_BODY_BYTES = 16_000_000
 # Of all requests that are not answered yet; the episodes of a step, all sampled at once, are a tenth of it.
 MAX_HELD_BYTES = 1_000_000_000
-# A token's text, or its id, in JSON: the longest escapes are twelve bytes for one or two tokens.
+# A token's text or its id in JSON: usually four and eight, and the longest escapes are twelve for one or two tokens.
 _TOKEN_BYTES = 16
 # Tools, schemas and whatever else a request has beside its text.
 _BESIDE_TEXT = 250_000
 
 
 def prompt_bytes(max_model_len: int) -> int:
-    """The largest body with one prompt: what is larger cannot fit the context, and vLLM took seconds to find that."""
+    """The largest body with one prompt: larger text does not fit the context, and vLLM took seconds to find that."""
     return min(MAX_LARGE_BODY_BYTES, _BESIDE_TEXT + _TOKEN_BYTES * max_model_len)
 
 

@@ -55,3 +55,16 @@ def test_a_new_order_without_a_guard_is_found(
     assert not unguarded(routes_of(service, app))
     app.add_api_route("/run/new/{name}", lambda: "done", methods=[method])
     assert unguarded(routes_of(service, app)) == [Route(service, "/run/new/{name}", method, OPEN)]
+
+
+def test_without_an_admin_token_there_are_no_weight_routes(monkeypatch: pytest.MonkeyPatch) -> None:
+    def paths() -> set[str]:
+        return set(plugin_app(load_settings()).openapi()["paths"])
+
+    monkeypatch.setenv(SETTINGS_VARIABLE, load_settings().model_dump_json())
+    monkeypatch.setenv("RESEARCH_ADMIN_TOKEN", "secret-for-tests")
+    guarded = {path for path in paths() if path.startswith("/admin") or path in ("/pause", "/resume")}
+    assert {"/admin/weights", "/admin/training", "/pause"} <= guarded
+    monkeypatch.delenv("RESEARCH_ADMIN_TOKEN")
+    assert not paths() & guarded
+    assert "/answer" in paths()

@@ -15,7 +15,7 @@ from research.episode.agent import Episode, Finish, Generation, Sampling, Search
 from research.episode.tokenizer import HuggingFaceTokenizer
 from research.episode.trace import trace_of
 from research.forms.published import AUTOREFINE, R1_SEARCHER, SEARCH_R1
-from research.forms.tags import TAGS
+from research.forms.tags import TAGS, TagForm
 from research.passages import Passage
 from research.prompts import Prompt, load_prompt
 from research.scoring.thoughts import is_thoughtless, plans
@@ -82,7 +82,7 @@ def test_queries_of_r1_searcher_lose_quotes_tabs_and_dots() -> None:
         (SEARCH_R1, "<answer> Rome </answer> or <answer> Paris </answer>", "Rome"),
     ],
 )
-def test_answers_have_no_box(form, turn: str, answer: str | None) -> None:  # type: ignore[no-untyped-def]
+def test_answers_have_no_box(form: TagForm, turn: str, answer: str | None) -> None:
     assert form.answer(turn) == answer
 
 
