@@ -77,7 +77,7 @@ def data_dir() -> Path:
 def free_port() -> Callable[[], int]:
     """A function that finds a TCP port nobody listens on; below those that the kernel gives to clients."""
     lane = int(os.environ.get(LANE, "0"))
-    candidates = iter(random.Random(os.getpid()).sample(range(10_000 + 6_000 * lane, 16_000 + 6_000 * lane), 6_000))
+    candidates = iter(random.Random(os.getpid()).sample(range(10_000 + 4_500 * lane, 14_500 + 4_500 * lane), 4_500))
 
     def find() -> int:
         for port in candidates:

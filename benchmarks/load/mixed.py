@@ -3,7 +3,8 @@
 Run: python -m benchmarks.load.mixed [--minutes 60] [--runs runs/mixed] [section.key=value …]; needs
 `research prepare`. Starts the three services; clients ask questions and searches at a steady rate while the trainer
 trains on the same policy and exchanges its weights. Writes a table of requests and one of memory: means of five minutes
-each, and a line through those after the first ten minutes, with a 95 % interval (residuals drawn anew).
+each, a line through those after the first ten minutes, with a 95 % interval (residuals drawn anew), and the most that
+was held in each phase of the run.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from typing import Any
 
 import httpx
 import numpy as np
+import psutil
 
 from benchmarks.policy.reload import resident_mib
 from benchmarks.policy.services import policy_and_retriever
@@ -72,8 +74,6 @@ def listener(port: int) -> int:
     Raises:
         LookupError: nobody does.
     """
-    import psutil
-
     for connection in psutil.net_connections("tcp"):
         if connection.status == psutil.CONN_LISTEN and connection.laddr.port == port and connection.pid:
             return int(connection.pid)
@@ -93,6 +93,7 @@ class Mixed:
         self._urls, self._pids, self._seconds = urls, pids, seconds
         self._traffic = {"search": Traffic(), "answer": Traffic()}
         self._memory: dict[str, list[tuple[float, float]]] = {name: [] for name in pids}
+        self._most: dict[str, dict[str, float]] = {name: {} for name in pids}  # by phase of the run
         self._begun = time.perf_counter()
 
     async def run(self) -> None:
@@ -106,7 +107,7 @@ class Mixed:
             async with asyncio.TaskGroup() as tasks:
                 tasks.create_task(self._ask(http, "search", "/search", searches, SEARCH_EVERY))
                 tasks.create_task(self._ask(http, "answer", "/answer", questions, ANSWER_EVERY))
-                tasks.create_task(self._watch_memory())
+                tasks.create_task(self._watch_memory(http))
             await http.post(f"{self._urls['trainer']}/run/stop", headers=admin)
             status = (await http.get(f"{self._urls['trainer']}/status")).json()
             steps = (await http.get(f"{self._urls['trainer']}/steps")).json()
@@ -136,11 +137,17 @@ class Mixed:
         else:
             traffic.examples.setdefault(str(response.status_code), response.text[:300])
 
-    async def _watch_memory(self) -> None:
+    async def _watch_memory(self, http: httpx.AsyncClient) -> None:
         while not self._is_over():
+            try:
+                phase = str((await http.get(f"{self._urls['trainer']}/status")).json()["phase"])
+            except httpx.HTTPError as error:
+                phase = f"({type(error).__name__} instead of a status)"
             for name, pid in self._pids.items():
-                with suppress(Exception):  # a child that ended between listing and reading
-                    self._memory[name].append((time.perf_counter() - self._begun, resident_mib(pid)))
+                with suppress(psutil.NoSuchProcess):  # a child that ended between listing and reading
+                    held = await asyncio.to_thread(resident_mib, pid)
+                    self._memory[name].append((time.perf_counter() - self._begun, held))
+                    self._most[name][phase] = max(held, self._most[name].get(phase, 0.0))
             await asyncio.sleep(SAMPLE_EVERY)
 
     def _print(self, status: dict[str, Any], steps: list[dict[str, Any]]) -> None:
@@ -163,6 +170,9 @@ class Mixed:
             low, middle, high = slope(means[WARM_UP_BLOCKS:])
             shown = ", ".join(f"{mean:.0f}" for mean in means)
             print(f"| {name} | {shown} | {middle:+.0f} ({low:+.0f} to {high:+.0f}) |")
+        print("\n| service | most MiB in each phase of the run |\n|---|---|")
+        for name, phases in self._most.items():
+            print(f"| {name} | {', '.join(f'{phase} {most:.0f}' for phase, most in phases.items())} |")
 
 
 def block_means(samples: Sequence[tuple[float, float]]) -> list[float]:

@@ -116,8 +116,10 @@ def bodies(size: int, fields: list[str]) -> Iterator[tuple[str, bytes]]:
     yield from smallest_wrong_items(size, fields).items()
     for name in fields:
         yield f"{name} a long text", json.dumps({name: "a " * (size // 2 - 20)}).encode()
-        # As many as routes of vLLM pass on, each as long as there is room for.
-        yield f"{name} of long texts", json.dumps({name: ["a" * (size // 2000 - 5)] * 1990}).encode()
+        # As many as some route of vLLM passes on, each text as long as there is room for.
+        for many in (64, 490, 990, 4_900):
+            yield f"{many} objects in {name}", json.dumps({name: [{}] * many}).encode()
+            yield f"{many} texts in {name}", json.dumps({name: ["a" * (size // many - 5)] * many}).encode()
     yield "words", b"no JSON " * (size // 8)
 
 

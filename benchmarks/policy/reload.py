@@ -128,9 +128,9 @@ async def reload_under_load(
 
 
 def resident_mib(pid: int) -> float:
-    """Memory of a process and all that it started."""
+    """Memory of a process and all that it started; what several of them share (after a fork) is counted once."""
     server = psutil.Process(pid)
-    return sum(float(each.memory_info().rss) for each in (server, *server.children(recursive=True))) / 2**20
+    return sum(float(each.memory_full_info().pss) for each in (server, *server.children(recursive=True))) / 2**20
 
 
 if __name__ == "__main__":

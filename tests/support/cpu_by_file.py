@@ -1,6 +1,6 @@
 """A pytest plugin that says which test files cost how much of the processors, their services included.
 
-Seconds of the wall say little where three lanes share two cores. What a service has used counts once it has ended, so
+Seconds of the wall say little where four lanes share two cores. What a service has used counts once it has ended, so
 one that several files share counts for the last of them.
 """
 

@@ -1,12 +1,13 @@
 """`make test`: every test, in lanes side by side. With arguments it is plain pytest. Ctrl-C ends all lanes.
 
 Two lanes have the tests with vLLM. Everything computes with one thread, because the threads of several programs wait
-for each other by spinning. The third lane needs no vLLM and runs with less priority. The first lane is shown as it
+for each other by spinning. The other two need no vLLM and run with less priority. The first lane is shown as it
 runs, the others when they are over.
 """
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import subprocess
@@ -23,7 +24,7 @@ WITH_VLLM = [
     ["tests/end_to_end", "tests/services/restarts"],
     [f"tests/services/{area}" for area in ("policy", "agent", "apps")],
 ]
-_WITHOUT = ["tests/services/retriever", "tests/services/trainer", "tests/unit"]
+_WITHOUT = [["tests/services/retriever", "tests/services/trainer"], ["tests/unit"]]
 # Read by tests/conftest.py: each lane looks for free ports in a range of its own.
 LANE = "RESEARCH_TEST_LANE"
 _TEARDOWN_SECONDS = 90
@@ -34,18 +35,20 @@ def main(arguments: list[str]) -> int:
     if arguments:
         os.execv(sys.executable, [sys.executable, "-m", "pytest", *arguments])
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
-    with tempfile.TemporaryFile() as second, tempfile.TemporaryFile() as third:
+    with contextlib.ExitStack() as stack:
+        outputs = [stack.enter_context(tempfile.TemporaryFile()) for _ in range(3)]
         lanes = [
             _start(1, WITH_VLLM[0], _EACH_SERVICE),
-            _start(2, WITH_VLLM[1], _EACH_SERVICE, output=second),
-            _start(3, _WITHOUT, {}, output=third, nice=["nice"]),
+            _start(2, WITH_VLLM[1], _EACH_SERVICE, output=outputs[0]),
+            _start(3, _WITHOUT[0], {}, output=outputs[1], nice=["nice"]),
+            _start(4, _WITHOUT[1], {}, output=outputs[2], nice=["nice"]),
         ]
         try:
             codes = [lane.wait() for lane in lanes]
         except BaseException:
             _interrupt(lanes)
             raise
-        for output in (second, third):
+        for output in outputs:
             output.seek(0)
             sys.stdout.buffer.write(output.read())
         return max(map(abs, codes))  # a lane that a signal ended has a negative one

@@ -1,4 +1,4 @@
-"""Refuses bodies of very many values on vLLM's routes, before vLLM reads them.
+"""Refuses what would cost others dearly on vLLM's routes, before vLLM reads it: very many values, a place before all.
 
 vLLM validates every item of a list, in each of the forms that a field may have, and keeps what is wrong with each: a
 list of eight million numbers in place of messages, 16 MB, took 18 GiB. Only lists of token ids are long by nature.
@@ -6,6 +6,7 @@ list of eight million numbers in place of messages, 16 MB, took 18 GiB. Only lis
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import orjson
@@ -17,6 +18,14 @@ from services.web.json_bounds import fault_of
 
 # Messages, tools and schemas of any usual chat; wrong values cost vLLM some 2 KB each.
 MOST_VALUES = 10_000
+# vLLM tries each item of a list in each form that it may have: a tenth of a second for so many that are none of them.
+_MOST_ITEMS = {
+    "/v1/chat/completions": ("messages", 1_000),
+    "/v1/chat/completions/render": ("messages", 1_000),
+    "/v1/responses": ("input", 64),  # thirty forms, 1 MB each
+    "/v1/responses/render": ("input", 64),
+}
+_MOST_VALUES = dict.fromkeys(("/v1/responses", "/v1/responses/render"), 1_000)
 # The longest context, a few times over; and each prompt of a list is a request of its own to the engine.
 MOST_TOKENS = 1_000_000
 _MOST_PROMPTS = 1_000
@@ -56,7 +65,8 @@ class CheapRefusals:
         whole: bytes | None = bytes(body)
         del body
         assert whole is not None
-        if fault := _fault(scope["path"].rstrip("/"), whole):
+        path = scope["path"].rstrip("/")
+        if fault := _fault(path, whole) or _fault_of_fields(path, whole):
             await _refusal(400, fault)(scope, receive, send)
             return
 
@@ -79,7 +89,7 @@ def _may_have_json(scope: Scope) -> bool:
 
 def _fault(path: str, body: bytes) -> str | None:
     """What is wrong with the body; None if vLLM may read it."""
-    fault = fault_of(body, MOST_VALUES)
+    fault = fault_of(body, _MOST_VALUES.get(path, MOST_VALUES))
     if fault is None or (field := _TOKENS.get(path)) is None:
         return fault
     if too_many := fault_of(body, MOST_TOKENS):
@@ -104,6 +114,28 @@ def _are_tokens(value: object) -> bool:
 
 def _are_ids(values: list[Any]) -> bool:
     return not values or (set(map(type, values)) == {int} and min(values) >= 0 and max(values) <= _MOST_ID)
+
+
+def _fault_of_fields(path: str, body: bytes) -> str | None:
+    """What is wrong with the number of items or with the priority.
+
+    vLLM serves lower numbers first. Rollouts ask with 1, so that nobody waits for them; nobody waits for another.
+    """
+    field, most = _MOST_ITEMS.get(path, ("", 0))
+    has_many = bool(field) and fault_of(body, most) is not None
+    # The name may be spelt with escapes, or in UTF-16.
+    if not has_many and not any(sign in body for sign in (b"priority", b"\\u", b"\0")):
+        return None
+    try:
+        values = json.loads(body)  # as FastAPI reads it
+    except (ValueError, RecursionError):
+        return None  # and says what is wrong
+    if not isinstance(values, dict):
+        return None
+    items, priority = values.get(field), values.get("priority", 0)
+    if isinstance(items, list) and len(items) > most:
+        return f"{field}: it has more than {most} items"
+    return None if type(priority) is int and priority >= 0 else "priority: it is a whole number of at least 0"
 
 
 def _refusal(status: int, message: str, headers: Any = None) -> JSONResponse:

@@ -16,11 +16,12 @@ from services.web.body_limit import BodyLimit
 from tests.support.web_server import serving
 
 LIMIT = 8_000_000
-CHAT, COMPLETIONS, GENERATE, DETOKENIZE = (
+CHAT, COMPLETIONS, GENERATE, DETOKENIZE, RESPONSES = (
     "/v1/chat/completions",
     "/v1/completions",
     "/inference/v1/generate",
     "/detokenize",
+    "/v1/responses",
 )
 
 
@@ -58,6 +59,8 @@ def url() -> Iterator[str]:
         (GENERATE + "/", {"token_ids": [{}] * 10_001}),
         (DETOKENIZE, [1] * 10_001),
         ("/tokenize", {"prompt": [1] * 10_001}),
+        (RESPONSES, {"input": ["a"] * 1_001}),
+        (RESPONSES + "/render", {"input": [{}] * 1_001}),
     ],
 )
 def test_too_many_values_are_refused_in_openais_form(url: str, path: str, body: Any) -> None:
@@ -71,7 +74,7 @@ def test_too_many_values_are_refused_in_openais_form(url: str, path: str, body: 
     ("path", "body"),
     [
         (CHAT, {"messages": [{"role": "user", "content": "Is [1, 2, 3] " * 20_000}]}),
-        (CHAT, {"messages": [{"role": "user", "content": "x"}] * 2_000}),
+        (CHAT, {"messages": [{"role": "user", "content": "x"}] * 1_000}),
         (COMPLETIONS, {"prompt": [7] * 200_000}),
         (COMPLETIONS, {"prompt": [[7] * 2_000] * 100}),
         (GENERATE, {"token_ids": list(range(200_000)), "sampling_params": {"stop": ["a"] * 100}}),
@@ -82,6 +85,54 @@ def test_too_many_values_are_refused_in_openais_form(url: str, path: str, body: 
 def test_what_may_be_right_passes_unchanged(url: str, path: str, body: Any) -> None:
     sent = json.dumps(body).encode()
     assert httpx.post(url + path, content=sent, timeout=60).json() == hashlib.sha256(sent).hexdigest()
+
+
+@pytest.mark.parametrize(
+    ("path", "field", "most"),
+    [
+        (RESPONSES, "input", 64),
+        (RESPONSES + "/render/", "input", 64),
+        (CHAT, "messages", 1000),
+        (CHAT + "/render", "messages", 1000),
+    ],
+)
+def test_lists_whose_items_vllm_tries_in_many_forms_are_short(url: str, path: str, field: str, most: int) -> None:
+    item = {"role": "user", "content": "x"}
+    assert httpx.post(url + path, json={field: [item] * most}).status_code == 200
+    answer = httpx.post(url + path, json={field: [item] * (most + 1)})
+    assert answer.status_code == 400
+    assert f"{most} items" in answer.json()["error"]["message"]
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b'{"prompt": "x", "priority": -1}',
+        b'{"prompt": "x", "priority": 1, "priority": "-1"}',
+        b'{"prompt": "x", "priority": -1.0}',
+        b'{"prompt": NaN, "priorit\\u0079": -1}',
+        '{"prompt": "x", "priority": -1}'.encode("utf-16"),
+    ],
+)
+def test_nobody_goes_before_those_who_ask_without_a_priority(url: str, body: bytes) -> None:
+    answer = httpx.post(url + COMPLETIONS, content=body)
+    assert answer.status_code == 400
+    assert "priority" in answer.json()["error"]["message"]
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b'{"prompt": "a priority: -1"}',
+        b'{"prompt": "x", "priority": 0}',
+        b'{"prompt": "x", "priority": 7}',
+        b'["priority", -1]',
+        b'{"priority": -1',  # vLLM says that it is no JSON
+        b'{"priority": ' + b"[" * 5000,
+    ],
+)
+def test_rollouts_and_who_is_patient_pass(url: str, body: bytes) -> None:
+    assert httpx.post(url + COMPLETIONS, content=body).json() == hashlib.sha256(body).hexdigest()
 
 
 def test_chunks_files_and_requests_without_a_body_pass(url: str) -> None:

@@ -1,4 +1,4 @@
-"""Pages are fetched from public addresses alone, in bounded time and bytes, as their hosts want it."""
+"""Pages are fetched from public addresses alone, in bounded time and bytes."""
 
 from __future__ import annotations
 
@@ -6,16 +6,13 @@ import asyncio
 import gzip
 import socket
 import ssl
-import threading
-import time
-from collections.abc import Awaitable, Callable, Iterator
-from contextlib import closing, contextmanager
+from collections.abc import Awaitable, Callable
+from contextlib import closing
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
-import uvloop
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
@@ -23,92 +20,11 @@ from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption,
 from cryptography.x509.oid import NameOID
 from fastapi import Response
 
-from services.retriever.web.pages.fetch import MOST_AHEAD, Fetched, Fetcher
+from services.retriever.web.pages.fetch import Fetched
 from services.retriever.web.pages.kinds import kind_and_charset
 from services.retriever.web.pages.refusals import PageError
-from services.retriever.web.pages.robots import Robots
-from services.retriever.web.pages.urls import page_url
+from tests.support.page_fetching import SITE, Sent, fetched, listening, reachable, refused, run
 from tests.support.page_sites import ARTICLE, PUBLIC, Internet, PageSite, bomb, drip, endless, hollow, html, redirect
-
-SITE = "http://site.example"
-
-
-class Sent:
-    """Counts pages, as a budget does."""
-
-    def __init__(self) -> None:
-        self.pages = 0
-        self.last = 0.0
-
-    async def charge(self) -> None:
-        self.pages += 1
-        self.last = time.monotonic()
-
-
-async def nothing() -> None:
-    """What a page waits for before it is counted."""
-
-
-def new_fetcher(sent: Sent, private: tuple[str, ...] = (), **limits: Any) -> Fetcher:
-    usual = {"timeout": 20.0, "min_interval": 0.0, "contact": "team@site.example", "at_once": 4}
-    return Fetcher(sent.charge, private_hosts=private, **{**usual, **limits})
-
-
-def run(
-    work: Callable[[Callable[[str], Awaitable[Fetched]]], Awaitable[Any]],
-    *,
-    private: tuple[str, ...] = (),
-    sent: Sent | None = None,
-    **limits: Any,
-) -> Any:
-    """The work, which receives a function that fetches an address."""
-
-    async def all_of_it() -> Any:
-        fetcher = new_fetcher(sent or Sent(), private, **limits)
-
-        async def fetch(asked: str) -> Fetched:
-            async with fetcher.fetch(page_url(asked, private), nothing) as page:
-                return page
-
-        try:
-            return await work(fetch)
-        finally:
-            await fetcher.close()
-
-    return asyncio.run(all_of_it())
-
-
-def fetched(asked: str, **options: Any) -> Fetched:
-    page = run(lambda fetch: fetch(asked), **options)
-    assert isinstance(page, Fetched)
-    return page
-
-
-def refused(asked: str, **options: Any) -> PageError:
-    with pytest.raises(PageError) as caught:
-        fetched(asked, **options)
-    return caught.value
-
-
-@contextmanager
-def reachable(
-    patch: pytest.MonkeyPatch, site: PageSite, names: dict[str, list[list[str]]] | None = None
-) -> Iterator[Internet]:
-    """`site` at the public address, under the name of `SITE`; and at its own port of loopback."""
-    with site.serving() as port:
-        internet = Internet({"site.example": [[PUBLIC]], **(names or {})}, {(PUBLIC, 80): port})
-        internet.install(patch)
-        yield internet
-
-
-@contextmanager
-def listening() -> Iterator[socket.socket]:
-    """A server near us that must never be connected to."""
-    with closing(socket.create_server(("127.0.0.1", 0))) as server:
-        yield server
-        server.setblocking(False)
-        with pytest.raises(BlockingIOError):
-            server.accept()
 
 
 def test_a_page_comes_as_it_was_sent_and_says_who_asks(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -409,226 +325,3 @@ def own_certificate(folder: Path, name: str) -> Path:
     path = folder / "certificate.pem"
     path.write_bytes(unlocked + certificate.public_bytes(Encoding.PEM))
     return path
-
-
-def test_robots_txt_is_asked_for_once_and_kept_to(monkeypatch: pytest.MonkeyPatch) -> None:
-    site, sent = PageSite(pages={"/a": html, "/private/b": html}, robots="User-agent: *\nDisallow: /private/"), Sent()
-    with reachable(monkeypatch, site):
-
-        async def both(fetch: Callable[[str], Awaitable[Fetched]]) -> list[Any]:
-            return await asyncio.gather(fetch(f"{SITE}/a"), fetch(f"{SITE}/private/b"), return_exceptions=True)
-
-        page, error = run(both, sent=sent)
-    assert page.body == ARTICLE.encode()
-    assert (error.status, error.error) == (403, "page_refused")
-    assert "robots.txt" in str(error)
-    assert (site.asked, site.robots_asked, sent.pages) == (["/a"], 1, 2)  # what is recorded is counted
-
-
-def test_a_redirect_is_not_followed_to_where_robots_txt_forbids(monkeypatch: pytest.MonkeyPatch) -> None:
-    site = PageSite(pages={"/": redirect("/private"), "/private": html}, robots="User-agent: *\nDisallow: /private")
-    with reachable(monkeypatch, site):
-        assert refused(f"{SITE}/").status == 403
-    assert site.asked == ["/"]
-
-
-@pytest.mark.parametrize(
-    ("robots", "status"),
-    [
-        (Response(status_code=404), 200),
-        (Response(status_code=403), 200),
-        (Response(status_code=500), 502),
-        (Response(status_code=429), 502),
-        (Response("", 302, {"Location": "http://10.0.0.7/robots.txt"}), 403),
-        (Response("", headers={"Content-Encoding": "br"}), 502),
-        (Response("User-agent: *\n" + "".join(f"Disallow: /{n}\n" for n in range(30_000))), 502),
-        (Response(b"User-agent: *\n" + b"Disallow: /x\n" * 100_000 + b"Disallow: /"), 200),
-    ],
-)
-def test_a_host_without_robots_txt_allows_all_and_one_that_cannot_say_nothing(
-    monkeypatch: pytest.MonkeyPatch, robots: Response, status: int
-) -> None:
-    site = PageSite(robots=robots)
-    with reachable(monkeypatch, site):
-        if status == 200:
-            assert fetched(f"{SITE}/").body == ARTICLE.encode()
-        else:
-            assert refused(f"{SITE}/").status == status
-            assert site.asked == []
-
-
-def test_a_host_is_asked_one_thing_at_a_time_with_a_pause_between(monkeypatch: pytest.MonkeyPatch) -> None:
-    site, sent = PageSite(pages={f"/{n}": html for n in range(4)}, delay=0.05), Sent()
-    with reachable(monkeypatch, site):
-
-        async def four(fetch: Callable[[str], Awaitable[Fetched]]) -> None:
-            await asyncio.gather(*(fetch(f"{SITE}/{n}") for n in range(4)))
-
-        begun = time.monotonic()
-        run(four, min_interval=0.4, sent=sent)
-    assert site.most_at_once == 1
-    assert sent.last - begun > 4 * 0.4  # robots.txt, then four pages
-
-
-def test_a_robots_txt_that_leads_to_another_host_waits_for_its_turn(monkeypatch: pytest.MonkeyPatch) -> None:
-    site = PageSite(robots=Response("", 302, {"Location": "http://other.example/rules"}))
-    other = PageSite(pages={"/": html, "/rules": lambda: Response("", media_type="text/plain")}, delay=1.0)
-    with site.serving() as port, other.serving() as other_port:
-        names = {"site.example": [[PUBLIC]], "other.example": [["198.41.0.5"]]}
-        Internet(names, {(PUBLIC, 80): port, ("198.41.0.5", 80): other_port}).install(monkeypatch)
-
-        async def both(fetch: Callable[[str], Awaitable[Fetched]]) -> None:
-            first = asyncio.create_task(fetch("http://other.example/"))
-            while not other.asked:  # noqa: ASYNC110 - the site is in another thread
-                await asyncio.sleep(0.01)
-            await fetch(f"{SITE}/")
-            await first
-
-        run(both)
-    assert (other.asked, other.most_at_once) == (["/", "/rules"], 1)
-
-
-def test_two_hosts_whose_robots_txt_lead_to_each_other_are_both_asked(monkeypatch: pytest.MonkeyPatch) -> None:
-    names = ("site.example", "other.example")
-    sites = [
-        PageSite(
-            pages={"/": html, "/rules": lambda: Response("", media_type="text/plain")},
-            robots=Response("", 302, {"Location": f"http://{name}/rules"}),
-            delay=0.2,
-        )
-        for name in reversed(names)
-    ]
-    with sites[0].serving() as port, sites[1].serving() as other_port:
-        internet = {(PUBLIC, 80): port, ("198.41.0.5", 80): other_port}
-        Internet({names[0]: [[PUBLIC]], names[1]: [["198.41.0.5"]]}, internet).install(monkeypatch)
-
-        async def both(fetch: Callable[[str], Awaitable[Fetched]]) -> None:
-            async with asyncio.timeout(30):
-                await asyncio.gather(*(fetch(f"http://{name}/") for name in names))
-
-        run(both, timeout=60.0)
-    assert [site.asked for site in sites] == [["/rules", "/"]] * 2
-
-
-def test_a_slow_host_keeps_no_place_from_others(monkeypatch: pytest.MonkeyPatch) -> None:
-    slow, quick = PageSite(pages={f"/{n}": drip for n in range(9)}), PageSite()
-    with slow.serving() as slow_port, quick.serving() as quick_port:
-        names = {"slow.example": [["198.41.0.5"]], "quick.example": [[PUBLIC]]}
-        Internet(names, {("198.41.0.5", 80): slow_port, (PUBLIC, 80): quick_port}).install(monkeypatch)
-
-        async def both(fetch: Callable[[str], Awaitable[Fetched]]) -> None:
-            waiting = [asyncio.create_task(fetch(f"http://slow.example/{n}")) for n in range(9)]
-            await asyncio.sleep(0)  # so that they come first
-            await fetch("http://quick.example/")
-            assert not any(task.done() for task in waiting)
-            for task in waiting:
-                task.cancel()
-            await asyncio.gather(*waiting, return_exceptions=True)
-
-        run(both, at_once=2, timeout=60.0)
-
-
-def test_a_host_that_wants_a_pause_has_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    site = PageSite(pages={"/": lambda: Response("", 503, {"Retry-After": "60"}), "/a": html})
-    with reachable(monkeypatch, site):
-
-        async def twice(fetch: Callable[[str], Awaitable[Fetched]]) -> list[Any]:
-            return [(await asyncio.gather(fetch(SITE + path), return_exceptions=True))[0] for path in ("/", "/a")]
-
-        first, second = run(twice)
-    assert "503" in str(first)
-    assert (second.status, "wants a pause" in str(second)) == (502, True)
-    assert site.asked == ["/"]
-
-
-@pytest.mark.parametrize("step", ["read", "allows"])
-def test_the_loop_goes_on_while_a_robots_txt_is_read(monkeypatch: pytest.MonkeyPatch, step: str) -> None:
-    begun, seen = threading.Event(), threading.Event()
-    slow = getattr(Robots, step)
-
-    def watched(*given: Any) -> Any:
-        begun.set()
-        assert seen.wait(30), "the loop stood still"
-        return slow(*given)
-
-    monkeypatch.setattr(Robots, step, watched)
-    with reachable(monkeypatch, PageSite(robots="")):
-
-        async def both(fetch: Callable[[str], Awaitable[Fetched]]) -> Fetched:
-            fetching = asyncio.create_task(fetch(f"{SITE}/"))
-            await asyncio.to_thread(begun.wait, 30)
-            seen.set()
-            return await fetching
-
-        assert run(both, timeout=60.0).body == ARTICLE.encode()
-
-
-@pytest.mark.parametrize("new_loop", [asyncio.new_event_loop, uvloop.new_event_loop])
-def test_names_that_nobody_answers_keep_only_pages_waiting(
-    monkeypatch: pytest.MonkeyPatch, new_loop: Callable[[], asyncio.AbstractEventLoop]
-) -> None:
-    """A search engine is looked up as aiohttp and httpx do: by the loop."""
-    answer, asked = threading.Event(), threading.Event()
-    resolve = socket.getaddrinfo
-
-    def getaddrinfo(host: Any, *others: Any, **more: Any) -> Any:
-        if not str(host).endswith(".slow.example"):
-            return resolve(host, *others, **more)
-        asked.set()
-        answer.wait(60)
-        raise socket.gaierror(socket.EAI_AGAIN, "nobody answers")
-
-    monkeypatch.setattr(socket, "getaddrinfo", getaddrinfo)
-
-    async def work() -> None:
-        fetcher = new_fetcher(Sent(), at_once=50, timeout=60.0)
-
-        async def fetch(url: str) -> None:
-            async with fetcher.fetch(page_url(url, ()), nothing):
-                pass
-
-        opening = [asyncio.create_task(fetch(f"http://{n}.slow.example/")) for n in range(50)]
-        # Not in a thread of the loop: they are what is at stake.
-        while not asked.is_set():
-            assert not any(task.done() for task in opening)
-            await asyncio.sleep(0.01)
-        async with asyncio.timeout(20):
-            assert await asyncio.get_running_loop().getaddrinfo("127.0.0.1", 80)
-            assert await asyncio.get_running_loop().getaddrinfo("localhost", 80)
-            await asyncio.to_thread(time.monotonic)
-        answer.set()
-        outcomes = await asyncio.gather(*opening, return_exceptions=True)
-        await fetcher.close()
-        assert {getattr(error, "status", error) for error in outcomes} == {502}
-
-    with asyncio.Runner(loop_factory=new_loop) as runner:
-        try:
-            runner.run(work())
-        finally:
-            answer.set()
-
-
-def test_pages_that_are_not_yet_read_hold_up_those_behind_them(monkeypatch: pytest.MonkeyPatch) -> None:
-    site = PageSite(pages={f"/{n}": html for n in range(12)})
-    with reachable(monkeypatch, site):
-
-        async def work() -> None:
-            fetcher, read, fetched_one = new_fetcher(Sent(), at_once=2), asyncio.Event(), asyncio.Semaphore(0)
-
-            async def fetch(n: int) -> None:
-                async with fetcher.fetch(page_url(f"{SITE}/{n}", ()), nothing):
-                    fetched_one.release()
-                    await read.wait()
-
-            opening = [asyncio.create_task(fetch(n)) for n in range(12)]
-            async with asyncio.timeout(30):
-                for _ in range(2 + MOST_AHEAD):
-                    await fetched_one.acquire()
-            await asyncio.sleep(0.3)  # for what must not happen
-            assert len(site.asked) == 2 + MOST_AHEAD
-            read.set()
-            await asyncio.gather(*opening)
-            assert len(site.asked) == 12
-            await fetcher.close()
-
-        asyncio.run(work())
