@@ -15,6 +15,7 @@ from services.process import stopping
 from services.web.bounded_http import HttpBounds, bounded_protocol
 from services.web.errors import error_response
 from services.web.known_hosts import KnownHosts
+from services.web.plain_paths import PlainPaths
 from services.web.telemetry.log_limit import limit_warnings_of_strangers
 from services.web.telemetry.logs import LOGGING
 from services.web.telemetry.request_ids import RequestIds
@@ -76,7 +77,7 @@ def new_server(
     logs = {"log_level": "warning"} if quiet else {"log_config": LOGGING}
     return Server(
         uvicorn.Config(
-            RequestIds(KnownHosts(ToldOfTheStop(app), names)),
+            RequestIds(KnownHosts(PlainPaths(ToldOfTheStop(app)), names)),
             host=host,
             port=port,
             http=bounded_protocol(bounds),

@@ -6,6 +6,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from services.policy.settings_variable import settings_from_environment
 from services.web.known_hosts import KnownHosts, own_names
+from services.web.plain_paths import PlainPaths
 from services.web.telemetry.request_ids import RequestIds
 
 
@@ -16,7 +17,7 @@ class Outermost:
     """
 
     def __init__(self, app: ASGIApp) -> None:
-        self._app = RequestIds(KnownHosts(app, own_names(settings_from_environment())))
+        self._app = RequestIds(KnownHosts(PlainPaths(app), own_names(settings_from_environment())))
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         await self._app(scope, receive, send)
