@@ -27,6 +27,7 @@ import psutil
 from benchmarks.retriever.load import SERVE, free_port, serving
 from research.config import load_settings
 from services.policy.api.body_sizes import MAX_BODY_BYTES, body_sizes
+from services.policy.api.guards import variable_of
 from services.web.auth import ADMIN_TOKEN_VARIABLE, API_KEY_VARIABLE
 from tests.support.web_server import Watch, smallest_wrong_items
 
@@ -34,6 +35,8 @@ SERVICES = ("retriever", "policy", "trainer")
 TOKENS = {ADMIN_TOKEN_VARIABLE: "admin-of-the-benchmark", API_KEY_VARIABLE: "key-of-the-benchmark"}
 # Its form is not FastAPI's, so the description of the API lacks it.
 MCP = ("POST", "/mcp", ["params", "id"])
+# vLLM reads their bodies without saying so.
+UNDECLARED = [("POST", path, ["request_ids"]) for path in ("/abort_requests", "/inference/v1/abort_requests")]
 # They read no body; one is sent all the same.
 ORDERS = [("POST", f"/run/{order}", ["order"]) for order in ("start", "pause", "stop")]
 _FIELDS = 2
@@ -86,7 +89,7 @@ def start(service: str, running: ExitStack) -> tuple[str, int]:
 def routes(service: str, url: str) -> list[tuple[str, str, list[str]]]:
     """Every route that takes a body, with its fields that hold most: those of lists first."""
     described = httpx.get(f"{url}/openapi.json", timeout=60).json()
-    found = [MCP] if service == "retriever" else ORDERS if service == "trainer" else []
+    found = list({"retriever": [MCP], "policy": UNDECLARED, "trainer": ORDERS}[service])
     for path, methods in described["paths"].items():
         for method, about in methods.items():
             if "requestBody" in about:
@@ -98,6 +101,8 @@ def routes(service: str, url: str) -> list[tuple[str, str, list[str]]]:
 def _fields(schema: dict[str, Any], described: dict[str, Any]) -> list[str]:
     while "$ref" in schema:
         schema = described["components"]["schemas"][schema["$ref"].rsplit("/", 1)[1]]
+    if forms := schema.get("anyOf", []) + schema.get("oneOf", []):
+        return sorted({name for form in forms for name in _fields(form, described)})
     properties = schema.get("properties", {})
     lists = [name for name, about in properties.items() if '"array"' in json.dumps(about)]
     texts = [name for name, about in properties.items() if '"string"' in json.dumps(about) and name not in lists]
@@ -119,6 +124,10 @@ def bodies(size: int, fields: list[str]) -> Iterator[tuple[str, bytes]]:
         # As many as some route of vLLM passes on, each text as long as there is room for.
         for many in (64, 490, 990, 4_900):
             yield f"{many} objects in {name}", json.dumps({name: [{}] * many}).encode()
+            yield f"{many} objects in a list in {name}", json.dumps({name: [[{}] * many]}).encode()
+            message = {"role": "user", "content": [{}] * many}
+            yield f"{many} objects in a content of {name}", json.dumps({name: [message]}).encode()
+            yield f"{many} objects in messages of {name}", json.dumps({name: {"messages": [{}] * many}}).encode()
             yield f"{many} texts in {name}", json.dumps({name: ["a" * (size // many - 5)] * many}).encode()
     yield "words", b"no JSON " * (size // 8)
 
@@ -126,7 +135,7 @@ def bodies(size: int, fields: list[str]) -> Iterator[tuple[str, bytes]]:
 def worst(url: str, pid: int, method: str, path: str, sent: dict[str, bytes]) -> Cost:
     """The cost of the route over these bodies."""
     cost = Cost()
-    token = TOKENS[ADMIN_TOKEN_VARIABLE if path.startswith("/admin") else API_KEY_VARIABLE]
+    token = TOKENS[variable_of(path) or API_KEY_VARIABLE]
     headers = {"authorization": f"Bearer {token}", "content-type": "application/json"}
     headers["accept"] = "application/json, text/event-stream"
     with httpx.Client(base_url=url, timeout=300, headers=headers) as client:

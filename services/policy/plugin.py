@@ -62,7 +62,7 @@ class ResearchPlugin:
         if guard := admin_guard():
             for routes in (admin_routes(service), adapter_routes(service), training_control_routes(service.settings)):
                 app.include_router(routes, dependencies=guard)
-        app.add_middleware(CheapRefusals)
+        app.add_middleware(CheapRefusals, max_model_len=service.settings.model.max_model_len)
         app.add_middleware(
             BodyLimit,
             max_bytes=MAX_BODY_BYTES,

@@ -18,9 +18,13 @@ from services.policy.adapters.adapters import Adapters
 from services.policy.answer.engine_policy import EnginePolicy
 from services.policy.answer.service import AnswerService
 from services.policy.engine_watch import EngineWatch
+from services.policy.fair_priority import nobody_first
 from services.policy.weights.prefix_salt import salt_by_version
 from services.policy.weights.start_weights import start_version
 from services.policy.weights.updates import WeightUpdates
+from services.policy.weights.worker_rpc import within
+
+DIGEST_SECONDS = 300
 
 
 class PolicyService:
@@ -52,6 +56,7 @@ class PolicyService:
         policy, limits = settings.policy, settings.episode
         self._engine, self.workers = engine, workers
         self._watch = EngineWatch(engine)
+        nobody_first(engine)
         self.updates = updates = WeightUpdates(
             engine, Path(args.model), policy.weights_dir, start_version(), keep_kv_cache=policy.keep_kv_cache
         )
@@ -96,6 +101,10 @@ class PolicyService:
         return self._watch.stuck() if self.is_open else None
 
     async def weight_digests(self) -> dict[str, str]:
-        """SHA-256 of each weight in the form used for computing, over all workers."""
-        workers: list[dict[str, str]] = await self._engine.collective_rpc("research_weight_digests")
+        """SHA-256 of each weight in the form used for computing, over all workers.
+
+        Raises EngineHangsError if they take too long.
+        """
+        async with within(DIGEST_SECONDS):
+            workers: list[dict[str, str]] = await self._engine.collective_rpc("research_weight_digests")
         return {name: digest for worker in workers for name, digest in worker.items()}

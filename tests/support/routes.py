@@ -52,14 +52,13 @@ LIMITS = {
     "/compat/research/batch_search": "as `/retrieve`",
     "/mcp": "1,000 JSON values; no stream stays open",
     "/answer": "512 questions of 8,192 characters, 64 at once, lists half of them; 120 s each, a list 1,800 s",
-    "/inference/v1/generate": "10,000 JSON values and 1,000,000 token ids",
-    "/v1/completions": "10,000 JSON values and 1,000,000 token ids",
-    "/v1/chat/completions": "1,000 messages, 10,000 JSON values",
-    "/v1/chat/completions/render": "1,000 messages, 10,000 JSON values",
-    "/v1/responses": "64 items, 1,000 JSON values",
-    "/v1/responses/render": "64 items, 1,000 JSON values",
-    "/tokenize": "1 MB; 10,000 JSON values",
-    "/detokenize": "1 MB; 10,000 JSON values and 1,000,000 token ids",
+    "/inference/v1/generate": "10,000 JSON values, 1,000 items of lists, and 1,000,000 token ids",
+    "/inference/v1/abort_requests": "10,000 JSON values",
+    "/v1/completions": "10,000 JSON values, 1,000 items of lists, and 1,000,000 token ids",
+    "/v1/responses": "64 items of input, or one per 64 tokens of the context up to 256; 16 JSON values for each",
+    "/v1/responses/render": "as `/v1/responses`",
+    "/tokenize": "1 MB; 10,000 JSON values, 1,000 items of lists",
+    "/detokenize": "1 MB; 10,000 JSON values, 1,000 items of lists, and 1,000,000 token ids",
     "/admin/weights": "one update at a time, 300 s",
     "/admin/weights/broadcast": "as `/admin/weights`",
 }
@@ -78,7 +77,7 @@ class Route:
     def limits(self) -> str:
         if self.method in READING or self.who == CLOSED:
             return ""
-        return LIMITS.get(self.path, "10,000 JSON values" if self.who == KEY else "")
+        return LIMITS.get(self.path, "10,000 JSON values, 1,000 items of lists" if self.who == KEY else "")
 
 
 def apps(runs: Path, data: Path) -> dict[str, FastAPI]:

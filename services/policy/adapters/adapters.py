@@ -11,9 +11,11 @@ import asyncio
 import os
 import shutil
 import tempfile
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from vllm.logger import init_logger
 from vllm.lora.request import LoRARequest
@@ -23,9 +25,14 @@ from services.policy.adapters.checks import CONFIG_FILE, MAX_LOADED, WEIGHTS_FIL
 from services.policy.openai.format import AGENT
 from services.policy.weights.checkpoint_checks import TensorSpec, resolve_inside
 from services.policy.weights.finite import require_finite
-from services.policy.weights.worker_rpc import WorkerFailedError, call_workers
+from services.policy.weights.worker_rpc import EngineHangsError, WorkerFailedError, call_workers, within
+
+T = TypeVar("T")
 
 logger = init_logger("vllm.research.adapters")
+
+# An adapter has some hundred MB. Who waits for the lock waits for all of this, for each order before.
+READ_SECONDS, ADD_SECONDS, DISCARD_SECONDS = 60, 60, 10
 
 
 class AdapterFailedError(ResearchError, RuntimeError):
@@ -50,6 +57,7 @@ class Adapters:
         self._weights_dir = weights_dir
         self._max_rank = max_rank
         self._lock = asyncio.Lock()
+        self._reader = ThreadPoolExecutor(1, "adapters")  # one that hangs keeps those after it waiting, not all threads
         self._copies = tempfile.TemporaryDirectory(prefix="research-adapters-")
         self._copied = 0
         self._numbers: dict[str, int] = {}
@@ -65,22 +73,23 @@ class Adapters:
 
         Raises:
             ConfigurationError, AssetError: the adapter is refused before anything is changed.
-            AdapterFailedError: vLLM could not load it; the former one of that name is still served.
+            AdapterFailedError: it could not be read in time, or vLLM could not load it; the former one of that name is
+                still served.
         """
         if not self._max_rank:
             raise ConfigurationError("adapters: LoRA is disabled; restart the server with policy.max_lora_rank set")
         if name == AGENT or self._models.is_base_model(name):
             raise ConfigurationError(f"name: {name} is already the name of a model; choose another")
-        source = await asyncio.to_thread(resolve_inside, path, self._weights_dir)
+        source = await self._in_time(resolve_inside, path, self._weights_dir)
         async with self._lock:
             if name not in self._served and len(self._served) >= MAX_LOADED:
                 raise ConfigurationError(f"adapters: {MAX_LOADED} are loaded already; unload one first")
-            copy = await asyncio.to_thread(self._checked_copy, source)
+            copy = await self._in_time(self._checked_copy, source)
             try:
                 await self._serve(name, copy)
+                self.sources[name] = source
             finally:
                 await asyncio.to_thread(self._tidy)
-            self.sources[name] = source
         logger.info("Serving the adapter %s from %s", name, source)
 
     async def unload(self, name: str) -> None:
@@ -106,18 +115,29 @@ class Adapters:
         number = self._numbers.setdefault(name, len(self._numbers) + 1)
         _point(link, copy)
         try:
-            await call_workers(self._engine, "research_add_adapter", name, number, str(link))
-            # As after new weights: requests in flight continue with the new adapter alone, and no prompt hits a prefix
-            # that the former one computed.
-            await self._engine.reset_prefix_cache(reset_running_requests=True)
+            async with within(ADD_SECONDS):
+                await call_workers(self._engine, "research_add_adapter", name, number, str(link))
+                # As after new weights: requests in flight continue with the new adapter alone, and no prompt hits a
+                # prefix that the former one computed.
+                await self._engine.reset_prefix_cache(reset_running_requests=True)
         except Exception as error:
             if former is not None:
                 _point(link, former)
             # Drop whatever was loaded of it; vLLM reads the former one again with the next request.
-            with suppress(WorkerFailedError):
-                await call_workers(self._engine, "remove_lora", number)
+            with suppress(WorkerFailedError, EngineHangsError):
+                async with within(DISCARD_SECONDS):
+                    await call_workers(self._engine, "remove_lora", number)
             raise AdapterFailedError(f"the adapter {name} could not be loaded ({error})") from error
         self._served[name] = LoRARequest(name, number, str(link))
+
+    async def _in_time(self, read: Callable[..., T], *arguments: Any) -> T:
+        """Read files in a thread. Raises AdapterFailedError if that takes too long, as where a disk does not answer."""
+        try:
+            async with asyncio.timeout(READ_SECONDS):
+                return await asyncio.get_running_loop().run_in_executor(self._reader, read, *arguments)
+        except TimeoutError as error:
+            told = f"the adapter could not be read within {READ_SECONDS} s; does its disk answer?"
+            raise AdapterFailedError(told) from error
 
     def _checked_copy(self, source: Path) -> Path:
         self._copied += 1
@@ -130,10 +150,10 @@ class Adapters:
             require_adapter(copy, self._base, self._max_rank)
             require_finite(copy / WEIGHTS_FILE)
         except OSError as error:
-            shutil.rmtree(copy)
+            shutil.rmtree(copy, ignore_errors=True)
             raise AssetError(f"{source} cannot be read: {error}") from error
         except AssetError as error:
-            shutil.rmtree(copy)
+            shutil.rmtree(copy, ignore_errors=True)
             raise AssetError(str(error).replace(str(copy), str(source))) from error
         return copy
 
@@ -143,7 +163,7 @@ class Adapters:
         used = {link.readlink().name for link in root.iterdir() if link.is_symlink()}
         for copy in root.iterdir():
             if not copy.is_symlink() and copy.name not in used:
-                shutil.rmtree(copy)
+                shutil.rmtree(copy, ignore_errors=True)  # one that a hung disk keeps open is for the next time
 
 
 def _point(link: Path, target: Path) -> None:

@@ -12,6 +12,7 @@ from research.schemas import BroadcastOffer, BroadcastRequest, ErrorBody, Weight
 from services.policy.service import PolicyService
 from services.policy.weights.checkpoint_checks import TensorSpec
 from services.policy.weights.updates import UpdateFailedError, UpdateTimedOutError
+from services.policy.weights.worker_rpc import EngineHangsError
 from services.web.errors import HttpError, ValidationRoute
 
 _HARMLESS = frozenset({"/is_paused", "/abort_requests", "/weight_info"})
@@ -84,10 +85,13 @@ def _weight_routes(service: PolicyService) -> APIRouter:
         """Which weights are served."""
         return _status(service)
 
-    @router.get("/weights/digests")
+    @router.get("/weights/digests", responses=_ERRORS)
     async def weight_digests() -> dict[str, str]:
         """SHA-256 of each weight in the form used for computing; equal digests mean equal weights."""
-        return await service.weight_digests()
+        try:
+            return await service.weight_digests()
+        except EngineHangsError as error:
+            raise HttpError(504, "engine_hangs", str(error)) from error
 
     return router
 

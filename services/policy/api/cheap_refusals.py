@@ -1,4 +1,4 @@
-"""Refuses what would cost others dearly on vLLM's routes, before vLLM reads it: very many values, a place before all.
+"""Refuses bodies of very many values on vLLM's routes, before vLLM reads them.
 
 vLLM validates every item of a list, in each of the forms that a field may have, and keeps what is wrong with each: a
 list of eight million numbers in place of messages, 16 MB, took 18 GiB. Only lists of token ids are long by nature.
@@ -6,7 +6,6 @@ list of eight million numbers in place of messages, 16 MB, took 18 GiB. Only lis
 
 from __future__ import annotations
 
-import json
 from typing import Any
 
 import orjson
@@ -14,18 +13,17 @@ from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from research.http import request_id
 from services.web.json_bounds import fault_of
 
 # Messages, tools and schemas of any usual chat; wrong values cost vLLM some 2 KB each.
 MOST_VALUES = 10_000
-# vLLM tries each item of a list in each form that it may have: a tenth of a second for so many that are none of them.
-_MOST_ITEMS = {
-    "/v1/chat/completions": ("messages", 1_000),
-    "/v1/chat/completions/render": ("messages", 1_000),
-    "/v1/responses": ("input", 64),  # thirty forms, 1 MB each
-    "/v1/responses/render": ("input", 64),
-}
-_MOST_VALUES = dict.fromkeys(("/v1/responses", "/v1/responses/render"), 1_000)
+# Of all lists together, numbers apart: vLLM tries a message in each of its forms, a tenth of a millisecond each.
+MOST_ITEMS = 1_000
+# Of `input` there, which costs a millisecond and 1 MB per item: more only where the context has room for them.
+_RESPONSES = ("/v1/responses", "/v1/responses/render")
+_OF_INPUT = range(64, 257)
+_TOKENS_PER_ITEM, _VALUES_PER_ITEM = 64, 16
 # The longest context, a few times over; and each prompt of a list is a request of its own to the engine.
 MOST_TOKENS = 1_000_000
 _MOST_PROMPTS = 1_000
@@ -36,6 +34,8 @@ _TOKENS = {
     "/detokenize": "tokens",
 }
 _MOST_ID = 2**31 - 1
+# Its list of names is long where a step of many episodes is cut, and is read as it is.
+_ABORTING = "/abort_requests"
 # Our own routes know how many values each of them takes (`services.web.errors.ValidationRoute`).
 _OURS = ("/answer", "/admin")
 
@@ -43,8 +43,9 @@ _OURS = ("/answer", "/admin")
 class CheapRefusals:
     """ASGI middleware; the fault is told in the form of OpenAI's API, as vLLM tells its own."""
 
-    def __init__(self, app: ASGIApp) -> None:
+    def __init__(self, app: ASGIApp, max_model_len: int) -> None:
         self._app = app
+        self._of_input = min(max(_OF_INPUT[0], max_model_len // _TOKENS_PER_ITEM), _OF_INPUT[-1])
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if not _may_have_json(scope):
@@ -65,8 +66,7 @@ class CheapRefusals:
         whole: bytes | None = bytes(body)
         del body
         assert whole is not None
-        path = scope["path"].rstrip("/")
-        if fault := _fault(path, whole) or _fault_of_fields(path, whole):
+        if fault := _fault(scope["path"].rstrip("/"), whole, self._of_input):
             await _refusal(400, fault)(scope, receive, send)
             return
 
@@ -87,20 +87,45 @@ def _may_have_json(scope: Scope) -> bool:
     return not scope["path"].startswith(_OURS) and not kind.lower().startswith(b"multipart/")
 
 
-def _fault(path: str, body: bytes) -> str | None:
-    """What is wrong with the body; None if vLLM may read it."""
-    fault = fault_of(body, _MOST_VALUES.get(path, MOST_VALUES))
-    if fault is None or (field := _TOKENS.get(path)) is None:
+def _fault(path: str, body: bytes, of_input: int) -> str | None:
+    """What is wrong with the body; None if vLLM may read it. `of_input`: the most items of a response's input."""
+    if path.endswith(_ABORTING):
+        return fault_of(body, MOST_VALUES)
+    responses, field = path in _RESPONSES, _TOKENS.get(path, "")
+    if fault_of(body, of_input if responses else MOST_ITEMS) is None:
+        return None  # no list can be long
+    most = _VALUES_PER_ITEM * of_input if responses else MOST_VALUES
+    if fault := fault_of(body, MOST_TOKENS if field else most):
         return fault
-    if too_many := fault_of(body, MOST_TOKENS):
-        return too_many
     try:
         values = orjson.loads(body)
-    except ValueError as error:
-        return f"the body is not JSON: {error}"
-    if not isinstance(values, dict) or not _are_tokens(values.pop(field, None)):
-        return f"{field}: {fault}, and they are not the token ids of one prompt or of {_MOST_PROMPTS}"
-    return fault_of(orjson.dumps(values), MOST_VALUES)
+        if field and isinstance(values, dict) and _are_tokens(values.get(field)):
+            del values[field]
+            body = orjson.dumps(values)
+    except (ValueError, orjson.JSONEncodeError) as error:  # the latter if it is nested very deeply
+        return f"the body cannot be read: {error}"
+    if fault := fault_of(body, most):
+        told = f"{field}: {fault}, and they are not the token ids of one prompt or of {_MOST_PROMPTS}"
+        return told if field else fault
+    given = values.get("input") if responses and isinstance(values, dict) else None
+    if isinstance(given, list) and len(given) > of_input:
+        return f"input: it has more than {of_input} items"
+    if _items(values) > MOST_ITEMS:
+        return f"the lists of the body have more than {MOST_ITEMS} items that are no numbers"
+    return None
+
+
+def _items(values: Any) -> int:
+    """Of all lists that hold anything but numbers, at any depth."""
+    found, waiting = 0, [values]
+    while waiting:
+        value = waiting.pop()
+        if isinstance(value, dict):
+            waiting.extend(value.values())
+        elif isinstance(value, list) and not set(map(type, value)) <= {int, float}:
+            found += len(value)
+            waiting.extend(value)
+    return found
 
 
 def _are_tokens(value: object) -> bool:
@@ -116,29 +141,7 @@ def _are_ids(values: list[Any]) -> bool:
     return not values or (set(map(type, values)) == {int} and min(values) >= 0 and max(values) <= _MOST_ID)
 
 
-def _fault_of_fields(path: str, body: bytes) -> str | None:
-    """What is wrong with the number of items or with the priority.
-
-    vLLM serves lower numbers first. Rollouts ask with 1, so that nobody waits for them; nobody waits for another.
-    """
-    field, most = _MOST_ITEMS.get(path, ("", 0))
-    has_many = bool(field) and fault_of(body, most) is not None
-    # The name may be spelt with escapes, or in UTF-16.
-    if not has_many and not any(sign in body for sign in (b"priority", b"\\u", b"\0")):
-        return None
-    try:
-        values = json.loads(body)  # as FastAPI reads it
-    except (ValueError, RecursionError):
-        return None  # and says what is wrong
-    if not isinstance(values, dict):
-        return None
-    items, priority = values.get(field), values.get("priority", 0)
-    if isinstance(items, list) and len(items) > most:
-        return f"{field}: it has more than {most} items"
-    return None if type(priority) is int and priority >= 0 else "priority: it is a whole number of at least 0"
-
-
 def _refusal(status: int, message: str, headers: Any = None) -> JSONResponse:
     kind = "BadRequestError" if status < 500 else "ServiceUnavailableError"
-    error = {"message": message, "type": kind, "param": None, "code": status}
+    error = {"message": message, "type": kind, "param": None, "code": status, "request_id": request_id.current()}
     return JSONResponse({"error": error}, status_code=status, headers=headers)
