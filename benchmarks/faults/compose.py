@@ -95,7 +95,8 @@ def status() -> dict[str, object]:
 def steps() -> int:
     """Finished steps; -1 while the trainer does not answer."""
     try:
-        return len(httpx.get("http://127.0.0.1:8002/steps", timeout=5).raise_for_status().json())
+        finished = httpx.get("http://127.0.0.1:8002/steps", timeout=5).raise_for_status().json()
+        return int(finished[-1]["step"]) if finished else 0
     except httpx.HTTPError:
         return -1
 

@@ -110,7 +110,9 @@ class Mixed:
                 tasks.create_task(self._watch_memory(http))
             await http.post(f"{self._urls['trainer']}/run/stop", headers=admin)
             status = (await http.get(f"{self._urls['trainer']}/status")).json()
-            steps = (await http.get(f"{self._urls['trainer']}/steps")).json()
+            steps: list[dict[str, Any]] = []
+            while more := (await http.get(f"{self._urls['trainer']}/steps?after={len(steps)}")).json():
+                steps += more
         self._print(status, steps)
 
     def _is_over(self) -> bool:

@@ -153,7 +153,7 @@ class TrainingLoop:
         gc.collect()
         entry = await self._step.take(step)
         entry["seconds"] = run.clock.since(before)
-        run.run_dir.add_metrics(entry)
+        await asyncio.to_thread(run.run_dir.add_metrics, entry)
         if run.trackers is not None:
             run.trackers.step(step, entry)
         run.status.log(summary_line(entry, run.settings.grpo.steps))

@@ -7,15 +7,16 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
+import orjson
 from fastapi import APIRouter, FastAPI, Response
 from fastapi.responses import FileResponse, HTMLResponse
 from prometheus_client import CONTENT_TYPE_LATEST
+from pydantic import NonNegativeInt
 
 from research.schemas import ServiceStatus
 from services.trainer.api.addresses import without_addresses
 from services.trainer.api.prometheus import render_metrics
 from services.trainer.controller import RunController
-from services.trainer.entry import Entry
 from services.trainer.run_dir.lock import RunInUseError
 from services.trainer.run_dir.run_dir import RunDirectory
 from services.web.auth import admin_guard
@@ -25,6 +26,7 @@ from services.web.pages import page_headers
 from services.web.server import NO_DOCS_PAGES
 from services.web.telemetry.refusals import shared_metrics
 
+STEPS_AT_ONCE = 200  # an answer has at most some 600 KB
 _PAGE = Path(__file__).with_name("status_page.html").read_text(encoding="utf-8")
 _PAGE_HEADERS = page_headers(_PAGE)
 
@@ -67,10 +69,15 @@ def observation_routes(controller: RunController, run_dir: RunDirectory) -> APIR
         """What the run is doing, and its last log lines."""
         return public(controller)
 
-    @router.get("/steps", response_model=None)
-    def steps() -> list[Entry]:
-        """The metrics of every finished step."""
-        return run_dir.metrics()
+    @router.get("/steps", response_class=Response)
+    def steps(after: NonNegativeInt | None = None) -> Response:
+        """Metrics of finished steps: of the last 200, or of the first 200 after the one that is named."""
+        entries = run_dir.metrics()
+        if after is None:
+            shown = entries[-STEPS_AT_ONCE:]
+        else:
+            shown = [entry for entry in entries if entry["step"] > after][:STEPS_AT_ONCE]
+        return Response(orjson.dumps(shown), media_type="application/json")
 
     @router.get("/evaluations")
     def evaluations() -> dict[str, Any]:
@@ -85,7 +92,7 @@ def observation_routes(controller: RunController, run_dir: RunDirectory) -> APIR
         return FileResponse(path, media_type="image/png")
 
     @router.get("/metrics", response_class=Response)
-    async def metrics() -> Response:
+    def metrics() -> Response:
         """Prometheus metrics."""
         rendered = render_metrics(controller.status, run_dir.metrics()) + shared_metrics()
         return Response(rendered, media_type=CONTENT_TYPE_LATEST)

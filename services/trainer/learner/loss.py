@@ -66,7 +66,7 @@ def importance_ratio(logprobs: Tensor, old: Tensor, of_sequence: Tensor | None =
 def k3(reference: Tensor, logprobs: Tensor) -> Tensor:
     """Schulman's k3 estimate of KL(policy || reference) per token; from 0 to 10 nats, where it is cut."""
     difference = (reference - logprobs).clamp(-MAX_LOG_RATIO, MAX_LOG_RATIO)
-    return (torch.exp(difference) - difference - 1).clamp(max=MAX_K3)
+    return (torch.expm1(difference) - difference).clamp(max=MAX_K3)
 
 
 class LossSettings(Protocol):

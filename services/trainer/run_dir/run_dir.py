@@ -8,7 +8,6 @@ from __future__ import annotations
 import gzip
 import json
 import logging
-import os
 import re
 import zlib
 from collections.abc import Iterable, Sequence
@@ -23,8 +22,9 @@ from research.errors import ConfigurationError
 from research.scoring.evaluate import Answered, KindFigures, figures_as_dict
 from research.settings import Settings
 from research.settings.base import Section
-from services.trainer.entry import Entry, entry_from_json
+from services.trainer.entry import Entry
 from services.trainer.groups import Group, TrainingUse
+from services.trainer.run_dir.metrics_file import MetricsFile, json_object
 
 CONFIG = "config.json"
 _COMPRESSION = 6
@@ -60,9 +60,9 @@ class RunDirectory:
 
     def __init__(self, directory: Path) -> None:
         self.directory = directory
-        self._metrics = directory / "metrics.jsonl"
+        self._metrics = MetricsFile(directory / "metrics.jsonl", self._name)
         self._config = directory / CONFIG
-        self._named: set[str] = set()  # what was said to be spoilt: the record is read after each step
+        self._named: set[str] = set()  # what was said to be spoilt
 
     @property
     def episodes_dir(self) -> Path:
@@ -104,17 +104,8 @@ class RunDirectory:
         )
 
     def metrics(self) -> list[Entry]:
-        """One entry per finished step whose line is whole."""
-        if not self._metrics.is_file():
-            return []
-        entries = []
-        *lines, _ = self._metrics.read_bytes().split(b"\n")  # a kill may leave half a line at the end
-        for number, line in enumerate(lines, 1):
-            if (record := _object(line)) is not None and isinstance(record.get("step"), int):
-                entries.append(entry_from_json(record))
-            else:
-                self._name(f"{self._metrics}:{number}", "no entry of a step")
-        return entries
+        """One entry per finished step whose line is whole; nobody changes them."""
+        return self._metrics.entries()
 
     def last_step(self) -> int:
         """The number of the last finished step in the metrics; 0 if there is none."""
@@ -122,9 +113,7 @@ class RunDirectory:
 
     def delete_steps_after(self, step: int) -> None:
         """Delete metrics and evaluations of later steps than the checkpoint's; they will be repeated."""
-        kept = [entry for entry in self.metrics() if entry["step"] <= step]
-        with atomic_write(self._metrics) as out:
-            out.writelines(json.dumps(entry).encode() + b"\n" for entry in kept)
+        self._metrics.keep_up_to(step)
         for path in self.directory.glob("evaluations/*"):
             name = path.name.partition(".")[0]
             interim = _STEP.fullmatch(name)
@@ -138,14 +127,7 @@ class RunDirectory:
 
     def add_metrics(self, entry: Entry) -> None:
         """Append one entry; it is on the disk when this returns."""
-        with self._metrics.open("ab+") as out:
-            if out.tell():
-                out.seek(-1, os.SEEK_END)
-                if out.read(1) != b"\n":
-                    out.write(b"\n")  # half a line that a kill left stays one of its own
-            out.write(json.dumps(entry).encode() + b"\n")
-            out.flush()
-            os.fsync(out.fileno())
+        self._metrics.add(entry)
 
     def write_episodes(self, step: int, groups: Sequence[Group], uses: Sequence[Sequence[TrainingUse]]) -> None:
         """All episodes of a step and how training used each, one JSON object per line, compressed."""
@@ -183,7 +165,7 @@ class RunDirectory:
         """A JSON object of the record; None if it is absent, or spoilt, which is named."""
         if not path.is_file():
             return None
-        if (found := _object(path.read_bytes())) is None:
+        if (found := json_object(path.read_bytes())) is None:
             self._name(str(path), "no JSON object")
         return found
 
@@ -206,14 +188,6 @@ class RunDirectory:
             directory / f"{name}.jsonl.gz",
             ({"question": a.question, "score": a.score, "episode": a.episode} for a in answered),
         )
-
-
-def _object(text: bytes) -> dict[str, Any] | None:
-    try:
-        found = json.loads(text)
-    except (ValueError, RecursionError):
-        return None
-    return found if isinstance(found, dict) else None
 
 
 def _differences(former: dict[str, Any], current: dict[str, Any]) -> list[str]:

@@ -37,11 +37,13 @@ def _search_by_call(thought: str, query: str) -> str:
     return f"<think>\n{thought}\n</think>\n\n<tool_call>\n{call}\n</tool_call>"
 
 
+_BY_TAGS = Writing(
+    _search_by_tags,
+    lambda thought, answer: f"<think>{thought}</think>\n<answer>\\boxed{{{answer}}}</answer>",
+)
 _WRITINGS = {
-    "tags": Writing(
-        _search_by_tags,
-        lambda thought, answer: f"<think>{thought}</think>\n<answer>\\boxed{{{answer}}}</answer>",
-    ),
+    "tags": _BY_TAGS,
+    "tags_parallel": _BY_TAGS,  # with one query per search: that several help is what the model may find out
     "tool_calls": Writing(
         _search_by_call, lambda thought, answer: f"<think>\n{thought}\n</think>\n\n\\boxed{{{answer}}}"
     ),

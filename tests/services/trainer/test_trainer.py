@@ -32,6 +32,7 @@ def test_status_page_and_probes(trainer: Any) -> None:
         assert client.get("/livez").json() == {"status": "alive"}
         assert client.get("/readyz").json()["status"] == "ready"
         assert client.get("/status").json()["phase"] == "idle"
+        assert client.get("/status").json()["number_format"].startswith("number format: ")
         assert client.get("/steps").json() == []
         assert client.get("/evaluations").json() == {}
         assert "ReSearch trainer" in client.get("/").text

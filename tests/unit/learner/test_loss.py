@@ -169,7 +169,7 @@ def test_truncated_importance_is_capped_and_can_be_off() -> None:
 def test_k3_is_never_negative_and_zero_only_on_equality(values: list[float], shift: float) -> None:
     logprobs = torch.tensor(values, dtype=torch.float64)
     estimate = k3(logprobs + shift, logprobs)
-    assert (estimate >= -1e-15).all()  # that much by rounding
+    assert (estimate >= -1e-30).all()  # that much by rounding
     assert (estimate <= MAX_K3).all()
     assert k3(logprobs, logprobs).abs().max() == 0
 

@@ -11,6 +11,7 @@ import pytest
 from research.errors import ConfigurationError
 from research.scoring.evaluate import KindFigures
 from services.trainer.evaluation.report import write_report
+from services.trainer.run_dir import metrics_file
 from services.trainer.run_dir.run_dir import RunDirectory
 from services.trainer.status import RunPhase, RunStatus
 from tests.support.tiny_model import tiny_settings
@@ -49,6 +50,33 @@ def test_steps_beyond_the_checkpoint_are_forgotten(tmp_path: Path) -> None:
     assert [e["step"] for e in record.metrics()] == [1, 2]
     record.delete_steps_after(0)
     assert record.metrics() == []
+
+
+def test_metrics_are_read_once_and_follow_a_rollback_by_another(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    parsed: list[int] = []
+    monkeypatch.setattr(metrics_file, "entry_from_json", lambda record: parsed.append(record["step"]) or record)
+    writer, reader = RunDirectory(tmp_path), RunDirectory(tmp_path)
+    for step in (1, 2, 3):
+        writer.add_metrics(entry(step))
+        assert [e["step"] for e in reader.metrics()] == list(range(1, step + 1))
+    assert parsed == [1, 2, 3]
+    with (tmp_path / "metrics.jsonl").open("ab") as file:
+        file.write(b'{"step": 4, ')
+        file.flush()
+        assert len(reader.metrics()) == 3
+        file.write(b'"version": 4}\n')
+    assert [e["step"] for e in reader.metrics()] == [1, 2, 3, 4]
+    writer.delete_steps_after(1)
+    writer.add_metrics(entry(2) | {"version": 20})  # type: ignore[arg-type]
+    writer.add_metrics(entry(3))
+    writer.add_metrics(entry(4))
+    assert [e["version"] for e in reader.metrics()][:2] == [e["version"] for e in writer.metrics()][:2]
+    assert [e["step"] for e in reader.metrics()] == [1, 2, 3, 4]
+    assert reader.metrics()[1]["version"] == 20
+    (tmp_path / "metrics.jsonl").unlink()
+    assert reader.metrics() == []
 
 
 def test_the_report_is_made_from_the_files_alone(tmp_path: Path) -> None:
