@@ -44,7 +44,7 @@ MAX_HELD_BYTES = 256_000_000
 def create_app(retriever: Retriever | WebRetriever) -> FastAPI:
     """The app around a retriever, which is loaded once the app runs."""
     unread = UnreadAnswers(retriever.settings.retriever.max_answer_bytes)
-    pages = Pages(retriever) if isinstance(retriever, Retriever) else WebPages(retriever)
+    pages = Pages(retriever, watch=retriever.reading) if isinstance(retriever, Retriever) else WebPages(retriever)
     mcp, mcp_sessions = mcp_routes(retriever, unread, pages, is_web=isinstance(retriever, WebRetriever))
 
     @asynccontextmanager

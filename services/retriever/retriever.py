@@ -6,6 +6,7 @@ import asyncio
 import logging
 import math
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from research.schemas import ServiceStatus
@@ -14,6 +15,7 @@ from services.retriever.batching.batch_queue import Limits
 from services.retriever.batching.metrics import Metrics
 from services.retriever.batching.pipeline import SearchPipeline
 from services.retriever.batching.result_cache import ResultCache
+from services.retriever.batching.watch import StageWatch
 from services.retriever.encoder.checkpoint import open_checkpoint
 from services.retriever.encoder.encoder import Encoder, load_encoder
 from services.retriever.index.manifest import read_manifest
@@ -25,6 +27,8 @@ logger = logging.getLogger(__name__)
 
 # What is loaded cannot be interrupted; at the end it is waited for no longer than this.
 _LOADING_SECONDS = 5.0
+# To read all of an index from a slow disk takes minutes; an hour is a disk that does not answer.
+READING_SECONDS, RELOAD_SECONDS = 3600.0, 600.0
 
 
 class Retriever:
@@ -52,6 +56,8 @@ class Retriever:
         self._pipeline: SearchPipeline | None = None
         self._loading: asyncio.Task[None] | None = None
         self._reloading = asyncio.Lock()
+        self._opener = ThreadPoolExecutor(1, "reload")  # one that hangs keeps those after it waiting, not all threads
+        self.reading = StageWatch()
 
     async def health(self) -> ServiceStatus:
         """Whether the retriever answers searches, and if not, what it is doing."""
@@ -61,7 +67,7 @@ class Retriever:
     @property
     def stuck(self) -> str | None:
         """What hangs, or None."""
-        return self._pipeline.stuck if self._pipeline is not None else None
+        return (self._pipeline.stuck if self._pipeline is not None else None) or self.reading.stuck
 
     def start(self) -> None:
         """Begin loading; `status` reports the progress."""
@@ -73,6 +79,7 @@ class Retriever:
             await asyncio.wait([self._loading], timeout=_LOADING_SECONDS)
         if self._pipeline is not None:
             await self._pipeline.close()
+        self._opener.shutdown(wait=False, cancel_futures=True)
 
     def index(self, name: str | None) -> SearchIndex:
         """The index of that name, or the one of `corpus.index`.
@@ -86,7 +93,7 @@ class Retriever:
             raise UnknownIndexError(f"index: {name!r} is not served; the retriever serves {', '.join(self.names)}")
         if self._pipeline is None:
             raise NotReadyError(f"the retriever is {self.status.status}: {self.status.detail}")
-        if (stuck := self.stuck) is not None:
+        if (stuck := self._pipeline.stuck) is not None:
             raise NotReadyError(stuck)
         return self.indexes[name]
 
@@ -107,10 +114,12 @@ class Retriever:
         Raises:
             UnknownIndexError: it is not served.
             AssetError, ConfigurationError: the published index cannot be served; the old one stays.
+            TimeoutError: it was not opened in time; the old one stays.
         """
-        async with self._reloading:
+        async with asyncio.timeout(RELOAD_SECONDS), self._reloading:
             self.index(name)
-            self.indexes[name] = opened = await asyncio.to_thread(self._open, name)
+            loop = asyncio.get_running_loop()
+            self.indexes[name] = opened = await loop.run_in_executor(self._opener, self._open, name)
         logger.info("index %s now serves revision %s", name, opened.manifest.revision)
         return opened
 
@@ -135,7 +144,8 @@ class Retriever:
     def _open(self, name: str) -> SearchIndex:
         settings = self.settings
         threads = settings.retriever.threads
-        return SearchIndex.open(name, self._directory(name), self.checkpoint, settings.encoder, threads)
+        with self.reading.at_work(f"opening the index {name}", READING_SECONDS):
+            return SearchIndex.open(name, self._directory(name), self.checkpoint, settings.encoder, threads)
 
     async def _load(self) -> None:
         encoder = self.settings.encoder
@@ -169,13 +179,14 @@ class Retriever:
 
     def _load_encoder(self) -> Encoder:
         settings = self.settings
-        encoder = load_encoder(
-            self.checkpoint,
-            settings.encoder,
-            settings.encoder.backend,
-            settings.retriever.threads,
-            settings.paths.data,
-        )
+        with self.reading.at_work("loading the encoder", READING_SECONDS):
+            encoder = load_encoder(
+                self.checkpoint,
+                settings.encoder,
+                settings.encoder.backend,
+                settings.retriever.threads,
+                settings.paths.data,
+            )
         # The first run of a graph allocates its memory or compiles it; no user should wait for that. To a compiler,
         # one row and several rows are two graphs.
         encoder.encode_queries(["warm up"] * settings.retriever.max_batch_queries)

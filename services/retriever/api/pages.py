@@ -10,7 +10,9 @@ from typing import Any, Protocol, TypeVar
 import orjson
 
 from services.retriever.api.compat_search import PATIENCE_SECONDS, loaded_index, still_loading
+from services.retriever.batching.watch import StageWatch
 from services.retriever.index.passage_lookup import PassageLookup, Record
+from services.retriever.retriever import READING_SECONDS
 from services.retriever.serving import Serving
 from services.web.errors import HttpError
 
@@ -38,11 +40,15 @@ class Pages:
         retriever: of an index.
         patience: seconds that a request waits while the retriever loads, and for its turn: the first request of an
             index reads all of it.
+        watch: is told of what is read.
     """
 
-    def __init__(self, retriever: Serving[Any], patience: float = PATIENCE_SECONDS) -> None:
+    def __init__(
+        self, retriever: Serving[Any], patience: float = PATIENCE_SECONDS, watch: StageWatch | None = None
+    ) -> None:
         self._retriever = retriever
         self._patience = patience
+        self._watch = watch or StageWatch()
         self._thread = ThreadPoolExecutor(1, "lookup")
         self._waiting = 0
 
@@ -89,11 +95,16 @@ class Pages:
     async def _look_up(self, work: Callable[[PassageLookup], T]) -> T:
         if self._waiting >= MOST_WAITING:
             raise self._busy(f"{self._waiting} requests for pages are waiting; try again later")
+
+        def watched(lookup: PassageLookup) -> T:
+            with self._watch.at_work("reading pages", READING_SECONDS):
+                return work(lookup)
+
         self._waiting += 1
         try:
             async with asyncio.timeout(self._patience):
                 index = await loaded_index(self._retriever)
-                return await asyncio.get_running_loop().run_in_executor(self._thread, work, index.lookup)
+                return await asyncio.get_running_loop().run_in_executor(self._thread, watched, index.lookup)
         except TimeoutError as error:
             told = f"no page was found within {self._patience:g} s; try again later"
             raise still_loading(self._retriever) or self._busy(told) from error

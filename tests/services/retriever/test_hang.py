@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
@@ -12,13 +10,16 @@ from pathlib import Path
 import httpx
 import pytest
 
-REPOSITORY = Path(__file__).resolve().parents[3]
+from tests.support.forked import Forked
+
 # As a library that does not return: the stage after the next batch waits for ever.
 HANGING = """
 import sys, threading
 from pathlib import Path
+from services.retriever.api import pages
 from services.retriever.batching import watch
 from {module} import {owner} as owner
+pages.READING_SECONDS = 1.0
 flag, real = Path(sys.argv.pop(1)), owner.{method}
 def hang(*args):
     if flag.exists():
@@ -34,6 +35,7 @@ STAGES = {
     "encode": ("services.retriever.encoder.encoder", "Encoder", "encode"),
     "search": ("services.retriever.index.search_index", "SearchIndex", "search"),
 }
+READING = ("services.retriever.index.passage_lookup", "PassageLookup", "with_id")
 
 
 @pytest.fixture(params=STAGES)
@@ -44,19 +46,13 @@ def stage(request: pytest.FixtureRequest) -> str:
 @pytest.fixture
 def hanging(
     stage: str, tmp_path: Path, data_dir: Path, service_environment: dict[str, str], free_port: Callable[[], int]
-) -> Iterator[tuple[httpx.Client, subprocess.Popen[bytes], Path]]:
-    module, owner, method = STAGES[stage]
+) -> Iterator[tuple[httpx.Client, Forked, Path]]:
+    module, owner, method = STAGES.get(stage, READING)
     script = HANGING.format(module=module, owner=owner, method=method)
     flag, port = tmp_path / "hang", free_port()
     log = tmp_path / "log"
     overrides = [f"paths.data={data_dir}", f"retriever.port={port}"]
-    process = subprocess.Popen(
-        [sys.executable, "-c", script, str(flag), "serve", "retriever", *overrides],
-        cwd=REPOSITORY,
-        env=service_environment,
-        stderr=log.open("wb"),
-        start_new_session=True,
-    )
+    process = Forked(["-c", script, str(flag), "serve", "retriever", *overrides], log, service_environment)
     try:
         with httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=30) as client:
             until(client, "/readyz", 200)
@@ -77,7 +73,7 @@ def until(client: httpx.Client, route: str, status: int) -> httpx.Response:
 
 
 def test_a_stage_that_hangs_is_named_and_the_process_ends_on_sigterm(
-    hanging: tuple[httpx.Client, subprocess.Popen[bytes], Path], stage: str
+    hanging: tuple[httpx.Client, Forked, Path], stage: str
 ) -> None:
     client, process, flag = hanging
     assert client.post("/search", json={"query": "before"}).status_code == 200
@@ -88,15 +84,23 @@ def test_a_stage_that_hangs_is_named_and_the_process_ends_on_sigterm(
         assert f"{stage} for" in until(client, route, 503).text
     refused = client.post("/search", json={"query": "after"})
     assert refused.status_code == 503
-    assert "restart the retriever" in refused.json()["message"]
+    assert refused.json()["message"].endswith("; restart it")
     process.terminate()
     assert process.wait(timeout=30) == 128 + 15
     assert "was killed" not in flag.with_name("log").read_text(), "it ends in order"
 
 
-def test_a_search_under_way_does_not_keep_the_process(
-    hanging: tuple[httpx.Client, subprocess.Popen[bytes], Path], stage: str
-) -> None:
+@pytest.mark.parametrize("stage", ["read"], indirect=True)
+def test_pages_that_cannot_be_read_are_named(hanging: tuple[httpx.Client, Forked, Path]) -> None:
+    client, _, flag = hanging
+    flag.touch()
+    with pytest.raises(httpx.TimeoutException):
+        client.post("/open", json={"id": "1"}, timeout=0.5)
+    for route in ("/readyz", "/livez"):
+        assert "reading pages for" in until(client, route, 503).text
+
+
+def test_a_search_under_way_does_not_keep_the_process(hanging: tuple[httpx.Client, Forked, Path], stage: str) -> None:
     client, process, flag = hanging
     flag.touch()
     with suppress(httpx.TransportError):
