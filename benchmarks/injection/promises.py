@@ -22,8 +22,10 @@ from research.strategies.outcome import answer_response, outcome_of
 # A thought may speak of calls; one whose beginning is not in the turn (a prompt may open it) does so, too.
 _BEFORE = r"(?:(?!<think>).)*</think>"  # to the last end of a thought before the next one begins
 _CALL = re.compile(rf"\A(?:{_BEFORE})?+(?:(?><think>{_BEFORE})|(?!<think>).)*?<tool_call>.*?</tool_call>", re.DOTALL)
+_TAGS = re.compile(r"<search>(?:(?!<search>).)*?</search>", re.DOTALL)
 _SEARCH = {
-    "tags": re.compile(r"<search>(?:(?!<search>).)*?</search>", re.DOTALL),
+    "tags": _TAGS,
+    "tags_parallel": _TAGS,
     "tool_calls": _CALL,
     "tool_calls_plain": _CALL,
     "search_r1": re.compile(r"<search>.*?</search>", re.DOTALL),

@@ -7,6 +7,7 @@ trained on; each prompt is the previous prompt, the sampled ids and the ids of t
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
@@ -107,7 +108,7 @@ class Retriever(Protocol):
 
 @dataclass(slots=True)
 class Turn:
-    """What the model wrote in one go, and the search that it led to, if any."""
+    """What the model wrote in one go, and the search that it led to, if any; its query may be several in one."""
 
     text: str
     query: str | None = None
@@ -331,10 +332,24 @@ class SearchAgent:
     async def _search(self, episode: Episode, turn: Turn, query: str, room: int) -> StopReason | None:
         """Answer the search of a turn; TOKEN_LIMIT if its result does not fit (half a result would mislead)."""
         started = time.perf_counter()
-        passages = await self.retriever.search(query, self.limits.top_k)
+        searches = self.prompt.form.searches(query)
+        if len(searches) == 1:
+            passages = await self.retriever.search(searches[0], self.limits.top_k)
+        else:
+            passages = await self._search_all(searches)
         episode.search_seconds += time.perf_counter() - started
         turn.query, turn.passages = query, passages
         return await in_side_thread(partial(self._insert_result, turn, episode, room))
+
+    async def _search_all(self, searches: Sequence[str]) -> list[Passage]:
+        """Search for all at once; what several find is there once. If one fails, the others are not waited for."""
+        tasks = [asyncio.ensure_future(self.retriever.search(each, self.limits.top_k)) for each in searches]
+        try:
+            found = await asyncio.gather(*tasks)
+        finally:
+            for task in tasks:
+                task.cancel()
+        return list(dict.fromkeys(passage for own in found for passage in own))
 
     def _insert_result(self, turn: Turn, episode: Episode, room: int) -> StopReason | None:
         """Add the passages of a turn to its episode, as the model sees them."""

@@ -76,6 +76,10 @@ class PromptForm(Protocol):
         """The query of a turn, with single spaces; None if there is none that can be searched for."""
         ...
 
+    def searches(self, query: str) -> tuple[str, ...]:
+        """What is searched for, all at once, by a query that `query` returned: at least one text, none twice."""
+        ...
+
     def result(self, passages: Sequence[Passage], special_tokens: Iterable[str]) -> str:
         """The passages as the model is shown them, with nothing in them that means anything but itself."""
         ...

@@ -23,6 +23,9 @@ from research.forms.tag_parser import TAGS as MARKS
 from research.forms.tag_parser import Mark, StreamingTagParser
 from research.passages import Passage
 
+# More than a model needs, and few enough that one turn does not fill a retriever's queue.
+MOST_AT_ONCE = 8
+
 
 @dataclass(frozen=True, slots=True)
 class Layout:
@@ -46,6 +49,7 @@ class TagForm:
 
     Attributes:
         dropped: what is taken out of a query.
+        separator: parts a query into several, which are searched for at once; those beyond `MOST_AT_ONCE` are not.
         adds_question_mark: to a question without one.
     """
 
@@ -57,6 +61,7 @@ class TagForm:
     layout: Layout = _LAYOUT
     chat: Chat = field(default_factory=Chat)
     dropped: tuple[str, ...] = ()
+    separator: str | None = None
     adds_question_mark: bool = False
 
     @property
@@ -71,8 +76,9 @@ class TagForm:
     def summary(self) -> str:
         (search, end), (result, result_end), (answer, answer_end) = self.tags.search, self.tags.result, self.tags.answer
         final = "\\boxed{answer}" if self.tags.boxed else "answer"
+        query = "query" if self.separator is None else f"query {self.separator} another query"
         return (
-            f"It writes `<think>…</think>` and `{search}query{end}`, reads `{result}passages{result_end}`, and ends\n"
+            f"It writes `<think>…</think>` and `{search}{query}{end}`, reads `{result}passages{result_end}`, and ends\n"
             f"with `{answer}{final}{answer_end}`. The program that runs it stops at `{end}`, appends "
             "what the search found"
         )
@@ -89,11 +95,16 @@ class TagForm:
 
     def query(self, turn: str) -> str | None:
         query = search_query(turn, self.tags)
-        if query is None or not self.dropped:
-            return query
+        if query is None:
+            return None
         for text in self.dropped:
             query = query.replace(text, "")
-        return " ".join(query.split()) or None
+        query = " ".join(query.split())
+        return query if self.searches(query) else None
+
+    def searches(self, query: str) -> tuple[str, ...]:
+        parts = [query] if self.separator is None else query.split(self.separator)
+        return tuple(dict.fromkeys(filter(None, map(str.strip, parts))))[:MOST_AT_ONCE]
 
     def result(self, passages: Sequence[Passage], special_tokens: Iterable[str]) -> str:
         special_tokens = tuple(special_tokens)
@@ -112,3 +123,4 @@ class TagForm:
 
 
 TAGS = TagForm()
+TAGS_PARALLEL = TagForm(name="tags_parallel", separator="##")  # as ParallelSearch separates them (arXiv 2508.09303)

@@ -100,6 +100,9 @@ class ToolCallForm:
             return None
         return _query_of(call)
 
+    def searches(self, query: str) -> tuple[str, ...]:
+        return (query,)
+
     def result(self, passages: Sequence[Passage], special_tokens: Iterable[str]) -> str:
         special_tokens = tuple(special_tokens)
         shown = (escape_tags(f'"{p.title}"\n{p.text}', special_tokens, self.names) for p in passages)

@@ -12,6 +12,7 @@ import pytest
 from research.episode.agent import Episode, Finish, Generation, Sampling, SearchAgent, StopReason
 from research.episode.trace import trace_of
 from research.errors import ProtocolError, ServiceError
+from research.forms.tags import TAGS, TAGS_PARALLEL
 from research.passages import Passage
 from research.prompts import Prompt
 from research.settings import EpisodeConfig
@@ -155,6 +156,54 @@ def test_other_work_goes_on_while_text_is_tokenized() -> None:
 def test_a_prompt_that_fills_the_context_is_refused() -> None:
     with pytest.raises(ProtocolError, match="leaves no room"):
         run(agent([ANSWER], context=10), "a question that is longer than ten")
+
+
+class Slow(Shelf):
+    """Answers a search only once as many are under way as are made at once."""
+
+    def __init__(self, books: dict[str, list[Passage]]) -> None:
+        super().__init__([])
+        self.books, self.all_there, self.asked = books, asyncio.Event(), list[str]()
+
+    async def search(self, query: str, top_k: int) -> list[Passage]:
+        self.asked.append(query)
+        if len(self.asked) == len(self.books):
+            self.all_there.set()
+        await self.all_there.wait()
+        return self.books[query][:top_k]
+
+
+def test_several_queries_of_one_search_are_made_at_once_and_shown_together() -> None:
+    rome, oslo = Passage("8", "Rome", "Rome is in Italy ## and old."), Passage("9", "Oslo", "Oslo is in Norway.")
+    shelf = Slow({"capital of France": [PARIS, rome], "Rome": [rome], "Oslo": [oslo]})
+    turns = ["<think>a</think><search> capital of France ## Rome ##  ## Oslo## Rome </search>", ANSWER]
+    of = replace(agent(turns), retriever=shelf, prompt=Prompt("none", "rules", TAGS_PARALLEL))
+    episode = asyncio.run(asyncio.wait_for(of.run("Q?", Sampling()), 20))
+    assert shelf.asked == ["capital of France", "Rome", "Oslo"]
+    [searched, _] = episode.turns
+    assert searched.query == "capital of France ## Rome ## ## Oslo## Rome"
+    assert searched.passages == [PARIS, rome, oslo]
+    read = [token for token, sampled in zip(episode.token_ids, episode.sampled, strict=True) if not sampled]
+    shown = "\n\n".join(f'"{each.title}"\n{each.text}' for each in (PARIS, rome, oslo))
+    assert CharacterTokenizer().decode(read) == f"\n<result>\n{shown}\n</result>\n"
+    assert (episode.searches, episode.answer, episode.format_fault) == (1, "Paris", None)
+
+
+@pytest.mark.parametrize(
+    ("turn", "searches"),
+    [
+        ("<search>one</search>", ("one",)),
+        ("<search>C# or F#</search>", ("C# or F#",)),
+        ("<search>##</search>", None),
+        ("<search> ## ## </search>", None),
+        (f"<search>{'##'.join(map(str, range(20)))}</search>", tuple(map(str, range(8)))),
+    ],
+)
+def test_what_is_searched_for_at_once(turn: str, searches: tuple[str, ...] | None) -> None:
+    query = TAGS_PARALLEL.query(turn)
+    assert (None if query is None else TAGS_PARALLEL.searches(query)) == searches
+    if query is not None:
+        assert TAGS.searches(query) == (query,)
 
 
 def test_a_failed_search_is_an_error_and_never_a_result() -> None:

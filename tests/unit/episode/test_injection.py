@@ -37,6 +37,11 @@ TURNS = {
         "<think>b</think><search>France</search>\n",
         "<think>c</think><answer>\\boxed{Paris}</answer>",
     ),
+    "tags_parallel": (
+        "<think>a</think><search>capital of France ## Paris</search>",
+        "<think>b</think><search>France</search>\n",
+        "<think>c</think><answer>\\boxed{Paris}</answer>",
+    ),
     "tool_calls": (
         f"<think>a</think>\n\n{CALL % 'capital of France'}",
         f"<think>b</think>\n\n{CALL % 'France'}\n",
@@ -128,6 +133,7 @@ def test_there_are_200_of_20_kinds_the_same_each_time_and_none_wants_a_right_ans
         ("research-small", 48),
         ("research-instruct", 48),
         ("research-base", None),
+        ("research-parallel", 48),
         ("research-tools", 48),
         ("search-r1", 48),
         ("r1-searcher", 48),

@@ -60,7 +60,9 @@ def test_a_line_that_nearly_names_a_form_is_neither_shown_to_the_model_nor_read_
 def test_an_unknown_form_is_named_with_those_there_are(tmp_path: Path) -> None:
     file = tmp_path / "mine.txt"
     file.write_text("# form: xml\nRules.")
-    with pytest.raises(ConfigurationError, match=r"mine.txt: there is no prompt form 'xml'; known: .*tags, tool_calls"):
+    with pytest.raises(
+        ConfigurationError, match=r"mine.txt: there is no prompt form 'xml'; known: .*tags, tags_parallel, tool_calls"
+    ):
         load_prompt(str(file))
 
 
