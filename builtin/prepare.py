@@ -22,6 +22,7 @@ from research.settings import Settings
 BUILTIN_MODEL = "builtin:smollm2-135m-instruct"
 BUILTIN_ENCODER = "builtin:multilingual-e5-small-enpt"
 BUILTIN_CORPUS = "builtin:wikipedia-leads"
+KEPT = "what was prepared is kept; the same command continues from there"
 
 
 def prepare(settings: Settings, console: Console) -> None:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from rich.console import Console
 
-from builtin.prepare import prepare
+from builtin.prepare import KEPT, prepare
 from cli.ask import ask_policy
 from cli.demo_plan import plan
 from cli.show import show_answer, show_evaluations
@@ -36,7 +36,8 @@ def run_demo(settings: Settings, preset: str, arguments: Sequence[str], console:
 def _run(settings: Settings, preset: str, arguments: Sequence[str], console: Console) -> None:
     started = time.monotonic()
     require_startable(("retriever", "policy", "trainer"), settings)
-    prepare(settings, console)
+    with stopping.keeping(lambda: KEPT):
+        prepare(settings, console)
     record = RunDirectory(settings.run_dir)
     size = with_written_size(settings).grpo
     if record.is_finished(size.steps, size.minutes):

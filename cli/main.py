@@ -48,9 +48,10 @@ def prepare(overrides: Overrides = None, preset: Preset = DEFAULT_PRESET) -> Non
 
     Example: `research prepare`
     """
+    from builtin.prepare import KEPT
     from builtin.prepare import prepare as run
 
-    with stopping.keeping(lambda: "what was prepared is kept; the same command continues from there"):
+    with stopping.keeping(lambda: KEPT):
         run(load_settings(preset, overrides), console)
 
 
@@ -162,8 +163,8 @@ app.command()(audit)
 def demo(overrides: Overrides = None, preset: Preset = DEFAULT_PRESET) -> None:
     """Run every stage once: prepare, serve, train with GRPO, reload weights, evaluate, answer a question.
 
-    Start here. It takes about ten minutes on two CPU cores. An interrupted demo continues where it was; a finished one
-    starts over.
+    Start here. It takes at most 20 minutes, with fewer episodes where the machine is slow. An interrupted demo
+    continues where it was; a finished one starts over.
 
     Example: `research demo`
     """

@@ -8,19 +8,20 @@ import json
 import os
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import httpx
 import pytest
 
-from tests.conftest import REPOSITORY, Server, server_end
+from tests.conftest import Server, server_end, started
 from tests.support.command import local
+from tests.support.forked import Forked
 
+Running = TypeVar("Running", subprocess.Popen[bytes], Forked)
 ENVIRONMENT = {"RESEARCH_ADMIN_TOKEN": "admin-for-tests"}
 STEPS, GROUPS, GROUP_SIZE = 4, 3, 4
 SMALL = [
@@ -47,19 +48,17 @@ class Line:
     overrides: list[str]
     port: int
     environment: dict[str, str]
-    start_retriever: Callable[[], Server]
-    start_policy: Callable[[], Server]
+    start_retriever_again: Callable[[], Server]
+    start_policy_again: Callable[[], Server]
 
     def start_trainer(self) -> subprocess.Popen[bytes]:
-        with (self.run.parent / "trainer.log").open("ab") as log:
-            return subprocess.Popen(
-                [sys.executable, "-m", "cli.main", "train", *self.overrides],
-                cwd=REPOSITORY,
-                env={**self.environment, **ENVIRONMENT},
-                stdout=log,
-                stderr=log,
-                start_new_session=True,
-            )
+        arguments = ["train", *self.overrides]
+        return started(arguments, self.run.parent / "trainer.log", {**self.environment, **ENVIRONMENT})
+
+    def start_trainer_again(self) -> Forked:
+        """What follows the imports is the same."""
+        arguments = ["train", *self.overrides]
+        return Forked(arguments, self.run.parent / "trainer.log", {**self.environment, **ENVIRONMENT})
 
     def log(self) -> str:
         return (self.run.parent / "trainer.log").read_text()
@@ -93,11 +92,11 @@ def line(
 ) -> Line:
     port = free_port()
 
-    def start_retriever() -> Server:
-        server: Server = launch("retriever", port=port, forked=False)
+    def start_retriever(forked: bool = True) -> Server:
+        server: Server = launch("retriever", port=port, forked=forked)
         return server
 
-    retriever = start_retriever()
+    retriever = start_retriever(forked=False)
     runs = tmp_path / "runs"
     runs.mkdir()
     shared = [f"paths.runs={runs}", *SMALL]
@@ -138,7 +137,7 @@ def line(
 
 
 @contextlib.contextmanager
-def ended(process: subprocess.Popen[bytes]) -> Iterator[subprocess.Popen[bytes]]:
+def ended(process: Running) -> Iterator[Running]:
     try:
         yield process
     finally:
@@ -146,7 +145,11 @@ def ended(process: subprocess.Popen[bytes]) -> Iterator[subprocess.Popen[bytes]]
 
 
 def await_condition(
-    what: str, condition: Callable[[], bool], line: Line, process: subprocess.Popen[bytes], timeout: float = 400
+    what: str,
+    condition: Callable[[], bool],
+    line: Line,
+    process: subprocess.Popen[bytes] | Forked,
+    timeout: float = 400,
 ) -> None:
     deadline = time.monotonic() + timeout
     while time.monotonic() < deadline:
@@ -172,13 +175,13 @@ def test_a_run_survives_a_kill_and_outages_of_both_services_finishes_and_answers
         os.kill(first.pid, 9)
         first.wait()
 
-    with ended(line.start_trainer()) as second:
+    with ended(line.start_trainer_again()) as second:
         await_condition("the resumption", lambda: "continues after step 1" in line.log(), line, second)
         await_condition("its rollout", line.is_sampling, line, second)
         server_end(line.retriever.process)
         await_condition("the pause", lambda: bool(line.status().get("waiting_for")), line, second)
         _answer_is_503_soon(line)
-        line.start_retriever()
+        line.start_retriever_again()
 
         await_condition(
             "the rollout of step 3",
@@ -189,7 +192,7 @@ def test_a_run_survives_a_kill_and_outages_of_both_services_finishes_and_answers
         os.killpg(line.policy.process.pid, signal.SIGKILL)
         line.policy.process.wait()
         await_condition("the second pause", lambda: "training pauses: the policy" in line.log(), line, second)
-        line.start_policy()  # it comes back with the untouched model
+        line.start_policy_again()  # it comes back with the untouched model
         second.wait(timeout=1500)
         assert second.returncode == 0, line.log()
     log = line.log()

@@ -20,6 +20,7 @@ import psutil
 import pytest
 
 from tests.conftest import REPOSITORY
+from tests.support.forked import Forked
 
 # Ten are promised (unit/system/test_stopping.py); a machine that is busy with other tests takes some more.
 MOST_SECONDS = 30.0
@@ -66,17 +67,17 @@ def crossed(phases: list[str], first: int = 0) -> list[Any]:
 class Command:
     """A running command of ours, found again by a mark in the environment of all that it starts."""
 
-    process: subprocess.Popen[bytes]
+    process: subprocess.Popen[bytes] | Forked
     mark: str
     log: Path
     seen: set[psutil.Process] = field(default_factory=set)
 
     def family(self) -> list[psutil.Process]:
-        """What lives of all that it has started, as far as anybody ever looked: by the mark, or by descent (vLLM's
-        processes write their name over their environment)."""
+        """What lives of all that it has started, as far as anybody ever looked: by the mark, by its session, or by
+        descent (vLLM's processes write their name over their environment)."""
         for process in psutil.process_iter():
-            with suppress(psutil.Error):
-                if process.environ().get(MARK) == self.mark:
+            with suppress(psutil.Error, ProcessLookupError):
+                if os.getsid(process.pid) == self.process.pid or process.environ().get(MARK) == self.mark:
                     self.seen |= {process, *process.children(recursive=True)}
         return [process for process in self.seen if _lives(process)]
 
@@ -117,22 +118,17 @@ def note(what: str, phase: str, way: Way, code: int, seconds: float, left: list[
 
 
 @contextmanager
-def command(log: Path, arguments: list[str], way: Way, environment: dict[str, str]) -> Iterator[Command]:
-    """Start `research …`; whatever is left of it in the end is killed."""
+def command(
+    log: Path, arguments: list[str], way: Way, environment: dict[str, str], forked: bool = False
+) -> Iterator[Command]:
+    """Start `research …`; whatever is left of it in the end is killed. `forked`: its imports are not what is tested."""
     mark = uuid.uuid4().hex
-    former = signal.signal(signal.SIGINT, signal.SIG_IGN if way.ignored_by_parent else signal.getsignal(signal.SIGINT))
-    try:
-        with log.open("ab") as out:
-            process = subprocess.Popen(
-                [sys.executable, "-m", "cli.main", *arguments],
-                cwd=REPOSITORY,
-                env={**environment, **ENVIRONMENT, MARK: mark},
-                stdout=out,
-                stderr=out,
-                start_new_session=True,
-            )
-    finally:
-        signal.signal(signal.SIGINT, former)
+    environment = {**environment, **ENVIRONMENT, MARK: mark}
+    process = (
+        Forked(arguments, log, environment, ignores_sigint=way.ignored_by_parent)
+        if forked
+        else _started(log, arguments, way, environment)
+    )
     started = Command(process, mark, log)
     try:
         yield started
@@ -142,6 +138,22 @@ def command(log: Path, arguments: list[str], way: Way, environment: dict[str, st
                 each.kill()
         process.kill()
         process.wait()
+
+
+def _started(log: Path, arguments: list[str], way: Way, environment: dict[str, str]) -> subprocess.Popen[bytes]:
+    former = signal.signal(signal.SIGINT, signal.SIG_IGN if way.ignored_by_parent else signal.getsignal(signal.SIGINT))
+    try:
+        with log.open("ab") as out:
+            return subprocess.Popen(
+                [sys.executable, "-m", "cli.main", *arguments],
+                cwd=REPOSITORY,
+                env=environment,
+                stdout=out,
+                stderr=out,
+                start_new_session=True,
+            )
+    finally:
+        signal.signal(signal.SIGINT, former)
 
 
 def await_condition(what: str, condition: Callable[[], bool], running: Command, seconds: float = 240) -> None:

@@ -1,8 +1,8 @@
 """Programs of ours for tests, forked from a process that has imported everything already.
 
 What runs is the command itself; only its imports are not repeated at each of some hundred starts: 5 seconds of a
-processor for a retriever, 18 for a policy. The tests of refused starts of the policy, and of starting, stopping and
-coming back, start the real way. Beside vLLM, torch is the one that vLLM has changed as it was imported.
+processor for a retriever, 18 for a policy. Refused starts of the policy, stopping while it starts, coming back after a
+kill, and one whole run are tested the real way. Beside vLLM, torch is the one that vLLM has changed as it was imported.
 """
 
 from __future__ import annotations
@@ -48,17 +48,22 @@ class Forked:
     """`research …`, or `python -c …`, with the interface of `subprocess.Popen` as far as tests use it.
 
     It leads a process group, works in the folder of the tests, and appends what it says to `log`; errors to a
-    file of their own, if one is named.
+    file of their own, if one is named. With `ignores_sigint` it finds that signal as a job in the background does.
     """
 
     def __init__(
-        self, arguments: Sequence[str], log: Path, environment: Mapping[str, str], errors: Path | None = None
+        self,
+        arguments: Sequence[str],
+        log: Path,
+        environment: Mapping[str, str],
+        errors: Path | None = None,
+        ignores_sigint: bool = False,
     ) -> None:
         for name, value in environment.items():
             if name.startswith(_EARLY) and _AT_IMPORT.get(name, os.environ.get(name)) != value:
                 raise ValueError(f"{name} is read before a fork could set it; start the program the real way")
         process = multiprocessing.get_context("forkserver").Process(
-            target=_run, args=(list(arguments), log, errors or log, dict(environment), _preloaded)
+            target=_run, args=(list(arguments), log, errors or log, dict(environment), _preloaded, ignores_sigint)
         )
         process.start()
         self._process: BaseProcess = process
@@ -126,7 +131,14 @@ def importing(with_vllm: bool) -> Iterator[None]:
             process.kill()
 
 
-def _run(arguments: list[str], log: Path, errors: Path, environment: dict[str, str], modules: list[str]) -> None:
+def _run(
+    arguments: list[str],
+    log: Path,
+    errors: Path,
+    environment: dict[str, str],
+    modules: list[str],
+    ignores_sigint: bool,
+) -> None:
     """In the child: become what `python -m cli.main` would be."""
     os.setsid()
     os.chdir(REPOSITORY)
@@ -139,7 +151,7 @@ def _run(arguments: list[str], log: Path, errors: Path, environment: dict[str, s
         raise RuntimeError(f"could not be imported beforehand: {missing}")  # Python's fork server passes over it
     os.environ.clear()
     os.environ.update(environment)
-    signal.signal(signal.SIGINT, signal.default_int_handler)
+    signal.signal(signal.SIGINT, signal.SIG_IGN if ignores_sigint else signal.default_int_handler)
     if arguments[0] == "-c":
         sys.argv = ["-c", *arguments[2:]]
         exec(compile(arguments[1], "<string>", "exec"), {"__name__": "__main__"})

@@ -1,4 +1,7 @@
-"""Seconds of a training step by number format, on the processor that this process believes to have."""
+"""Seconds of a training step by number format, on the processor that this process believes to have.
+
+Prints a line of JSON for each format that is named, and compares each with float32.
+"""
 
 from __future__ import annotations
 
@@ -32,8 +35,6 @@ def seconds(model: Path, work: Path, dtype: str) -> float:
 
 
 def main() -> None:
-    dtype = sys.argv[1]
-    found = number_format(dtype, "cpu")
     with tempfile.TemporaryDirectory() as work:
         model = Path(work) / "model"
         LlamaForCausalLM(
@@ -46,8 +47,11 @@ def main() -> None:
                 num_key_value_heads=3,
             )
         ).save_pretrained(model)
-        own, reference = seconds(model, Path(work), dtype), seconds(model, Path(work), "float32")
-    print(json.dumps({"name": found.name, "warning": found.warning, "seconds": own, "float32_seconds": reference}))
+        reference = seconds(model, Path(work), "float32")
+        for dtype in sys.argv[1:]:
+            found, own = number_format(dtype, "cpu"), seconds(model, Path(work), dtype)
+            figures = {"name": found.name, "warning": found.warning, "seconds": own, "float32_seconds": reference}
+            print(json.dumps(figures))
 
 
 if __name__ == "__main__":

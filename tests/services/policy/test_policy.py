@@ -10,7 +10,7 @@ import asyncio
 import math
 import shutil
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,62 +18,16 @@ import httpx
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from transformers import AutoTokenizer
 
-from research.clients import PolicyAdmin, PolicyClient
 from research.config import load_settings
 from research.episode.agent import GREEDY, Finish, Generation, Sampling
-from research.episode.tokenizer import HuggingFaceTokenizer
 from research.prompts import load_prompt
 from research.schemas import WeightsRequest
 from research.settings import Settings
 from services.trainer.learner.learner import Learner
 from services.trainer.model.batching import TrainingSequence
-from tests.conftest import Server, server_end
-
-KEY, ADMIN = "key-for-tests", "admin-for-tests"
-SECRETS = {"RESEARCH_API_KEY": KEY, "RESEARCH_ADMIN_TOKEN": ADMIN}
-QUESTION = "Who painted The Starry Night?"
-
-
-@dataclass
-class Setting:
-    """One policy server and everything that asks it."""
-
-    server: Server
-    runs: Path
-    tokenizer: HuggingFaceTokenizer
-    prompt_ids: list[int]
-
-    def client(self) -> PolicyClient:
-        return PolicyClient(self.server.url, api_key=KEY)
-
-    def admin(self) -> PolicyAdmin:
-        return PolicyAdmin(self.server.url, token=ADMIN, retries=0)
-
-    def generate(
-        self, tokens: int = 24, prompt: list[int] | None = None, version: str = "0", sampling: Sampling = GREEDY
-    ) -> Generation:
-        async def run() -> Generation:
-            async with self.client() as client:
-                client.weight_version = version
-                return await client.generate(prompt or self.prompt_ids, tokens, sampling)
-
-        return asyncio.run(run())
-
-    def digests(self) -> dict[str, str]:
-        async def run() -> dict[str, str]:
-            async with self.admin() as admin:
-                return await admin.digests()
-
-        return asyncio.run(run())
-
-    def update(self, path: Path | str, version: str) -> Any:
-        async def run() -> Any:
-            async with self.admin() as admin:
-                return await admin.update_weights(WeightsRequest(path=str(path), version=version))
-
-        return asyncio.run(run())
+from tests.conftest import server_end
+from tests.support.policy_setting import ADMIN, KEY, QUESTION, Setting, open_setting
 
 
 @pytest.fixture(scope="module")
@@ -84,21 +38,6 @@ def model(data_dir: Path) -> Path:
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("runs")
-
-
-def open_setting(launch: Any, runs: Path, model: Path, *overrides: str) -> Setting:
-    server = launch(
-        "policy",
-        f"policy.weights_dir={runs}",
-        "endpoints.retriever_url=http://127.0.0.1:9",  # nothing listens there
-        "episode.search_timeout=2",
-        "episode.retries=1",
-        *overrides,
-        timeout=300,
-        environment=SECRETS,
-    )
-    tokenizer = HuggingFaceTokenizer(AutoTokenizer.from_pretrained(model))
-    return Setting(server, runs, tokenizer, tokenizer.prompt_ids(load_prompt("research-small"), QUESTION))
 
 
 @pytest.fixture(scope="module")
@@ -218,8 +157,8 @@ def test_routes_of_the_development_mode_do_not_exist(policy: Setting, path: str)
 def test_routes_that_no_token_would_guard_are_closed(policy: Setting, path: str) -> None:
     body = {"model": "policy", "messages": [{"role": "user", "content": "Hi"}], "max_tokens": 1}
     with policy.server.client() as client:
-        answers = [client.post(url, json=body).status_code for url in (path, f"{path}/")]
-    assert answers == [404, 404]
+        answers = [client.post(url, json=body).status_code for url in (path, f"{path}/", f"{path}%0A")]
+    assert answers == [404, 404, 404]
 
 
 def test_every_route_that_takes_orders_or_infers_asks_for_a_token(policy: Setting) -> None:
@@ -228,8 +167,10 @@ def test_every_route_that_takes_orders_or_infers_asks_for_a_token(policy: Settin
         described = client.get("/openapi.json").json()["paths"]
         posts = {path for path, methods in described.items() if "post" in methods} - harmless
         statuses = {path: client.post(path.replace("{response_id}", "x"), json={}).status_code for path in posts}
+        newline = {path: client.post(path.replace("{response_id}", "x") + "%0A", json={}).status_code for path in posts}
     assert posts
     assert {path: status for path, status in statuses.items() if status not in (401, 404)} == {}
+    assert set(newline.values()) == {404}, newline
 
 
 def test_learner_and_sampler_agree_on_log_probabilities(policy: Setting, model: Path, tmp_path: Path) -> None:
@@ -313,6 +254,12 @@ def test_requests_with_a_seed_are_served_however_many_come_at_once(policy: Setti
     first, again, other = asyncio.run(twice())
     assert first.token_ids == again.token_ids
     assert first.token_ids != other.token_ids
+
+
+@pytest.mark.parametrize("priority", [str(-(2**70)), "-1", "7", str(2**70)])
+def test_a_priority_in_vllms_header_is_one_that_the_engine_takes(http: httpx.Client, priority: str) -> None:
+    body = {"model": "policy", "prompt": "The capital of France is", "max_tokens": 1}
+    assert http.post("/v1/completions", json=body, headers={"X-Vllm-Priority": priority}).status_code == 200
 
 
 def test_who_asks_goes_before_rollouts_that_wait(policy: Setting, http: httpx.Client) -> None:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -14,7 +12,7 @@ from research.config import load_settings
 from research.settings import Settings
 from services.policy.plugin import ResearchPlugin
 from services.policy.settings_variable import SETTINGS_VARIABLE
-from tests.conftest import REPOSITORY
+from tests.support.forked import run
 from tests.support.routes import FILE, OPEN, SECRETS, Route, retriever_app, routes_of, trainer_app, unguarded
 
 
@@ -34,11 +32,9 @@ def settings(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, data_dir: Path) ->
     return settings
 
 
-def test_the_list_of_routes_is_what_the_apps_do(data_dir: Path) -> None:
+def test_the_list_of_routes_is_what_the_apps_do(data_dir: Path, service_environment: dict[str, str]) -> None:
     # In a process of its own, because vLLM's app is made from the environment.
-    made = subprocess.run(
-        [sys.executable, "-m", "tests.support.routes"], cwd=REPOSITORY, capture_output=True, text=True, check=False
-    )
+    made = run(["-c", "from tests.support.routes import main; main([])"], service_environment)
     assert made.returncode == 0, made.stderr
     listed = made.stdout[made.stdout.index("# Every route") :]
     assert listed == FILE.read_text(encoding="utf-8"), "run `python -m tests.support.routes --write`"

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +23,12 @@ class Services:
     environment: dict[str, str]
     retriever: Server
     policy: Server
+
+
+def copied(run: Path, target: Path, *left_out: str) -> None:
+    """A copy of a run; its checkpoints, whose files nobody changes, are linked."""
+    shutil.copytree(run, target, ignore=shutil.ignore_patterns("weights", "checkpoints", "summary.json", *left_out))
+    shutil.copytree(run / "checkpoints", target / "checkpoints", copy_function=os.link)
 
 
 @pytest.fixture(scope="package")
@@ -48,7 +56,6 @@ def _services(
     )
     overrides = [
         f"paths.data={data_dir}",
-        f"endpoints.retriever_url={retriever.url}",
         f"endpoints.retriever_url={retriever.url}",
         f'endpoints.policy_urls=["{policy.url}"]',
         *SMALL,

@@ -12,7 +12,7 @@ from typing import Any
 
 import httpx
 
-from tests.services.restarts.conftest import Services
+from tests.services.restarts.conftest import Services, copied
 from tests.support.command import (
     ENVIRONMENT,
     MOST_SECONDS,
@@ -47,12 +47,12 @@ def test_a_trainer_that_is_killed_goes_on_by_itself_and_one_that_was_paused_does
     services: Services, tmp_path: Path, free_port: Callable[[], int]
 ) -> None:
     run, port = tmp_path / "stopped", free_port()
-    shutil.copytree(services.warmed, run, ignore=shutil.ignore_patterns("weights", "summary.json"))
+    copied(services.warmed, run)
     arguments = ["serve", "trainer", *services.overrides, f"paths.runs={tmp_path}", f"trainer.port={port}"]
     arguments += [f"grpo.steps={STEPS}"]
 
     def trainer(number: int) -> Any:
-        return command(tmp_path / f"log-{number}", arguments, WAYS[1], services.environment)
+        return command(tmp_path / f"log-{number}", arguments, WAYS[1], services.environment, forked=number > 1)
 
     def in_phase(phase: str, step: int) -> bool:
         return answers(port) and (status(port)["phase"], status(port)["step"]) == (phase, step)
@@ -90,10 +90,10 @@ def test_a_run_waits_for_a_policy_that_is_away_when_weights_are_published(
     services: Services, tmp_path: Path, free_port: Callable[[], int]
 ) -> None:
     port, policy_port = free_port(), free_port()
-    shutil.copytree(services.warmed, tmp_path / "stopped", ignore=shutil.ignore_patterns("weights", "summary.json"))
+    copied(services.warmed, tmp_path / "stopped")
     away = f'endpoints.policy_urls=["http://127.0.0.1:{policy_port}"]'
     arguments = ["train", *services.overrides, away, f"paths.runs={tmp_path}", f"trainer.port={port}", "grpo.steps=1"]
-    with command(tmp_path / "log", arguments, WAYS[1], services.environment) as running:
+    with command(tmp_path / "log", arguments, WAYS[1], services.environment, forked=True) as running:
         await_condition("the wait", lambda: answers(port) and bool(status(port)["waiting_for"]), running)
         assert status(port)["phase"] == "publish"
         assert "the policy" in status(port)["waiting_for"]
@@ -112,6 +112,7 @@ def test_a_policy_serves_the_newest_good_weights_of_its_run_and_says_how_good(
 ) -> None:
     run, port = tmp_path / "stopped", free_port()
     shutil.copytree(services.warmed, run, ignore=shutil.ignore_patterns("checkpoints"))
+    assert json.loads((run / "config.json").read_text())["number_format"]["name"] in ("bfloat16", "float32")
     newest = run / "weights" / "version-000002"
     shutil.copytree(run / "weights" / "version-000001", newest)
     weights = newest / "model.safetensors"

@@ -7,7 +7,6 @@ The whole table is made by `python -m benchmarks.faults`.
 from __future__ import annotations
 
 import json
-import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,7 +14,7 @@ from pathlib import Path
 from benchmarks.faults.record import Record
 from benchmarks.faults.system.proxy import Mode, NetworkFault, Proxy
 from tests.conftest import Server
-from tests.services.restarts.conftest import Services
+from tests.services.restarts.conftest import Services, copied
 from tests.support.command import WAYS, Command, await_condition, command, local
 
 STEPS, EPISODES, ASKED = 2, 8, 2
@@ -60,16 +59,14 @@ class Faults:
 def test_a_fault_of_the_network_in_each_phase_costs_no_episode_and_no_question(
     services: Services, tmp_path: Path, free_port: Callable[[], int]
 ) -> None:
-    shutil.copytree(
-        services.warmed, tmp_path / "stopped", ignore=shutil.ignore_patterns("weights", "summary.json", "config.json")
-    )
+    copied(services.warmed, tmp_path / "stopped", "config.json")
     port = free_port()
     with before(services.policy) as policy, before(services.retriever) as retriever:
         through = [f"endpoints.retriever_url={retriever.url}", f'endpoints.policy_urls=["{policy.url}"]']
         arguments = ["train", *services.overrides, *through, f"paths.runs={tmp_path}", f"trainer.port={port}"]
         arguments += [f"grpo.steps={STEPS}", "evaluation.interval=1", "evaluation.interim_per_kind={ one_hop = 2 }"]
         arguments += ["grpo.count_silent_groups=true", "grpo.entropy_coefficient=0.001"]  # each step has an update
-        with command(tmp_path / "log", arguments, WAYS[1], services.environment) as running:
+        with command(tmp_path / "log", arguments, WAYS[1], services.environment, forked=True) as running:
             faults = Faults(running, port)
             # The weights of the start are loaded, but the trainer never hears of it.
             faults.inject(policy, WEIGHTS, 1, NetworkFault(Mode.CUT), lambda: policy.counts["cut"] >= 1)

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 import time
 from collections.abc import Callable
 from contextlib import suppress
@@ -22,8 +21,9 @@ import pytest
 from research.settings import Settings
 from services.policy.serve import SERVED_NAME
 from services.policy.settings_variable import SETTINGS_VARIABLE
-from tests.services.restarts.conftest import Services
+from tests.services.restarts.conftest import Services, copied
 from tests.support.command import (
+    ENVIRONMENT,
     MOST_SECONDS,
     SMALL,
     WAYS,
@@ -56,7 +56,7 @@ def test_training_ends_in_any_phase_and_goes_on(
         kind, seconds = "none" if phase == "rollout" else "supervised", 90.0 if phase == "update" else 3.0
         _resumable(services.warmed, tmp_path / "stopped", {"kind": kind, "seconds": seconds})
         arguments += [f"ablation.kind={kind}", f"ablation.seconds={seconds}"]
-    with command(log, arguments, way, services.environment) as running:
+    with command(log, arguments, way, services.environment, forked=phase != "starting") as running:
         await_condition(phase, lambda: phase_of(port) == phase, running)
         # Routes that are no coroutines leave threads behind, which wait for more work.
         assert answers(port, "/steps")
@@ -69,26 +69,29 @@ def test_training_ends_in_any_phase_and_goes_on(
 
 
 def _resumable(warmed: Path, target: Path, ablation: dict[str, Any]) -> None:
-    """A copy of the run after its supervised phase; the weights, which nobody writes to, are linked."""
-    shutil.copytree(warmed, target, ignore=shutil.ignore_patterns("weights", "checkpoints", "summary.json"))
-    shutil.copytree(warmed / "checkpoints", target / "checkpoints", copy_function=os.link)
+    """A copy of the run after its supervised phase."""
+    copied(warmed, target)
     file = target / "config.json"
     file.write_text(json.dumps(json.loads(file.read_text()) | {"ablation": ablation}))
 
 
 @pytest.mark.parametrize(("phase", "way"), crossed(["preparing"], first=2))
+@pytest.mark.parametrize("name", ["index", "demo"])
 def test_an_index_that_is_being_built_is_kept(
-    phase: str, way: Way, data_dir: Path, tmp_path: Path, service_environment: dict[str, str]
+    name: str, phase: str, way: Way, data_dir: Path, tmp_path: Path, service_environment: dict[str, str]
 ) -> None:
     data = tmp_path / "data"
     data.mkdir()
-    (data / "models").symlink_to(data_dir / "models")
-    passages = data_dir / "corpus" / "wikipedia-leads.jsonl"
-    arguments = ["index", "--passages", str(passages), f"paths.data={data}", "corpus.index=stopped"]
-    with command(tmp_path / "log", arguments, way, service_environment) as running:
+    for prepared in ("models", "corpus"):
+        (data / prepared).symlink_to(data_dir / prepared)
+    arguments = [name, f"paths.data={data}", f"paths.runs={tmp_path}"]
+    if name == "index":
+        arguments += ["--passages", str(data / "corpus" / "wikipedia-leads.jsonl"), "corpus.index=stopped"]
+    with command(tmp_path / "log", arguments, way, service_environment, forked=name == "demo") as running:
         await_condition("the first vectors", lambda: any(data.rglob("shards/*.npy")), running)
-        last = running.stop("index", phase, way, [])
-    assert "the vectors made so far are kept; the same command continues from there" in last
+        last = running.stop(name, phase, way, [])
+    kept = "what was prepared is kept" if name == "demo" else "the vectors made so far are kept"
+    assert f"{kept}; the same command continues from there" in last
 
 
 @pytest.mark.parametrize(("phase", "way"), crossed(POLICY))
@@ -188,6 +191,23 @@ def test_the_small_services_end(
         assert running.stop(f"serve {service}", phase, way, [port]).startswith("stopped: ")
 
 
+@pytest.mark.parametrize(("phase", "way"), crossed(["rollout"], first=1))
+def test_a_served_trainer_ends_with_its_run(
+    services: Services, phase: str, way: Way, tmp_path: Path, free_port: Callable[[], int]
+) -> None:
+    port = free_port()
+    _resumable(services.warmed, tmp_path / "stopped", {"kind": "none", "seconds": 3.0})
+    arguments = ["serve", "trainer", *services.overrides, f"paths.runs={tmp_path}", f"trainer.port={port}"]
+    arguments += ["grpo.steps=3", "ablation.kind=none", "ablation.seconds=3.0"]
+    with command(tmp_path / "log", arguments, way, services.environment, forked=True) as running:
+        await_condition("the trainer", lambda: answers(port), running)
+        token = {"Authorization": f"Bearer {ENVIRONMENT['RESEARCH_ADMIN_TOKEN']}"}
+        httpx.post(f"http://127.0.0.1:{port}/run/start", headers=token, timeout=10).raise_for_status()
+        await_condition(phase, lambda: phase_of(port) == phase, running)
+        last = running.stop("serve trainer", phase, way, [port])
+    assert last.startswith("stopped: ")
+
+
 @pytest.mark.parametrize(("phase", "way"), crossed(["starting"], first=1))
 @pytest.mark.parametrize("name", ["up", "study"])
 def test_what_starts_services_ends_them(
@@ -222,7 +242,7 @@ def test_the_demo_ends_with_its_services(
     ports = [f"retriever.port={retriever}", f"policy.port={policy}", f"trainer.port={trainer}"]
     arguments = ["demo", f"paths.data={data_dir}", f"paths.runs={tmp_path}", *ports, *SMALL]
     with command(tmp_path / "log", arguments, way, service_environment) as running:
-        # Three services start, the machine is measured and 128 questions are asked, beside two other lanes.
+        # Three services start, the machine is measured and 128 questions are asked, beside the other lanes.
         await_condition(phase, lambda: phase_of(trainer) == phase, running, 600)
         # Seen: after such a request AnyIO's threads kept the process for ever.
         assert answers(trainer, "/steps")
@@ -235,7 +255,7 @@ def test_the_demo_ends_with_its_services(
 def test_the_bench_keeps_its_answers(services: Services, phase: str, way: Way, tmp_path: Path) -> None:
     out = tmp_path / "bench"
     arguments = ["bench", "--out", str(out), "--strategy", "naive-rag", *services.overrides, "bench.per_kind=64"]
-    with command(tmp_path / "log", arguments, way, services.environment) as running:
+    with command(tmp_path / "log", arguments, way, services.environment, forked=True) as running:
         await_condition(
             "the first answers", lambda: any(len(f.read_text().splitlines()) > 2 for f in out.rglob("*.jsonl")), running
         )

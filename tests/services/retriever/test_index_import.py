@@ -50,9 +50,10 @@ build_index(load_settings("quickstart-cpu", sys.argv[3:]), Path(sys.argv[2]), Pa
 
 @pytest.fixture(scope="module", autouse=True)
 def _less_to_embed() -> Iterator[None]:
-    """Fewer titles; and by one thread, for on a busy machine two wait for each other."""
+    """Fewer titles and passages; and by one thread, for on a busy machine two wait for each other."""
     with pytest.MonkeyPatch.context() as patched:
         patched.setattr(recall, "_SAMPLED_TITLES", 100)
+        patched.setattr(encoder_check, "_SAMPLED", 16)
         patched.setattr(encoder_check, "usable_cores", lambda: 1)
         yield
 
@@ -275,7 +276,7 @@ def test_vectors_of_other_lengths_are_kept_and_not_converted(data: Path, foreign
     # Of codes the sample must tell: most of these have length 1.
     some_long = foreign.vectors * np.where(np.arange(COUNT) % 4, 1, 2).astype(np.float32)[:, None]
     codes = write_index(tmp_path / "codes.index", some_long, "IVF16,PQ24x4", metric=faiss.METRIC_L2)
-    with pytest.raises(AssetError, match=r"codes\.index: of 64 sampled vectors only \d\d% have a length near 1"):
+    with pytest.raises(AssetError, match=r"codes\.index: of 16 sampled vectors only \d\d% have a length near 1"):
         build_index(settings, foreign.passages, codes, keep=True)
 
 
@@ -317,9 +318,7 @@ def test_another_prefix_or_pooling_is_named(
     tmp_path: Path,
     made: Callable[[Path, list[str]], Vectors],
     named: str,
-    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(encoder_check, "_SAMPLED", 16)  # each is embedded in eighteen ways
     rows = gzip.decompress(foreign.passages.read_bytes()).splitlines(keepends=True)[:120]
     passages = tmp_path / "some.jsonl"
     passages.write_bytes(b"".join(rows))

@@ -5,8 +5,12 @@ Python imports this at the start of every process of the server. In vLLM's worke
 """
 
 import multiprocessing
+import os
 import re
 from typing import Any
+
+if os.environ.get("ATEN_CPU_CAPABILITY") == "avx2":  # Python imports one file of this name, and this is the first
+    import tests.emulated_avx2.sitecustomize  # noqa: F401  before torch
 
 import safetensors
 

@@ -51,25 +51,29 @@ def test_threads_are_as_they_were() -> None:
 
 
 @pytest.mark.slow
-def test_without_avx512_a_training_step_in_the_default_is_no_slower_than_in_float32_by_far() -> None:
-    found = _step_on("auto")
+def test_without_avx512_a_training_step_in_the_default_is_no_slower_than_in_float32_by_far(
+    steps: dict[str, dict[str, Any]],
+) -> None:
+    found = steps["auto"]
     assert found["name"] == "float32"
     assert found["seconds"] < 10 * found["float32_seconds"], found
 
 
 @pytest.mark.slow
-def test_the_emulated_processor_is_really_slow_in_bf16() -> None:
+def test_the_emulated_processor_is_really_slow_in_bf16(steps: dict[str, dict[str, Any]]) -> None:
     """Otherwise the test above could not fail."""
-    found = _step_on("bfloat16")
+    found = steps["bfloat16"]
     assert found["name"] == "bfloat16"
     assert found["warning"]
     assert found["seconds"] > 3 * found["float32_seconds"], found
 
 
-def _step_on(dtype: str) -> dict[str, Any]:
-    """A supervised step of the real learner on two layers of the built-in model's width, without AVX-512."""
+@pytest.fixture(scope="module")
+def steps() -> dict[str, dict[str, Any]]:
+    """By format: a supervised step of the real learner on two layers of the built-in model's width, without AVX-512."""
+    formats = ["auto", "bfloat16"]
     done = subprocess.run(
-        [sys.executable, "-m", "tests.support.learner_step", dtype],
+        [sys.executable, "-m", "tests.support.learner_step", *formats],
         env={**os.environ, **ENVIRONMENT},
         capture_output=True,
         text=True,
@@ -77,5 +81,5 @@ def _step_on(dtype: str) -> dict[str, Any]:
         check=False,
     )
     assert done.returncode == 0, done.stderr
-    found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
-    return found
+    lines = done.stdout.splitlines()[-len(formats) :]
+    return {dtype: json.loads(line) for dtype, line in zip(formats, lines, strict=True)}
