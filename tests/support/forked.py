@@ -22,7 +22,9 @@ from pathlib import Path
 REPOSITORY = Path(__file__).resolve().parents[2]
 _LIGHT = ["cli.main", "services.retriever.main", "services.trainer.main", "services.trainer.wiring"]
 # What our modules import only when they need it.
-_LATE = ["matplotlib.pyplot", "bm25s", "Stemmer", "onnxruntime", "transformers.models.bert.modeling_bert"]
+_LATE = ["matplotlib.pyplot", "onnxruntime", "transformers.models.bert.modeling_bert"]
+# Not beside vLLM, which looks for kernels in all that has been imported, and fails at an object of llvmlite's.
+_LATE_WITHOUT_VLLM = ["bm25s", "Stemmer"]
 # What tests fork by themselves comes from the same process.
 _CHILDREN = ["checkpoint_child", "lost_ranks_child", "ranks_child", "receiving_server", "tiny_run"]
 _VLLM = [
@@ -111,7 +113,8 @@ def importing(with_vllm: bool) -> Iterator[None]:
     """Start the process that imports everything; what a test has forked from it and left behind ends with the block."""
     context = multiprocessing.get_context("forkserver")
     children = [f"tests.support.{name}" for name in _CHILDREN]
-    _preloaded.extend([*_LIGHT, *_LATE, *children, *(_VLLM if with_vllm else []), "tests.support.frozen"])
+    own = _VLLM if with_vllm else _LATE_WITHOUT_VLLM
+    _preloaded.extend([*_LIGHT, *_LATE, *children, *own, "tests.support.frozen"])
     context.set_forkserver_preload(_preloaded)
     former = {name: os.environ.get(name) for name in _AT_IMPORT}
     os.environ.update(_AT_IMPORT)

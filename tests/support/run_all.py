@@ -48,9 +48,10 @@ def main(arguments: list[str]) -> int:
         except BaseException:
             _interrupt(lanes)
             raise
-        for output in outputs:
-            output.seek(0)
-            sys.stdout.buffer.write(output.read())
+        finally:
+            for output in outputs:
+                output.seek(0)
+                sys.stdout.buffer.write(output.read())
         return max(map(abs, codes))  # a lane that a signal ended has a negative one
 
 
