@@ -54,6 +54,8 @@ def leading(settings: Settings) -> Iterator[Ranks | None]:
         with suppress(RuntimeError):
             if not ranks.is_alone:
                 ranks.tell(last_word)
+                with suppress(RuntimeError):
+                    ranks.confirm_end()
                 ranks.leave()
 
 
@@ -69,6 +71,8 @@ def _follow_runs(ranks: Ranks) -> None:
         learner = Learner(settings, local_checkpoint(settings.model.name, settings.paths.data), ranks)
         logger.info("rank %d of %d follows", ranks.rank, ranks.world)
         follow(learner, ranks)
+    with suppress(RuntimeError):  # rank 0 has waited long enough
+        ranks.confirm_end()
     ranks.leave()
     if text == _FAILED:
         raise TrainingError("rank 0 ended before the run did; its log says why")

@@ -106,6 +106,7 @@ class Team:
         if not self._ranks.is_alone:
             with suppress(RuntimeError):  # they may be gone
                 self._ranks.tell(orjson.dumps([_END, []]))
+                self._ranks.confirm_end()
 
     def _together(self, name: str, *arguments: Any) -> Any:
         with self._ranks.naming_the_lost(name):
@@ -121,6 +122,8 @@ def follow(learner: Learner, ranks: Ranks) -> None:
         with ranks.naming_the_lost("wait for orders"):
             name, arguments = orjson.loads(ranks.tell(None))
         if name == _END:
+            with suppress(RuntimeError):  # rank 0 has waited long enough
+                ranks.confirm_end()
             return
         with ranks.naming_the_lost(name):
             try:

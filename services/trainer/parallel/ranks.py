@@ -25,6 +25,7 @@ from services.trainer.parallel.heart import Heart, is_store_shared
 # Followers wait for orders through rollouts, evaluations and outages. A rank that dies is noticed at once, by its
 # closed connection, and one that hangs by its `Heart`; these times are for what neither of them sees.
 _ORDERS, _COLLECTIVES = timedelta(days=7), timedelta(minutes=20)
+_CONFIRMED = timedelta(seconds=5)
 
 # With this set to 1, torchrun makes a new store for each of its attempts.
 OWN_STORE = "TORCH_DISABLE_SHARE_RDZV_TCP_STORE"
@@ -130,6 +131,19 @@ class Ranks:
         if int(length):
             dist.broadcast(body, 0, group=self.orders)
         return body.numpy().tobytes()
+
+    def confirm_end(self) -> None:
+        """Rank 0 returns once every other has read its last order, or after some seconds; the others do not wait.
+
+        Who leaves takes with it what another is still reading. Raises RuntimeError if one is gone or takes too long.
+        """
+        if not self.leads:
+            dist.send(torch.zeros(1), 0, group=self.orders)
+            return
+        awaited = [dist.irecv(torch.zeros(1), src=rank, group=self.orders) for rank in range(1, self.world)]
+        for each in awaited:
+            if each is not None:
+                each.wait(_CONFIRMED)
 
     def sums(self, values: Sequence[float]) -> list[float]:
         """Sums over all ranks, in float64."""
