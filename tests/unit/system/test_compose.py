@@ -34,7 +34,13 @@ def test_each_of_ours_writes_where_it_must(name: str) -> None:
     assert container["read_only"]
     assert container["environment"]["HOME"] == "/tmp"
     written = {volume for volume in container["volumes"] if not volume.endswith(":ro")}
-    assert written == {"prepare": {"data:/app/data"}, "trainer": {"runs:/app/runs"}}.get(name, set())
+    expected = {"prepare": {"${RESEARCH_DATA:-data}:/app/data"}, "trainer": {"${RESEARCH_RUNS:-runs}:/app/runs"}}
+    assert written == expected.get(name, set())
+
+
+@pytest.mark.parametrize("name", OURS)
+def test_each_of_ours_is_the_same_user_who_is_root_for_nobody_by_default(name: str) -> None:
+    assert OURS[name]["user"] == "${RESEARCH_USER:-1000:1000}"
 
 
 @pytest.mark.parametrize("name", OURS)
