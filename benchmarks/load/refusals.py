@@ -28,6 +28,7 @@ from benchmarks.retriever.load import SERVE, free_port, serving
 from research.config import load_settings
 from services.policy.api.body_sizes import MAX_BODY_BYTES, body_sizes
 from services.policy.api.guards import variable_of
+from services.retriever.app import BODY_SIZES
 from services.web.auth import ADMIN_TOKEN_VARIABLE, API_KEY_VARIABLE
 from tests.support.web_server import Watch, smallest_wrong_items
 
@@ -87,7 +88,7 @@ def start(service: str, running: ExitStack) -> tuple[str, int]:
 
 
 def routes(service: str, url: str) -> list[tuple[str, str, list[str]]]:
-    """Every route that takes a body, with its fields that hold most: those of lists first."""
+    """Every route that takes a body, with its fields of lists and texts: what it requires first, then lists."""
     described = httpx.get(f"{url}/openapi.json", timeout=60).json()
     found = list({"retriever": [MCP], "policy": UNDECLARED, "trainer": ORDERS}[service])
     for path, methods in described["paths"].items():
@@ -107,27 +108,34 @@ def _fields(schema: dict[str, Any], described: dict[str, Any]) -> list[str]:
     lists = [name for name, about in properties.items() if '"array"' in json.dumps(about)]
     texts = [name for name, about in properties.items() if '"string"' in json.dumps(about) and name not in lists]
     required = set(schema.get("required", []))
-    return sorted([*lists, *texts], key=lambda name: (name not in required, name not in lists))[:_FIELDS] or ["x"]
+    return sorted([*lists, *texts], key=lambda name: (name not in required, name not in lists)) or ["x"]
 
 
 def allowed(service: str, path: str) -> int:
     """Bytes of a body."""
-    sizes = body_sizes(load_settings().model.max_model_len) if service == "policy" else {}
+    sizes = body_sizes(load_settings().model.max_model_len) if service == "policy" else BODY_SIZES
     return [MAX_BODY_BYTES, *(size for start, size in sizes.items() if path.startswith(start))][-1]
 
 
 def bodies(size: int, fields: list[str]) -> Iterator[tuple[str, bytes]]:
-    """Wrong in every way that there is room for; and texts, which may be right."""
-    yield from smallest_wrong_items(size, fields).items()
-    for name in fields:
+    """Wrong in every way that there is room for in the first fields, in some ways in the others; and texts."""
+    first, others = fields[:_FIELDS], fields[_FIELDS:]
+    for name in others:
+        for kind, wrong in {"objects": {}, "numbers": 1, "lists": []}.items():
+            yield f"990 {kind} in {name}", json.dumps({name: [wrong] * 990}).encode()
+    yield from smallest_wrong_items(size, first).items()
+    for name in first:
         yield f"{name} a long text", json.dumps({name: "a " * (size // 2 - 20)}).encode()
         # As many as some route of vLLM passes on, each text as long as there is room for.
         for many in (64, 490, 990, 4_900):
+            yield f"{many} numbers in {name}", json.dumps({name: [1] * many}).encode()
+            yield f"{many} numbers in a content of {name}", json.dumps({name: [{"content": [1] * many}]}).encode()
             yield f"{many} objects in {name}", json.dumps({name: [{}] * many}).encode()
             yield f"{many} objects in a list in {name}", json.dumps({name: [[{}] * many]}).encode()
             message = {"role": "user", "content": [{}] * many}
             yield f"{many} objects in a content of {name}", json.dumps({name: [message]}).encode()
             yield f"{many} objects in messages of {name}", json.dumps({name: {"messages": [{}] * many}}).encode()
+            yield f"{many} keys in {name}", json.dumps({name: {str(number): {} for number in range(many)}}).encode()
             yield f"{many} texts in {name}", json.dumps({name: ["a" * (size // many - 5)] * many}).encode()
     yield "words", b"no JSON " * (size // 8)
 

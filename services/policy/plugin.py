@@ -37,6 +37,7 @@ class ResearchPlugin:
         from services.policy.api.body_sizes import MAX_BODY_BYTES, MAX_HELD_BYTES, body_sizes
         from services.policy.api.cheap_refusals import CheapRefusals
         from services.policy.api.guards import variable_of
+        from services.policy.api.response_input import item_fault
         from services.policy.api.training import training_control_routes, training_routes
         from services.policy.api.version_header import WeightVersionHeader
         from services.policy.logs import show_our_lines
@@ -62,7 +63,7 @@ class ResearchPlugin:
         if guard := admin_guard():
             for routes in (admin_routes(service), adapter_routes(service), training_control_routes(service.settings)):
                 app.include_router(routes, dependencies=guard)
-        app.add_middleware(CheapRefusals, max_model_len=service.settings.model.max_model_len)
+        app.add_middleware(CheapRefusals, max_model_len=service.settings.model.max_model_len, item_fault=item_fault)
         app.add_middleware(
             BodyLimit,
             max_bytes=MAX_BODY_BYTES,

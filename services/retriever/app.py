@@ -37,6 +37,8 @@ from services.web.telemetry.refusals import shared_metrics
 
 # Bounds what is read into memory; a whole queue of queries of ordinary length takes a tenth of it.
 MAX_BODY_BYTES = 4_000_000
+# Where it is another: `/mcp` is one call of a tool, and the library that reads it copies it several times.
+BODY_SIZES = {"/mcp": 1_000_000}
 # Of all requests that are not answered yet.
 MAX_HELD_BYTES = 256_000_000
 
@@ -63,7 +65,7 @@ def create_app(retriever: Retriever | WebRetriever) -> FastAPI:
         lifespan=lifespan,
         **NO_DOCS_PAGES,
     )
-    app.add_middleware(BodyLimit, max_bytes=MAX_BODY_BYTES, max_held=MAX_HELD_BYTES)
+    app.add_middleware(BodyLimit, max_bytes=MAX_BODY_BYTES, max_held=MAX_HELD_BYTES, of_paths=BODY_SIZES)
     app.add_middleware(
         Shedding,
         statuses={"/search": 429},

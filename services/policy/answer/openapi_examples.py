@@ -71,7 +71,7 @@ _ERRORS: dict[int, tuple[str, str, str]] = {
         "unauthorized",
         "send `Authorization: Bearer <the value of RESEARCH_API_KEY>`",
     ),
-    413: ("the body is too large", "too_large", "the body is larger than 16000000 bytes"),
+    413: ("the body is too large", "too_large", "the body is larger than 4000000 bytes"),
     422: (
         "a field is missing, invalid or beyond its limit",
         "invalid_request",

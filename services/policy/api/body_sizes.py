@@ -8,8 +8,10 @@ from services.policy.api.guards import INFERENCE
 MAX_BODY_BYTES = 4_000_000
 # Of one text, which the tokenizer makes 250 times as large; more than any context.
 MAX_TEXT_BYTES = 1_000_000
-# Large enough for many prompts, or the list of a model's weights; too small to fill the memory.
+# Large enough for the list of a model's weights, or a context of a million tokens; too small to fill the memory.
 MAX_LARGE_BODY_BYTES = 16_000_000
+# Of many prompts: read within a tenth of a second.
+_SEVERAL_PROMPTS_BYTES = 8_000_000
 # Of all requests that are not answered yet; the episodes of a step, all sampled at once, are a tenth of it.
 MAX_HELD_BYTES = 1_000_000_000
 # A token's text or its id in JSON: usually four and eight, and the longest escapes are twelve for one or two tokens.
@@ -25,9 +27,11 @@ def prompt_bytes(max_model_len: int) -> int:
 
 def body_sizes(max_model_len: int) -> dict[str, int]:
     """Largest bodies where they are not `MAX_BODY_BYTES`; of several beginnings of a path the last one counts."""
+    one = prompt_bytes(max_model_len)
     return {
-        **dict.fromkeys(INFERENCE, prompt_bytes(max_model_len)),
-        **dict.fromkeys(("/v1/completions", "/v1/chat/completions/batch", "/admin/weights"), MAX_LARGE_BODY_BYTES),
+        **dict.fromkeys(INFERENCE, one),
+        **dict.fromkeys(("/v1/completions", "/v1/chat/completions/batch"), max(one, _SEVERAL_PROMPTS_BYTES)),
+        "/admin/weights": MAX_LARGE_BODY_BYTES,
         "/inference/v1/abort_requests": MAX_BODY_BYTES,
         **dict.fromkeys(("/tokenize", "/detokenize"), MAX_TEXT_BYTES),
     }

@@ -6,6 +6,9 @@ list of eight million numbers in place of messages, 16 MB, took 18 GiB. Only lis
 
 from __future__ import annotations
 
+import asyncio
+import json
+from collections.abc import Callable
 from typing import Any
 
 import orjson
@@ -18,12 +21,18 @@ from services.web.json_bounds import fault_of
 
 # Messages, tools and schemas of any usual chat; wrong values cost vLLM some 2 KB each.
 MOST_VALUES = 10_000
-# Of all lists together, numbers apart: vLLM tries a message in each of its forms, a tenth of a millisecond each.
+# Of all lists together: vLLM tries a message in each of its forms, a tenth of a millisecond each.
 MOST_ITEMS = 1_000
-# Of `input` there, which costs a millisecond and 1 MB per item: more only where the context has room for them.
+# Apart from numbers under a name with one of these in it, of which there may be as many as tokens.
+_NUMBERS = ("token", "bytes", "offset", "logprob")
+# Of `input` there, more only where the context has room for them: a right one costs a tenth of a millisecond, a wrong
+# one three and 1 MB, since each of some forty forms says what it misses. So we look for the first wrong one ourselves.
 _RESPONSES = ("/v1/responses", "/v1/responses/render")
 _OF_INPUT = range(64, 257)
 _TOKENS_PER_ITEM, _VALUES_PER_ITEM = 64, 16
+# Of lists within an item that many forms have, and of tools, each of which has some sixteen forms, too.
+_PARTED = ("content", "output", "summary")
+_MOST_PARTS, _MOST_TOOLS = 256, 128
 # The longest context, a few times over; and each prompt of a list is a request of its own to the engine.
 MOST_TOKENS = 1_000_000
 _MOST_PROMPTS = 1_000
@@ -41,10 +50,15 @@ _OURS = ("/answer", "/admin")
 
 
 class CheapRefusals:
-    """ASGI middleware; the fault is told in the form of OpenAI's API, as vLLM tells its own."""
+    """ASGI middleware; the fault is told in the form of OpenAI's API, as vLLM tells its own.
 
-    def __init__(self, app: ASGIApp, max_model_len: int) -> None:
+    Args:
+        item_fault: what is wrong with an item of a response's input, or None.
+    """
+
+    def __init__(self, app: ASGIApp, max_model_len: int, item_fault: Callable[[object], str | None]) -> None:
         self._app = app
+        self._item_fault = item_fault
         self._of_input = min(max(_OF_INPUT[0], max_model_len // _TOKENS_PER_ITEM), _OF_INPUT[-1])
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -66,7 +80,11 @@ class CheapRefusals:
         whole: bytes | None = bytes(body)
         del body
         assert whole is not None
-        if fault := _fault(scope["path"].rstrip("/"), whole, self._of_input):
+        path = scope["path"].rstrip("/")
+        fault = _fault(path, whole, self._of_input)
+        if fault is None and path in _RESPONSES:
+            fault = await self._response_fault(whole)
+        if fault:
             await _refusal(400, fault)(scope, receive, send)
             return
 
@@ -78,6 +96,27 @@ class CheapRefusals:
             return first
 
         await self._app(scope, again, send)
+
+    async def _response_fault(self, body: bytes) -> str | None:
+        """What is wrong with the first item that is; others get their turn between two items."""
+        try:
+            values = json.loads(body)  # which takes what the server takes: NaN, other encodings
+        except (ValueError, RecursionError):
+            return None  # vLLM says so
+        if not isinstance(values, dict):
+            return None
+        given, tools = values.get("input"), values.get("tools")
+        if isinstance(tools, list) and len(tools) > _MOST_TOOLS:
+            return f"tools: it has more than {_MOST_TOOLS} items"
+        if given is None or isinstance(given, str):
+            return None
+        if not isinstance(given, list):
+            return "input: it is neither a text nor a list"
+        for number, item in enumerate(given):
+            if fault := _parts_fault(item) or self._item_fault(item):
+                return f"input.{number}: {fault}"
+            await asyncio.sleep(0)
+        return None
 
 
 def _may_have_json(scope: Scope) -> bool:
@@ -111,20 +150,28 @@ def _fault(path: str, body: bytes, of_input: int) -> str | None:
     if isinstance(given, list) and len(given) > of_input:
         return f"input: it has more than {of_input} items"
     if _items(values) > MOST_ITEMS:
-        return f"the lists of the body have more than {MOST_ITEMS} items that are no numbers"
+        return f"the lists of the body have more than {MOST_ITEMS} items"
     return None
 
 
+def _parts_fault(item: object) -> str | None:
+    fields = item if isinstance(item, dict) else {}
+    long = [name for name in _PARTED if isinstance(fields.get(name), list) and len(fields[name]) > _MOST_PARTS]
+    return f"{long[0]}: it has more than {_MOST_PARTS} items" if long else None
+
+
 def _items(values: Any) -> int:
-    """Of all lists that hold anything but numbers, at any depth."""
-    found, waiting = 0, [values]
+    """Of all lists, at any depth, but those of numbers that are of tokens."""
+    found, waiting = 0, [("", values)]
     while waiting:
-        value = waiting.pop()
+        name, value = waiting.pop()
         if isinstance(value, dict):
-            waiting.extend(value.values())
-        elif isinstance(value, list) and not set(map(type, value)) <= {int, float}:
+            waiting.extend(value.items())
+        elif isinstance(value, list):
+            if any(map(name.__contains__, _NUMBERS)) and set(map(type, value)) <= {int, float}:
+                continue
             found += len(value)
-            waiting.extend(value)
+            waiting.extend((name, each) for each in value if isinstance(each, dict | list))
     return found
 
 

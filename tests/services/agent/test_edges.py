@@ -51,7 +51,7 @@ def test_tokens_are_made_and_read_with_the_key(services: Services) -> None:
     [
         ("/answer", 4_000_000),
         ("/tokenize", 1_000_000),
-        ("/v1/completions", 16_000_000),
+        ("/v1/completions", 8_000_000),
         ("/v1/chat/completions", prompt_bytes(CONTEXT)),
         ("/inference/v1/generate", prompt_bytes(CONTEXT)),
     ],
@@ -97,6 +97,34 @@ def test_a_list_of_wrong_values_costs_vllm_nothing(services: Services, path: str
     assert len(answer.content) < 1000
     assert watch.longest < 30, "the event loop was held"
     assert server.memory_info().rss - before < 100 * 2**20
+
+
+SAID = [
+    {"role": "user", "content": "x"},
+    {"type": "reasoning", "summary": [{"type": "summary_text", "text": "x"}]},
+    {"type": "message", "role": "assistant", "content": [{"type": "output_text", "text": "x"}]},
+    {"type": "function_call", "call_id": "1", "name": "search", "arguments": "{}"},
+    {"type": "function_call_output", "call_id": "1", "output": "x"},
+    {"role": "user", "content": [{"type": "input_text", "text": "x"}]},
+]
+
+
+def test_of_a_responses_input_every_form_is_taken_and_the_first_wrong_item_is_named(services: Services) -> None:
+    with services.http() as http:
+        right = http.post("/v1/responses", json={"model": "policy", "input": SAID, "max_output_tokens": 2})
+        assert right.status_code == 200, right.text
+        for wrong, says in (
+            (1, "it is no item"),
+            ({}, "Field required"),
+            ({"type": "function_call", "arguments": "{}"}, "call_id: Field required; name: Field required"),
+            ({"role": "user", "content": [{}] * 200}, "content: "),
+        ):
+            answer = http.post("/v1/responses", json={"model": "policy", "input": [*SAID, wrong, *[{}] * 50]})
+            assert answer.status_code == 400
+            message = answer.json()["error"]["message"]
+            assert message.startswith("input.6: ")
+            assert says in message
+            assert len(answer.content) < 400
 
 
 def test_the_pages_load_nothing_from_elsewhere(services: Services) -> None:

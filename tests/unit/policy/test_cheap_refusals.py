@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import httpx
@@ -26,6 +26,15 @@ CHAT, COMPLETIONS, GENERATE, DETOKENIZE, RESPONSES = (
 )
 
 
+seen: list[object] = []
+
+
+def item_fault(item: object) -> str | None:
+    """In place of vLLM's model of a request, which takes many seconds to import; a test of the policy has that."""
+    seen.append(item)
+    return None if isinstance(item, dict) and "content" in item else "it is wrong"
+
+
 @pytest.fixture(scope="module")
 def url() -> Iterator[str]:
     app = FastAPI()
@@ -34,7 +43,7 @@ def url() -> Iterator[str]:
     async def digest(request: Request) -> str:
         return hashlib.sha256(await request.body()).hexdigest()
 
-    app.add_middleware(CheapRefusals, max_model_len=768)
+    app.add_middleware(CheapRefusals, max_model_len=768, item_fault=item_fault)
     app.add_middleware(BodyLimit, max_bytes=LIMIT)
     with serving(app) as port:
         yield f"http://127.0.0.1:{port}"
@@ -100,10 +109,11 @@ ITEM = {"role": "user", "content": "x"}
         (CHAT, {"messages": [{"content": [ITEM] * 999}]}, {"messages": [{"content": [ITEM] * 1000}]}),
         (CHAT + "/batch", {"messages": [[ITEM] * 99] * 10}, {"messages": [[ITEM] * 100] * 10}),
         ("/tokenize", {"messages": [ITEM] * 1000}, {"messages": [ITEM] * 1001}),
+        (CHAT, {"messages": [ITEM], "allowed_token_ids": [1] * 9000}, {"messages": [1] * 1001}),
         (COMPLETIONS, {"prompt": ["a"] * 1000}, {"prompt": ["a"] * 1001}),
         (COMPLETIONS, {"prompt": [7] * 200_000, "stop": ["a"] * 9}, {"prompt": [7] * 200_000, "stop": ["a"] * 1001}),
         ("/inference/v1/abort_requests", {"request_ids": ["a"] * 9000}, {"request_ids": ["a"] * 10_001}),
-        (RESPONSES, {"input": [{"content": [{}] * 400}]}, {"input": [{"content": [[], []] * 510}]}),
+        (RESPONSES, {"input": [{"content": [{}] * 200}] * 2}, {"input": [{"content": [[], []] * 510}]}),
         (GENERATE, {"token_ids": [7] * 5000}, {"token_ids": [7] * 5000, "x": [[[{}] * 400]] * 3}),
     ],
 )
@@ -116,10 +126,54 @@ def test_lists_whose_items_vllm_tries_in_many_forms_are_short(
     assert re.search("more than .* (items|values)", answer.json()["error"]["message"])
 
 
+@pytest.mark.parametrize(
+    ("given", "says", "looked_at"),
+    [
+        ([ITEM] * 3 + [{}] * 61, "input.3: it is wrong", 4),
+        ([ITEM, {"content": [1] * 257}, {}], "input.1: content: it has more than 256 items", 1),
+        ({str(number): {} for number in range(60)}, "input: it is neither a text nor a list", 0),
+        (7, "input: it is neither a text nor a list", 0),
+    ],
+)
+def test_of_a_response_only_the_first_wrong_item_is_looked_at(url: str, given: Any, says: str, looked_at: int) -> None:
+    seen.clear()
+    answer = httpx.post(url + RESPONSES, json={"input": given})
+    assert answer.status_code == 400
+    assert answer.json()["error"]["message"] == says
+    assert len(seen) == looked_at
+
+
+@pytest.mark.parametrize(
+    "around",
+    [
+        lambda text: text.replace("{", '{"user": NaN, ', 1).encode(),
+        lambda text: text.replace("{", '{"user": "\\ud800", ', 1).encode(),
+        lambda text: text.encode("utf-8-sig"),
+        lambda text: text.encode("utf-16"),
+    ],
+    ids=["NaN", "half a pair", "BOM", "UTF-16"],
+)
+def test_what_only_the_server_reads_as_json_is_looked_at_too(url: str, around: Callable[[str], bytes]) -> None:
+    answer = httpx.post(url + RESPONSES, content=around(json.dumps({"input": [ITEM, {}, {}]})))
+    assert answer.status_code == 400
+    assert answer.json()["error"]["message"] == "input.1: it is wrong"
+
+
+def test_a_response_has_no_more_tools_than_openai_takes(url: str) -> None:
+    for many, status in ((128, 200), (129, 400)):
+        assert httpx.post(url + RESPONSES, json={"input": "x", "tools": [1] * many}).status_code == status
+
+
+def test_a_long_answer_with_its_log_probabilities_may_be_sent_back(url: str) -> None:
+    said = {"logprobs": [{"token": "a", "logprob": 0.0, "bytes": [97] * 4, "top_logprobs": []}] * 50}
+    body = {"input": [{"role": "assistant", "content": [said] * 2}]}
+    assert httpx.post(url + RESPONSES, json=body).status_code == 200
+
+
 def test_a_response_has_as_many_items_as_the_context_has_room_for() -> None:
     app = FastAPI()
     app.add_api_route(RESPONSES, lambda: "read", methods=["POST"])
-    app.add_middleware(CheapRefusals, max_model_len=8_192)
+    app.add_middleware(CheapRefusals, max_model_len=8_192, item_fault=item_fault)
     with serving(app) as port:
         statuses = [
             httpx.post(f"http://127.0.0.1:{port}{RESPONSES}", json={"input": [ITEM] * many}).status_code
