@@ -162,6 +162,8 @@ class Proxy:
                 await self._answer(path, answer_head, answer, writer)
         except (OSError, asyncio.IncompleteReadError, asyncio.LimitOverrunError, ValueError):
             return  # either side has closed, in order or not
+        except asyncio.CancelledError:
+            return  # the bench ends; asyncio would print a traceback for each that still hangs
         finally:
             for each in (writer, *((upstream[1],) if upstream else ())):
                 self._writers.discard(each)
