@@ -16,8 +16,10 @@ from typing import Any, TypeVar
 
 import httpx
 import pytest
+from playwright.sync_api import Page
 
 from tests.conftest import Server, server_end, started
+from tests.support.browser import CHROMIUM, browser_page
 from tests.support.command import local
 from tests.support.forked import Forked
 
@@ -107,6 +109,7 @@ def line(
             "policy",
             f"policy.weights_dir={runs}",
             f"endpoints.retriever_url={retriever.url}",
+            f"endpoints.trainer_url=http://127.0.0.1:{trainer_port}",
             *shared,
             timeout=300,
             environment=ENVIRONMENT,
@@ -115,8 +118,8 @@ def line(
         )
         return server
 
-    policy = start_policy()
     trainer_port = free_port()
+    policy = start_policy()
     overrides = [
         f"paths.data={data_dir}",
         f"trainer.port={trainer_port}",
@@ -136,6 +139,16 @@ def line(
     )
 
 
+@pytest.fixture
+def page(line: Line) -> Iterator[Page | None]:
+    """The page to ask from, which somebody opens before training and keeps open; None without a browser."""
+    if CHROMIUM is None:
+        yield None
+        return
+    with browser_page(line.policy.url) as page:
+        yield page
+
+
 @contextlib.contextmanager
 def ended(process: Running) -> Iterator[Running]:
     try:
@@ -150,9 +163,11 @@ def await_condition(
     line: Line,
     process: subprocess.Popen[bytes] | Forked,
     timeout: float = 400,
+    meanwhile: Callable[[], None] = lambda: None,
 ) -> None:
     deadline = time.monotonic() + timeout
     while time.monotonic() < deadline:
+        meanwhile()
         if condition():
             return
         if process.poll() is not None:
@@ -161,7 +176,15 @@ def await_condition(
     pytest.fail(f"{what} did not come within {timeout} s:\n{line.log()}")
 
 
-def test_a_run_survives_a_kill_and_outages_of_both_services_finishes_and_answers(line: Line) -> None:
+def test_a_run_survives_a_kill_and_outages_of_both_services_finishes_and_answers(line: Line, page: Page | None) -> None:
+    if page:
+        page.get_by_text("untrained: it will not search").wait_for()
+    shown: list[bool] = []
+
+    def look_at_the_page() -> None:
+        if page:
+            shown.append(page.get_by_text("In training: ").is_visible())
+
     with ended(line.start_trainer()) as first:
         # In the middle of step 2: its episodes are under way and step 1 is in a checkpoint.
         await_condition(
@@ -171,7 +194,9 @@ def test_a_run_survives_a_kill_and_outages_of_both_services_finishes_and_answers
             ),
             line,
             first,
+            meanwhile=look_at_the_page,
         )
+        assert page is None or any(shown)
         os.kill(first.pid, 9)
         first.wait()
 
@@ -203,6 +228,8 @@ def test_a_run_survives_a_kill_and_outages_of_both_services_finishes_and_answers
     _no_episode_was_lost_or_scored_for_an_outage(line)
     _every_token_came_from_the_published_weights(line)
     _the_policy_answers_with_the_last_weights(line)
+    if page:
+        _the_page_asks_the_last_weights(line, page)
 
 
 def _answer_is_503_soon(line: Line) -> None:
@@ -271,3 +298,12 @@ def _the_policy_answers_with_the_last_weights(line: Line) -> None:
     assert [step["kind"] for step in body["trace"]][:3] == ["think", "search", "result"]
     assert body["passages"]
     assert body["usage"]["searches"] >= 1
+
+
+def _the_page_asks_the_last_weights(line: Line, page: Page) -> None:
+    version = line.steps()[-1]["version"]
+    page.get_by_text(f"weights {version} of the run line").wait_for()
+    page.get_by_text("untrained").wait_for(state="hidden")
+    page.get_by_label("Question").fill("Who painted The Starry Night?")
+    page.get_by_role("button", name="Ask").click()
+    page.get_by_text(f"weights {version} · read: ").wait_for()
