@@ -26,8 +26,8 @@ import psutil
 
 from benchmarks.retriever.load import SERVE, free_port, serving
 from research.config import load_settings
-from services.policy.api.body_sizes import MAX_BODY_BYTES, body_sizes
 from services.policy.api.guards import variable_of
+from services.policy.bodies.sizes import MAX_BODY_BYTES, body_sizes
 from services.retriever.app import BODY_SIZES
 from services.web.auth import ADMIN_TOKEN_VARIABLE, API_KEY_VARIABLE
 from tests.support.web_server import Watch, smallest_wrong_items
@@ -69,7 +69,10 @@ def main() -> None:
             url, pid = start(service, running)
             for method, path, fields in routes(service, url):
                 size = int(arguments.share * allowed(service, path)) - 1000
-                cost = worst(url, pid, method, path, dict(bodies(size, fields)))
+                sent = dict(bodies(size, fields))
+                if service == "policy" and not path.startswith(("/answer", "/admin")):
+                    sent |= dict(dear())
+                cost = worst(url, pid, method, path, sent)
                 print(
                     f"| {service} | {method} `{path}` | {size / 1e6:.1f} | {', '.join(sorted(cost.statuses))} "
                     f"| {cost.seconds:.2f} | {cost.slowest} | {cost.livez:.2f} | {cost.mib:.0f} | {cost.answer} |",
@@ -138,6 +141,32 @@ def bodies(size: int, fields: list[str]) -> Iterator[tuple[str, bytes]]:
             yield f"{many} keys in {name}", json.dumps({name: {str(number): {} for number in range(many)}}).encode()
             yield f"{many} texts in {name}", json.dumps({name: ["a" * (size // many - 5)] * many}).encode()
     yield "words", b"no JSON " * (size // 8)
+
+
+def dear() -> Iterator[tuple[str, bytes]]:
+    """Of vLLM's routes: fields that multiply, as large as they may be and larger."""
+    ranges = {str(at): {"type": "integer", "minimum": at - 10**17, "maximum": 10**17 - at} for at in range(1_000)}
+    forms = {
+        "samples": {"n": 256},
+        "too many samples": {"n": 16_384},
+        "words": {"bad_words": ["a b " * 12_000]},
+        "too many words": {"bad_words": ["a b " * 60_000]},
+        "a regular expression": {"structured_outputs": {"regex": "a" * 65_000}},
+        "too long an expression": {"structured_outputs": {"regex": "a" * 250_000}},
+        "fields of unions": {"vllm_xargs": dict.fromkeys(map(str, range(9_900)))},
+    }
+    for many in (60, 1_000):
+        schema = {"type": "object", "properties": dict(list(ranges.items())[:many])}
+        forms[f"{many} ranges"] = {"structured_outputs": {"json": schema}}
+    for name, more in forms.items():
+        # Each route takes what it knows: a prompt, messages, tokens, an input.
+        asked = {"model": "policy", "prompt": "a", "messages": [{"role": "user", "content": "a"}], "max_tokens": 1}
+        whole = {**asked, "input": "a", "token_ids": [1], "sampling_params": {**more, "max_tokens": 1}, **more}
+        yield name, json.dumps({**whole, "chat_request": {**asked, **more}}).encode()
+    several = {"model": "policy", "prompt": [[1]] * 990, "max_tokens": 1}
+    for many in (90, 7_000):
+        bias = {str(at): 1 for at in range(many)}
+        yield f"990 prompts with {many} fields", json.dumps({**several, "logit_bias": bias}).encode()
 
 
 def worst(url: str, pid: int, method: str, path: str, sent: dict[str, bytes]) -> Cost:

@@ -34,12 +34,12 @@ class ResearchPlugin:
         from services.policy.api.answer import answer_routes
         from services.policy.api.ask_page import page_routes
         from services.policy.api.blocked_routes import BlockedRoutes
-        from services.policy.api.body_sizes import MAX_BODY_BYTES, MAX_HELD_BYTES, body_sizes
-        from services.policy.api.cheap_refusals import CheapRefusals
         from services.policy.api.guards import variable_of
-        from services.policy.api.response_input import item_fault
         from services.policy.api.training import training_control_routes, training_routes
         from services.policy.api.version_header import WeightVersionHeader
+        from services.policy.bodies.cheap_refusals import CheapRefusals
+        from services.policy.bodies.response_input import item_fault
+        from services.policy.bodies.sizes import MAX_BODY_BYTES, MAX_HELD_BYTES, body_sizes
         from services.policy.logs import show_our_lines
         from services.policy.openai.errors import install_openai_error_handler
         from services.policy.service import PolicyService

@@ -25,8 +25,8 @@ _SIGNAL = 0.6
 # Share of the rate of plain generation that is left after prompts, searches, and episodes that end late.
 _ROLLOUT_SHARE = 0.72
 _PUBLISH_SECONDS, _CHECKPOINT_SECONDS, _OTHER_SECONDS = 1.5, 3.0, 15.0
-# Tokens per second of two cores, per GFLOP/s of one matrix product on one thread, where nothing better is known: 350 and
-# 257 at 117 GFLOP/s in bf16 (Zen 4), 190 and 152 at 80 in float32 (Zen 3).
+# Tokens per second of two cores, per GFLOP/s of one matrix product on one thread, where nothing better is known: 350
+# and 257 at 117 GFLOP/s in bf16 (Zen 4), 190 and 152 at 80 in float32 (Zen 3).
 _LEARNER_PER_GFLOPS, _POLICY_PER_GFLOPS = 3.0, 2.2
 
 

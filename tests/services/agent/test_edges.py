@@ -9,7 +9,7 @@ import psutil
 import pytest
 
 from research.config import load_settings
-from services.policy.api.body_sizes import prompt_bytes
+from services.policy.bodies.sizes import prompt_bytes
 from services.web.bounded_http import HttpBounds
 from tests.support.agent_services import Services
 from tests.support.web_server import Watch, connect, read_all

@@ -12,7 +12,7 @@ import httpx
 import pytest
 from fastapi import FastAPI, Request
 
-from services.policy.api.cheap_refusals import CheapRefusals
+from services.policy.bodies.cheap_refusals import CheapRefusals
 from services.web.body_limit import BodyLimit
 from tests.support.web_server import serving
 
@@ -131,6 +131,7 @@ def test_lists_whose_items_vllm_tries_in_many_forms_are_short(
     [
         ([ITEM] * 3 + [{}] * 61, "input.3: it is wrong", 4),
         ([ITEM, {"content": [1] * 257}, {}], "input.1: content: it has more than 256 items", 1),
+        ([{"content": "a", "tools": [1] * 65}, {}], "input.0: tools: it has more than 64 items", 0),
         ({str(number): {} for number in range(60)}, "input: it is neither a text nor a list", 0),
         (7, "input: it is neither a text nor a list", 0),
     ],
@@ -162,6 +163,24 @@ def test_what_only_the_server_reads_as_json_is_looked_at_too(url: str, around: C
 def test_a_response_has_no_more_tools_than_openai_takes(url: str) -> None:
     for many, status in ((128, 200), (129, 400)):
         assert httpx.post(url + RESPONSES, json={"input": "x", "tools": [1] * many}).status_code == status
+
+
+SAMPLED = {"token_ids": [7] * 5000, "logprobs": {"content": [{"token_id": 7, "logprob": 0.0}] * 1500}}
+
+
+@pytest.mark.parametrize(
+    ("path", "body", "status"),
+    [
+        (CHAT + "/derender", {"generate_response": {"choices": [SAMPLED]}, "chat_request": {"messages": [ITEM]}}, 200),
+        (CHAT + "/derender", {"chat_request": {"messages": [ITEM] * 501}, "x": [1] * 501}, 400),
+        (COMPLETIONS + "/derender", {"generate_response": {"choices": [{}] * 2_501}}, 400),
+        (GENERATE, {"token_ids": [7] * 1_500, "token_offsets": [[0, 1]] * 1_500}, 200),
+        (GENERATE, {"token_ids": [7] * 1_500, "x": [[0, 1]] * 1_500}, 400),
+        (CHAT, {"messages": [ITEM], "n": 257}, 400),
+    ],
+)
+def test_of_what_was_sampled_more_is_read_than_of_what_is_asked(url: str, path: str, body: Any, status: int) -> None:
+    assert httpx.post(url + path, json=body).status_code == status
 
 
 def test_a_long_answer_with_its_log_probabilities_may_be_sent_back(url: str) -> None:

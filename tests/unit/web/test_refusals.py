@@ -16,7 +16,7 @@ from fastapi import FastAPI
 from research.config import load_settings
 from research.schemas import AnswerRequest, ErrorBody
 from services.policy.api.answer import answer_routes
-from services.policy.api.body_sizes import MAX_BODY_BYTES
+from services.policy.bodies.sizes import MAX_BODY_BYTES
 from services.policy.service import PolicyService
 from services.trainer.api.app import create_app
 from services.trainer.controller import RunController

@@ -17,6 +17,7 @@ from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from research.http import request_id
+from services.policy.bodies.dear_fields import dear_fault
 from services.web.json_bounds import fault_of
 
 # Messages, tools and schemas of any usual chat; wrong values cost vLLM some 2 KB each.
@@ -30,12 +31,16 @@ _NUMBERS = ("token", "bytes", "offset", "logprob")
 _RESPONSES = ("/v1/responses", "/v1/responses/render")
 _OF_INPUT = range(64, 257)
 _TOKENS_PER_ITEM, _VALUES_PER_ITEM = 64, 16
-# Of lists within an item that many forms have, and of tools, each of which has some sixteen forms, too.
-_PARTED = ("content", "output", "summary")
+# Of lists within an item; of what has many forms itself, and of tools beside.
 _MOST_PARTS, _MOST_TOOLS = 256, 128
+_OF_MANY_FORMS = {"tools": 64, "actions": 64}
 # The longest context, a few times over; and each prompt of a list is a request of its own to the engine.
 MOST_TOKENS = 1_000_000
 _MOST_PROMPTS = 1_000
+# Where what was sampled is made into text again: long by nature, but for the request that comes with it.
+_DERENDER = "/derender"
+_WITH_IT = ("chat_request", "completion_request")
+_MOST_ITEMS_WITH_IT, _MOST_OF_SAMPLED = 500, 2_500
 _TOKENS = {
     "/inference/v1/generate": "token_ids",
     "/v1/completions": "prompt",
@@ -80,11 +85,7 @@ class CheapRefusals:
         whole: bytes | None = bytes(body)
         del body
         assert whole is not None
-        path = scope["path"].rstrip("/")
-        fault = _fault(path, whole, self._of_input)
-        if fault is None and path in _RESPONSES:
-            fault = await self._response_fault(whole)
-        if fault:
+        if fault := await self._fault_of(scope["path"].rstrip("/"), whole):
             await _refusal(400, fault)(scope, receive, send)
             return
 
@@ -97,14 +98,21 @@ class CheapRefusals:
 
         await self._app(scope, again, send)
 
-    async def _response_fault(self, body: bytes) -> str | None:
-        """What is wrong with the first item that is; others get their turn between two items."""
-        try:
-            values = json.loads(body)  # which takes what the server takes: NaN, other encodings
-        except (ValueError, RecursionError):
-            return None  # vLLM says so
+    async def _fault_of(self, path: str, body: bytes) -> str | None:
+        """What is wrong with the body; others get their turn while it is looked at."""
+        if (fault := _fault(path, body, self._of_input)) or path.endswith(_ABORTING):
+            return fault
+        await asyncio.sleep(0)
+        values = _read(body)
         if not isinstance(values, dict):
             return None
+        fault = dear_fault(values)
+        if fault is None and path in _RESPONSES:
+            fault = await self._response_fault(values)
+        return fault
+
+    async def _response_fault(self, values: dict[str, Any]) -> str | None:
+        """What is wrong with the first item of its input that is."""
         given, tools = values.get("input"), values.get("tools")
         if isinstance(tools, list) and len(tools) > _MOST_TOOLS:
             return f"tools: it has more than {_MOST_TOOLS} items"
@@ -116,6 +124,18 @@ class CheapRefusals:
             if fault := _parts_fault(item) or self._item_fault(item):
                 return f"input.{number}: {fault}"
             await asyncio.sleep(0)
+        return None
+
+
+def _read(body: bytes) -> Any:
+    """As the server reads it, which takes NaN and other encodings, too; None for what is no JSON."""
+    try:
+        return orjson.loads(body)
+    except ValueError:
+        pass
+    try:
+        return json.loads(body)
+    except (ValueError, RecursionError):
         return None
 
 
@@ -149,15 +169,22 @@ def _fault(path: str, body: bytes, of_input: int) -> str | None:
     given = values.get("input") if responses and isinstance(values, dict) else None
     if isinstance(given, list) and len(given) > of_input:
         return f"input: it has more than {of_input} items"
-    if _items(values) > MOST_ITEMS:
-        return f"the lists of the body have more than {MOST_ITEMS} items"
-    return None
+    if path.endswith(_DERENDER) and isinstance(values, dict):
+        asked = {name: values.pop(name) for name in _WITH_IT if name in values}
+        if _items(asked) > _MOST_ITEMS_WITH_IT:
+            return f"the lists of {' and '.join(asked)} have more than {_MOST_ITEMS_WITH_IT} items"
+        most_items = _MOST_OF_SAMPLED
+    else:
+        most_items = MOST_ITEMS
+    return f"the lists of the body have more than {most_items} items" if _items(values) > most_items else None
 
 
 def _parts_fault(item: object) -> str | None:
-    fields = item if isinstance(item, dict) else {}
-    long = [name for name in _PARTED if isinstance(fields.get(name), list) and len(fields[name]) > _MOST_PARTS]
-    return f"{long[0]}: it has more than {_MOST_PARTS} items" if long else None
+    for name, value in item.items() if isinstance(item, dict) else ():
+        most = _OF_MANY_FORMS.get(name, _MOST_PARTS)
+        if isinstance(value, list) and len(value) > most:
+            return f"{name}: it has more than {most} items"
+    return None
 
 
 def _items(values: Any) -> int:
@@ -168,11 +195,17 @@ def _items(values: Any) -> int:
         if isinstance(value, dict):
             waiting.extend(value.items())
         elif isinstance(value, list):
-            if any(map(name.__contains__, _NUMBERS)) and set(map(type, value)) <= {int, float}:
+            if any(map(name.__contains__, _NUMBERS)) and _is_of_numbers(value):
                 continue
             found += len(value)
             waiting.extend((name, each) for each in value if isinstance(each, dict | list))
     return found
+
+
+def _is_of_numbers(value: list[Any]) -> bool:
+    """Whether it holds only numbers, or only pairs and the like of numbers."""
+    types = set(map(type, value))
+    return types <= {int, float} or (types == {list} and all(set(map(type, each)) <= {int, float} for each in value))
 
 
 def _are_tokens(value: object) -> bool:

@@ -31,6 +31,7 @@ def body_sizes(max_model_len: int) -> dict[str, int]:
     return {
         **dict.fromkeys(INFERENCE, one),
         **dict.fromkeys(("/v1/completions", "/v1/chat/completions/batch"), max(one, _SEVERAL_PROMPTS_BYTES)),
+        **dict.fromkeys(("/v1/completions/derender", "/v1/chat/completions/derender"), one),
         "/admin/weights": MAX_LARGE_BODY_BYTES,
         "/inference/v1/abort_requests": MAX_BODY_BYTES,
         **dict.fromkeys(("/tokenize", "/detokenize"), MAX_TEXT_BYTES),
