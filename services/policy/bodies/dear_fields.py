@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from contextlib import suppress
 from typing import Any
 
 import orjson
@@ -81,14 +82,12 @@ def _texts_fault(request: dict[str, Any], prompts: int) -> str | None:
 def _grammars(request: dict[str, Any]) -> Iterator[Any]:
     """What is made into a grammar; a schema that is given as a text is read, since escapes would hide its words."""
     for name in _GRAMMARS:
-        if given := request.get(name):
+        given = request.get(name)
+        if isinstance(given, dict):
             yield given
-            schema = given.get("json") if isinstance(given, dict) else None
-            if isinstance(schema, str):
-                try:
+            if isinstance(schema := given.get("json"), str):
+                with suppress(ValueError):
                     yield orjson.loads(schema)
-                except ValueError:
-                    continue
     if request.get("tool_choice") not in (None, "none", "auto"):
         yield request.get("tools")
 

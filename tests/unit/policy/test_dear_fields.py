@@ -79,6 +79,7 @@ def test_what_costs_much_is_refused_by_name(body: dict[str, Any], named: str) ->
         {"n": float("nan"), "messages": {}, "stream_state": {"prev_tokens": 1}},
         {"n": float("inf"), "prompt": [], "tool_choice": {"type": "function"}},
         {"stream_state": {"prev_tokens": ["a" * 1_000, None]}},
+        {"text": "a" * 100_000, "response_format": [1], "structured_outputs": "a"},
     ],
 )
 def test_what_people_send_and_what_vllm_refuses_by_itself_pass(body: dict[str, Any]) -> None:
