@@ -110,7 +110,7 @@ ITEM = {"role": "user", "content": "x"}
         (CHAT + "/batch", {"messages": [[ITEM] * 99] * 10}, {"messages": [[ITEM] * 100] * 10}),
         ("/tokenize", {"messages": [ITEM] * 1000}, {"messages": [ITEM] * 1001}),
         (CHAT, {"messages": [ITEM], "allowed_token_ids": [1] * 9000}, {"messages": [1] * 1001}),
-        (COMPLETIONS, {"prompt": ["a"] * 1000}, {"prompt": ["a"] * 1001}),
+        (COMPLETIONS, {"prompt": ["a"] * 512}, {"prompt": ["a"] * 1001}),
         (COMPLETIONS, {"prompt": [7] * 200_000, "stop": ["a"] * 9}, {"prompt": [7] * 200_000, "stop": ["a"] * 1001}),
         ("/inference/v1/abort_requests", {"request_ids": ["a"] * 9000}, {"request_ids": ["a"] * 10_001}),
         (RESPONSES, {"input": [{"content": [{}] * 200}] * 2}, {"input": [{"content": [[], []] * 510}]}),
