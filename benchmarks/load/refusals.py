@@ -147,7 +147,7 @@ def dear() -> Iterator[tuple[str, bytes]]:
     """Of vLLM's routes: fields that multiply, as large as they may be and larger."""
     ranges = {str(at): {"type": "integer", "minimum": at - 10**17, "maximum": 10**17 - at} for at in range(1_000)}
     forms = {
-        "samples": {"n": 256},
+        "samples": {"n": 128},
         "too many samples": {"n": 16_384},
         "words": {"bad_words": ["a b " * 12_000]},
         "too many words": {"bad_words": ["a b " * 60_000]},

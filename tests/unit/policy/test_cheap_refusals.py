@@ -176,7 +176,7 @@ SAMPLED = {"token_ids": [7] * 5000, "logprobs": {"content": [{"token_id": 7, "lo
         (COMPLETIONS + "/derender", {"generate_response": {"choices": [{}] * 2_501}}, 400),
         (GENERATE, {"token_ids": [7] * 1_500, "token_offsets": [[0, 1]] * 1_500}, 200),
         (GENERATE, {"token_ids": [7] * 1_500, "x": [[0, 1]] * 1_500}, 400),
-        (CHAT, {"messages": [ITEM], "n": 257}, 400),
+        (CHAT, {"messages": [ITEM], "n": 129}, 400),
     ],
 )
 def test_of_what_was_sampled_more_is_read_than_of_what_is_asked(url: str, path: str, body: Any, status: int) -> None:

@@ -22,10 +22,10 @@ def as_format(schema: Any) -> dict[str, Any]:
 @pytest.mark.parametrize(
     ("body", "named"),
     [
-        ({"messages": [{}], "n": 257}, "n: "),
+        ({"messages": [{}], "n": 129}, "n: "),
         ({"messages": [{}], "n": "16384"}, "n: "),
         ({"messages": [{}], "n": 16384.0}, "n: "),
-        ({"sampling_params": {"n": 257}}, "n: "),
+        ({"sampling_params": {"n": 129}}, "n: "),
         ({"prompt": [[1]] * 501, "n": 2}, "n: "),
         ({"prompt": ["a"] * 501, "n": 2}, "n: "),
         ({"messages": [[{"role": "user"}]] * 501, "n": 2}, "n: "),
@@ -67,7 +67,7 @@ def test_what_costs_much_is_refused_by_name(body: dict[str, Any], named: str) ->
     "body",
     [
         {},
-        {"messages": [{"role": "user", "content": "a"}], "n": 256},
+        {"messages": [{"role": "user", "content": "a"}], "n": 128},
         {"prompt": ["a"] * 512, "n": 1, "temperature": 0, "stop": ["a", "b"], "logprobs": 5, "seed": 1},
         {"prompt": [[1] * 700] * 100, "n": 8, "logit_bias": {str(number): 1 for number in range(400)}},
         {"prompt": [1] * 5_000, "n": 64},
