@@ -175,7 +175,7 @@ them, and fails for a route that may change something and is open to everybody.
 
 Limits of every route: those of connections, heads and time in [operations.md](operations.md). Bodies: 4 MB, all that
 are unanswered 256 MB (policy: 1 GB); of one prompt 250 kB and 16 bytes for each token of the context
-(`model.max_model_len`), of several (`/v1/completions`, batches) 8 MB, of `/admin/weights` 16 MB, of a text to be
+(`model.max_model_len`), of several (`/v1/completions`, batches) 4 MB, of `/admin/weights` 16 MB, of a text to be
 tokenized and of `/mcp` 1 MB. On vLLM's routes fields that multiply are bounded, too
 ([121](adr/121-fields-that-multiply-are-bounded.md)). The trainer reads no body. The figures are the defaults of the
 settings.

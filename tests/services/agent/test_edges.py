@@ -51,7 +51,7 @@ def test_tokens_are_made_and_read_with_the_key(services: Services) -> None:
     [
         ("/answer", 4_000_000),
         ("/tokenize", 1_000_000),
-        ("/v1/completions", 8_000_000),
+        ("/v1/completions", 4_000_000),
         ("/v1/chat/completions", prompt_bytes(CONTEXT)),
         ("/inference/v1/generate", prompt_bytes(CONTEXT)),
     ],
