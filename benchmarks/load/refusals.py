@@ -149,7 +149,7 @@ def dear() -> Iterator[tuple[str, bytes]]:
     forms = {
         "samples": {"n": 128},
         "too many samples": {"n": 16_384},
-        "words": {"bad_words": ["a b " * 12_000]},
+        "words": {"bad_words": ["a b " * 3_900]},
         "too many words": {"bad_words": ["a b " * 60_000]},
         "a regular expression": {"structured_outputs": {"regex": "a" * 65_000}},
         "too long an expression": {"structured_outputs": {"regex": "a" * 250_000}},
