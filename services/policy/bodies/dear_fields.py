@@ -98,8 +98,10 @@ def _grammars(request: dict[str, Any]) -> Iterator[Any]:
 def _dumped(value: Any) -> bytes:
     try:
         return orjson.dumps(value)
-    except (orjson.JSONEncodeError, TypeError):  # half of a pair, or numbers of more than 64 bits
-        return repr(value).encode("utf-8", "backslashreplace")
+    except orjson.JSONEncodeError:  # half of a pair, a number of more than 64 bits, or deep nesting
+        with suppress(RecursionError):
+            return repr(value).encode("utf-8", "backslashreplace")
+        return bytes(_MOST_GRAMMAR_BYTES + 1)
 
 
 def _whole(value: object) -> int:

@@ -85,3 +85,11 @@ def test_what_costs_much_is_refused_by_name(body: dict[str, Any], named: str) ->
 )
 def test_what_people_send_and_what_vllm_refuses_by_itself_pass(body: dict[str, Any]) -> None:
     assert dear_fault(body) is None
+
+
+@pytest.mark.parametrize(("depth", "refused"), [(300, False), (100_000, True)])
+def test_deep_nesting_raises_nothing(depth: int, refused: bool) -> None:
+    nested: Any = 1
+    for _ in range(depth):
+        nested = [nested]
+    assert (dear_fault({"structured_outputs": {"json": nested}}) is not None) == refused
