@@ -17,7 +17,7 @@ from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from research.http import request_id
-from services.policy.bodies.dear_fields import dear_fault
+from services.policy.bodies.dear_fields import MOST_PROMPTS, dear_fault
 from services.web.json_bounds import fault_of
 
 # Messages, tools and schemas of any usual chat; wrong values cost vLLM some 2 KB each.
@@ -34,9 +34,8 @@ _TOKENS_PER_ITEM, _VALUES_PER_ITEM = 64, 16
 # Of lists within an item; of what has many forms itself, and of tools beside.
 _MOST_PARTS, _MOST_TOOLS = 256, 128
 _OF_MANY_FORMS = {"tools": 64, "actions": 64}
-# The longest context, a few times over; and each prompt of a list is a request of its own to the engine.
+# The longest context, a few times over.
 MOST_TOKENS = 1_000_000
-_MOST_PROMPTS = 1_000
 # Where what was sampled is made into text again: long by nature, but for the request that comes with it.
 _DERENDER = "/derender"
 _WITH_IT = ("chat_request", "completion_request")
@@ -164,7 +163,7 @@ def _fault(path: str, body: bytes, of_input: int) -> str | None:
     except (ValueError, orjson.JSONEncodeError) as error:  # the latter if it is nested very deeply
         return f"the body cannot be read: {error}"
     if fault := fault_of(body, most):
-        told = f"{field}: {fault}, and they are not the token ids of one prompt or of {_MOST_PROMPTS}"
+        told = f"{field}: {fault}, and they are not the token ids of one prompt or of {MOST_PROMPTS}"
         return told if field else fault
     given = values.get("input") if responses and isinstance(values, dict) else None
     if isinstance(given, list) and len(given) > of_input:
@@ -213,7 +212,7 @@ def _are_tokens(value: object) -> bool:
     if not isinstance(value, list):
         return False
     if set(map(type, value)) == {list}:
-        return len(value) <= _MOST_PROMPTS and all(map(_are_ids, value))
+        return len(value) <= MOST_PROMPTS and all(map(_are_ids, value))
     return _are_ids(value)
 
 

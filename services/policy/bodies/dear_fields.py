@@ -26,7 +26,7 @@ _MOST_BAD_WORD_BYTES = 16_000
 _MOST_XARGS = 256
 # Each is a request to the engine: 990 held the loop for 0.2 s. What stands beside them is copied for each: seven
 # million values took 3.6 s.
-_MOST_PROMPTS, _MOST_COPIES = 512, 50_000
+MOST_PROMPTS, _MOST_COPIES = 512, 50_000
 # What was sampled before is read again with each token.
 _MOST_EARLIER_TOKEN = 1_000
 
@@ -34,8 +34,8 @@ _MOST_EARLIER_TOKEN = 1_000
 def dear_fault(values: dict[str, Any]) -> str | None:
     """What costs too much in a body; None if nothing does. Values of wrong types are left to vLLM."""
     prompts, beside = _prompts(values)
-    if prompts > _MOST_PROMPTS:
-        return f"it has {prompts} prompts: send {_MOST_PROMPTS} at once"
+    if prompts > MOST_PROMPTS:
+        return f"it has {prompts} prompts: send {MOST_PROMPTS} at once"
     if prompts > 1 and prompts * _count(beside) > _MOST_COPIES:
         return f"its {prompts} prompts times the values beside them are more than {_MOST_COPIES}: send fewer at once"
     for request in (values, *(values[name] for name in _WITHIN if isinstance(values.get(name), dict))):
