@@ -17,12 +17,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import cast
 
 from apps.bench.sets import question_sets
 from apps.bench.target import Target, target_of
 from research.bench.records import Records
 from research.bench.run import ask_all
-from research.clients import sampling_params
+from research.clients import PolicyClient, sampling_params
 from research.config import load_settings
 from research.episode.agent import GREEDY, Generation, Policy, Sampling
 from research.http.service import HttpService
@@ -30,7 +31,7 @@ from research.questions import Question
 from research.schemas import StrategyName
 from research.settings import Settings
 from research.strategies import STRATEGIES
-from research.strategies.token_chat import TokenChat
+from research.strategies.token_chat import ChatTokenizer, TokenChat
 
 ROUNDS = 2
 
@@ -100,12 +101,12 @@ async def main(settings: Settings) -> None:
     print("| --- | --- | --- | --- | --- | --- | --- |")
     async with target_of(settings) as served:
         policy = served.agent.policy
-        assert isinstance(policy, HttpService)
-        for name in STRATEGIES:
+        assert isinstance(policy, PolicyClient)
+        for name in cast("tuple[StrategyName, ...]", STRATEGIES):
             passes, bounds = [], []
             for number in range(ROUNDS):
                 recording = Recording(policy)
-                chat = TokenChat(recording, served.agent.tokenizer, served.agent.context_length)
+                chat = TokenChat(recording, cast(ChatTokenizer, served.agent.tokenizer), served.agent.context_length)
                 asked = replace(served, agent=replace(served.agent, policy=recording), chat=chat)
                 policy.weight_version = f"{name}-{number}"
                 passes.append(await evaluate(asked, name, questions))

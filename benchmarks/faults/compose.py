@@ -17,6 +17,7 @@ import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 import httpx
 
@@ -143,7 +144,7 @@ def main() -> None:
     for fault in FAULTS:
         for service in SERVICES:
             if not chosen.only or chosen.only in fault.name:
-                row(fault.name, service, lambda act=fault.act, of=service: act(of), fault.help)
+                row(fault.name, service, partial(fault.act, service), fault.help)
     if not chosen.only or chosen.only in "engine silent":
         stop = lambda: send("policy", 19, "EngineCore")  # noqa: E731
         row("vLLM's engine hung (SIGSTOP)", "policy", stop, "nobody")

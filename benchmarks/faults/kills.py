@@ -103,7 +103,7 @@ def _killed(services: Services, run: str, steps: int, kills: int, of: list[str])
     overrides = [f"grpo.steps={steps}", "evaluation.interval=5", "checkpoints.interval=2", f"checkpoints.keep={steps}"]
     trainer = services.trainer_of(run, *overrides)
     trainer.start()
-    remembered = {}
+    remembered: dict[tuple[str, int], tuple[int, ...]] = {}
     # The last of them is in a step that has one after it.
     for after in sorted(rng.sample(range(1, steps - 2), kills)):
         trainer.await_that(f"step {after}", lambda after=after: record.last_step() >= after, _RUN_SECONDS)  # type: ignore[misc]

@@ -146,7 +146,7 @@ def bodies(size: int, fields: list[str]) -> Iterator[tuple[str, bytes]]:
 def dear() -> Iterator[tuple[str, bytes]]:
     """Of vLLM's routes: fields that multiply, as large as they may be and larger."""
     ranges = {str(at): {"type": "integer", "minimum": at - 10**17, "maximum": 10**17 - at} for at in range(1_000)}
-    forms = {
+    forms: dict[str, dict[str, object]] = {
         "samples": {"n": 128},
         "too many samples": {"n": 16_384},
         "words": {"bad_words": ["a b " * 3_900]},
@@ -160,7 +160,12 @@ def dear() -> Iterator[tuple[str, bytes]]:
         forms[f"{many} ranges"] = {"structured_outputs": {"json": schema}}
     for name, more in forms.items():
         # Each route takes what it knows: a prompt, messages, tokens, an input.
-        asked = {"model": "policy", "prompt": "a", "messages": [{"role": "user", "content": "a"}], "max_tokens": 1}
+        asked: dict[str, object] = {
+            "model": "policy",
+            "prompt": "a",
+            "messages": [{"role": "user", "content": "a"}],
+            "max_tokens": 1,
+        }
         whole = {**asked, "input": "a", "token_ids": [1], "sampling_params": {**more, "max_tokens": 1}, **more}
         yield name, json.dumps({**whole, "chat_request": {**asked, **more}}).encode()
     several = {"model": "policy", "prompt": [[1]] * 512, "max_tokens": 1}

@@ -70,7 +70,7 @@ def main() -> None:
             "policy.answer_concurrency=128",
         ]
         started = time.perf_counter()
-        with policy_and_retriever(*settings, *asked.set, **environment) as (url, _):
+        with policy_and_retriever(*settings, *asked.set, environment=environment) as (url, _):
             seconds = time.perf_counter() - started
             asyncio.run(rate(url, 8))
             rates = [statistics.median(asyncio.run(rate(url, clients)) for _ in range(ROUNDS)) for clients in CLIENTS]

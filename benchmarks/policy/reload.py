@@ -49,7 +49,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as scratch:
         checkpoints = two_checkpoints(local_checkpoint(arguments.model, Path("data")), Path(scratch))
         overrides = [f"model.name={arguments.model}", f"policy.weights_dir={scratch}", "policy.kv_cache_gib=1"]
-        with policy_and_retriever(*overrides, RESEARCH_ADMIN_TOKEN=TOKEN) as (url, process):
+        with policy_and_retriever(*overrides, environment={"RESEARCH_ADMIN_TOKEN": TOKEN}) as (url, process):
             result = asyncio.run(
                 reload_under_load(url, process.pid, checkpoints, questions, arguments.reloads, arguments.gap)
             )
@@ -89,7 +89,8 @@ async def reload_under_load(
             else:
                 failed.append(response.text[:200])
 
-    pauses, digests, wrong, memory = [], {}, 0, []
+    pauses, wrong, memory = [], 0, []
+    digests: dict[int, dict[str, str]] = {}
     async with (
         PolicyAdmin(url, token=TOKEN, retries=0) as admin,
         httpx.AsyncClient(base_url=url, timeout=300, transport=transport) as http,

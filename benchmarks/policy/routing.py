@@ -20,6 +20,9 @@ class Former:
 
     fleet: Fleet
 
+    def of_episode(self, group: str) -> Former:
+        return self
+
     async def generate(self, prompt_ids: Sequence[int], max_tokens: int, sampling: Sampling) -> Generation:
         key = zlib.crc32(repr((prompt_ids[:256], sampling.seed)).encode())
         server = self.fleet.servers[key % len(self.fleet.servers)]
@@ -34,7 +37,7 @@ def main() -> None:
         for rule in ("former", "now"):
             fleet = Fleet(count)
             former = Former(fleet)
-            groups = fleet.step(256, 5, 4, (lambda group, former=former: former) if rule == "former" else None)
+            groups = fleet.step(256, 5, 4, former.of_episode if rule == "former" else None)
             together = sum(len({places[0] for places in episodes}) == 1 for episodes in groups) / len(groups)
             most = max(server.busiest for server in fleet.servers) / (256 * 5 / count)
             print(f"| {count} | {rule} | {stays(groups):.1%} | {together:.1%} | {most:.2f} |")

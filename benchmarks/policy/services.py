@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
 from benchmarks.retriever.load import SERVE, free_port, serving
@@ -12,10 +12,10 @@ from benchmarks.retriever.load import SERVE, free_port, serving
 
 @contextmanager
 def policy_and_retriever(
-    *overrides: str, retriever_port: int | None = None, **environment: str
+    *overrides: str, retriever_port: int | None = None, environment: Mapping[str, str] | None = None
 ) -> Iterator[tuple[str, subprocess.Popen[bytes]]]:
     """The policy's URL and process."""
-    os.environ.update(environment)
+    os.environ.update(environment or {})
     port, retriever_port = free_port(), retriever_port or free_port()
     policy = [
         *SERVE[:-1],

@@ -158,7 +158,7 @@ def table(kinds: dict[str, list[str]], rounds: list[Round], queries: list[str]) 
 
 def builtin_queries() -> list[str]:
     """Every search that the built-in questions need, once each, in a fixed random order."""
-    queries = set()
+    queries: set[str] = set()
     for path in sorted(Path("data/questions").glob("builtin-*.jsonl")):
         for line in path.read_text(encoding="utf-8").splitlines():
             queries.update(hop["query"] for hop in json.loads(line)["hops"])

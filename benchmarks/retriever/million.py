@@ -17,13 +17,15 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-NAMES = ("flat", "hnsw", "ivf-sq8", "ivf-pq", "ivf-rabitq")
+from services.retriever.index.faiss_config import FaissConfigName
+
+NAMES: tuple[FaissConfigName, ...] = ("flat", "hnsw", "ivf-sq8", "ivf-pq", "ivf-rabitq")
 PART = 50_000
 QUERIES = 1000
 TOP_K = 5
@@ -62,7 +64,7 @@ class Synthetic:
         return (noisy / np.linalg.norm(noisy, axis=1, keepdims=True)).astype(np.float32)
 
 
-def build(name: str, count: int, directory: Path) -> dict[str, Any]:
+def build(name: FaissConfigName, count: int, directory: Path) -> dict[str, Any]:
     """Write one structure, unless the same is there; seconds and bytes on disk."""
     from services.retriever.index.faiss_config import faiss_config_for
     from services.retriever.index.vector_index import write_dense
@@ -84,7 +86,7 @@ def build(name: str, count: int, directory: Path) -> dict[str, Any]:
     return built
 
 
-def search(name: str, count: int, directory: Path) -> dict[str, Any]:
+def search(name: FaissConfigName, count: int, directory: Path) -> dict[str, Any]:
     """Open one structure and search it; seconds, resident memory and what was found."""
     from services.retriever.index.faiss_config import faiss_config_for
     from services.retriever.index.vector_index import FULL_VECTORS, open_dense
@@ -161,7 +163,7 @@ def main() -> None:
     print(table(rows, arguments.count, arguments.data))
 
 
-def table(rows: dict[str, tuple[dict[str, Any], dict[str, Any]]], count: int, data: Path) -> str:
+def table(rows: Mapping[FaissConfigName, tuple[dict[str, Any], dict[str, Any]]], count: int, data: Path) -> str:
     """In Markdown, every structure against flat."""
     exact = np.load(data / "flat" / "found.npy")
     flat_rate = rows["flat"][1]["rate"]

@@ -16,6 +16,7 @@ import subprocess
 import tempfile
 import threading
 import urllib.request
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -42,12 +43,12 @@ def main() -> None:
         bodies.write_text("".join(lines), encoding="utf-8")
         soak = Soak(port, process.pid, bodies)
         capacity = soak.phase(64, 0, 20)
-        steady = [CLIENTS, soak.pause_for(0.8 * capacity["rate"])]
+        steady = partial(soak.phase, CLIENTS, soak.pause_for(0.8 * capacity["rate"]))
         rows = {
             "capacity": capacity,
-            "four fifths": soak.phase(*steady, 60 * arguments.minutes),
+            "four fifths": steady(60 * arguments.minutes),
             "overload": soak.phase(OVERLOAD_CLIENTS, 0, 60 * arguments.overload_minutes),
-            "four fifths again": soak.phase(*steady, 60),
+            "four fifths again": steady(60),
         }
     head = ("phase", "clients", "minutes", "asked/s", "answered/s", "statuses", "broken", "admitted p50 ms", "p99 ms")
     print(f"| {' | '.join(head)} | RSS MiB, first to last, most |")

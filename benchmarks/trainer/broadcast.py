@@ -30,7 +30,8 @@ def receiver(orders: Connection, numbers: int) -> None:
     nccl.join_group = join_gloo
     wire = [(f"tensor-{number}", "BF16", [numbers]) for number in range(TENSORS)]
     while (order := orders.recv()) is not None:
-        receive(Seat(*order, CPU), wire)
+        group_id, rank, ranks = order
+        receive(Seat(group_id, rank, ranks, CPU), wire)
         orders.send(True)
 
 

@@ -90,7 +90,7 @@ class Meter:
             self.held, self.computed = self.held + took, self.computed + computed
             self.longest, self.most_computed = max(self.longest, took), max(self.most_computed, computed)
 
-        asyncio.Handle._run = timed  # type: ignore[method-assign]
+        asyncio.Handle._run = timed  # type: ignore[method-assign, assignment]
         due = asyncio.get_running_loop().call_later(TICK, self._tick, time.perf_counter() + TICK)
         try:
             yield

@@ -25,6 +25,7 @@ import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -35,7 +36,7 @@ from benchmarks.trainer.peak import RETURNING, peak_above_states
 from research.config import load_settings
 from research.model_paths import local_checkpoint
 from services.machine.number_formats import cpu_capability
-from services.trainer.model.batching import TrainingSequence, common_prefix, pack_micro_batches
+from services.trainer.model.batching import TrainingSequence, collate, common_prefix, pack_micro_batches
 from tests.emulated_avx2 import ENVIRONMENT
 
 SELF = [sys.executable, "-m", "benchmarks.trainer.learner"]
@@ -92,16 +93,17 @@ def updater(case: Case, dtype: str) -> tuple[Callable[[], Any], int]:
     from services.trainer.model import forward, head
 
     if "not lean" in case.changes:
-        forward.make_lean = lambda model: None
+        forward_module: Any = forward
+        forward_module.make_lean = lambda model: None
     settings = load_settings(
         overrides=[f"model.dtype={dtype}", "optimizer.frozen_layers=0", *case.overrides, "optimizer.warmup_steps=0"]
     )
     own = learner.Learner(settings, local_checkpoint(settings.model.name, settings.paths.data))
     own.set_torch_threads()
     if "unshared" in case.changes:
-        compute.pack_micro_batches = lambda *given: pack_micro_batches(*given, share_prefixes=False)  # type: ignore[assignment]
-        collate = compute.collate
-        compute.collate = lambda *given: collate(*given, share_prefixes=False)  # type: ignore[assignment]
+        compute_module: Any = compute
+        compute_module.pack_micro_batches = partial(pack_micro_batches, share_prefixes=False)
+        compute_module.collate = partial(collate, share_prefixes=False)
     if "full logits" in case.changes:
         head._CPU_ELEMENTS = 2**40
     if "all entropy" in case.changes:

@@ -46,12 +46,12 @@ OTHER_CALLS = {
 
 def template_of(model: str) -> str:
     """The chat template of a published model, as trl has it."""
-    (trl,) = find_spec("trl").submodule_search_locations  # type: ignore[union-attr]
+    (trl,) = find_spec("trl").submodule_search_locations  # type: ignore[union-attr, misc]
     return (Path(trl) / "chat_templates" / f"{model}.jinja").read_text()
 
 
-NOT_SPECIAL = ("<tool_call>", "</tool_call>", "<tool_response>", "</tool_response>", "<|fim_prefix|>", "<|repo_name|>")
-NOT_SPECIAL += ("<think>", "</think>", "Zürich", "    ")
+NOT_SPECIAL = ["<tool_call>", "</tool_call>", "<tool_response>", "</tool_response>", "<|fim_prefix|>", "<|repo_name|>"]
+NOT_SPECIAL += ["<think>", "</think>", "Zürich", "    "]
 
 
 def byte_tokenizer() -> Any:

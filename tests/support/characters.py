@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from research.episode.agent import Finish, Generation, Sampling
-from research.errors import ProtocolError
+from research.errors import ConfigurationError, ProtocolError
 from research.passages import Passage
 from research.prompts import Prompt
 
@@ -34,6 +34,9 @@ class CharacterTokenizer:
 
     def prompt_ids(self, prompt: Prompt, question: str) -> list[int]:
         return [2, *self.encode(question)]
+
+    def reply_ids(self, text: str, *, empty: str, ended: bool) -> list[int]:
+        raise ConfigurationError("no chat template")
 
 
 @dataclass

@@ -7,7 +7,7 @@ one that several files share counts for the last of them.
 from __future__ import annotations
 
 import resource
-from collections import Counter
+from collections import defaultdict
 from collections.abc import Generator
 from multiprocessing import forkserver
 
@@ -15,7 +15,7 @@ import psutil
 import pytest
 
 _SHOWN = 20
-_seconds: Counter[str] = Counter()
+_seconds: defaultdict[str, float] = defaultdict(float)
 
 
 def _used() -> float:
@@ -42,5 +42,5 @@ def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, object, object
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     terminalreporter.section(f"{_used():.0f} s of CPU, by file")
-    for path, seconds in _seconds.most_common(_SHOWN):
+    for path, seconds in sorted(_seconds.items(), key=lambda item: -item[1])[:_SHOWN]:
         terminalreporter.write_line(f"{seconds:7.1f}s {path}")

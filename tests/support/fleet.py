@@ -46,7 +46,7 @@ class Fleet:
 
     async def episode(self, policy: Policy, prompt: list[int], seed: int, turns: int) -> list[int]:
         """The server of each turn."""
-        places = []
+        places: list[int] = []
         for turn in range(turns):
             ids = (await policy.generate(prompt, 9, Sampling(seed=seed + 7919 * turn))).token_ids
             prompt, places = prompt + ids, [*places, ids[0]]

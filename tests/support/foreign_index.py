@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import faiss
 import numpy as np
@@ -51,7 +51,7 @@ def write_index(
     index = faiss.index_factory(vectors.shape[1], factory, metric)
     if factory.startswith("OPQ"):
         # A rotation that is learned well takes a minute, and nothing here depends on it.
-        rotation = faiss.downcast_VectorTransform(index.chain.at(0))
+        rotation: Any = faiss.downcast_VectorTransform(cast(Any, index).chain.at(0))
         rotation.niter = rotation.niter_pq_0 = rotation.niter_pq = 1
     index.train(vectors)
     if isinstance(index, faiss.IndexIDMap):

@@ -8,18 +8,19 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
+from torch._C._distributed_c10d import TCPStore
 
 from services.transport.nccl import Seat
 
 # Longer than the tests wait for a lost rank: a hanging group is ended by our own limit.
 _PATIENCE = timedelta(seconds=60)
 
-_stores: list[dist.TCPStore] = []
+_stores: list[TCPStore] = []
 
 
 def new_gloo_id() -> str:
     """As `services.transport.nccl.new_group_id`: the port at which this process tells ranks of each other."""
-    store = dist.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
+    store = TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
     _stores.append(store)
     return str(store.port)
 
@@ -34,7 +35,7 @@ class GlooGroup:
 
     def __init__(self, seat: Seat) -> None:
         assert seat.device.type == "cpu"
-        self._store = dist.TCPStore("127.0.0.1", int(seat.group_id), is_master=False, timeout=_PATIENCE)
+        self._store = TCPStore("127.0.0.1", int(seat.group_id), is_master=False, timeout=_PATIENCE)
         self._group: Any = dist.ProcessGroupGloo(self._store, seat.rank, seat.ranks, _PATIENCE)
         self._waits = self._aborted = False
 

@@ -5,7 +5,9 @@ python -m tests.support.licences > docs/licences-of-packages.md
 
 from __future__ import annotations
 
+from email.message import Message
 from importlib.metadata import Distribution, PackageNotFoundError, distribution
+from typing import cast
 
 from tests.support.house import ROOT
 
@@ -42,7 +44,7 @@ def _licence(name: str) -> str:
         found: Distribution = distribution(name)
     except PackageNotFoundError:
         return "not installed"
-    metadata = found.metadata
+    metadata = cast(Message, found.metadata)
     classifiers = [
         each.rpartition(" :: ")[2] for each in metadata.get_all("Classifier") or [] if each.startswith("License ::")
     ]

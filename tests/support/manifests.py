@@ -48,7 +48,8 @@ class Manifests:
 
     def environment(self, service: str) -> dict[str, str]:
         """The variables of a service's container, but for the secrets."""
-        container, variables = self.container(service), {}
+        container = self.container(service)
+        variables: dict[str, str] = {}
         for source in container["envFrom"]:
             variables |= self.get("ConfigMap", source["configMapRef"]["name"])["data"]
         return variables | {each["name"]: each["value"] for each in container["env"] if "value" in each}

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import socket
 import time
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Coroutine, Iterator
 from contextlib import closing, contextmanager
 from typing import Any
 
@@ -17,6 +17,7 @@ from services.retriever.web.pages.urls import page_url
 from tests.support.page_sites import PUBLIC, Internet, PageSite
 
 SITE = "http://site.example"
+Fetch = Callable[[str], Coroutine[Any, Any, Fetched]]
 
 
 class Sent:
@@ -41,7 +42,7 @@ def new_fetcher(sent: Sent, private: tuple[str, ...] = (), **limits: Any) -> Fet
 
 
 def run(
-    work: Callable[[Callable[[str], Awaitable[Fetched]]], Awaitable[Any]],
+    work: Callable[[Fetch], Awaitable[Any]],
     *,
     private: tuple[str, ...] = (),
     sent: Sent | None = None,

@@ -74,7 +74,7 @@ class PolicyServer:
             yield
         finally:
             for connection in list(server.server_state.connections):
-                connection.transport.abort()  # type: ignore[union-attr]
+                connection.transport.abort()
             server.should_exit = server.force_exit = True
             await serving
 
@@ -97,7 +97,8 @@ class PolicyServer:
         body = await request.json()
         self.prompts.append(body["token_ids"])
         await self._hang()
-        name, ids = f"generate-tokens-{body['request_id']}", []
+        name = f"generate-tokens-{body['request_id']}"
+        ids: list[int] = []
         length, limit = len(self.search) or self.tokens, body["sampling_params"]["max_tokens"]
         while len(ids) < min(length, limit) and name not in self.ended:
             with suppress(TimeoutError):

@@ -19,7 +19,7 @@ from transformers import AutoModelForCausalLM
 
 from research.clients import PolicyAdmin, PolicyClient, RetrieverClient
 from research.episode.agent import Finish, Generation, Retriever, Sampling, SearchAgent
-from research.errors import ProtocolError
+from research.errors import ConfigurationError, ProtocolError
 from research.passages import Passage
 from research.prompts import Prompt
 from research.questions import Hop, Question
@@ -101,7 +101,7 @@ class PhraseTokenizer:
     """One id a phrase, the longest that fits first; ids beyond the phrases are there to be sampled by mistake."""
 
     eos_id = EOS
-    special_tokens = ()
+    special_tokens: tuple[str, ...] = ()
 
     def encode(self, text: str) -> list[int]:
         ids = []
@@ -118,6 +118,9 @@ class PhraseTokenizer:
 
     def prompt_ids(self, prompt: Prompt, question: str) -> list[int]:
         return [BOS, *self.encode(question)]
+
+    def reply_ids(self, text: str, *, empty: str, ended: bool) -> list[int]:
+        raise ConfigurationError("no chat template")
 
 
 class Atlas:
@@ -159,7 +162,8 @@ class InProcessPolicy:
                 await asyncio.wait_for(self._loaded.wait(), _SLOW_SECONDS)
         seed = sampling.seed if self._seeded and sampling.seed is not None else secrets.randbits(31)
         generator = torch.Generator().manual_seed(seed)
-        ids, logprobs, finish = list(prompt_ids), [], Finish.LENGTH
+        ids, finish = list(prompt_ids), Finish.LENGTH
+        logprobs: list[float] = []
         while len(logprobs) < max_tokens and finish is Finish.LENGTH:
             token, logprob = self._next_token(ids, sampling.temperature, generator)
             ids.append(token)

@@ -14,10 +14,10 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import httpx
 import pytest
@@ -39,6 +39,7 @@ ADMIN = "admin-for-tests"
 ASKED = 2
 # What the untrained model says is long and matters to nobody here.
 SHORT = "episode.max_turn_tokens=48"
+ALL = cast("tuple[StrategyName, ...]", STRATEGIES)
 
 
 @dataclass(frozen=True)
@@ -65,7 +66,7 @@ class Bench:
     def settings(self, *more: str) -> Settings:
         return load_settings("quickstart-cpu", self.overrides(*more))
 
-    def run(self, out: Path, *more: str, strategies: tuple[StrategyName, ...] = STRATEGIES) -> str:
+    def run(self, out: Path, *more: str, strategies: Sequence[StrategyName] = ALL) -> str:
         """Run the bench in this process; returns what it printed."""
         console = Console(record=True, width=200, file=(out.parent / "console.txt").open("w"))
         asyncio.run(run_bench(self.settings(*more), strategies, out, ["research", "bench"], console))

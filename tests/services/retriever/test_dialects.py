@@ -239,7 +239,7 @@ def _many_at_once(url: str) -> list[int]:
     return asyncio.run(main())
 
 
-ROWS = [
+ROWS: list[dict[str, Any]] = [
     {"id": "1", "contents": "Starry Night\nA painting by Vincent van Gogh.", "url": "http://corpus/night"},
     {"id": "2", "title": "Paris", "text": "The capital of France.", "url": "http://corpus/paris", "year": 1999},
 ]

@@ -25,6 +25,7 @@ from services.retriever.build.recall import evaluate_index
 from services.retriever.encoder.checkpoint import open_checkpoint
 from services.retriever.encoder.encoder import load_encoder
 from services.retriever.index.manifest import Imported, read_manifest
+from services.retriever.index.vector_index import write_dense
 from services.retriever.types import Vectors
 from tests.conftest import Launch
 from tests.support.foreign_index import TOKENS, Foreign, embed, make_foreign, searched, write_index
@@ -368,7 +369,7 @@ def test_an_index_that_changes_while_it_is_read_is_not_published(
         real(*arguments, **named)
         flat.touch()
 
-    real = index_writer.write_dense
+    real = write_dense
     monkeypatch.setattr(index_writer, "write_dense", change)
     settings = settings_for(data, "changing")
     with pytest.raises(AssetError, match=r"e5_Flat\.index changed while it was read"):

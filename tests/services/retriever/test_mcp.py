@@ -29,12 +29,13 @@ def with_client(retriever: Any, use: Callable[[Client], Awaitable[T]]) -> T:
 def test_a_host_learns_what_the_tool_takes(retriever: Any) -> None:
     search, fetch = with_client(retriever, lambda client: client.list_tools()).tools
     assert (search.name, fetch.name) == ("search", "fetch")
-    assert "passages" in search.description
+    assert "passages" in (search.description or "")
     assert (search.input_schema["required"], fetch.input_schema["required"]) == (["query"], ["id"])
     top_k = search.input_schema["properties"]["top_k"]
     assert (top_k["default"], top_k["minimum"], top_k["maximum"]) == (5, 1, 100)
-    assert search.annotations.read_only_hint
-    assert fetch.annotations.read_only_hint
+    for tool in (search, fetch):
+        assert tool.annotations is not None
+        assert tool.annotations.read_only_hint
 
 
 def test_the_tool_finds_what_the_route_finds(retriever: Any) -> None:
@@ -68,7 +69,7 @@ def test_many_calls_at_once_share_one_client(retriever: Any) -> None:
 def test_a_wrong_call_is_explained_to_the_model(retriever: Any, arguments: dict[str, Any], named: str) -> None:
     result = with_client(retriever, lambda client: client.call_tool("search", arguments))
     assert result.is_error
-    assert named in result.content[0].text
+    assert named in getattr(result.content[0], "text", "")
 
 
 def test_a_page_from_elsewhere_cannot_use_it(retriever: Any) -> None:

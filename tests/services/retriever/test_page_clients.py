@@ -22,7 +22,7 @@ from services.retriever.build.build import build_index
 
 LONG = " ".join(f"word{number}" for number in range(9000))
 # As ASearcher's local knowledge: `contents` and `url`; the last three rows are passages of one page.
-ROWS = [
+ROWS: list[dict[str, Any]] = [
     {"id": "0", "contents": '"Starry Night"\nA painting by Vincent van Gogh.', "url": "http://w/index.php?title=Night"},
     {"id": "1", "contents": "Paris\nThe capital of France, on the Seine.", "url": "http://w/Paris", "year": 1999},
     {"id": "2", "contents": f'"Mars"\nThe fourth planet from the Sun. {LONG}', "url": "http://w/Mars"},

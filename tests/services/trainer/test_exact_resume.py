@@ -253,7 +253,7 @@ def test_with_overlap_a_killed_run_loses_no_episode_and_no_question(
     assert any(entry["branches"] for entry in entries) == (branches > 0)
     assert any(entry["several_versions"] for entry in entries), "no episode was under way while weights changed"
 
-    trained = {}
+    trained: dict[tuple[str, int], Any] = {}
     for step in range(1, STEPS + 1):
         trained |= {(entry["group"], entry["member"]): entry["episode"] for entry in episodes(killed, step)}
     dropped = dropped_groups(killed)

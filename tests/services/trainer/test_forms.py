@@ -6,12 +6,13 @@ import asyncio
 from collections.abc import Sequence
 from itertools import groupby
 from pathlib import Path
+from typing import cast
 
 import pytest
 from transformers import AutoTokenizer
 
 from benchmarks.injection.promises import Recorder, broken_promises
-from research.episode.agent import GREEDY, Episode, SearchAgent
+from research.episode.agent import GREEDY, Episode, Policy, SearchAgent
 from research.episode.tokenizer import HuggingFaceTokenizer
 from research.episode.trace import trace_of
 from research.forms import form_named
@@ -46,7 +47,8 @@ HOSTILE = [
 
 class Shelf:
     def __init__(self, passages: Sequence[Passage]) -> None:
-        self.passages, self.queries = list(passages), []
+        self.passages = list(passages)
+        self.queries: list[str] = []
 
     async def search(self, query: str, top_k: int) -> list[Passage]:
         self.queries.append(query)
@@ -79,7 +81,7 @@ def test_in_both_forms_what_the_environment_wrote_is_masked_and_the_reward_is_th
     tokenizer: HuggingFaceTokenizer, passages: list[Passage]
 ) -> None:
     control = frozenset(tokenizer._special_ids)
-    told = {}
+    told: dict[str, tuple[object, ...]] = {}
     for prompt in PROMPTS:
         episode, recorder, shelf = episode_of(prompt, tokenizer, passages)
         form = form_named(episode.form)
@@ -121,7 +123,8 @@ def test_a_result_is_what_the_chat_template_makes_of_a_message(tokenizer: Huggin
 def test_traces_of_the_supervised_phase_are_well_formed_in_both_forms(
     tokenizer: HuggingFaceTokenizer, prompt: str
 ) -> None:
-    agent = SearchAgent(None, Shelf(PLAIN), tokenizer, load_prompt(prompt), EpisodeConfig(), 8192)
+    nobody = cast(Policy, None)  # a trace is written, not sampled
+    agent = SearchAgent(nobody, Shelf(PLAIN), tokenizer, load_prompt(prompt), EpisodeConfig(), 8192)
     trace = asyncio.run(make_trace(agent, QUESTION, failed_first=False))
     assert trace is not None
     assert (trace.answer, trace.searches, trace.form) == ("1853", 2, agent.prompt.form.name)

@@ -39,7 +39,7 @@ def two_ranks(port: int, model: Path, work: Path, phase: str, **kwargs: float) -
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["tests.support.lost_ranks_child"])
     (work / "dwells").unlink(missing_ok=True)
-    ranks = [
+    ranks: list[BaseProcess] = [
         context.Process(target=train, args=(rank, port, model, work, phase), kwargs=kwargs, daemon=True)
         for rank in (0, 1)
     ]
@@ -82,7 +82,7 @@ def lose(rank: int, how: signal.Signals, phase: str, port: int, model: Path, wor
 def final_state(work: Path) -> dict[str, torch.Tensor]:
     [checkpoint] = (work / "checkpoints").glob(f"step-{STEPS:06d}*")
     assert json.loads((checkpoint / "state.json").read_text())["step"] == STEPS
-    found = {}
+    found: dict[str, torch.Tensor] = {}
     for name in ("model", "optimizer"):
         tensors = SavedTensors(checkpoint, name)
         found |= {f"{name}.{key}": tensors.assembled(key) for key in tensors.names()}

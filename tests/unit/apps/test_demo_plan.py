@@ -73,7 +73,7 @@ def test_other_models_have_no_forecast() -> None:
 
 
 def test_a_run_under_way_is_foreseen_by_its_last_steps() -> None:
-    metrics: list[dict[str, Any]] = [{"seconds": {"rollout": s}} for s in (100.0, 10.0, 10.0, 10.0)]
+    metrics: Any = [{"seconds": {"rollout": s}} for s in (100.0, 10.0, 10.0, 10.0)]
     assert seconds_left(SETTINGS, metrics, {"evaluation": 40.0}) == pytest.approx(4 * 10 + 20)
 
 

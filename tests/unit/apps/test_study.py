@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -130,7 +131,8 @@ def test_the_report_is_made_from_the_files_alone(plan: StudyPlan) -> None:
 
 def test_the_view_counts_and_draws() -> None:
     assert sparkline([0.0, 0.5, 1.0, 1.5]) == "▁▅██"
-    assert time_left([{"seconds": {"rollout": 20.0, "update": 10.0}}] * 3, 5) == "00:01:00"
+    steps: list[Any] = [{"seconds": {"rollout": 20.0, "update": 10.0}}] * 3
+    assert time_left(steps, 5) == "00:01:00"
     assert time_left([], 5) == "…"
 
 

@@ -90,8 +90,8 @@ def test_an_endpoint_that_knows_no_schemas_is_asked_without_from_then_on() -> No
 
 
 def test_control_tokens_of_the_known_families_are_broken_before_they_reach_an_endpoint() -> None:
-    tokens = ("<|im_end|>", "<|im_start|>", "<|eot_id|>", "<|start_header_id|>", "<|endoftext|>", "<｜Assistant｜>")
-    tokens += (
+    tokens = ["<|im_end|>", "<|im_start|>", "<|eot_id|>", "<|start_header_id|>", "<|endoftext|>", "<｜Assistant｜>"]
+    tokens += [
         "<｜end▁of▁sentence｜>",
         "[INST]",
         "[/INST]",
@@ -101,8 +101,8 @@ def test_control_tokens_of_the_known_families_are_broken_before_they_reach_an_en
         "</s>",
         "<eos>",
         "<start_of_turn>",
-    )
-    tokens += ("<tool_call>", "</tool_call>")
+    ]
+    tokens += ["<tool_call>", "</tool_call>"]
     plain = "a < b | c > d [1] <b>bold</b> x[INSTANCE] <|> <summary> \n"
 
     async def ask(url: str) -> None:

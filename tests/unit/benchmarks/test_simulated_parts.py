@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 from collections import Counter
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from dataclasses import replace
 from statistics import fmean
 
@@ -136,14 +136,17 @@ def test_the_cache_drops_what_was_used_least_recently() -> None:
 
 def test_a_line_is_the_queue_m_d_1() -> None:
     """The mean wait of Poisson arrivals at a constant service time is load / (2 mu (1 - load))."""
-    env, chance, load, stays = Environment(), random.Random(2), 0.8, []
+    env, chance, load = Environment(), random.Random(2), 0.8
+    stays: list[float] = []
     line = Line(env, 1.0)
+
+    def ended_after(began: float) -> Callable[[Event], None]:
+        return lambda _: stays.append(env.now - began)
 
     def arrive() -> Generator[Event, None, None]:
         for _ in range(20_000):
             yield env.timeout(chance.expovariate(load))
-            began = env.now
-            line.serve(3.0).callbacks.append(lambda _, began=began: stays.append(env.now - began))
+            line.serve(3.0).callbacks.append(ended_after(env.now))
 
     env.process(arrive())
     env.run()

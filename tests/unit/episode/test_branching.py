@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
 from dataclasses import replace
 
 import pytest
@@ -20,7 +21,7 @@ PASSAGE = Passage("7", "Paris", "The capital.")
 
 
 def agent_of(script: Script, max_tokens: int = 3000, **limits: int) -> SearchAgent:
-    config = EpisodeConfig(max_tokens=max_tokens, **limits)  # type: ignore[arg-type]
+    config = EpisodeConfig(max_tokens=max_tokens, **limits)
     return SearchAgent(script, Shelf([PASSAGE]), CharacterTokenizer(), Prompt("none", "rules"), config, 4000)
 
 
@@ -28,8 +29,9 @@ def play(script: Script, begun: Episode | None = None, max_tokens: int = 3000, *
     return asyncio.run(agent_of(script, max_tokens, **limits).run("Q?", Sampling(seed=5), begun))
 
 
-def streams(episode: Episode, end: int | None = None) -> list[list[object]]:
-    return [each[:end] for each in (episode.token_ids, episode.sampled, episode.logprobs, episode.versions)]
+def streams(episode: Episode, end: int | None = None) -> list[Sequence[object]]:
+    each: tuple[Sequence[object], ...] = (episode.token_ids, episode.sampled, episode.logprobs, episode.versions)
+    return [stream[:end] for stream in each]
 
 
 @pytest.fixture

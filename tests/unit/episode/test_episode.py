@@ -6,6 +6,7 @@ import asyncio
 from dataclasses import replace
 from itertools import pairwise
 from threading import Event
+from typing import Any
 
 import pytest
 
@@ -24,15 +25,13 @@ SEARCH = "<think>a</think><search>capital of France</search>"
 ANSWER = "<think>b</think><answer>\\boxed{Paris}</answer>$"
 
 
-def agent(
-    turns: list[str], passages: list[Passage] | None = None, context: int = 4000, **limits: object
-) -> SearchAgent:
+def agent(turns: list[str], passages: list[Passage] | None = None, context: int = 4000, **limits: Any) -> SearchAgent:
     return SearchAgent(
         policy=Script(turns),
         retriever=Shelf([PARIS] if passages is None else passages),
         tokenizer=CharacterTokenizer(),
         prompt=Prompt("none", "rules"),
-        limits=EpisodeConfig(**{"max_tokens": 3000, **limits}),  # type: ignore[arg-type]
+        limits=EpisodeConfig(**{"max_tokens": 3000, **limits}),
         context_length=context,
     )
 
@@ -107,7 +106,7 @@ def test_hostile_passages_end_nothing_and_reach_neither_mask_nor_parser(text: st
         (["I just end.$"], {}, StopReason.ANSWERED),
     ],
 )
-def test_reasons_to_end(turns: list[str], limits: dict[str, int], reason: StopReason) -> None:
+def test_reasons_to_end(turns: list[str], limits: dict[str, Any], reason: StopReason) -> None:
     episode = run(agent(turns, **limits))
     assert episode.stop_reason is reason
     assert episode.format_fault is not None
@@ -135,20 +134,19 @@ def test_a_long_title_is_cut_like_the_text() -> None:
 
 def test_other_work_goes_on_while_text_is_tokenized() -> None:
     went_on: list[bool] = []
+    loops: list[asyncio.AbstractEventLoop] = []
 
     class Slow(CharacterTokenizer):
         def encode(self, text: str) -> list[int]:
             others = Event()
-            loop.call_soon_threadsafe(others.set)
+            loops[0].call_soon_threadsafe(others.set)
             went_on.append(others.wait(5))
             return super().encode(text)
 
     async def scenario() -> Episode:
-        nonlocal loop
-        loop = asyncio.get_running_loop()
+        loops.append(asyncio.get_running_loop())
         return await replace(agent([SEARCH, ANSWER]), tokenizer=Slow()).run("Q?", Sampling())
 
-    loop: asyncio.AbstractEventLoop
     assert asyncio.run(scenario()).searches == 1
     assert went_on == [True, True]  # the prompt and the result
 

@@ -121,13 +121,14 @@ def test_tags_and_queries_are_read_as_regular_expressions_would(text: str) -> No
 
 def answer_by_rewriting(turn: str) -> str | None:
     """As the protocol is written down: the last box that closes; then each command goes that holds no brace."""
-    block = re.search(r"<answer>(.*?)</answer>", turn, re.DOTALL)
-    for start in reversed([box.end() for box in re.finditer(r"\\boxed\s*\{", block[1])]) if block else ():
+    found = re.search(r"<answer>(.*?)</answer>", turn, re.DOTALL)
+    block = found[1] if found else ""
+    for start in reversed([box.end() for box in re.finditer(r"\\boxed\s*\{", block)]):
         depth = 1
-        for position in range(start, len(block[1])):
-            depth += {"{": 1, "}": -1}.get(block[1][position], 0)
+        for position in range(start, len(block)):
+            depth += {"{": 1, "}": -1}.get(block[position], 0)
             if depth == 0:
-                boxed, former = block[1][start:position], None
+                boxed, former = block[start:position], None
                 while former != boxed:
                     former = boxed
                     boxed = re.sub(r"\\(?:text|mathrm|mathbf|textbf|textit)\s*\{([^{}]*)\}", r"\1", boxed)

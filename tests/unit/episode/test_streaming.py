@@ -55,7 +55,10 @@ def test_tool_calls_are_told_by_their_queries_and_the_answer_once_it_is_one() ->
     *happened, ended = asyncio.run(events())
     assert isinstance(ended, EpisodeDone)
     assert ended.episode.answer == "Vincent van Gogh"
-    told = [(e.piece.kind, e.piece.text) if isinstance(e, TextDelta) else ("found", e.query) for e in happened]
+    told: list[tuple[str, str]] = []
+    for event in happened:
+        assert not isinstance(event, EpisodeDone)
+        told.append((event.piece.kind, event.piece.text) if isinstance(event, TextDelta) else ("found", event.query))
     assert [part for part in told if part[0] != "think"] == [
         ("search", "the painter"),
         ("found", "the painter"),

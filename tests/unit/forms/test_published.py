@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import re
+from collections.abc import Sequence
 from dataclasses import replace
 from itertools import groupby
 
@@ -148,11 +149,12 @@ class Stopping:
     """Ends each turn at the first stop text that it was told of, as vLLM does."""
 
     def __init__(self, text: list[str]) -> None:
-        self.text, self.prompts = text, []
+        self.text = text
+        self.prompts: list[list[int]] = []
 
-    async def generate(self, prompt_ids: list[int], max_tokens: int, sampling: Sampling) -> Generation:
+    async def generate(self, prompt_ids: Sequence[int], max_tokens: int, sampling: Sampling) -> Generation:
         text = self.text[len(self.prompts)]
-        self.prompts.append(prompt_ids)
+        self.prompts.append(list(prompt_ids))
         ends = [text.index(stop) + len(stop) for stop in sampling.stop if stop in text]
         ids = LOADED.encode(text[: min(ends)] if ends else text) + [TOKENIZER.eos_id] * (not ends)
         return Generation(ids, [0.0] * len(ids), ["1"] * len(ids), Finish.SEARCH if ends else Finish.EOS)

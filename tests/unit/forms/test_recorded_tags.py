@@ -44,7 +44,8 @@ CASES = [(name, prompt) for name in SCRIPTS for prompt in ("research-base", "res
 
 class Script:
     def __init__(self, turns: Sequence[str]) -> None:
-        self.turns, self.asked = turns, []
+        self.turns = turns
+        self.asked: list[list[object]] = []
 
     async def generate(self, prompt_ids: Sequence[int], max_tokens: int, sampling: Sampling) -> Generation:
         last = len(self.asked) == len(self.turns) - 1

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import re
+from collections.abc import Sequence
 from dataclasses import replace
 from itertools import groupby
 
@@ -330,12 +331,12 @@ class Writing:
     """A policy that writes these messages and ends each with a token, unless it is cut."""
 
     def __init__(self, turns: list[str], finish: Finish, end: int = with_template(CHAT).eos_id) -> None:
-        self.turns, self.finish, self.end, self.stops = iter(turns), finish, end, []
+        self.turns, self.finish, self.end = iter(turns), finish, end
+        self.stops: list[tuple[str, ...]] = []
 
-    async def generate(self, prompt_ids: list[int], max_tokens: int, sampling: Sampling) -> Generation:
+    async def generate(self, prompt_ids: Sequence[int], max_tokens: int, sampling: Sampling) -> Generation:
         self.stops.append(sampling.stop)
-        tokenizer = with_template(CHAT)
-        ids = tokenizer.encode(next(self.turns)) + [self.end] * (self.finish is Finish.EOS)
+        ids = with_template(CHAT).encode(next(self.turns)) + [self.end] * (self.finish is Finish.EOS)
         return Generation(ids, [0.0] * len(ids), ["1"] * len(ids), self.finish)
 
 

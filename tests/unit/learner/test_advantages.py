@@ -22,7 +22,7 @@ from tests.support.scored import ROLLOUT, answered, group, member
 from tests.support.tiny_model import tiny_settings
 
 RIGHT, WRONG = "Paris", "Rome"
-CUT = StopReason.TOKEN_LIMIT
+CUT, END = StopReason.TOKEN_LIMIT, StopReason.ANSWERED
 GROUPS = [
     group("1.0", [RIGHT, WRONG, WRONG, WRONG]),
     group("1.1", [RIGHT] * 4),
@@ -54,7 +54,9 @@ def test_the_most_varied_of_a_group_are_kept_and_compared_with_each_other(tmp_pa
 def test_the_advantages_of_what_is_trained_on_sum_to_zero(members: list[str], keep: int | None) -> None:
     """Else all tokens that a group's episodes share (the form, the plan) would become likelier, or less."""
     made = [
-        member(answered(RIGHT if each == "right" else WRONG, **({"stop_reason": CUT} if each == "cut" else {})), place)
+        member(
+            answered(RIGHT) if each == "right" else answered(WRONG, stop_reason=CUT if each == "cut" else END), place
+        )
         for place, each in enumerate(members)
     ]
     grpo = GrpoConfig(train_per_group=keep, mask_truncated=True)

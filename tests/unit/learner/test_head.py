@@ -55,19 +55,21 @@ def elements(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) ->
 @pytest.mark.parametrize("how", [Projection(), Projection(0.7), Projection(1.3, 0.25, 5.0)])
 def test_values_and_gradients_equal_full_logits_in_float64(how: Projection, needs_entropy: bool) -> None:
     hidden, weight, bias, targets, weights = inputs(1)
-    own = [tensor.clone().requires_grad_() for tensor in (hidden, weight, bias)]
-    output = token_loss(*own, targets, how, Mixed(weights, needs_entropy))
+    own = tuple(tensor.clone().requires_grad_() for tensor in (hidden, weight, bias))
+    output = token_loss(own[0], own[1], own[2], targets, how, Mixed(weights, needs_entropy))
     assert output.loss is not None
     (2.5 * output.loss).backward()
 
-    exact = [tensor.double().requires_grad_() for tensor in (hidden, weight, bias)]
-    logprobs, entropy = full(*exact, targets, how)
+    exact = tuple(tensor.double().requires_grad_() for tensor in (hidden, weight, bias))
+    logprobs, entropy = full(exact[0], exact[1], exact[2], targets, how)
     loss = Mixed(weights.double(), needs_entropy)(logprobs, entropy if needs_entropy else None, slice(None))
     (2.5 * loss).backward()
 
     torch.testing.assert_close(output.logprobs.double(), logprobs.detach(), rtol=1e-5, atol=1e-5)
     torch.testing.assert_close(output.loss.double(), loss, rtol=1e-5, atol=1e-6)
     for mine, reference in zip(own, exact, strict=True):
+        assert mine.grad is not None
+        assert reference.grad is not None
         torch.testing.assert_close(mine.grad, reference.grad.float(), rtol=1e-4, atol=1e-5)
     torch.testing.assert_close(
         token_logprobs(hidden, weight, bias, targets, how).double(), logprobs.detach(), rtol=1e-5, atol=1e-5

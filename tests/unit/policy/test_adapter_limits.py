@@ -12,6 +12,7 @@ import pytest
 
 import services.policy.adapters.adapters as limits
 from services.policy.adapters.adapters import AdapterFailedError, Adapters
+from services.policy.adapters.checks import CONFIG_FILE, WEIGHTS_FILE
 
 
 class Engine:
@@ -40,7 +41,7 @@ def engine() -> Engine:
 def source(tmp_path: Path) -> str:
     folder = tmp_path / "one"
     folder.mkdir()
-    for name in (limits.CONFIG_FILE, limits.WEIGHTS_FILE):
+    for name in (CONFIG_FILE, WEIGHTS_FILE):
         (folder / name).write_bytes(b"{}")
     return str(folder)
 

@@ -20,6 +20,7 @@ from safetensors.torch import save_file
 from research.errors import AssetError
 from services.policy.weights import updates as limits
 from services.policy.weights.checkpoint_checks import TensorSpec
+from services.policy.weights.finite import require_finite
 from services.policy.weights.updates import UpdateFailedError, UpdateTimedOutError, WeightUpdates
 
 CALLS = (
@@ -276,7 +277,7 @@ def test_a_call_that_hangs_is_told_and_the_next_update_mends_it_once_the_engine_
 
 
 def test_a_disk_that_hangs_freezes_nobody(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    disk, answers = threading.Event(), limits.require_finite
+    disk, answers = threading.Event(), require_finite
 
     def hanging(checkpoint: Path) -> None:
         disk.wait(10)

@@ -7,6 +7,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import faiss
 import numpy as np
@@ -172,7 +173,7 @@ def test_ids_of_lists_may_be_in_any_order(tmp_path: Path, vectors: Vectors) -> N
 
 def test_lists_in_a_file_of_their_own_are_refused(tmp_path: Path, vectors: Vectors) -> None:
     """As faiss.contrib.ondisk makes them."""
-    index = faiss.read_index(str(write_index(tmp_path / "small.index", vectors, "IVF16,Flat")))
+    index: Any = faiss.read_index(str(write_index(tmp_path / "small.index", vectors, "IVF16,Flat")))
     lists = faiss.OnDiskInvertedLists(index.nlist, index.code_size, str(tmp_path / "lists.ivfdata"))
     lists.merge_from(index.invlists, 0)
     index.replace_invlists(lists, False)

@@ -129,7 +129,10 @@ def edit_manifest(change: Callable[[dict[str, Any]], object]) -> Callable[[Path]
 
 
 def cut(name: str) -> Callable[[Path], None]:
-    return lambda directory: (directory / name).write_bytes((directory / name).read_bytes()[:-7]) and None
+    def damage(directory: Path) -> None:
+        (directory / name).write_bytes((directory / name).read_bytes()[:-7])
+
+    return damage
 
 
 @pytest.mark.parametrize(

@@ -30,7 +30,11 @@ def quantised(values: np.ndarray) -> tuple[bytes, np.ndarray]:
 def packed_file() -> tuple[bytes, dict[str, np.ndarray]]:
     """A whole file with one layer, and its tensors as they must come out."""
     random = np.random.default_rng(0)
-    shapes = {"emb.word": (len(PIECES), HIDDEN), "emb.pos": (POSITIONS, HIDDEN), "emb.type": (TYPES, HIDDEN)}
+    shapes: dict[str, tuple[int, ...]] = {
+        "emb.word": (len(PIECES), HIDDEN),
+        "emb.pos": (POSITIONS, HIDDEN),
+        "emb.type": (TYPES, HIDDEN),
+    }
     shapes |= {"emb.ln.w": (HIDDEN,), "emb.ln.b": (HIDDEN,)}
     for name, out, inner in [
         *((name, HIDDEN, HIDDEN) for name in ("q", "k", "v", "ao")),

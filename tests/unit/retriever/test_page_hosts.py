@@ -6,7 +6,7 @@ import asyncio
 import socket
 import threading
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -16,7 +16,7 @@ from fastapi import Response
 from services.retriever.web.pages.fetch import MOST_AHEAD, Fetched
 from services.retriever.web.pages.robots import Robots
 from services.retriever.web.pages.urls import page_url
-from tests.support.page_fetching import SITE, Sent, fetched, new_fetcher, nothing, reachable, refused, run
+from tests.support.page_fetching import SITE, Fetch, Sent, fetched, new_fetcher, nothing, reachable, refused, run
 from tests.support.page_sites import ARTICLE, PUBLIC, Internet, PageSite, drip, html, redirect
 
 
@@ -24,8 +24,8 @@ def test_robots_txt_is_asked_for_once_and_kept_to(monkeypatch: pytest.MonkeyPatc
     site, sent = PageSite(pages={"/a": html, "/private/b": html}, robots="User-agent: *\nDisallow: /private/"), Sent()
     with reachable(monkeypatch, site):
 
-        async def both(fetch: Callable[[str], Awaitable[Fetched]]) -> list[Any]:
-            return await asyncio.gather(fetch(f"{SITE}/a"), fetch(f"{SITE}/private/b"), return_exceptions=True)
+        async def both(fetch: Fetch) -> list[Any]:
+            return list(await asyncio.gather(fetch(f"{SITE}/a"), fetch(f"{SITE}/private/b"), return_exceptions=True))
 
         page, error = run(both, sent=sent)
     assert page.body == ARTICLE.encode()
@@ -70,7 +70,7 @@ def test_a_host_is_asked_one_thing_at_a_time_with_a_pause_between(monkeypatch: p
     site, sent = PageSite(pages={f"/{n}": html for n in range(4)}, delay=0.05), Sent()
     with reachable(monkeypatch, site):
 
-        async def four(fetch: Callable[[str], Awaitable[Fetched]]) -> None:
+        async def four(fetch: Fetch) -> None:
             await asyncio.gather(*(fetch(f"{SITE}/{n}") for n in range(4)))
 
         begun = time.monotonic()
@@ -86,7 +86,7 @@ def test_a_robots_txt_that_leads_to_another_host_waits_for_its_turn(monkeypatch:
         names = {"site.example": [[PUBLIC]], "other.example": [["198.41.0.5"]]}
         Internet(names, {(PUBLIC, 80): port, ("198.41.0.5", 80): other_port}).install(monkeypatch)
 
-        async def both(fetch: Callable[[str], Awaitable[Fetched]]) -> None:
+        async def both(fetch: Fetch) -> None:
             first = asyncio.create_task(fetch("http://other.example/"))
             while not other.asked:  # noqa: ASYNC110 - the site is in another thread
                 await asyncio.sleep(0.01)
@@ -111,7 +111,7 @@ def test_two_hosts_whose_robots_txt_lead_to_each_other_are_both_asked(monkeypatc
         internet = {(PUBLIC, 80): port, ("198.41.0.5", 80): other_port}
         Internet({names[0]: [[PUBLIC]], names[1]: [["198.41.0.5"]]}, internet).install(monkeypatch)
 
-        async def both(fetch: Callable[[str], Awaitable[Fetched]]) -> None:
+        async def both(fetch: Fetch) -> None:
             async with asyncio.timeout(30):
                 await asyncio.gather(*(fetch(f"http://{name}/") for name in names))
 
@@ -125,7 +125,7 @@ def test_a_slow_host_keeps_no_place_from_others(monkeypatch: pytest.MonkeyPatch)
         names = {"slow.example": [["198.41.0.5"]], "quick.example": [[PUBLIC]]}
         Internet(names, {("198.41.0.5", 80): slow_port, (PUBLIC, 80): quick_port}).install(monkeypatch)
 
-        async def both(fetch: Callable[[str], Awaitable[Fetched]]) -> None:
+        async def both(fetch: Fetch) -> None:
             waiting = [asyncio.create_task(fetch(f"http://slow.example/{n}")) for n in range(9)]
             await asyncio.sleep(0)  # so that they come first
             await fetch("http://quick.example/")
@@ -141,7 +141,7 @@ def test_a_host_that_wants_a_pause_has_it(monkeypatch: pytest.MonkeyPatch) -> No
     site = PageSite(pages={"/": lambda: Response("", 503, {"Retry-After": "60"}), "/a": html})
     with reachable(monkeypatch, site):
 
-        async def twice(fetch: Callable[[str], Awaitable[Fetched]]) -> list[Any]:
+        async def twice(fetch: Fetch) -> list[Any]:
             return [(await asyncio.gather(fetch(SITE + path), return_exceptions=True))[0] for path in ("/", "/a")]
 
         first, second = run(twice)
@@ -163,7 +163,7 @@ def test_the_loop_goes_on_while_a_robots_txt_is_read(monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(Robots, step, watched)
     with reachable(monkeypatch, PageSite(robots="")):
 
-        async def both(fetch: Callable[[str], Awaitable[Fetched]]) -> Fetched:
+        async def both(fetch: Fetch) -> Fetched:
             fetching = asyncio.create_task(fetch(f"{SITE}/"))
             await asyncio.to_thread(begun.wait, 30)
             seen.set()

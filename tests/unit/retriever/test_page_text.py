@@ -262,7 +262,7 @@ def test_a_reader_that_is_given_up_while_it_starts_is_not_waited_for(monkeypatch
             assert go_on.wait(30)
             super().__init__(("sleep", "600"), **others)
 
-    monkeypatch.setattr(reader_module.subprocess, "Popen", Slow)
+    monkeypatch.setattr(subprocess, "Popen", Slow)
 
     async def read(reader: Reader) -> None:
         starting = asyncio.create_task(reader.start())

@@ -21,7 +21,7 @@ from services.retriever.api.compat import compatible_routes
 from services.retriever.api.pages import Pages
 from services.retriever.index.passage_lookup import PassageLookup
 from services.retriever.index.passage_store import PassageStore, write_passage_store
-from services.retriever.retriever import NotReadyError
+from services.retriever.serving import NotReadyError
 from services.web.errors import HttpError
 
 
@@ -88,7 +88,7 @@ def test_the_wait_ends(tmp_path: Path, state: str) -> None:
         with pytest.raises(HttpError) as refused:
             await pages.with_urls(["u1"])
         lookup.go.set()
-        assert (refused.value.status, "Retry-After" in refused.value.headers) == (503, True)
+        assert (refused.value.status, "Retry-After" in (refused.value.headers or {})) == (503, True)
         assert ("the index" if state == "loading" else "no page") in str(refused.value)
         if state == "busy":
             # What has waited in vain leaves its place. The next may come later than that on a busy machine.

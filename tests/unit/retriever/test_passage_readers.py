@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,9 @@ OURS: list[dict[str, Any]] = [
 ]
 WANTED = [Passage("1", "Alpha", "first\nof two lines"), Passage("2", "Béta", "")]
 # As in wiki-18.jsonl of Search-R1 and in the corpora of FlashRAG.
-WIKI_18 = [{"id": "0", "contents": '"Aaron"\nAaron is a prophet, "high priest"\nand the brother of Moses.'}]
+WIKI_18: list[dict[str, Any]] = [
+    {"id": "0", "contents": '"Aaron"\nAaron is a prophet, "high priest"\nand the brother of Moses.'}
+]
 # The first lines of psgs_w100.tsv, quoted as there.
 DPR = 'id\ttext\ttitle\n1\t"Aaron Aaron ( or ; ""Ahärôn"") is a prophet"\tAaron\n2\tGod at Sinai\tAaron\n'
 
@@ -31,7 +34,7 @@ def zstd(content: bytes) -> bytes:
     return bytes(pa.Codec("zstd").compress(content, asbytes=True))
 
 
-COMPRESS = {".gz": gzip.compress, ".zst": zstd}
+COMPRESS: dict[str, Callable[[bytes], bytes]] = {".gz": gzip.compress, ".zst": zstd}
 
 
 def lines(records: list[dict[str, Any]]) -> bytes:

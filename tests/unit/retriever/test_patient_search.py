@@ -46,7 +46,7 @@ def run(scenario: Scenario, *, patience: float = 20, most_bytes: int = 10_000, q
             return await bench.pipeline.submit([Query(text, top_k, index) for text in texts])
 
         retriever.index, retriever.search = index, search
-        patient = PatientSearch(retriever, UnreadAnswers(most_bytes), patience)  # type: ignore[arg-type]
+        patient = PatientSearch(retriever, UnreadAnswers(most_bytes), patience)
         retriever.patient = patient
         app = FastAPI()
         install_error_handlers(app)

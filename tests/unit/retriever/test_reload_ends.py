@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
 
@@ -32,7 +33,7 @@ def test_a_reload_ends(monkeypatch: pytest.MonkeyPatch) -> None:
             corpus=SimpleNamespace(index="a"),
             retriever=SimpleNamespace(threads=1),
             encoder=None,
-            index_dir=limits.Path("x"),
+            index_dir=Path("x"),
         ),
     )
     retriever.names, retriever.indexes, retriever.checkpoint = ["a"], cast(Any, {"a": "old"}), cast(Any, None)

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import faiss
 import numpy as np
@@ -26,7 +27,7 @@ from tests.support.many_vectors import InMemory
 DIMENSION = 64
 
 
-def unit(vectors: Vectors) -> Vectors:
+def unit(vectors: Any) -> Vectors:
     normed: Vectors = (vectors / np.linalg.norm(vectors, axis=1, keepdims=True)).astype(np.float32)
     return normed
 

@@ -18,6 +18,7 @@ from fastapi import Response
 from mcp import Client
 
 from services.retriever.web.pages import fetch as fetch_module
+from services.retriever.web.pages.kinds import kind_and_charset
 from services.retriever.web.record import Record
 from tests.support.page_sites import ARTICLE, PARAGRAPHS, Internet, PageSite, drip, html, redirect
 from tests.support.web_search import searching
@@ -372,7 +373,6 @@ def test_requests_that_wait_hold_a_bounded_memory_together(tmp_path: Path, monke
 def test_one_page_that_breaks_us_costs_no_other(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     site = PageSite(pages={"/": html, "/odd": html})
     with site.serving() as port, opening(tmp_path, port) as client:
-        kind_and_charset = fetch_module.kind_and_charset
 
         def broken(headers: Any) -> tuple[str, str]:
             if site.asked[-1] == "/odd":

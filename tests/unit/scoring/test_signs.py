@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import cast
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -58,7 +60,7 @@ def test_a_share_of_nothing_is_absent() -> None:
 def test_shares_lie_between_0_and_1_and_ignore_order(answers: list[str], titles: list[str]) -> None:
     rows = [row(NAMED, answer, *titles[: number % 3]) for number, answer in enumerate(answers)]
     signs = signs_of(rows)
-    assert all(0 <= value <= 1 for value in signs.values())
+    assert all(0 <= cast(float, value) <= 1 for value in signs.values())
     assert signs_of(rows[::-1]) == pytest.approx(signs)
 
 

@@ -46,8 +46,8 @@ def test_published_weights_are_there_with_their_checksums(tmp_path: Path) -> Non
 def test_the_record_of_a_finished_step_is_there(tmp_path: Path) -> None:
     with watched(tmp_path) as disk:
         record = RunDirectory(tmp_path)
-        record.add_metrics(entry(1))  # type: ignore[arg-type]
-        record.add_metrics(entry(2))  # type: ignore[arg-type]
+        record.add_metrics(entry(1))
+        record.add_metrics(entry(2))
         record.write_evaluation("before", [], figures(0.5))
         left = disk.after_a_cut()
     assert [json.loads(line)["step"] for line in left["metrics.jsonl"].splitlines()] == [1, 2]

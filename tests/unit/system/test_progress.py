@@ -16,7 +16,8 @@ with progress("encoding", "passages", total=100_000) as advance:
 
 
 def test_a_line_every_ten_seconds() -> None:
-    now, said = 0.0, []
+    now = 0.0
+    said: list[str] = []
     lines = Lines("encoding", "passages", total=10_000, done=1_000, say=said.append, clock=lambda: now)
     for second in range(1, 31):
         now = float(second)
@@ -29,7 +30,8 @@ def test_a_line_every_ten_seconds() -> None:
 
 
 def test_of_an_unknown_total_only_the_count_is_said() -> None:
-    now, said = 0.0, []
+    now = 0.0
+    said: list[str] = []
     lines = Lines("copying", "passages", say=said.append, clock=lambda: now)
     now = 12.0
     lines.advance(1_500)

@@ -7,6 +7,7 @@ import shlex
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -16,7 +17,7 @@ SCRIPT = ROOT / "deploy" / "slurm" / "train.sbatch"
 
 
 def run(
-    tmp_path: Path, nodes: list[str], gpus: int, *arguments: str, services: int = 0, **variables: str
+    tmp_path: Path, nodes: list[str], gpus: int, *arguments: str, services: int = 0, **variables: Any
 ) -> tuple[int, list[list[str]], str]:
     """Exit code, the commands that were started (the trainer's last), and what was said."""
     programs = tmp_path / "bin"
@@ -85,7 +86,7 @@ def test_a_single_node_is_divided(tmp_path: Path) -> None:
         (("preset",), {"RESEARCH_ADMIN_TOKEN": ""}, "set it to a secret"),
     ],
 )
-def test_a_mistake_is_said(tmp_path: Path, arguments: tuple[str, ...], variables: dict[str, str], message: str) -> None:
+def test_a_mistake_is_said(tmp_path: Path, arguments: tuple[str, ...], variables: dict[str, Any], message: str) -> None:
     code, commands, said = run(tmp_path, ["a"], 8, *arguments, **variables)
     assert code != 0
     assert message in said

@@ -22,11 +22,12 @@ def limits(**given: Any) -> AlarmsConfig:
     return AlarmsConfig(**(OFF | given))
 
 
-def step(entropy: float = 1.0, well_formed: float = 1.0, mismatch_kl: float = 0.0) -> dict[str, Any]:
+def step(entropy: float = 1.0, well_formed: float = 1.0, mismatch_kl: float = 0.0) -> Any:
+    """What alarms read of an entry."""
     return {"well_formed": well_formed, "update": {"entropy": entropy, "mismatch_kl": mismatch_kl}}
 
 
-def no_update(well_formed: float = 1.0) -> dict[str, Any]:
+def no_update(well_formed: float = 1.0) -> Any:
     return {"well_formed": well_formed, "update": None}
 
 
@@ -51,7 +52,7 @@ def test_a_mean_on_the_limit_is_still_good() -> None:
         ([step(mismatch_kl=0.06)], "0.0600 nats per token apart (alarms.mismatch_kl_ceiling = 0.05)"),
     ],
 )
-def test_each_limit_by_itself(steps: list[dict[str, Any]], words: str) -> None:
+def test_each_limit_by_itself(steps: list[Any], words: str) -> None:
     (alarm,) = alarms(steps, ALL)
     assert words in str(alarm)
 
@@ -102,7 +103,7 @@ def test_the_action_is_that_of_the_limit_and_the_strongest_decides() -> None:
     ]
 
 
-def signs(**values: float) -> dict[str, Any]:
+def signs(**values: float) -> Any:
     return no_update() | values
 
 
@@ -136,7 +137,7 @@ def test_a_sign_looks_past_steps_without_it() -> None:
     assert alarms([stuck, stuck, stuck, none], own) == []  # said already, and nothing new is known
 
 
-def change(by: float) -> dict[str, Any]:
+def change(by: float) -> Any:
     entry = step()
     return entry | {"update": entry["update"] | {"right_before": -0.5, "right_after": -0.5 + by, "right_episodes": 4}}
 
@@ -160,7 +161,7 @@ def test_right_episodes_that_fall_update_after_update_are_told() -> None:
         pytest.param([step()] * 3, id="never measured"),
     ],
 )
-def test_a_likelihood_that_does_not_keep_falling_is_no_alarm(steps: list[dict[str, Any]]) -> None:
+def test_a_likelihood_that_does_not_keep_falling_is_no_alarm(steps: list[Any]) -> None:
     assert alarms(steps, limits(likelihood_falls=3)) == []
 
 

@@ -7,6 +7,7 @@ import json
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -155,7 +156,7 @@ def test_what_is_copied_is_not_counted_as_sampled(tmp_path: Path) -> None:
         ({"branches": 2, "straggler_share": 0.1}, "straggler_share"),
     ],
 )
-def test_what_does_not_go_together_is_refused(wrong: dict[str, object], named: str) -> None:
+def test_what_does_not_go_together_is_refused(wrong: dict[str, Any], named: str) -> None:
     with pytest.raises(ValidationError, match=named):
-        GrpoConfig(group_size=5, **wrong)  # type: ignore[arg-type]
+        GrpoConfig(group_size=5, **wrong)
     assert GrpoConfig(group_size=5, branches=4, objective="rloo").branches == 4

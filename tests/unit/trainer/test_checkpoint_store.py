@@ -8,6 +8,7 @@ import random
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any, cast
 
 import pytest
 import torch
@@ -150,7 +151,7 @@ def test_a_save_that_fails_takes_nothing_away(run: Run) -> None:
     directory, _, learner = run
     store = CheckpointStore(directory, keep=1)
     with pytest.raises(TypeError, match="not JSON serializable"):
-        store.save(learner, RunState(4, 4, 4, {}, {}, {"not": object()}))
+        store.save(learner, RunState(4, 4, 4, {}, {}, cast(Any, {"not": object()})))
     assert len(store.all()) == 3
     state = store.restore_latest(learner)
     assert state is not None

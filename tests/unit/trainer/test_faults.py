@@ -231,7 +231,7 @@ def test_a_passage_that_cannot_be_encoded_costs_its_episodes_alone(tmp_path: Pat
     class UnawareTokenizer(CharacterTokenizer):
         """Does not name all its special tokens, so that a passage with one is not made inert."""
 
-        special_tokens = ()
+        special_tokens: tuple[str, ...] = ()
 
     searching = PolicyServer(search=CharacterTokenizer().encode(SEARCH))
 

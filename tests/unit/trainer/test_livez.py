@@ -36,7 +36,8 @@ def test_a_learner_that_hangs_is_said_by_livez(tmp_path: Path, monkeypatch: pyte
     loop = TrainingLoop.__new__(TrainingLoop)
     loop._run = cast(Any, SimpleNamespace(learner=team))
     controller._loop = loop
-    clock = SimpleNamespace(monotonic=lambda: clock.now, now=0.0)
+    clock = SimpleNamespace(now=0.0)
+    clock.monotonic = lambda: clock.now
     monkeypatch.setattr(learner_watch, "time", clock)
     with TestClient(create_app(controller, RunDirectory(settings.run_dir))) as client:
 

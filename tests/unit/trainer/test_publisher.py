@@ -6,7 +6,7 @@ import asyncio
 from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
-from typing import cast
+from typing import Any, cast
 
 import pytest
 from safetensors import safe_open
@@ -65,7 +65,7 @@ def test_of_the_base_only_names_and_dtypes_are_read(tmp_path: Path, monkeypatch:
     class Unread:
         """The base as safetensors opens it, without a way to read a tensor."""
 
-        def __init__(self, *given: object, **named: object) -> None:
+        def __init__(self, *given: Any, **named: Any) -> None:
             self._opened = safe_open(*given, **named)
 
         def __enter__(self) -> Unread:

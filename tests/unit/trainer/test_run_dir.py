@@ -17,7 +17,7 @@ from services.trainer.status import RunPhase, RunStatus
 from tests.support.tiny_model import tiny_settings
 
 
-def entry(step: int) -> dict[str, Any]:
+def entry(step: int) -> Any:
     return {
         "step": step,
         "version": step + 1,
@@ -56,7 +56,12 @@ def test_metrics_are_read_once_and_follow_a_rollback_by_another(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     parsed: list[int] = []
-    monkeypatch.setattr(metrics_file, "entry_from_json", lambda record: parsed.append(record["step"]) or record)
+
+    def parse(record: Any) -> Any:
+        parsed.append(record["step"])
+        return record
+
+    monkeypatch.setattr(metrics_file, "entry_from_json", parse)
     writer, reader = RunDirectory(tmp_path), RunDirectory(tmp_path)
     for step in (1, 2, 3):
         writer.add_metrics(entry(step))
@@ -69,7 +74,7 @@ def test_metrics_are_read_once_and_follow_a_rollback_by_another(
         file.write(b'"version": 4}\n')
     assert [e["step"] for e in reader.metrics()] == [1, 2, 3, 4]
     writer.delete_steps_after(1)
-    writer.add_metrics(entry(2) | {"version": 20})  # type: ignore[arg-type]
+    writer.add_metrics(entry(2) | {"version": 20})
     writer.add_metrics(entry(3))
     writer.add_metrics(entry(4))
     assert [e["version"] for e in reader.metrics()][:2] == [e["version"] for e in writer.metrics()][:2]
@@ -98,7 +103,8 @@ def test_the_report_is_made_from_the_files_alone(tmp_path: Path) -> None:
 
 
 def test_status_tells_its_listeners() -> None:
-    status, heard = RunStatus("run", 3), []
+    status = RunStatus("run", 3)
+    heard: list[str] = []
     status.listeners.append(heard.append)
     status.enter(RunPhase.ROLLOUT, total=4)
     status.advance()

@@ -61,7 +61,7 @@ def test_a_line_of_the_metrics_is_left_out_and_named_once(
 def test_half_a_line_does_not_spoil_the_next(tmp_path: Path) -> None:
     record = RunDirectory(tmp_path)
     lines_of(record, json.dumps(entry(1)).encode()).open("ab").write(b'{"step": 2, "re')
-    record.add_metrics(entry(2))  # type: ignore[arg-type]
+    record.add_metrics(entry(2))
     assert [each["step"] for each in record.metrics()] == [1, 2]
 
 
@@ -70,7 +70,7 @@ def test_files_of_a_run_are_left_out_and_the_pages_answer(tmp_path: Path, conten
     settings = tiny_settings(tmp_path)
     record = RunDirectory(settings.run_dir)
     record.open(settings)
-    record.add_metrics(entry(1) | {"stop_reasons": {"answered": 8}})  # type: ignore[arg-type]
+    record.add_metrics(entry(1) | {"stop_reasons": {"answered": 8}})
     record.write_evaluation("before", [], figures(0.5))
     for name in (
         "summary.json",

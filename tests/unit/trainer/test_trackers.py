@@ -35,7 +35,7 @@ def trackers(tmp_path: Path, after_step: int | None = None) -> Trackers:
     return Trackers(tmp_path / "run", tiny_settings(tmp_path), after_step)
 
 
-def curve(tmp_path: Path, name: str) -> list[tuple[int, float]]:
+def curve(tmp_path: Path, name: str) -> list[tuple[int, Any]]:
     events = EventAccumulator(str(tmp_path / "run" / "tensorboard"))
     events.Reload()
     return [(event.step, pytest.approx(event.value)) for event in events.Scalars(name)]

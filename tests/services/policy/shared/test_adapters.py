@@ -33,7 +33,8 @@ def write_adapter(
     """A random adapter of every layer in PEFT's format; returns what it adds to each matrix."""
     torch.manual_seed(seed)
     matrices = load_file(model / "model.safetensors")
-    halves, added = {}, {}
+    halves: dict[str, torch.Tensor] = {}
+    added: dict[str, torch.Tensor] = {}
     for name, matrix in matrices.items():
         if not name.removesuffix(".weight").endswith(MODULES):
             continue
