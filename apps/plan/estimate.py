@@ -206,8 +206,9 @@ def trainer_memory(settings: Settings, shape: ModelShape, ranks: int) -> dict[st
     rank = settings.lora.rank
     states = {"weights, gradients, Adam": 16 * shape.parameters / ranks}
     if rank:
-        states = {"frozen weights": 2 * shape.parameters, "factors, gradients, Adam": 16 * shape.lora_parameters(rank)}
-        gathered, embedding = 0, 0
+        factors = 16 * shape.lora_parameters(rank)
+        states = {"frozen weights": 2 * shape.parameters / ranks, "factors, gradients, Adam": factors / ranks}
+        gathered, gradients, embedding = gathered if ranks > 1 else 0, 0, 0
     memory = {
         **states,
         "weights as they compute": gathered,

@@ -40,7 +40,8 @@ def write_all(team: Team, work: Path) -> None:
     for name in ("checkpoint", "reference", "weights"):
         (work / name).mkdir(parents=True)
     team.save(work / "checkpoint")
-    team.save_reference(work / "reference")
+    if team.reference_changes is not None:
+        team.save_reference(work / "reference")
     team.write_weights(work.parent / "tiny", work / "weights")
 
 

@@ -7,7 +7,7 @@ thread of its own.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,11 +26,11 @@ from services.trainer.learner.state import read_learner, write_learner, write_re
 from services.trainer.learner.update import SupervisedTokenLoss
 from services.trainer.model.batching import TrainingSequence
 from services.trainer.model.forward import load_model, load_sharded
-from services.trainer.model.lora import MergedState, add_lora, require_lora, write_adapter
+from services.trainer.model.lora import MergedState, add_lora, require_lora, reset_factors, write_adapter
 from services.trainer.model.memory import enable_checkpointing, needs_checkpointing
 from services.trainer.parallel.learner_watch import LearnerWatch
 from services.trainer.parallel.ranks import Ranks
-from services.trainer.parallel.shards import by_name, gather_state, write_state, write_whole
+from services.trainer.parallel.shards import by_name, gather_state, write_whole
 
 
 class Learner:
@@ -56,14 +56,15 @@ class Learner:
             raise ConfigurationError("model.dtype: float16 trains in one process only; use bfloat16 (or auto)")
         torch.manual_seed(settings.seed)
         self._lora, self._base_name = settings.lora, settings.model.name
+        if self._lora.rank:
+            require_lora(settings)
         self.model = self._load(checkpoint)
         # Frozen weights beside LoRA's factors are those of the base model, wherever the run continues.
         self.keeps_trained_only = self._lora.rank > 0
         needs_reference = settings.grpo.kl_coefficient > 0
         self.reference: Any = None
         if self._lora.rank:
-            require_lora(settings, self.ranks)
-            add_lora(self.model, self._lora)
+            reset_factors(self.model, settings.seed)
         else:
             freeze_lowest(self.model, settings.optimizer.frozen_layers)
             self.reference = self._load(checkpoint).requires_grad_(False) if needs_reference else None
@@ -93,9 +94,14 @@ class Learner:
 
     def _load(self, checkpoint: Path) -> Any:
         if self.ranks.is_alone:
-            weights = self._dtype if self._lora.rank else torch.float32  # frozen weights need no more
-            return load_model(checkpoint, self.device, self._temperature, self._dtype, weights)
-        return load_sharded(checkpoint, self.device, self._temperature, self._dtype, self.ranks)
+            if not self._lora.rank:
+                return load_model(checkpoint, self.device, self._temperature, self._dtype)
+            # Frozen weights need no more than the format in which they compute.
+            model = load_model(checkpoint, self.device, self._temperature, self._dtype, self._dtype)
+            add_lora(model, self._lora)
+            return model
+        lora = self._lora if self._lora.rank else None
+        return load_sharded(checkpoint, self.device, self._temperature, self._dtype, self.ranks, lora)
 
     def set_torch_threads(self) -> None:
         """Set torch's threads; the setting applies to the calling thread, so call it in the learner's thread."""
@@ -117,7 +123,7 @@ class Learner:
         """
         write_learner(self, directory)
         if self._lora.rank:
-            write_adapter(self.model, self._lora, self._base_name, directory)
+            write_adapter(self.model, self._lora, self._base_name, directory, self.ranks)
 
     def save_reference(self, directory: Path) -> None:
         """Write this rank's part of the reference; returns once all have written theirs."""
@@ -134,15 +140,15 @@ class Learner:
 
     def write_weights(self, base: Path, directory: Path) -> None:
         """Write the weights as safetensors, with the names and dtypes that `base` has."""
-        if self._lora.rank:
-            write_state(MergedState(self.model), base, directory)
-        else:
-            write_whole(self.model, base, directory, self.ranks)
+        write_whole(self._state(), base, directory, self.ranks)
 
     def gather_weights(self, base: Path) -> dict[str, Tensor]:
         """What `write_weights` would write, as copies in host memory; {} on all ranks but 0."""
-        state = MergedState(self.model) if self._lora.rank else by_name(self.model)
-        return gather_state(state, base, self.ranks)
+        return gather_state(self._state(), base, self.ranks)
+
+    def _state(self) -> Mapping[str, Tensor]:
+        """The weights as they are published."""
+        return MergedState(self.model) if self._lora.rank else by_name(self.model)
 
     def logprobs(self, sequences: Sequence[TrainingSequence]) -> list[list[float]]:
         """Log-probability of each sampled token of each sequence, under the current weights."""

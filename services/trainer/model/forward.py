@@ -16,10 +16,12 @@ from transformers import AutoConfig, AutoModelForCausalLM
 from transformers.utils import logging as transformers_logging
 
 from research.errors import ConfigurationError, TrainingError
+from research.settings.training import LoraConfig
 from services.trainer.model.attention import PACKED
 from services.trainer.model.batching import MicroBatch, TrainingSequence, collate
 from services.trainer.model.head import Projection, TokenLoss, TokenOutput, token_logprobs, token_loss
 from services.trainer.model.lean import make_lean
+from services.trainer.model.lora import add_lora, name_in_base
 from services.trainer.parallel.ranks import Ranks
 from services.trainer.parallel.shards import load_rows, shard
 
@@ -53,22 +55,32 @@ def load_model(
     return model
 
 
-def load_sharded(checkpoint: Path, device: torch.device, temperature: float, dtype: torch.dtype, ranks: Ranks) -> Any:
-    """As `load_model`, divided over the ranks; no rank ever holds the whole model, and each reads only its own rows.
+def load_sharded(
+    checkpoint: Path,
+    device: torch.device,
+    temperature: float,
+    dtype: torch.dtype,
+    ranks: Ranks,
+    lora: LoraConfig | None = None,
+) -> Any:
+    """As `load_model`, divided over the ranks; with LoRA's factors, if `lora` is given.
 
-    The forward is not compared with the model's own here, which would need the whole model; the check of the sampler
-    at the start of every run covers it.
+    No rank ever holds the whole model, and each reads only its own rows. The forward is not compared with the model's
+    own here, which would need the whole model; the check of the sampler at the start of every run covers it.
     """
     transformers_logging.disable_progress_bar()
     config = AutoConfig.from_pretrained(checkpoint, local_files_only=True)
     with torch.device("meta"):
-        model = AutoModelForCausalLM.from_config(config, dtype=torch.float32, attn_implementation=PACKED)
+        weights = dtype if lora else torch.float32  # frozen weights need no more
+        model = AutoModelForCausalLM.from_config(config, dtype=weights, attn_implementation=PACKED)
     model.eval()
     install_forward(model, temperature, dtype, autocast=False)
+    if lora:
+        add_lora(model, lora)
     shard(model, blocks_of(model), ranks, dtype)
     model.to_empty(device=device)
     _make_buffers(model, device)
-    load_rows(model, checkpoint)
+    load_rows(model, checkpoint, known_as=name_in_base if lora else None)
     return model
 
 

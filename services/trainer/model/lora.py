@@ -7,6 +7,7 @@ factors alone are kept as an adapter that the policy can load (`/admin/adapters`
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -23,15 +24,14 @@ from research.errors import ConfigurationError
 from research.settings import Settings
 from research.settings.training import LoraConfig
 from services.trainer.parallel.ranks import Ranks
+from services.trainer.parallel.shards import local, place_of, whole
 
 ADAPTER = "default"
 _WEIGHTS_NAME = "adapter_model.safetensors"
 
 
-def require_lora(settings: Settings, ranks: Ranks) -> None:
+def require_lora(settings: Settings) -> None:
     """Refuse what LoRA cannot do here; raises ConfigurationError."""
-    if not ranks.is_alone:
-        raise ConfigurationError("lora.rank: LoRA trains in one process only; set trainer.processes=1")
     if settings.optimizer.frozen_layers:
         raise ConfigurationError("optimizer.frozen_layers: with LoRA all weights are frozen anyway; set it to 0")
     if settings.sft.enabled and settings.grpo.kl_coefficient > 0:
@@ -42,13 +42,37 @@ def require_lora(settings: Settings, ranks: Ranks) -> None:
 
 
 def add_lora(model: nn.Module, settings: LoraConfig) -> None:
-    """Freeze a model and put factors of `settings.rank` into its linear layers; they begin as no change at all."""
+    """Freeze a model and put factors of `settings.rank` into its linear layers; `reset_factors` gives them numbers.
+
+    A model on torch's meta device keeps its factors there.
+    """
     for parameter in model.parameters():
         parameter.requires_grad_(False)
-    inject_adapter_in_model(_config(settings), model, ADAPTER)
+    with next(model.parameters()).device:
+        inject_adapter_in_model(_config(settings), model, ADAPTER)
     for name, parameter in model.named_parameters():
         if "lora_" in name:
             parameter.data = parameter.data.float()
+
+
+@torch.no_grad()
+def reset_factors(model: nn.Module, seed: int) -> None:
+    """Let the factors begin as no change at all: the second of each pair is 0, the first random, as peft has it.
+
+    The numbers depend on the seed alone, not on how many ranks the model is divided over.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    for _, layer in _layers(model):
+        first, second = layer.lora_A[ADAPTER].weight, layer.lora_B[ADAPTER].weight
+        numbers = nn.init.kaiming_uniform_(torch.empty(first.shape), a=math.sqrt(5), generator=generator)
+        start, own = place_of(first)[0], local(first)
+        own.copy_(numbers[start : start + len(own)])
+        local(second).zero_()
+
+
+def name_in_base(name: str) -> str | None:
+    """What the base model calls a tensor of a model with factors; None for a factor."""
+    return None if "lora_" in name else name.replace(".base_layer.", ".")
 
 
 @contextmanager
@@ -65,45 +89,51 @@ def without_lora(model: nn.Module) -> Iterator[None]:
 
 
 class MergedState(Mapping[str, Tensor]):
-    """The state of a model by its original names, factors merged in; each tensor is computed when it is asked for."""
+    """The state of a model by its original names, factors merged in; each tensor is computed when it is asked for.
+
+    Of a model that is divided over ranks, every rank must ask for the same: tensors with factors come whole.
+    """
 
     def __init__(self, model: nn.Module) -> None:
-        self._layers = {f"{name}.weight": layer for name, layer in _layers(model)}
-        self._others = {
-            name.replace(".base_layer.", "."): tensor
-            for name, tensor in model.state_dict().items()
-            if "lora_" not in name
-        }
+        self._layers = dict(_layers(model))
+        self._state = model.state_dict()
+        self._names = {known: name for name in self._state if (known := name_in_base(name)) is not None}
 
     def __getitem__(self, name: str) -> Tensor:
-        weight: Tensor = self._others[name].detach()
-        if name in self._layers:
-            with torch.no_grad():
-                delta: Tensor = self._layers[name].get_delta_weight(ADAPTER)
-                return weight.float() + delta.float()
-        return weight
+        weight: Tensor = self._state[self._names[name]].detach()
+        layer = name.removesuffix(".weight")
+        if layer not in self._layers:
+            return weight
+        first, second = (whole(self._state[f"{layer}.lora_{each}.{ADAPTER}.weight"].detach()).float() for each in "AB")
+        delta: Tensor = self._layers[layer].scaling[ADAPTER] * (second @ first)
+        return whole(weight).float() + (delta.T if self._layers[layer].fan_in_fan_out else delta)
 
     def __contains__(self, name: object) -> bool:
-        return name in self._others
+        return name in self._names
 
     def __iter__(self) -> Iterator[str]:
-        return iter(self._others)
+        return iter(self._names)
 
     def __len__(self) -> int:
-        return len(self._others)
+        return len(self._names)
 
 
-def write_adapter(model: nn.Module, settings: LoraConfig, base: str, directory: Path) -> None:
-    """Write the factors as peft and vLLM read them."""
-    config = _config(settings)
-    config.base_model_name_or_path = base
-    config.save_pretrained(str(directory))
+def write_adapter(model: nn.Module, settings: LoraConfig, base: str, directory: Path, ranks: Ranks) -> None:
+    """Write the factors as peft and vLLM read them: rank 0 does, once every rank has given its part."""
     factors = {
-        f"base_model.model.{name.replace(f'.{ADAPTER}.', '.')}": tensor.detach().contiguous()
+        f"base_model.model.{name.replace(f'.{ADAPTER}.', '.')}": whole(tensor.detach()).contiguous()
         for name, tensor in model.state_dict().items()
         if "lora_" in name
     }
-    save_file(factors, directory / _WEIGHTS_NAME)
+
+    def write() -> None:
+        if ranks.leads:
+            config = _config(settings)
+            config.base_model_name_or_path = base
+            config.save_pretrained(str(directory))
+            save_file(factors, directory / _WEIGHTS_NAME)
+
+    ranks.together(write)
 
 
 def _config(settings: LoraConfig) -> PeftConfig:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -153,14 +153,26 @@ class SavedTensors:
                 own.copy_(self.rows(name, place_of(tensor)[0], own.shape[0]))
 
 
-def load_rows(model: nn.Module, directory: Path, name: str = "model", *, trained_only: bool = False) -> None:
+def load_rows(
+    model: nn.Module,
+    directory: Path,
+    name: str = "model",
+    *,
+    trained_only: bool = False,
+    known_as: Callable[[str], str | None] | None = None,
+) -> None:
     """Copy this rank's rows of a model's state straight from files into the model.
+
+    `known_as` tells what the files call a tensor, and None for one that is not there on purpose.
 
     Raises AssetError if a tensor is missing. Of tensors that are one (tied embeddings), one name is enough.
     """
     saved = SavedTensors(directory, name)
     there = set(saved.names())
-    for names, tensor in one_by_one(model, trained_only=trained_only):
+    for own, tensor in one_by_one(model, trained_only=trained_only):
+        names = [found for each in own if (found := known_as(each) if known_as else each) is not None]
+        if not names:
+            continue
         known = [each for each in names if each in there]
         if not known:
             raise AssetError(
@@ -180,8 +192,8 @@ def one_by_one(model: nn.Module, *, trained_only: bool = False) -> list[tuple[li
     return list(found.values())
 
 
-def write_whole(model: nn.Module, base: Path, directory: Path, ranks: Ranks) -> None:
-    """Write the whole weights as an ordinary checkpoint: names and dtypes of `base`, values of the model.
+def write_whole(state: Mapping[str, Tensor], base: Path, directory: Path, ranks: Ranks) -> None:
+    """Write the whole weights as an ordinary checkpoint: names and dtypes of `base`, values of a model's state.
 
     Alone, in the files that `base` has. With others, every rank gathers every tensor and keeps each `world`-th, so that
     all write at the same time, and no rank holds more than one whole tensor and its share.
@@ -189,12 +201,12 @@ def write_whole(model: nn.Module, base: Path, directory: Path, ranks: Ranks) -> 
     Raises AssetError if `base` has a tensor that the model does not have.
     """
     if ranks.is_alone:
-        write_state(by_name(model), base, directory)
+        write_state(state, base, directory)
         return
     files = [f"model-{rank + 1:05d}-of-{ranks.world:05d}.safetensors" for rank in range(ranks.world)]
     own: dict[str, Tensor] = {}
     where: dict[str, str] = {}
-    for number, (name, value) in enumerate(_gathered(by_name(model), base)):
+    for number, (name, value) in enumerate(_gathered(state, base)):
         owner = number % ranks.world
         where[name] = files[owner]
         if owner == ranks.rank:

@@ -122,15 +122,55 @@ def test_ratios_and_masks_of_whole_sequences_are_the_same_in_two_processes(
     assert any(report["clipped_share"] > 0 for report in one["reports"])
 
 
-def test_in_bf16_two_processes_compute_what_one_does_but_for_rounding(root: Path, together: Callable[..., Any]) -> None:
-    """FSDP computes the residual stream in bf16, autocast in float32, so only the figures can be alike."""
-    one, two = (
-        run("update", root / f"half-{name}", "model.dtype=bfloat16") for name, run in (("1", alone), ("2", together))
-    )
+LORA = ["lora.rank=3", "lora.alpha=6", "grpo.kl_coefficient=0", "grpo.entropy_coefficient=0"]
+
+
+@pytest.mark.parametrize("more", [[], LORA], ids=["all weights", "lora"])
+def test_in_bf16_two_processes_compute_what_one_does_but_for_rounding(
+    root: Path, together: Callable[..., Any], more: list[str]
+) -> None:
+    """FSDP computes the residual stream in bf16, autocast in float32, so only the figures can be alike.
+
+    With LoRA, frozen weights in bf16 and factors in float32 are gathered side by side.
+    """
+    work, half = f"half-{len(more)}", ["model.dtype=bfloat16", *more]
+    one, two = (run("update", root / f"{work}-{name}", *half) for name, run in (("1", alone), ("2", together)))
     for mine, other in zip(one["reports"], two["reports"], strict=True):
         assert mine["tokens"] == other["tokens"]
         for name in ("loss", "policy_loss", "entropy", "mismatch_mean", "grad_norm"):
             assert mine[name] == pytest.approx(other[name], rel=0.05, abs=0.02), name
+
+
+def test_lora_in_two_processes_is_lora_in_one(root: Path, together: Callable[..., Any]) -> None:
+    """With three rows of a factor for two ranks; its checkpoint is read and published by either number of them."""
+    one, two = (run("update", root / f"lora-{name}", *LORA) for name, run in (("1", alone), ("2", together)))
+    same_numbers(one, two)
+    for name in ("model", "optimizer"):
+        mine, other = (saved(root / f"lora-{number}" / "checkpoint", name) for number in (1, 2))
+        assert mine.keys() == other.keys()
+        assert all("lora_" in key for key in mine)
+        for key in mine:
+            torch.testing.assert_close(mine[key], other[key], rtol=1e-3, atol=1e-6, msg=f"{name}: {key}")
+    adapters = [load_file(root / f"lora-{number}" / "checkpoint" / "adapter_model.safetensors") for number in (1, 2)]
+    assert adapters[0].keys() == adapters[1].keys()
+    assert all(torch.allclose(adapters[0][key], adapters[1][key], rtol=1e-3, atol=1e-6) for key in adapters[0])
+    for name, run in (("1", alone), ("2", together)):
+        give(root / "lora-2", root / f"lora-again-{name}")
+        run("again", root / f"lora-again-{name}", *LORA)
+    for where in ("weights", "gathered.safetensors"):
+        published = [root / f"lora-again-{name}" / where for name in ("1", "2")]
+        mine, other = (load_whole(each) if each.is_dir() else load_file(each) for each in published)
+        assert mine.keys() == other.keys()
+        assert all(torch.equal(mine[key], other[key]) and mine[key].dtype == other[key].dtype for key in mine)
+    assert any(not torch.equal(tensor, mine[key]) for key, tensor in load_whole(root / "tiny").items())
+
+
+def test_a_run_with_lora_and_a_kl_term_is_the_same_in_two_processes(root: Path, together: Callable[..., Any]) -> None:
+    """The reference is the model with its factors switched off, on each rank."""
+    overrides = [*LORA, "grpo.kl_coefficient=0.01", "sft.enabled=false"]
+    one, two = (run("update", root / f"lora-kl-{name}", *overrides) for name, run in (("1", alone), ("2", together)))
+    same_numbers(one, two)
+    assert all(report["kl"] > 0 for report in one["reports"][1:])
 
 
 def load_whole(directory: Path) -> dict[str, torch.Tensor]:
@@ -142,7 +182,8 @@ def load_whole(directory: Path) -> dict[str, torch.Tensor]:
 def give(source: Path, work: Path, reference: str = "from-reference") -> None:
     """What `again` begins from."""
     shutil.copytree(source / "checkpoint", work / "from")
-    shutil.copytree(source / "reference", work / reference, dirs_exist_ok=True)
+    if (source / "reference").exists():
+        shutil.copytree(source / "reference", work / reference, dirs_exist_ok=True)
 
 
 def test_a_checkpoint_goes_from_two_to_one_to_two_bit_for_bit(
