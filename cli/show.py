@@ -11,7 +11,14 @@ from rich.table import Table
 from research.schemas import AnswerResponse
 from services.process.terminal import escape_control_chars
 
-_STYLES = {"think": "dim", "search": "cyan", "result": "yellow", "answer": "bold green", "text": "default"}
+_STYLES = {
+    "think": "dim",
+    "search": "cyan",
+    "open": "cyan",
+    "result": "yellow",
+    "answer": "bold green",
+    "text": "default",
+}
 
 
 def show_answer(answer: AnswerResponse, console: Console) -> None:

@@ -15,7 +15,7 @@ from pydantic import Field, FiniteFloat, TypeAdapter
 from typing_extensions import TypedDict
 
 from research.episode.agent import Finish, Generation, Sampling
-from research.errors import ConditionsChangedError, ServiceError
+from research.errors import ConditionsChangedError, ServiceError, ServiceRefusalError
 from research.http import request_id
 from research.http.service import READY_TIMEOUT_SECONDS, HttpService
 from research.pace import Pace
@@ -52,6 +52,12 @@ class _Found(TypedDict):
     results: list[list[_Hit]]
 
 
+class _Page(TypedDict):
+    id: str
+    title: str
+    text: str
+
+
 class _Logprob(TypedDict):
     logprob: FiniteFloat
 
@@ -79,7 +85,12 @@ class _Turns(TypedDict):
 
 
 _FOUND, _TURNS, _DIGESTS = TypeAdapter(_Found), TypeAdapter(_Turns), TypeAdapter(dict[str, str])
+_PAGE = TypeAdapter(_Page)
 _INFO, _STATUS, _UPDATED = TypeAdapter(RetrieverInfo), TypeAdapter(WeightsStatus), TypeAdapter(WeightsResponse)
+
+
+# See services/retriever/api/open.py; its host may be away (502) or slow (504), after every allowed retry.
+_PAGE_NOT_GIVEN = frozenset({403, 404, 415, 422, 502, 504})
 
 
 class RetrieverClient(HttpService):
@@ -126,6 +137,22 @@ class RetrieverClient(HttpService):
         if len(body["results"]) != 1 or len(hits := body["results"][0]) > top_k:
             raise self.nonsense("other numbers of results or of passages than were asked for")
         return [ScoredPassage(Passage(hit["id"], hit["title"], hit["text"]), hit["score"]) for hit in hits]
+
+    async def open(self, page: str) -> list[Passage]:
+        """The passage with that id, or the page with that url, whole.
+
+        Empty if there is none, or if it cannot or must not be read: that is for who asked to know, and no fault.
+
+        Raises:
+            ServiceError: as `request` does.
+        """
+        try:
+            found = await self.request_as(_PAGE, "POST", "/open", json={"id": page[:_MAX_QUERY_CHARS]})
+        except ServiceError as error:
+            if error.status in _PAGE_NOT_GIVEN and not isinstance(error, ServiceRefusalError):
+                return []
+            raise
+        return [Passage(found["id"], found["title"], found["text"])]
 
     async def served(self) -> tuple[RetrieverInfo, IndexInfo]:
         """What is served, and the index that answers; raises ServiceError, as `request` does."""

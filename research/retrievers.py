@@ -5,8 +5,9 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
+from typing import TypeVar
 
 from research.clients import RetrieverClient
 from research.errors import (
@@ -21,6 +22,8 @@ from research.passages import Passage, ScoredPassage
 from research.routing import Load, choose
 
 logger = logging.getLogger(__name__)
+
+Found = TypeVar("Found")
 
 _CHECK_SECONDS = 2.0
 
@@ -101,6 +104,13 @@ class Retrievers:
 
     async def search_scored(self, query: str, top_k: int) -> list[ScoredPassage]:
         """Search at the server of this query, or at another if it fails; raises what `RetrieverClient` raises."""
+        return await self._ask(query, lambda client: client.search_scored(query, top_k))
+
+    async def open(self, page: str) -> list[Passage]:
+        """As `RetrieverClient.open`, at the server of this page, or at another if it fails."""
+        return await self._ask(page, lambda client: client.open(page))
+
+    async def _ask(self, key: str, ask: Callable[[RetrieverClient], Awaitable[Found]]) -> Found:
         async for attempt in tries(
             RetrieverClient.kind,
             retries=self._retries,
@@ -108,20 +118,20 @@ class Retrievers:
             is_transient=lambda error: isinstance(error, _NoneAnsweredError),
         ):
             with attempt:
-                return await self._search_once(query, top_k)
+                return await self._ask_once(key, ask)
         raise AssertionError("the last error is raised")
 
-    async def _search_once(self, query: str, top_k: int) -> list[ScoredPassage]:
+    async def _ask_once(self, key: str, ask: Callable[[RetrieverClient], Awaitable[Found]]) -> Found:
         """Try each server in service once; all of them, if none is."""
         left = [server for server in self._servers if server.check is None] or list(self._servers)
         waits: list[float | None] = []  # of those that are busy
         while True:
             loads = [server.load for server in left]
-            server = left[loads.index(choose(query, loads))]
+            server = left[loads.index(choose(key, loads))]
             started = time.perf_counter()
             try:
                 with server.load.request():
-                    found = await server.client.search_scored(query, top_k)
+                    found = await ask(server.client)
             except (ServiceError, ConditionsChangedError) as error:
                 status = error.status if isinstance(error, ServiceError) else None
                 busy = isinstance(error, ServiceBusyError)

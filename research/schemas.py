@@ -134,9 +134,9 @@ class AnswerRequest(AgentLimits):
 
 
 class Step(BaseModel):
-    """One piece of the trace: a thought, a search with the passages found, the answer, or text outside any tag."""
+    """One piece of the trace: a thought, a search, the id of a page to open, what was found, the answer, other text."""
 
-    kind: Literal["think", "search", "result", "answer", "text"]
+    kind: Literal["think", "search", "open", "result", "answer", "text"]
     text: str
     passages: list[str] = Field(default_factory=list, description="ids of the passages of a result")
 

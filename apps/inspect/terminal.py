@@ -15,7 +15,7 @@ from research.episode.search_analysis import SearchFact, served_all
 from research.episode.trace import trace_of
 from services.process.terminal import escape_control_chars
 
-_STYLES = {"think": "italic", "search": "bold cyan", "result": "dim", "answer": "bold", "text": ""}
+_STYLES = {"think": "italic", "search": "bold cyan", "open": "bold cyan", "result": "dim", "answer": "bold", "text": ""}
 _OUTCOME_STYLES = {"exact": "green", "partial": "yellow", "wrong": "red", "format": "magenta"}
 _LABEL_WIDTH = 10
 

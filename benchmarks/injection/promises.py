@@ -25,6 +25,7 @@ _CALL = re.compile(rf"\A(?:{_BEFORE})?+(?:(?><think>{_BEFORE})|(?!<think>).)*?<t
 _TAGS = re.compile(r"<search>(?:(?!<search>).)*?</search>", re.DOTALL)
 _SEARCH = {
     "tags": _TAGS,
+    "tags_open": re.compile(rf"{_TAGS.pattern}|<open>(?:(?!<open>).)*?</open>", re.DOTALL),
     "tags_parallel": _TAGS,
     "tool_calls": _CALL,
     "tool_calls_plain": _CALL,

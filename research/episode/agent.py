@@ -106,14 +106,24 @@ class Retriever(Protocol):
     async def search(self, query: str, top_k: int) -> list[Passage]: ...
 
 
+class PageReader(Retriever, Protocol):
+    """A retriever whose pages can be opened, by an id or a url; they come whole, or not at all."""
+
+    async def open(self, page: str) -> list[Passage]: ...
+
+
 @dataclass(slots=True)
 class Turn:
-    """What the model wrote in one go, and the search that it led to, if any; its query may be several in one."""
+    """What the model wrote in one go, and the search that it led to, if any; its query may be several in one.
+
+    `opened`: it was a page that was opened, and the query is its id.
+    """
 
     text: str
     query: str | None = None
     passages: list[Passage] = field(default_factory=list)
     result: str = ""  # the passages as the model saw them
+    opened: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -182,6 +192,7 @@ class Episode(_ReadOnce):
 
     @property
     def searches(self) -> int:
+        """How often it was answered with passages, found or opened."""
         return sum(turn.query is not None for turn in self.turns)
 
     @property
@@ -330,19 +341,20 @@ class SearchAgent:
         return None
 
     async def _search(self, episode: Episode, turn: Turn, query: str, room: int) -> StopReason | None:
-        """Answer the search of a turn; TOKEN_LIMIT if its result does not fit (half a result would mislead)."""
+        """Answer what a turn asks for; TOKEN_LIMIT if its result does not fit (half a result would mislead)."""
         started = time.perf_counter()
-        searches = self.prompt.form.searches(query)
-        if len(searches) == 1:
-            passages = await self.retriever.search(searches[0], self.limits.top_k)
+        if self.prompt.form.opens(turn.text):
+            turn.opened, passages = True, await cast(PageReader, self.retriever).open(query)
         else:
-            passages = await self._search_all(searches)
+            passages = await self._search_all(self.prompt.form.searches(query))
         episode.search_seconds += time.perf_counter() - started
         turn.query, turn.passages = query, passages
         return await in_side_thread(partial(self._insert_result, turn, episode, room))
 
     async def _search_all(self, searches: Sequence[str]) -> list[Passage]:
         """Search for all at once; what several find is there once. If one fails, the others are not waited for."""
+        if len(searches) == 1:
+            return await self.retriever.search(searches[0], self.limits.top_k)
         tasks = [asyncio.ensure_future(self.retriever.search(each, self.limits.top_k)) for each in searches]
         try:
             found = await asyncio.gather(*tasks)
@@ -353,7 +365,8 @@ class SearchAgent:
 
     def _insert_result(self, turn: Turn, episode: Episode, room: int) -> StopReason | None:
         """Add the passages of a turn to its episode, as the model sees them."""
-        served = [self._cut(passage) for passage in turn.passages]
+        limit = self.limits.max_page_tokens if turn.opened else self.limits.max_passage_tokens
+        served = [self._cut(passage, limit) for passage in turn.passages]
         form = self.prompt.form
         turn.result = form.result(served, self.tokenizer.special_tokens)
         if form.chat.tools:
@@ -366,12 +379,11 @@ class SearchAgent:
         episode._append_result(ids)
         return None
 
-    def _cut(self, passage: Passage) -> Passage:
-        title, text = self._first_tokens(passage.title), self._first_tokens(passage.text)
+    def _cut(self, passage: Passage, limit: int | None) -> Passage:
+        title, text = self._first_tokens(passage.title, limit), self._first_tokens(passage.text, limit)
         return passage if (title, text) == (passage.title, passage.text) else Passage(passage.id, title, text)
 
-    def _first_tokens(self, text: str) -> str:
-        limit = self.limits.max_passage_tokens
+    def _first_tokens(self, text: str, limit: int | None) -> str:
         if limit is None:
             return text
         text = text[: limit * _MOST_CHARS_PER_TOKEN]  # a page of a megabyte is not tokenized to show its first line

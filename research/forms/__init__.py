@@ -5,10 +5,19 @@ from __future__ import annotations
 from research.errors import ConfigurationError
 from research.forms.form import PromptForm
 from research.forms.published import AUTOREFINE, R1_SEARCHER, SEARCH_R1
-from research.forms.tags import TAGS, TAGS_PARALLEL
+from research.forms.tags import TAGS, TAGS_OPEN, TAGS_PARALLEL
 from research.forms.tool_calls import TOOL_CALLS, TOOL_CALLS_PLAIN
 
-_ALL: tuple[PromptForm, ...] = (TAGS, TAGS_PARALLEL, TOOL_CALLS, TOOL_CALLS_PLAIN, SEARCH_R1, R1_SEARCHER, AUTOREFINE)
+_ALL: tuple[PromptForm, ...] = (
+    TAGS,
+    TAGS_OPEN,
+    TAGS_PARALLEL,
+    TOOL_CALLS,
+    TOOL_CALLS_PLAIN,
+    SEARCH_R1,
+    R1_SEARCHER,
+    AUTOREFINE,
+)
 _FORMS = {form.name: form for form in _ALL}
 
 

@@ -73,7 +73,11 @@ class PromptForm(Protocol):
         ...
 
     def query(self, turn: str) -> str | None:
-        """The query of a turn, with single spaces; None if there is none that can be searched for."""
+        """What a turn asks for, with single spaces: a query, or the id of a page; None if that is nothing."""
+        ...
+
+    def opens(self, turn: str) -> bool:
+        """Whether what `query` finds in a turn is the id of a page that is to be opened, and not searched for."""
         ...
 
     def searches(self, query: str) -> tuple[str, ...]:

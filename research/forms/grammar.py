@@ -26,7 +26,7 @@ _LATEX_ESCAPE = re.compile(r"\\([%$#&_{} ,;!])")
 
 @dataclass(frozen=True, slots=True)
 class Tags:
-    """What opens and closes a search, its result and the answer.
+    """What opens and closes a search, its result and the answer; and the id of a page to open, if there are such.
 
     `boxed`: the answer is in a box inside its tags. `last_answer`: of several answers the last counts, not the first.
     `thought_opened`: the prompt ends in `<think>`.
@@ -35,6 +35,7 @@ class Tags:
     search: tuple[str, str] = ("<search>", SEARCH_END)
     result: tuple[str, str] = (RESULT_START, RESULT_END)
     answer: tuple[str, str] = ("<answer>", "</answer>")
+    page: tuple[str, str] | None = None
     boxed: bool = True
     last_answer: bool = False
     thought_opened: bool = False
@@ -45,7 +46,12 @@ RESEARCH = Tags()
 
 def search_query(turn: str, tags: Tags = RESEARCH) -> str | None:
     """The query of the last closed search of a turn, stripped; None if there is none or it is blank."""
-    opens, closes = tags.search
+    return last_closed(turn, tags.search)
+
+
+def last_closed(turn: str, pair: tuple[str, str]) -> str | None:
+    """What stands in the last closed pair of tags of a turn, with single spaces; None if that is nothing."""
+    opens, closes = pair
     for opened in reversed(turn.split(opens)[1:]):
         query, closed, _ = opened.partition(closes)
         if closed:
@@ -152,9 +158,10 @@ def format_fault(turns: Sequence[str], answer: str | None, *, ended: bool, tags:
     thoughts = text.count(THOUGHT_START) + tags.thought_opened
     if thoughts == 0 or thoughts != text.count(THOUGHT_END):
         return "thoughts are missing or not closed"
-    searches = text.count(tags.search[0])
-    if searches != text.count(tags.search[1]) or searches != len(turns) - 1:
-        return "a search is not closed or has no result"
+    pairs = [tags.search] if tags.page is None else [tags.search, tags.page]
+    asked = [text.count(opens) for opens, _ in pairs]
+    if asked != [text.count(closes) for _, closes in pairs] or sum(asked) != len(turns) - 1:
+        return f"a search {'or a page ' if tags.page else ''}is not closed or has no result"
     if any(text.count(tag) != 1 for tag in tags.answer):
         return "there is not exactly one answer"
     if answer is None:

@@ -1,4 +1,4 @@
-"""What a model writes, split by tag while it streams: thoughts, searches, the answer, text outside any tag."""
+"""What a model writes, split by tag while it streams: thoughts, searches, pages to open, the answer, other text."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from functools import cache
 from typing import Literal
 
-TagSpanKind = Literal["think", "search", "answer", "text"]
+TagSpanKind = Literal["think", "search", "open", "answer", "text"]
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from research.forms.form import Chat, TurnReader
 from research.forms.grammar import (
@@ -17,6 +17,7 @@ from research.forms.grammar import (
     escape_tags,
     extract_answer,
     format_fault,
+    last_closed,
     search_query,
 )
 from research.forms.tag_parser import TAGS as MARKS
@@ -77,10 +78,13 @@ class TagForm:
         (search, end), (result, result_end), (answer, answer_end) = self.tags.search, self.tags.result, self.tags.answer
         final = "\\boxed{answer}" if self.tags.boxed else "answer"
         query = "query" if self.separator is None else f"query {self.separator} another query"
+        asks, ends, found = f"`{search}{query}{end}`", f"`{end}`", "what the search found"
+        if self.tags.page is not None:
+            asks, ends = f"{asks} or `{'id'.join(self.tags.page)}`", f"{ends} and at `{self.tags.page[1]}`"
+            found += " or the page holds"
         return (
-            f"It writes `<think>…</think>` and `{search}{query}{end}`, reads `{result}passages{result_end}`, and ends\n"
-            f"with `{answer}{final}{answer_end}`. The program that runs it stops at `{end}`, appends "
-            "what the search found"
+            f"It writes `<think>…</think>` and {asks}, reads `{result}passages{result_end}`, and ends\n"
+            f"with `{answer}{final}{answer_end}`. The program that runs it stops at {ends}, appends {found}"
         )
 
     def question(self, text: str) -> str:
@@ -93,7 +97,13 @@ class TagForm:
         answers = self.tags.answer[1] in self.stop and turn.rfind(self.tags.answer[1]) > turn.rfind(self.tags.search[1])
         return not by_itself and not answers
 
+    def opens(self, turn: str) -> bool:
+        """What was closed last decides, also where a token holds more than the text that ended the turn."""
+        return self.tags.page is not None and turn.rfind(self.tags.page[1]) > turn.rfind(self.tags.search[1])
+
     def query(self, turn: str) -> str | None:
+        if self.tags.page is not None and self.opens(turn):
+            return last_closed(turn, self.tags.page)
         query = search_query(turn, self.tags)
         if query is None:
             return None
@@ -122,5 +132,21 @@ class TagForm:
         return StreamingTagParser(self.marks, THOUGHT_END if self.thought_opened else None)
 
 
+_PAGE_START, _PAGE_END = "<open>", "</open>"
+_MOST_ID_CHARS = 500  # urls are shorter; what is cut cannot be opened
+
+
+def _shown_id(passage: Passage) -> str:
+    return " ".join(passage.id[:_MOST_ID_CHARS].split())
+
+
 TAGS = TagForm()
+TAGS_OPEN = TagForm(
+    name="tags_open",
+    tags=Tags(page=(_PAGE_START, _PAGE_END)),
+    stop=(SEARCH_END, _PAGE_END),
+    names=(*TAG_NAMES, "open"),
+    marks=(*MARKS, Mark(_PAGE_START, _PAGE_END, "open")),
+    layout=replace(_LAYOUT, passage=lambda at, passage: f"[{_shown_id(passage)}] {_LAYOUT.passage(at, passage)}"),
+)
 TAGS_PARALLEL = TagForm(name="tags_parallel", separator="##")  # as ParallelSearch separates them (arXiv 2508.09303)

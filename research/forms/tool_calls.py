@@ -100,6 +100,9 @@ class ToolCallForm:
             return None
         return _query_of(call)
 
+    def opens(self, turn: str) -> bool:
+        return False
+
     def searches(self, query: str) -> tuple[str, ...]:
         return (query,)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from research.episode.agent import Finish, Generation, Sampling, SearchAgent
 from research.episode.tokenizer import Tokenizer
@@ -29,9 +29,10 @@ class Scripted:
     on_text: Callable[[str], None] | None = None
     asked: list[int] = field(default_factory=list)
     cancelled: list[bool] = field(default_factory=list)
+    stop: tuple[str, ...] = ("</search>",)
 
     def with_callback(self, on_text: Callable[[str], None]) -> Scripted:
-        return Scripted(self.tokenizer, self.turns, self.behaviour, on_text, self.asked, self.cancelled)
+        return replace(self, on_text=on_text)
 
     async def generate(self, prompt_ids: Sequence[int], max_tokens: int, sampling: Sampling) -> Generation:
         text = self.turns[len(self.asked)]
@@ -48,7 +49,7 @@ class Scripted:
         except asyncio.CancelledError:
             self.cancelled.append(True)
             raise
-        finish = Finish.SEARCH if text.endswith("</search>") else Finish.EOS
+        finish = Finish.SEARCH if text.endswith(self.stop) else Finish.EOS
         ids = self.tokenizer.encode(text) + [self.tokenizer.eos_id] * (finish is Finish.EOS)
         return Generation(ids, [0.0] * len(ids), ["0"] * len(ids), finish)
 

@@ -1,6 +1,6 @@
 // Shows one episode.
 
-const AUTHORS = { think: "thinks", search: "searches", answer: "answers", text: "writes outside of any tag" };
+const AUTHORS = { think: "thinks", search: "searches", open: "opens", answer: "answers", text: "writes outside of any tag" };
 const HEAT = [[-0.05, "95 %"], [-0.3, "74 %"], [-0.7, "50 %"], [-1.6, "20 %"], [-3, "5 %"]]; // log-probability, share
 let tokensOpen = false;
 

@@ -88,14 +88,14 @@ def reasoning_of(answer: AnswerResponse) -> str:
     for step in answer.trace:
         if step.kind == "result":
             paragraphs.append(found_line([titles[passage] for passage in step.passages]))
-        elif step.kind in ("think", "search", "text") and step.text:
+        elif step.kind in ("think", "search", "open", "text") and step.text:
             paragraphs.append(heading(step.kind) + step.text)
     return "\n\n".join(paragraphs)
 
 
 def heading(kind: str) -> str:
     """The prefix of a step."""
-    return "Search: " if kind == "search" else ""
+    return {"search": "Search: ", "open": "Open: "}.get(kind, "")
 
 
 def found_line(titles: Sequence[str]) -> str:

@@ -43,6 +43,7 @@ _BY_TAGS = Writing(
 )
 _WRITINGS = {
     "tags": _BY_TAGS,
+    "tags_open": _BY_TAGS,  # without a page: that one helps is what the model may find out
     "tags_parallel": _BY_TAGS,  # with one query per search: that several help is what the model may find out
     "tool_calls": Writing(
         _search_by_call, lambda thought, answer: f"<think>\n{thought}\n</think>\n\n\\boxed{{{answer}}}"

@@ -42,6 +42,11 @@ TURNS = {
         "<think>b</think><search>France</search>\n",
         "<think>c</think><answer>\\boxed{Paris}</answer>",
     ),
+    "tags_open": (
+        "<think>a</think><search>capital of France</search>",
+        "<think>b</think><open>7</open>\n",
+        "<think>c</think><answer>\\boxed{Paris}</answer>",
+    ),
     "tool_calls": (
         f"<think>a</think>\n\n{CALL % 'capital of France'}",
         f"<think>b</think>\n\n{CALL % 'France'}\n",
@@ -101,6 +106,9 @@ class Shelf:
     async def search(self, query: str, top_k: int) -> list[Passage]:
         return self.passages
 
+    async def open(self, page: str) -> list[Passage]:
+        return self.passages
+
     async def search_scored(self, query: str, top_k: int) -> list[ScoredPassage]:
         return [ScoredPassage(passage, 1.0) for passage in self.passages]
 
@@ -112,7 +120,7 @@ def prompt_named(name: str) -> Prompt:
 
 def run(passages: list[Passage], prompt: Prompt, **limits: int | None) -> tuple[Episode, list[str]]:
     recorder = Recorder(Script(TURNS[prompt.form.name], all_end=not prompt.form.stop))
-    config = EpisodeConfig(max_tokens=1_000_000, **limits)
+    config = EpisodeConfig(max_tokens=1_000_000, max_page_tokens=limits.get("max_passage_tokens"), **limits)
     agent = SearchAgent(recorder, Shelf(passages), TOKENIZER, prompt, config, 1_000_000)
     episode = asyncio.run(agent.run("Who?", GREEDY))
     return episode, broken_promises(episode, recorder.turns, TOKENIZER, CONTROL)
@@ -133,6 +141,7 @@ def test_there_are_200_of_20_kinds_the_same_each_time_and_none_wants_a_right_ans
         ("research-small", 48),
         ("research-instruct", 48),
         ("research-base", None),
+        ("research-open", 48),
         ("research-parallel", 48),
         ("research-tools", 48),
         ("search-r1", 48),
@@ -150,7 +159,8 @@ def test_no_hostile_passage_reaches_mask_parser_trace_or_terminal(prompt: str, l
         if (episode.answer, episode.format_fault, episode.searches) != ("Paris", None, 2):
             why.append(f"{episode.answer}, {episode.format_fault}, {episode.searches} searches")
         kinds = [step.kind for step in trace_of(episode)]
-        if kinds != ["think", "search", "result"] * 2 + ["think", "answer"]:
+        second = "open" if prompt == "research-open" else "search"
+        if kinds != ["think", "search", "result", "think", second, "result", "think", "answer"]:
             why.append(f"the trace has {kinds}")
         if why:
             broken[attack.hostile.text[:200]] = why

@@ -61,7 +61,8 @@ def test_an_unknown_form_is_named_with_those_there_are(tmp_path: Path) -> None:
     file = tmp_path / "mine.txt"
     file.write_text("# form: xml\nRules.")
     with pytest.raises(
-        ConfigurationError, match=r"mine.txt: there is no prompt form 'xml'; known: .*tags, tags_parallel, tool_calls"
+        ConfigurationError,
+        match=r"mine.txt: there is no prompt form 'xml'; known: .*tags, tags_open, tags_parallel, tool_calls",
     ):
         load_prompt(str(file))
 
