@@ -28,6 +28,7 @@ _SEARCH = {
     "tags_open": re.compile(rf"{_TAGS.pattern}|<open>(?:(?!<open>).)*?</open>", re.DOTALL),
     "tags_parallel": _TAGS,
     "tool_calls": _CALL,
+    "tool_calls_open": _CALL,
     "tool_calls_plain": _CALL,
     "search_r1": re.compile(r"<search>.*?</search>", re.DOTALL),
     "autorefine": re.compile(r"<search>.*?</search>", re.DOTALL),

@@ -6,13 +6,14 @@ from research.errors import ConfigurationError
 from research.forms.form import PromptForm
 from research.forms.published import AUTOREFINE, R1_SEARCHER, SEARCH_R1
 from research.forms.tags import TAGS, TAGS_OPEN, TAGS_PARALLEL
-from research.forms.tool_calls import TOOL_CALLS, TOOL_CALLS_PLAIN
+from research.forms.tool_calls import TOOL_CALLS, TOOL_CALLS_OPEN, TOOL_CALLS_PLAIN
 
 _ALL: tuple[PromptForm, ...] = (
     TAGS,
     TAGS_OPEN,
     TAGS_PARALLEL,
     TOOL_CALLS,
+    TOOL_CALLS_OPEN,
     TOOL_CALLS_PLAIN,
     SEARCH_R1,
     R1_SEARCHER,

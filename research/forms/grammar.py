@@ -19,6 +19,7 @@ THOUGHT_START, THOUGHT_END = "<think>", "</think>"
 RESULT_START, RESULT_END = "<result>", "</result>"
 TAG_NAMES = ("think", "search", "result", "answer")
 
+_MOST_ID_CHARS = 500  # urls are shorter
 _BOX_OR_BRACE = re.compile(r"(?P<box>\\boxed\s*+\{)|[{}]")
 _TEXT_OR_BRACE = re.compile(r"(?P<command>\\(?:text|mathrm|mathbf|textbf|textit)\s*+\{)|[{}]")
 _LATEX_ESCAPE = re.compile(r"\\([%$#&_{} ,;!])")
@@ -71,6 +72,11 @@ def escape_tags(text: str, special_tokens: Iterable[str], names: tuple[str, ...]
 def _own_tag(names: tuple[str, ...]) -> re.Pattern[str]:
     # Possessive: white space that was read once is not divided in other ways.
     return re.compile(r"<(?=\s*+(?:/\s*+)?(?:" + "|".join(map(re.escape, names)) + r")\s*+>)", re.IGNORECASE)
+
+
+def shown_id(page: str) -> str:
+    """The id of a passage as a model is shown it; one that is cut is not one that can be opened."""
+    return " ".join(page[:_MOST_ID_CHARS].split())
 
 
 def break_special_tokens(text: str, special_tokens: Iterable[str]) -> str:

@@ -19,6 +19,7 @@ from research.forms.grammar import (
     format_fault,
     last_closed,
     search_query,
+    shown_id,
 )
 from research.forms.tag_parser import TAGS as MARKS
 from research.forms.tag_parser import Mark, StreamingTagParser
@@ -133,12 +134,6 @@ class TagForm:
 
 
 _PAGE_START, _PAGE_END = "<open>", "</open>"
-_MOST_ID_CHARS = 500  # urls are shorter; what is cut cannot be opened
-
-
-def _shown_id(passage: Passage) -> str:
-    return " ".join(passage.id[:_MOST_ID_CHARS].split())
-
 
 TAGS = TagForm()
 TAGS_OPEN = TagForm(
@@ -147,6 +142,6 @@ TAGS_OPEN = TagForm(
     stop=(SEARCH_END, _PAGE_END),
     names=(*TAG_NAMES, "open"),
     marks=(*MARKS, Mark(_PAGE_START, _PAGE_END, "open")),
-    layout=replace(_LAYOUT, passage=lambda at, passage: f"[{_shown_id(passage)}] {_LAYOUT.passage(at, passage)}"),
+    layout=replace(_LAYOUT, passage=lambda at, passage: f"[{shown_id(passage.id)}] {_LAYOUT.passage(at, passage)}"),
 )
 TAGS_PARALLEL = TagForm(name="tags_parallel", separator="##")  # as ParallelSearch separates them (arXiv 2508.09303)

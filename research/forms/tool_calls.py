@@ -15,45 +15,57 @@ how Qwen3's renders those of tools. What stands around them is the program's, li
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 
 import orjson
 
 from research.forms.form import Chat, TurnReader
-from research.forms.grammar import boxed_answer, escape_tags
+from research.forms.grammar import boxed_answer, escape_tags, shown_id
 from research.forms.tag_parser import Mark, StreamingTagParser, TagSpan, TagSpanKind
 from research.passages import Passage
 
 _CALL, _CALL_END = "<tool_call>", "</tool_call>"
 _THOUGHT, _THOUGHT_END = "<think>", "</think>"
 _RESULT = ("<tool_response>", "</tool_response>")
-_SEARCH: dict[str, object] = {
-    "type": "function",
-    "function": {
-        "name": "search",
-        "description": "Search Wikipedia; returns the passages that match best.",
-        "parameters": {
-            "type": "object",
-            "properties": {"query": {"type": "string", "description": "what to look for"}},
-            "required": ["query"],
-            "additionalProperties": False,
-        },
-    },
-}
-# For chat templates that know no tools, in the form that Hermes 2 Pro introduced.
-_TOOLS_TEXT = f"""# Tools
+
+
+def _function(name: str, description: str, argument: str, meaning: str) -> dict[str, object]:
+    """A function of one text, as `tools` of a chat template has it."""
+    parameters = {
+        "type": "object",
+        "properties": {argument: {"type": "string", "description": meaning}},
+        "required": [argument],
+        "additionalProperties": False,
+    }
+    return {"type": "function", "function": {"name": name, "description": description, "parameters": parameters}}
+
+
+_SEARCH = _function("search", "Search Wikipedia; returns the passages that match best.", "query", "what to look for")
+_SEARCH_WITH_IDS = _function(
+    "search",
+    "Search; returns the passages that match best, each after its id in brackets.",
+    "query",
+    "what to look for",
+)
+_OPEN = _function("open", "Read all of a passage or page that a search has found.", "id", "its id")
+
+
+def _chat(*functions: dict[str, object]) -> Chat:
+    """With the text for chat templates that know no tools, in the form that Hermes 2 Pro introduced."""
+    schemas = "\n".join(map(json.dumps, functions))
+    text = f"""# Tools
 
 These are the functions that you may call, as JSON schemas:
 <tools>
-{json.dumps(_SEARCH)}
+{schemas}
 </tools>
 
 To call one, end your message with a JSON object of its name and its arguments inside the tags of a call:
 {_CALL}
 {{"name": <function-name>, "arguments": <args-json-object>}}
 {_CALL_END}"""
-_CHAT = Chat(tools=(_SEARCH,), tools_text=_TOOLS_TEXT)
+    return Chat(tools=functions, tools_text=text)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -61,11 +73,12 @@ class ToolCallForm:
     r"""See `PromptForm`.
 
     A message wants a search if it holds a tag of a call outside its thoughts. It must then hold exactly one call, which
-    is a JSON object of exactly `name` and `arguments`, with the name `search` and exactly a `query`; everything else
-    is malformed, as a search without a query is among the tags.
+    is a JSON object of exactly `name` and `arguments`, with the name `search` and exactly a `query`, or `open` and an
+    `id`; everything else is malformed, as a search without a query is among the tags.
 
     Attributes:
         boxed: the answer is in the last `\boxed{}` outside the thoughts; or it is all that stands there.
+        arguments: of each function, the name of its one argument.
     """
 
     name: str
@@ -75,11 +88,14 @@ class ToolCallForm:
     marks: tuple[Mark, ...] = (Mark(_THOUGHT, _THOUGHT_END, "think"), Mark(_CALL, _CALL_END, "search"))
     result_tags: tuple[str, str] = _RESULT
     thought_opened: bool = False
-    chat: Chat = _CHAT
+    chat: Chat = field(default_factory=lambda: _chat(_SEARCH))
+    arguments: Mapping[str, str] = field(default_factory=lambda: {"search": "query"})
 
     @property
     def summary(self) -> str:
         answer = "in `\\boxed{}`" if self.boxed else "as plain text"
+        if "open" in self.arguments:
+            answer += "; it may call\n`open` with the `id` of a passage, too"
         return (
             'It thinks in `<think>…</think>` and calls the tool `search`: `<tool_call>{"name": "search", "arguments":\n'
             '{"query": "…"}}</tool_call>`. A message without a call is the answer, '
@@ -98,17 +114,19 @@ class ToolCallForm:
         call, closed, after = call.partition(_CALL_END)
         if not opened or not closed or _CALL_END in before or _CALL in after or _CALL_END in after:
             return None
-        return _query_of(call)
+        return self._asked(call)[1]
 
     def opens(self, turn: str) -> bool:
-        return False
+        return self._asked(_said(turn).partition(_CALL)[2].partition(_CALL_END)[0])[0] == "open"
 
     def searches(self, query: str) -> tuple[str, ...]:
         return (query,)
 
     def result(self, passages: Sequence[Passage], special_tokens: Iterable[str]) -> str:
         special_tokens = tuple(special_tokens)
-        shown = (escape_tags(f'"{p.title}"\n{p.text}', special_tokens, self.names) for p in passages)
+        ids = (f"[{shown_id(p.id)}] " if "open" in self.arguments else "" for p in passages)
+        texts = (f'{own}"{p.title}"\n{p.text}' for own, p in zip(ids, passages, strict=True))
+        shown = (escape_tags(text, special_tokens, self.names) for text in texts)
         return "\n".join((_RESULT[0], "\n\n".join(shown) or "No passage was found.", _RESULT[1]))
 
     def answer(self, turn: str) -> str | None:
@@ -133,11 +151,31 @@ class ToolCallForm:
         return None
 
     def reader(self) -> TurnReader:
-        return _Reader(StreamingTagParser(self.marks))
+        return _Reader(StreamingTagParser(self.marks), self._asked)
+
+    def _asked(self, call: str) -> tuple[str, str | None]:
+        """The function that is called, and with what; the latter is None if the call is not well written."""
+        try:
+            asked = orjson.loads(call)
+        except orjson.JSONDecodeError:
+            return "", None
+        if not isinstance(asked, dict) or asked.keys() != {"name", "arguments"} or not isinstance(asked["name"], str):
+            return "", None
+        name, given = asked["name"], asked["arguments"]
+        argument = self.arguments.get(name)
+        if not isinstance(given, dict) or given.keys() != {argument} or not isinstance(given[argument], str):
+            return name, None
+        return name, " ".join(given[argument].split()) or None
 
 
 TOOL_CALLS = ToolCallForm("tool_calls", boxed=True)
 TOOL_CALLS_PLAIN = ToolCallForm("tool_calls_plain", boxed=False)
+TOOL_CALLS_OPEN = ToolCallForm(
+    "tool_calls_open",
+    boxed=True,
+    chat=_chat(_SEARCH_WITH_IDS, _OPEN),
+    arguments={"search": "query", "open": "id"},
+)
 
 
 def _said(turn: str) -> str:
@@ -147,24 +185,14 @@ def _said(turn: str) -> str:
     return "".join((first.rpartition(_THOUGHT_END)[2], *(after for _, closed, after in parts if closed)))
 
 
-def _query_of(call: str) -> str | None:
-    try:
-        asked = orjson.loads(call)
-    except orjson.JSONDecodeError:
-        return None
-    if not isinstance(asked, dict) or asked.keys() != {"name", "arguments"} or asked["name"] != "search":
-        return None
-    arguments = asked["arguments"]
-    if not isinstance(arguments, dict) or arguments.keys() != {"query"} or not isinstance(arguments["query"], str):
-        return None
-    return " ".join(arguments["query"].split()) or None
-
-
 class _Reader:
-    """Thoughts are told while they are written; of a call its query; the text that ends a turn without one answers."""
+    """Thoughts are told while they are written; of a call its query; the text that ends a turn without one answers.
 
-    def __init__(self, parser: StreamingTagParser) -> None:
-        self._parser = parser
+    `asked` reads a call, as `ToolCallForm._asked` does.
+    """
+
+    def __init__(self, parser: StreamingTagParser, asked: Callable[[str], tuple[str, str | None]]) -> None:
+        self._parser, self._asked = parser, asked
         self._held: list[TagSpan] = []  # of one step
         self._called = False
 
@@ -197,5 +225,6 @@ class _Reader:
         self._held = []
         if first.kind == "search":
             self._called = True
-            return [TagSpan(first.step, "search", _query_of(text) or text)]
+            name, query = self._asked(text)
+            return [TagSpan(first.step, "open" if name == "open" and query else "search", query or text)]
         return [TagSpan(first.step, kind, text)]

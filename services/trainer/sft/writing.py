@@ -41,12 +41,12 @@ _BY_TAGS = Writing(
     _search_by_tags,
     lambda thought, answer: f"<think>{thought}</think>\n<answer>\\boxed{{{answer}}}</answer>",
 )
+_BY_CALLS = Writing(_search_by_call, lambda thought, answer: f"<think>\n{thought}\n</think>\n\n\\boxed{{{answer}}}")
 _WRITINGS = {
     "tags": _BY_TAGS,
     "tags_open": _BY_TAGS,  # without a page: that one helps is what the model may find out
     "tags_parallel": _BY_TAGS,  # with one query per search: that several help is what the model may find out
-    "tool_calls": Writing(
-        _search_by_call, lambda thought, answer: f"<think>\n{thought}\n</think>\n\n\\boxed{{{answer}}}"
-    ),
+    "tool_calls": _BY_CALLS,
+    "tool_calls_open": _BY_CALLS,
     "tool_calls_plain": Writing(_search_by_call, lambda thought, answer: f"<think>\n{thought}\n</think>\n\n{answer}"),
 }

@@ -52,6 +52,11 @@ TURNS = {
         f"<think>b</think>\n\n{CALL % 'France'}\n",
         "<think>c</think>\n\n\\boxed{Paris}",
     ),
+    "tool_calls_open": (
+        f"<think>a</think>\n\n{CALL % 'capital of France'}",
+        '<think>b</think>\n\n<tool_call>\n{"name": "open", "arguments": {"id": "7"}}\n</tool_call>\n',
+        "<think>c</think>\n\n\\boxed{Paris}",
+    ),
     "search_r1": (
         "<think>a</think>\n<search> capital of France </search>",
         "<think>b</think>\n<search> France </search>\n",
@@ -144,6 +149,7 @@ def test_there_are_200_of_20_kinds_the_same_each_time_and_none_wants_a_right_ans
         ("research-open", 48),
         ("research-parallel", 48),
         ("research-tools", 48),
+        ("research-tools-open", 48),
         ("search-r1", 48),
         ("r1-searcher", 48),
         ("autorefine", 48),
@@ -159,7 +165,7 @@ def test_no_hostile_passage_reaches_mask_parser_trace_or_terminal(prompt: str, l
         if (episode.answer, episode.format_fault, episode.searches) != ("Paris", None, 2):
             why.append(f"{episode.answer}, {episode.format_fault}, {episode.searches} searches")
         kinds = [step.kind for step in trace_of(episode)]
-        second = "open" if prompt == "research-open" else "search"
+        second = "open" if prompt.endswith("-open") else "search"
         if kinds != ["think", "search", "result", "think", second, "result", "think", "answer"]:
             why.append(f"the trace has {kinds}")
         if why:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from io import StringIO
+from typing import Any, cast
 
 import pytest
 from rich.console import Console
@@ -13,11 +15,12 @@ from rich.console import Console
 from benchmarks.injection.promises import Recorder, broken_promises
 from cli.show import show_answer
 from research.clients import RetrieverClient
-from research.episode.agent import GREEDY, Episode, SearchAgent, StopReason
+from research.episode.agent import GREEDY, Episode, SearchAgent, StopReason, Turn
 from research.episode.streaming import EpisodeEvent, SearchDone, TextDelta, stream_episode
 from research.episode.trace import trace_of
 from research.errors import ServiceError, ServiceRefusalError
 from research.forms.tags import TAGS, TAGS_OPEN
+from research.forms.tool_calls import TOOL_CALLS, TOOL_CALLS_OPEN
 from research.passages import Passage
 from research.prompts import load_prompt
 from research.retrievers import Retrievers
@@ -134,6 +137,40 @@ def test_reasons_to_end(turns: list[str], limits: dict[str, int], reason: StopRe
 def test_what_was_closed_last_is_asked_for(turn: str, query: str | None, opens: bool) -> None:
     assert (TAGS_OPEN.query(turn), TAGS_OPEN.opens(turn)) == (query, opens)
     assert not TAGS.opens(turn)
+
+
+@pytest.mark.parametrize(
+    ("called", "query", "opens"),
+    [
+        ({"name": "open", "arguments": {"id": " wiki/7 "}}, "wiki/7", True),
+        ({"name": "search", "arguments": {"query": "a\nb"}}, "a b", False),
+        ({"name": "open", "arguments": {"query": "a"}}, None, None),
+        ({"name": "search", "arguments": {"id": "a"}}, None, None),
+        ({"name": "open", "arguments": {"id": 7}}, None, None),
+        ({"name": "open", "arguments": {"id": "a", "query": "b"}}, None, None),
+        ({"name": "close", "arguments": {"id": "a"}}, None, None),
+        ({"name": ["open"], "arguments": {"id": "a"}}, None, None),
+        ({"name": "open", "arguments": {}}, None, None),
+        ({"name": "open", "arguments": {"id": " "}}, None, None),
+    ],
+)
+def test_a_page_may_be_opened_by_a_call(called: object, query: str | None, opens: bool | None) -> None:
+    turn = f"<think>a</think>\n\n<tool_call>\n{json.dumps(called)}\n</tool_call>"
+    assert TOOL_CALLS_OPEN.query(turn) == query
+    if query is not None:
+        assert TOOL_CALLS_OPEN.opens(turn) == opens
+        told = trace_of(Episode("?", [], turns=[Turn(turn, query)], form="tool_calls_open"))
+        assert [(step.kind, step.text) for step in told[1:]] == [("open" if opens else "search", query)]
+    assert TOOL_CALLS_OPEN.asks(turn, by_itself=True)
+    assert not TOOL_CALLS.opens(turn) or TOOL_CALLS.query(turn) is None
+
+
+def test_a_template_is_told_of_both_functions() -> None:
+    assert [each["function"]["name"] for each in cast(Any, TOOL_CALLS_OPEN.chat.tools)] == ["search", "open"]
+    assert TOOL_CALLS_OPEN.chat.tools_text.count('{"type": "function"') == 2
+    assert TOOL_CALLS.chat.tools_text.count('{"type": "function"') == 1
+    assert '[wiki/7] "Paris"' in TOOL_CALLS_OPEN.result([LEAD], ())
+    assert "[wiki/7]" not in TOOL_CALLS.result([LEAD], ())
 
 
 @pytest.mark.parametrize(
