@@ -15,9 +15,9 @@ from pydantic import Field, FiniteFloat, TypeAdapter
 from typing_extensions import TypedDict
 
 from research.episode.agent import Finish, Generation, Sampling
-from research.errors import ConditionsChangedError, ServiceError, ServiceRefusalError
+from research.errors import ConditionsChangedError, ServiceError
 from research.http import request_id
-from research.http.service import READY_TIMEOUT_SECONDS, HttpService
+from research.http.service import READY_TIMEOUT_SECONDS, Answer, HttpService
 from research.pace import Pace
 from research.passages import Passage, ScoredPassage
 from research.schemas import (
@@ -89,8 +89,23 @@ _PAGE = TypeAdapter(_Page)
 _INFO, _STATUS, _UPDATED = TypeAdapter(RetrieverInfo), TypeAdapter(WeightsStatus), TypeAdapter(WeightsResponse)
 
 
-# See services/retriever/api/open.py; its host may be away (502) or slow (504), after every allowed retry.
-_PAGE_NOT_GIVEN = frozenset({403, 404, 415, 422, 502, 504})
+# Why a page is not given, by the names of services/retriever/web/pages/refusals.py and api/: an answer to who asked.
+_NO_PAGE = frozenset(
+    {
+        "address_refused",
+        "answer_too_large",
+        "host_paused",
+        "invalid_request",
+        "page_failed",
+        "page_not_found",
+        "page_refused",
+        "page_too_slow",
+        "page_unreadable",
+    }
+)
+# A host may take its time, and pages of one host come one after the other.
+_PAGE_SECONDS = 90.0
+_OPEN = "/open"
 
 
 class RetrieverClient(HttpService):
@@ -147,12 +162,21 @@ class RetrieverClient(HttpService):
             ServiceError: as `request` does.
         """
         try:
-            found = await self.request_as(_PAGE, "POST", "/open", json={"id": page[:_MAX_QUERY_CHARS]})
-        except ServiceError as error:
-            if error.status in _PAGE_NOT_GIVEN and not isinstance(error, ServiceRefusalError):
-                return []
-            raise
+            async with asyncio.timeout(_PAGE_SECONDS):
+                answer = await self.request("POST", _OPEN, json={"id": page[:_MAX_QUERY_CHARS]}, limit=math.inf)
+        except TimeoutError:
+            await self.check_ready()
+            return []
+        if answer is None:
+            return []
+        found = self.as_form(_PAGE, answer)
         return [Passage(found["id"], found["title"], found["text"])]
+
+    def _decoded(self, path: str, name: str, answer: Answer) -> Any:
+        """As of any service; None if a page is not given. By its status alone, a proxy's word would be taken for it."""
+        if path == _OPEN and answer.status >= 400 and _error_named(answer.content) in _NO_PAGE:
+            return None
+        return super()._decoded(path, name, answer)
 
     async def served(self) -> tuple[RetrieverInfo, IndexInfo]:
         """What is served, and the index that answers; raises ServiceError, as `request` does."""
@@ -161,6 +185,16 @@ class RetrieverClient(HttpService):
             if index.name == info.index:
                 return info, index
         raise self.nonsense("index: it is not among indexes")
+
+
+def _error_named(body: bytes) -> str | None:
+    """The name of the error that a service of ours answers with."""
+    try:
+        told = orjson.loads(body)
+    except orjson.JSONDecodeError:
+        return None
+    name = told.get("error") if isinstance(told, dict) else None
+    return name if isinstance(name, str) else None
 
 
 @dataclass(slots=True)

@@ -56,7 +56,8 @@ class Target:
     async def conditions(self, name: str) -> dict[str, Any]:
         """What an answer with this strategy depends on, except the questions."""
         prompt = self.agent.prompt.sha256 if name == RESEARCH else await prompt_hash(BASELINES[name])
-        limits = {each: getattr(self.settings.episode, each) for each in _LIMITS}
+        pages = ("max_page_tokens",) if self.agent.prompt.form.can_open else ()
+        limits = {each: getattr(self.settings.episode, each) for each in (*_LIMITS, *pages)}
         limits["max_written"] = MAX_COMPLETION_TOKENS
         return {"strategy": name, "prompt": prompt, "limits": limits, **self.served}
 

@@ -116,7 +116,7 @@ class PageReader(Retriever, Protocol):
 class Turn:
     """What the model wrote in one go, and the search that it led to, if any; its query may be several in one.
 
-    `opened`: it was a page that was opened, and the query is its id.
+    `opened`: it was a page that was opened, and the query is its id; of the page only what was shown is kept.
     """
 
     text: str
@@ -366,7 +366,8 @@ class SearchAgent:
     def _insert_result(self, turn: Turn, episode: Episode, room: int) -> StopReason | None:
         """Add the passages of a turn to its episode, as the model sees them."""
         limit = self.limits.max_page_tokens if turn.opened else self.limits.max_passage_tokens
-        served = [self._cut(passage, limit) for passage in turn.passages]
+        served = [self._cut(passage, limit, " …" if turn.opened else "") for passage in turn.passages]
+        turn.passages = served if turn.opened else turn.passages
         form = self.prompt.form
         turn.result = form.result(served, self.tokenizer.special_tokens)
         if form.chat.tools:
@@ -379,9 +380,9 @@ class SearchAgent:
         episode._append_result(ids)
         return None
 
-    def _cut(self, passage: Passage, limit: int | None) -> Passage:
+    def _cut(self, passage: Passage, limit: int | None, mark: str) -> Passage:
         title, text = self._first_tokens(passage.title, limit), self._first_tokens(passage.text, limit)
-        return passage if (title, text) == (passage.title, passage.text) else Passage(passage.id, title, text)
+        return Passage(passage.id, title, text if text == passage.text else text + mark)
 
     def _first_tokens(self, text: str, limit: int | None) -> str:
         if limit is None:

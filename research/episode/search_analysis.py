@@ -16,7 +16,8 @@ _CLOSED_ANSWERS = frozenset({"yes", "no", "noanswer"})
 class SearchFact:
     """One search: `turn` indexes `Episode.turns`, `found` are the sought answers that its result is the first to hold.
 
-    `corrects`: the search before it found nothing new, and this one, with a different query, did.
+    `corrects`: the search before it found nothing new, and this one, with a different query, did. To open a page
+    corrects nothing.
     """
 
     turn: int
@@ -62,7 +63,11 @@ def search_facts(episode: Episode, question: Question) -> list[SearchFact]:
         sought = [spellings for spellings in sought if spellings not in found]
         before = facts[-1] if facts else None
         corrects = (
-            bool(found) and before is not None and not before.found and not _is_same_query(before.query, turn.query)
+            bool(found)
+            and before is not None
+            and not before.found
+            and not (turn.opened or episode.turns[before.turn].opened)
+            and not _is_same_query(before.query, turn.query)
         )
         facts.append(SearchFact(number, turn.query, tuple(spellings[0] for spellings in found), corrects))
     return facts

@@ -44,6 +44,7 @@ class PromptForm(Protocol):
         result_tags: what stands around the passages.
         thought_opened: the prompt ends in `<think>`, and that thought goes on until the model ends it, in any turn.
         chat: how it uses a chat template.
+        can_open: the model may have a page opened.
         summary: for the card of a trained model: what it writes, and what it is shown.
     """
 
@@ -61,6 +62,8 @@ class PromptForm(Protocol):
     def thought_opened(self) -> bool: ...
     @property
     def chat(self) -> Chat: ...
+    @property
+    def can_open(self) -> bool: ...
     @property
     def summary(self) -> str: ...
 

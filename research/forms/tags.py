@@ -75,6 +75,10 @@ class TagForm:
         return self.tags.thought_opened
 
     @property
+    def can_open(self) -> bool:
+        return self.tags.page is not None
+
+    @property
     def summary(self) -> str:
         (search, end), (result, result_end), (answer, answer_end) = self.tags.search, self.tags.result, self.tags.answer
         final = "\\boxed{answer}" if self.tags.boxed else "answer"

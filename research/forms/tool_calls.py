@@ -48,7 +48,7 @@ _SEARCH_WITH_IDS = _function(
     "query",
     "what to look for",
 )
-_OPEN = _function("open", "Read all of a passage or page that a search has found.", "id", "its id")
+_OPEN = _function("open", "Read more of a passage or page that a search has found.", "id", "its id")
 
 
 def _chat(*functions: dict[str, object]) -> Chat:
@@ -92,9 +92,13 @@ class ToolCallForm:
     arguments: Mapping[str, str] = field(default_factory=lambda: {"search": "query"})
 
     @property
+    def can_open(self) -> bool:
+        return "open" in self.arguments
+
+    @property
     def summary(self) -> str:
         answer = "in `\\boxed{}`" if self.boxed else "as plain text"
-        if "open" in self.arguments:
+        if self.can_open:
             answer += "; it may call\n`open` with the `id` of a passage, too"
         return (
             'It thinks in `<think>…</think>` and calls the tool `search`: `<tool_call>{"name": "search", "arguments":\n'
@@ -124,7 +128,7 @@ class ToolCallForm:
 
     def result(self, passages: Sequence[Passage], special_tokens: Iterable[str]) -> str:
         special_tokens = tuple(special_tokens)
-        ids = (f"[{shown_id(p.id)}] " if "open" in self.arguments else "" for p in passages)
+        ids = (f"[{shown_id(p.id)}] " if self.can_open else "" for p in passages)
         texts = (f'{own}"{p.title}"\n{p.text}' for own, p in zip(ids, passages, strict=True))
         shown = (escape_tags(text, special_tokens, self.names) for text in texts)
         return "\n".join((_RESULT[0], "\n\n".join(shown) or "No passage was found.", _RESULT[1]))

@@ -58,7 +58,8 @@ def avoids_answer(episode: Episode) -> bool:
 
 def repeated_queries(episode: Episode) -> int:
     """How many searches had a query that was asked before; letter case and white space make no difference."""
-    queries = [" ".join(turn.query.casefold().split()) for turn in episode.turns if turn.query is not None]
+    asked = [(turn.opened, turn.query) for turn in episode.turns if turn.query is not None]
+    queries = [(opened, " ".join(query.casefold().split())) for opened, query in asked]
     return len(queries) - len(set(queries))
 
 

@@ -88,7 +88,7 @@ def _parse_request(body: AnswerRequest, question: str) -> AnswerTask:
 
 
 async def _server_sent(events: AsyncGenerator[AnswerEvent]) -> AsyncGenerator[bytes]:
-    """Events `think`, `search`, `answer`, `text` with text, `result` with passages; then `done`, or `error`."""
+    """Events `think`, `search`, `open`, `answer`, `text` with text, `result` with passages; then `done`, or `error`."""
     try:
         async with aclosing(events):
             async for event in events:

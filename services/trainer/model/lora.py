@@ -45,11 +45,15 @@ def add_lora(model: nn.Module, settings: LoraConfig) -> None:
     """Freeze a model and put factors of `settings.rank` into its linear layers; `reset_factors` gives them numbers.
 
     A model on torch's meta device keeps its factors there.
+
+    Raises ConfigurationError if one of `settings.targets` is no linear layer.
     """
     for parameter in model.parameters():
         parameter.requires_grad_(False)
     with next(model.parameters()).device:
         inject_adapter_in_model(_config(settings), model, ADAPTER)
+    if others := [name for name, layer in _layers(model) if ADAPTER not in layer.lora_A]:
+        raise ConfigurationError(f"lora.targets: {others[0]} is no linear layer; name only such")
     for name, parameter in model.named_parameters():
         if "lora_" in name:
             parameter.data = parameter.data.float()
@@ -77,15 +81,15 @@ def name_in_base(name: str) -> str | None:
 
 @contextmanager
 def without_lora(model: nn.Module) -> Iterator[None]:
-    """The model as it was before it was trained."""
+    """The model as it was before it was trained; what needs a gradient stays so, as FSDP asks in its first pass."""
     layers = _layers(model)
     for _, layer in layers:
-        layer.enable_adapters(False)
+        layer._disable_adapters = True
     try:
         yield
     finally:
         for _, layer in layers:
-            layer.enable_adapters(True)
+            layer._disable_adapters = False
 
 
 class MergedState(Mapping[str, Tensor]):
@@ -105,8 +109,9 @@ class MergedState(Mapping[str, Tensor]):
         if layer not in self._layers:
             return weight
         first, second = (whole(self._state[f"{layer}.lora_{each}.{ADAPTER}.weight"].detach()).float() for each in "AB")
-        delta: Tensor = self._layers[layer].scaling[ADAPTER] * (second @ first)
-        return whole(weight).float() + (delta.T if self._layers[layer].fan_in_fan_out else delta)
+        if self._layers[layer].fan_in_fan_out:
+            first, second = second.T, first.T
+        return torch.addmm(whole(weight).float(), second, first, alpha=self._layers[layer].scaling[ADAPTER])
 
     def __contains__(self, name: object) -> bool:
         return name in self._names
@@ -120,11 +125,12 @@ class MergedState(Mapping[str, Tensor]):
 
 def write_adapter(model: nn.Module, settings: LoraConfig, base: str, directory: Path, ranks: Ranks) -> None:
     """Write the factors as peft and vLLM read them: rank 0 does, once every rank has given its part."""
-    factors = {
-        f"base_model.model.{name.replace(f'.{ADAPTER}.', '.')}": whole(tensor.detach()).contiguous()
-        for name, tensor in model.state_dict().items()
-        if "lora_" in name
-    }
+    factors: dict[str, Tensor] = {}
+    for name, tensor in model.state_dict().items():
+        if "lora_" in name:
+            gathered = whole(tensor.detach())
+            if ranks.leads:
+                factors[f"base_model.model.{name.replace(f'.{ADAPTER}.', '.')}"] = gathered.cpu().contiguous()
 
     def write() -> None:
         if ranks.leads:

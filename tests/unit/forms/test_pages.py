@@ -14,8 +14,10 @@ from rich.console import Console
 
 from benchmarks.injection.promises import Recorder, broken_promises
 from cli.show import show_answer
+from research import clients
 from research.clients import RetrieverClient
 from research.episode.agent import GREEDY, Episode, SearchAgent, StopReason, Turn
+from research.episode.search_analysis import search_facts
 from research.episode.streaming import EpisodeEvent, SearchDone, TextDelta, stream_episode
 from research.episode.trace import trace_of
 from research.errors import ServiceError, ServiceRefusalError
@@ -23,13 +25,17 @@ from research.forms.tags import TAGS, TAGS_OPEN
 from research.forms.tool_calls import TOOL_CALLS, TOOL_CALLS_OPEN
 from research.passages import Passage
 from research.prompts import load_prompt
+from research.questions import Hop, Question
 from research.retrievers import Retrievers
+from research.scoring.thoughts import repeated_queries
+from research.scoring.turns import turn_credits
 from research.settings import EpisodeConfig
+from research.settings.credit import TurnsConfig
 from research.strategies.outcome import answer_response, outcome_of
 from services.policy.openai.format import reasoning_of
 from services.trainer.model.batching import sequence_of
 from tests.support.characters import CharacterTokenizer, Script
-from tests.support.raw_server import RawServer, answer
+from tests.support.raw_server import Asked, RawServer, answer
 from tests.support.scripted_agent import Scripted
 
 LEAD = Passage("wiki/7", "Paris", "Paris is the capital")
@@ -103,7 +109,7 @@ def test_a_page_has_a_limit_of_its_own() -> None:
     episode = run([SEARCH, OPEN, ANSWER], Shelf(), max_passage_tokens=5, max_page_tokens=10)
     assert [turn.result.split('"\n')[1].split("\n<")[0].rstrip("\n") for turn in episode.turns[:2]] == [
         "Paris",
-        "Paris is t",
+        "Paris is t …",
     ]
 
 
@@ -243,9 +249,80 @@ def page(status: int, body: object) -> list[Passage]:
     return asyncio.run(opened())
 
 
-@pytest.mark.parametrize("status", [403, 404, 415, 422, 502, 504])
-def test_a_page_that_is_not_given_is_no_fault_of_the_service(status: int) -> None:
-    assert page(status, {"error": "page_refused", "message": "no"}) == []
+@pytest.mark.parametrize(
+    ("status", "error"),
+    [
+        (403, "page_refused"),
+        (403, "address_refused"),
+        (404, "page_not_found"),
+        (415, "page_unreadable"),
+        (422, "invalid_request"),
+        (502, "page_failed"),
+        (502, "host_paused"),
+        (504, "page_too_slow"),
+    ],
+)
+def test_a_page_that_is_not_given_is_no_fault_of_the_service(status: int, error: str) -> None:
+    assert page(status, {"error": error, "message": "no"}) == []
+
+
+@pytest.mark.parametrize("status", [403, 404, 415, 502, 504])
+@pytest.mark.parametrize("body", [b"<html>Bad Gateway</html>", b'{"error": "not_found"}', b"[]", b'{"error": {}}'])
+def test_a_status_alone_does_not_say_that_there_is_no_page(status: int, body: bytes) -> None:
+    """A proxy before a retriever that restarts says such things, and an old one that cannot open pages."""
+    with pytest.raises(ServiceError):
+        page(status, body)
+
+
+def test_a_page_that_is_not_given_is_asked_for_once() -> None:
+    async def asked() -> int:
+        server = RawServer(lambda _: answer({"error": "page_failed", "message": "no"}, 502))
+        async with server.serving() as url, RetrieverClient(url, timeout=5, retries=4) as client:
+            assert await client.open("wiki/7") == []
+        return len(server.asked)
+
+    assert asyncio.run(asked()) == 1
+
+
+def test_a_page_that_takes_too_long_is_not_given_if_the_retriever_is_ready(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(clients, "_PAGE_SECONDS", 0.2)
+
+    async def opened(ready: int) -> list[Passage]:
+        def reply(asked: Asked) -> bytes:
+            return answer({}, ready) if "/readyz" in asked.line else b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\n{"
+
+        async with RawServer(reply).serving() as url, RetrieverClient(url, timeout=5, retries=4) as client:
+            return await client.open("wiki/7")
+
+    assert asyncio.run(opened(200)) == []
+    with pytest.raises(ServiceError, match="not ready"):
+        asyncio.run(opened(503))
+
+
+def test_to_open_what_a_search_has_shown_is_new_and_to_open_it_again_is_not() -> None:
+    episode = run([SEARCH, OPEN, OPEN, ANSWER], Shelf())
+    hop = Hop("people of Paris", "how many live in Paris", "Paris", "two million")
+    question = Question("q", "How many?", ("two million",), "one_hop", "capital", hops=(hop,))
+    assert turn_credits(episode, question, TurnsConfig(search_gain=1.0, search_loss=0.25)) == [1.0, 0.0, -0.25, 0.0]
+    assert repeated_queries(episode) == 1
+    same = run(["<search>wiki/7</search>", OPEN, ANSWER], Shelf())
+    assert repeated_queries(same) == 0
+
+
+def test_to_open_a_page_corrects_no_query() -> None:
+    question = Question("q", "How many?", ("two million",), "one_hop", "capital")
+    opened = search_facts(run([SEARCH, OPEN, ANSWER], Shelf()), question)
+    assert [(fact.found, fact.corrects) for fact in opened] == [((), False), (("two million",), False)]
+    again = Shelf(pages={}, found=LEAD)
+    facts = search_facts(run([SEARCH, "<open>no</open>", SEARCH.replace("France", "x"), ANSWER], again), question)
+    assert not any(fact.corrects for fact in facts)
+
+
+def test_of_a_page_only_what_was_shown_is_kept() -> None:
+    long = replace(WHOLE, text="x" * 5000)
+    episode = run([SEARCH, OPEN, ANSWER], Shelf(pages={"wiki/7": long}), max_page_tokens=100)
+    assert episode.turns[1].passages == [replace(long, text="x" * 100 + " …")]
+    assert episode.turns[0].passages == [LEAD]
 
 
 @pytest.mark.parametrize(

@@ -103,6 +103,11 @@ def test_a_resumed_run_is_the_unbroken_one_and_its_checkpoint_is_small(tiny: Pat
     assert all(torch.equal(mine[name], other[name]) for name in mine)
 
 
+def test_only_linear_layers_get_factors(tiny: Path, tmp_path: Path) -> None:
+    with pytest.raises(ConfigurationError, match=r"lora\.targets: model\.embed_tokens is no linear layer"):
+        Learner(tiny_settings(tmp_path, *LORA, 'lora.targets=["embed_tokens"]'), tiny)
+
+
 @pytest.mark.parametrize("overrides", [("optimizer.frozen_layers=1",), ("sft.enabled=true", "grpo.kl_coefficient=0.1")])
 def test_what_lora_cannot_do_is_refused(tiny: Path, tmp_path: Path, overrides: tuple[str, ...]) -> None:
     with pytest.raises(ConfigurationError, match=r"LoRA"):
