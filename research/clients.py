@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import math
 import time
 import uuid
@@ -10,6 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any
 
+import httpx
 import orjson
 from pydantic import Field, FiniteFloat, TypeAdapter
 from typing_extensions import TypedDict
@@ -29,6 +31,8 @@ from research.schemas import (
     WeightsResponse,
     WeightsStatus,
 )
+
+logger = logging.getLogger(__name__)
 
 INITIAL_VERSION = "0"
 
@@ -105,7 +109,9 @@ _NO_PAGE = frozenset(
 )
 # A host may take its time, and pages of one host come one after the other.
 _PAGE_SECONDS = 90.0
-_OPEN = "/open"
+_OPEN, _NOT_GIVEN = "/open", object()
+# What the retriever itself says of such a page.
+_TOO_SLOW = Answer(504, httpx.Headers(), b'{"error": "page_too_slow"}')
 
 
 class RetrieverClient(HttpService):
@@ -161,22 +167,30 @@ class RetrieverClient(HttpService):
         Raises:
             ServiceError: as `request` does.
         """
-        try:
-            async with asyncio.timeout(_PAGE_SECONDS):
-                answer = await self.request("POST", _OPEN, json={"id": page[:_MAX_QUERY_CHARS]}, limit=math.inf)
-        except TimeoutError:
-            await self.check_ready()
-            return []
-        if answer is None:
+        answer = await self.request("POST", _OPEN, json={"id": page[:_MAX_QUERY_CHARS]}, limit=_PAGE_SECONDS)
+        if answer is _NOT_GIVEN:
             return []
         found = self.as_form(_PAGE, answer)
         return [Passage(found["id"], found["title"], found["text"])]
 
     def _decoded(self, path: str, name: str, answer: Answer) -> Any:
-        """As of any service; None if a page is not given. By its status alone, a proxy's word would be taken for it."""
+        """As of any service, or `_NOT_GIVEN`. By its status alone, a proxy's word would be taken for it."""
         if path == _OPEN and answer.status >= 400 and _error_named(answer.content) in _NO_PAGE:
-            return None
+            return _NOT_GIVEN
         return super()._decoded(path, name, answer)
+
+    async def _exchange(
+        self, method: str, path: str, body: bytes | None, limit: float, name: str | None = None
+    ) -> Answer:
+        """As of any service; a page that takes too long is not given, if the retriever is ready for others."""
+        try:
+            return await super()._exchange(method, path, body, limit, name)
+        except ServiceError as error:
+            if path != _OPEN or error.reason != "timeout":
+                raise
+            await self.check_ready()
+            logger.warning("a page is not waited for any longer: %s", error)
+            return _TOO_SLOW
 
     async def served(self) -> tuple[RetrieverInfo, IndexInfo]:
         """What is served, and the index that answers; raises ServiceError, as `request` does."""

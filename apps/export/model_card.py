@@ -11,7 +11,7 @@ from services.policy.weights.checkpoint_checks import tensor_specs
 from services.trainer.evaluation.report import evaluation_table
 
 # Limits with which the model must be served, because it was trained with them.
-_LIMITS = ("prompt", "top_k", "max_searches", "max_tokens", "max_turn_tokens", "max_passage_tokens", "max_page_tokens")
+_LIMITS = ("prompt", "top_k", "max_searches", "max_tokens", "max_turn_tokens", "max_passage_tokens")
 _SHOWN = ("episode", "grpo", "optimizer", "sft")
 
 
@@ -33,8 +33,9 @@ def model_card(run: Path, weights: Path, settings: dict[str, Any], name: str) ->
         "seed": settings["seed"],
     }
     prompt = load_prompt(episode["prompt"])
-    named = [key for key in _LIMITS if key != "max_page_tokens" or prompt.form.can_open]
-    limits = " ".join(f"episode.{key}={episode[key]}" for key in named if episode.get(key) is not None)
+    limits = " ".join(f"episode.{key}={episode[key]}" for key in _LIMITS if episode.get(key) is not None)
+    if prompt.form.can_open:  # of the limits only this one has a default
+        limits += f" episode.max_page_tokens={episode['max_page_tokens']}"
     table = "\n".join(f"| {name} | {value} |" for name, value in facts.items())
     return f"""---
 library_name: transformers

@@ -16,8 +16,8 @@ _CLOSED_ANSWERS = frozenset({"yes", "no", "noanswer"})
 class SearchFact:
     """One search: `turn` indexes `Episode.turns`, `found` are the sought answers that its result is the first to hold.
 
-    `corrects`: the search before it found nothing new, and this one, with a different query, did. To open a page
-    corrects nothing.
+    `corrects`: the search before it found nothing new, and this one, with a different query, did. A page that is opened
+    corrects nothing, and comes between two searches as thoughts do.
     """
 
     turn: int
@@ -55,21 +55,22 @@ def search_facts(episode: Episode, question: Question) -> list[SearchFact]:
     """One entry per search, in order; see `corrected_queries` for what counts as found and as corrected."""
     sought = _sought(question)
     facts: list[SearchFact] = []
+    before: SearchFact | None = None  # the last that was searched for, not opened
     for number, turn in enumerate(episode.turns):
         if turn.query is None:
             continue
         text = _plain(turn.result) if turn.passages and sought else ""
         found = [spellings for spellings in sought if _holds(text, spellings)]
         sought = [spellings for spellings in sought if spellings not in found]
-        before = facts[-1] if facts else None
         corrects = (
             bool(found)
+            and not turn.opened
             and before is not None
             and not before.found
-            and not (turn.opened or episode.turns[before.turn].opened)
             and not _is_same_query(before.query, turn.query)
         )
         facts.append(SearchFact(number, turn.query, tuple(spellings[0] for spellings in found), corrects))
+        before = before if turn.opened else facts[-1]
     return facts
 
 

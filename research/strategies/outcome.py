@@ -39,7 +39,10 @@ class Outcome:
 
 def outcome_of(episode: Episode) -> Outcome:
     """An episode of ReSearch as an outcome."""
-    passages = {passage.id: passage for turn in episode.turns for passage in turn.passages}
+    passages: dict[str, Passage] = {}
+    for passage in (passage for turn in episode.turns for passage in turn.passages):
+        known = passages.get(passage.id, passage)
+        passages[passage.id] = max(known, passage, key=lambda each: len(each.text))  # what was opened, or found whole
     return Outcome(
         question=episode.question,
         answer=episode.answer,

@@ -19,6 +19,7 @@ from peft import inject_adapter_in_model
 from peft.tuners.lora import LoraLayer
 from safetensors.torch import save_file
 from torch import Tensor, nn
+from transformers.pytorch_utils import Conv1D
 
 from research.errors import ConfigurationError
 from research.settings import Settings
@@ -46,17 +47,27 @@ def add_lora(model: nn.Module, settings: LoraConfig) -> None:
 
     A model on torch's meta device keeps its factors there.
 
-    Raises ConfigurationError if one of `settings.targets` is no linear layer.
+    Raises ConfigurationError if `settings.targets` name anything else, or nothing that is there.
     """
+    _require_linear(model, settings)
     for parameter in model.parameters():
         parameter.requires_grad_(False)
     with next(model.parameters()).device:
         inject_adapter_in_model(_config(settings), model, ADAPTER)
-    if others := [name for name, layer in _layers(model) if ADAPTER not in layer.lora_A]:
-        raise ConfigurationError(f"lora.targets: {others[0]} is no linear layer; name only such")
     for name, parameter in model.named_parameters():
         if "lora_" in name:
             parameter.data = parameter.data.float()
+
+
+def _require_linear(model: Any, settings: LoraConfig) -> None:
+    head = model.get_output_embeddings()  # its weights alone are used: its factors would never be trained
+    ends = tuple(f".{target}" for target in settings.targets)
+    named = [(name, module) for name, module in model.named_modules() if f".{name}".endswith(ends)]
+    for name, module in named:
+        if module is head or not isinstance(module, (nn.Linear, Conv1D)):
+            raise ConfigurationError(f"lora.targets: {name} is no linear layer of the model's blocks; name only such")
+    if not named:
+        raise ConfigurationError(f"lora.targets: this model has no {', '.join(settings.targets)}")
 
 
 @torch.no_grad()

@@ -35,7 +35,7 @@ from research.strategies.outcome import answer_response, outcome_of
 from services.policy.openai.format import reasoning_of
 from services.trainer.model.batching import sequence_of
 from tests.support.characters import CharacterTokenizer, Script
-from tests.support.raw_server import Asked, RawServer, answer
+from tests.support.raw_server import RawServer, answer
 from tests.support.scripted_agent import Scripted
 
 LEAD = Passage("wiki/7", "Paris", "Paris is the capital")
@@ -288,10 +288,16 @@ def test_a_page_that_takes_too_long_is_not_given_if_the_retriever_is_ready(monke
     monkeypatch.setattr(clients, "_PAGE_SECONDS", 0.2)
 
     async def opened(ready: int) -> list[Passage]:
-        def reply(asked: Asked) -> bytes:
-            return answer({}, ready) if "/readyz" in asked.line else b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\n{"
+        async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            if b"/readyz" not in await reader.readuntil(b"\r\n\r\n"):
+                await asyncio.Event().wait()
+            writer.write(answer({}, ready))
+            await writer.drain()
+            writer.close()
 
-        async with RawServer(reply).serving() as url, RetrieverClient(url, timeout=5, retries=4) as client:
+        server = await asyncio.start_server(serve, "127.0.0.1", 0)
+        port = server.sockets[0].getsockname()[1]
+        async with server, RetrieverClient(f"http://127.0.0.1:{port}", timeout=5, retries=4) as client:
             return await client.open("wiki/7")
 
     assert asyncio.run(opened(200)) == []
@@ -313,9 +319,15 @@ def test_to_open_a_page_corrects_no_query() -> None:
     question = Question("q", "How many?", ("two million",), "one_hop", "capital")
     opened = search_facts(run([SEARCH, OPEN, ANSWER], Shelf()), question)
     assert [(fact.found, fact.corrects) for fact in opened] == [((), False), (("two million",), False)]
-    again = Shelf(pages={}, found=LEAD)
-    facts = search_facts(run([SEARCH, "<open>no</open>", SEARCH.replace("France", "x"), ANSWER], again), question)
-    assert not any(fact.corrects for fact in facts)
+    asked = [("people", False, ""), ("wiki/7", True, "nothing"), ("people of Paris", False, WHOLE.text)]
+    turns = [Turn("", query, [LEAD], result, opened) for query, opened, result in asked]
+    between = search_facts(Episode("How many?", [], turns=turns, form="tags_open"), question)
+    assert [fact.corrects for fact in between] == [False, False, True]
+
+
+@pytest.mark.parametrize("turns", [[SEARCH, OPEN, ANSWER], [OPEN, SEARCH, ANSWER], [SEARCH, OPEN, SEARCH, ANSWER]])
+def test_of_a_passage_and_its_page_people_are_given_the_longer(turns: list[str]) -> None:
+    assert outcome_of(run(turns, Shelf())).passages == [WHOLE]
 
 
 def test_of_a_page_only_what_was_shown_is_kept() -> None:
@@ -334,7 +346,7 @@ def test_what_fails_for_good_is_told(status: int, error: type[ServiceError]) -> 
         page(status, {"error": "budget_spent", "message": "no"})
 
 
-@pytest.mark.parametrize("body", [{}, {"id": "1", "title": "a"}, {"id": 1, "title": "a", "text": "b"}, [], "a"])
+@pytest.mark.parametrize("body", [None, {}, {"id": "1", "title": "a"}, {"id": 1, "title": "a", "text": "b"}, [], "a"])
 def test_nonsense_is_no_page(body: object) -> None:
     with pytest.raises(ServiceError, match="unknown form"):
         page(200, body)

@@ -103,9 +103,18 @@ def test_a_resumed_run_is_the_unbroken_one_and_its_checkpoint_is_small(tiny: Pat
     assert all(torch.equal(mine[name], other[name]) for name in mine)
 
 
-def test_only_linear_layers_get_factors(tiny: Path, tmp_path: Path) -> None:
-    with pytest.raises(ConfigurationError, match=r"lora\.targets: model\.embed_tokens is no linear layer"):
-        Learner(tiny_settings(tmp_path, *LORA, 'lora.targets=["embed_tokens"]'), tiny)
+@pytest.mark.parametrize(
+    ("targets", "told"),
+    [
+        ('["embed_tokens"]', "model.embed_tokens is no linear layer"),
+        ('["q_proj", "input_layernorm"]', "model.layers.0.input_layernorm is no linear layer"),
+        ('["q_proj", "lm_head"]', "lm_head is no linear layer of the model's blocks"),
+        ('["nope", "neither"]', "this model has no nope, neither"),
+    ],
+)
+def test_only_linear_layers_get_factors(tiny: Path, tmp_path: Path, targets: str, told: str) -> None:
+    with pytest.raises(ConfigurationError, match=told):
+        Learner(tiny_settings(tmp_path, *LORA, f"lora.targets={targets}"), tiny)
 
 
 @pytest.mark.parametrize("overrides", [("optimizer.frozen_layers=1",), ("sft.enabled=true", "grpo.kl_coefficient=0.1")])
