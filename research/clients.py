@@ -160,12 +160,9 @@ class RetrieverClient(HttpService):
         return [ScoredPassage(Passage(hit["id"], hit["title"], hit["text"]), hit["score"]) for hit in hits]
 
     async def open(self, page: str) -> list[Passage]:
-        """The passage with that id, or the page with that url, whole.
+        """The passage with that id, or the page with that url, whole. Raises ServiceError, as `request` does.
 
         Empty if there is none, or if it cannot or must not be read: that is for who asked to know, and no fault.
-
-        Raises:
-            ServiceError: as `request` does.
         """
         answer = await self.request("POST", _OPEN, json={"id": page[:_MAX_QUERY_CHARS]}, limit=_PAGE_SECONDS)
         if answer is _NOT_GIVEN:

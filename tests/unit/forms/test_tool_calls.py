@@ -331,8 +331,7 @@ class Writing:
     """A policy that writes these messages and ends each with a token, unless it is cut."""
 
     def __init__(self, turns: list[str], finish: Finish, end: int = with_template(CHAT).eos_id) -> None:
-        self.turns, self.finish, self.end = iter(turns), finish, end
-        self.stops: list[tuple[str, ...]] = []
+        self.turns, self.finish, self.end, self.stops = iter(turns), finish, end, list[tuple[str, ...]]()
 
     async def generate(self, prompt_ids: Sequence[int], max_tokens: int, sampling: Sampling) -> Generation:
         self.stops.append(sampling.stop)
