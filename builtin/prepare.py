@@ -16,12 +16,19 @@ from builtin.wheels import ENCODER, LANGUAGE_MODEL, WIKIPEDIA_LEADS, PackagedFil
 from research.errors import ConfigurationError
 from research.model_paths import BUILTIN_PREFIX, builtin_model_dir, local_checkpoint, resolve_model
 from research.passages import Passage, write_passages
-from research.questions.sources import BUILTIN, HUB_PREFIX, hub_name, hub_records, keep_hub_records
+from research.questions.sources import (
+    BUILTIN,
+    BUILTIN_CORPUS,
+    HUB_PREFIX,
+    OF_BUILTIN_CORPUS,
+    hub_name,
+    hub_records,
+    keep_hub_records,
+)
 from research.settings import Settings
 
 BUILTIN_MODEL = "builtin:smollm2-135m-instruct"
 BUILTIN_ENCODER = "builtin:multilingual-e5-small-enpt"
-BUILTIN_CORPUS = "builtin:wikipedia-leads"
 KEPT = "what was prepared is kept; the same command continues from there"
 
 
@@ -41,7 +48,7 @@ def prepare(settings: Settings, console: Console) -> None:
     with log.step(f"index {settings.corpus.index}: embed the passages with {settings.encoder.name}"):
         from services.retriever.build.build import build_index
 
-        build_index(settings, passages)
+        build_index(settings, passages, in_passing=True)
     _prepare_questions(settings, passages, log)
 
 
@@ -113,7 +120,7 @@ def _convert_encoder(source: Path, target: Path) -> None:
 
 def _prepare_corpus(settings: Settings, passages: Path, log: Steps) -> None:
     name = settings.corpus.name
-    if passages.is_file():
+    if passages.exists():
         log.skip(f"corpus: {name} is present")
     elif name == BUILTIN_CORPUS:
         with log.step(f"corpus: extract 10,033 Wikipedia leads from the package {WIKIPEDIA_LEADS.requirement}"):
@@ -125,7 +132,9 @@ def _prepare_corpus(settings: Settings, passages: Path, log: Steps) -> None:
         with log.step(f"corpus: fetch {name}"):
             write_passages(passages, _hub_passages(name))
     else:
-        raise ConfigurationError(f"corpus.name: {name} is neither {BUILTIN_CORPUS!r}, nor a file, nor hub:…")
+        raise ConfigurationError(
+            f"corpus.name: {name} is neither {BUILTIN_CORPUS!r}, nor a file or directory, nor hub:…"
+        )
 
 
 def _hub_passages(name: str) -> Iterator[Passage]:
@@ -148,10 +157,7 @@ def _prepare_questions(settings: Settings, passages: Path, log: Steps) -> None:
         if not from_hub:
             log.skip(f"questions: {', '.join(sorted(names))} are read where they are used")
     elif settings.corpus.name != BUILTIN_CORPUS:
-        raise ConfigurationError(
-            f"questions: the built-in set belongs to {BUILTIN_CORPUS}; name your own with questions.train=… "
-            "and questions.held_out=…"
-        )
+        log.skip(f"questions: none; to train, name your own ({OF_BUILTIN_CORPUS})")
     elif builtin_questions_are_current(settings):
         log.skip("questions: the built-in set is present")
     else:

@@ -46,7 +46,9 @@ _SHAPES = (
     (0.25, 0.25, 0.25),
 )
 _REQUESTS, _NEW_TOKENS = 32, 32
-_UPDATES = 2
+# The best of so many counts: other work of a moment must not make the whole demo smaller, and a run that is too large
+# ends by its minutes anyway.
+_TRIES = 4
 
 
 def plan(settings: Settings, preset: str, started: float, console: Console) -> None:
@@ -124,7 +126,7 @@ def _shaped(settings: Settings, asked: float, steps: float, questions: float) ->
 
 
 async def _policy_speed(settings: Settings) -> float:
-    """Tokens per second of all servers in a burst, after a first burst that warms them up."""
+    """Tokens per second of all servers in the best of some bursts, after a first one that warms them up."""
     key = environment_secret(API_KEY_VARIABLE)
     async with AsyncExitStack() as opened:
         policies = [
@@ -143,11 +145,11 @@ async def _policy_speed(settings: Settings) -> float:
             return sum(len(each.token_ids) for each in made) / (time.perf_counter() - started)
 
         await burst(2_000)
-        return await burst(8_000)
+        return max([await burst(6_000 + 2_000 * number) for number in range(_TRIES)])
 
 
 def _learner_speed(settings: Settings) -> float:
-    """Tokens per second in updates of a throwaway learner; in a thread, as torch's setting is per thread."""
+    """Tokens per second in the best update of a throwaway learner; in a thread, as torch's setting is per thread."""
 
     def measure() -> float:
         keep_freed_memory()  # as the run will
@@ -155,10 +157,13 @@ def _learner_speed(settings: Settings) -> float:
         learner.set_torch_threads()
         few = [_made_up(number) for number in range(4)]
         learner.grpo_update(few)  # kernels are made for each shape that is new
-        started = time.perf_counter()
-        for _ in range(_UPDATES):
+        tokens = sum(len(each.token_ids) for each in few)
+        speeds = []
+        for _ in range(_TRIES):
+            started = time.perf_counter()
             learner.grpo_update(few)
-        return _UPDATES * sum(len(each.token_ids) for each in few) / (time.perf_counter() - started)
+            speeds.append(tokens / (time.perf_counter() - started))
+        return max(speeds)
 
     with ThreadPoolExecutor(1, thread_name_prefix="learner") as thread:
         speed = thread.submit(measure).result()

@@ -16,6 +16,8 @@ from research.questions.files import Placed, read_question_file
 from research.questions.model import Question, answers_of, question_from_dict, read_questions
 
 BUILTIN = "builtin"
+BUILTIN_CORPUS = "builtin:wikipedia-leads"
+OF_BUILTIN_CORPUS = f"the built-in ones belong to {BUILTIN_CORPUS}: questions.train=…, questions.held_out=…"
 HUB_PREFIX = "hub:"
 Split = Literal["train", "held_out"]
 

@@ -21,7 +21,7 @@ from research.model_paths import local_checkpoint
 from research.prompts import load_prompt
 from research.questions import Question
 from research.questions.model import digest_of
-from research.questions.sources import load_questions
+from research.questions.sources import BUILTIN, BUILTIN_CORPUS, OF_BUILTIN_CORPUS, load_questions
 from research.retrievers import Retrievers
 from research.scoring.rewards import reward_functions
 from research.settings import Settings
@@ -129,6 +129,8 @@ async def training_loop(settings: Settings, status: RunStatus, ranks: Ranks) -> 
 
 def _questions(settings: Settings) -> tuple[list[Question], list[Question]]:
     """The questions to train on and those held out."""
+    if settings.corpus.name != BUILTIN_CORPUS and BUILTIN in (settings.questions.train, settings.questions.held_out):
+        raise ConfigurationError(f"questions: name your own for {settings.corpus.name} ({OF_BUILTIN_CORPUS})")
     train = load_questions(settings.questions.train, "train", settings.paths.data)
     held_out = load_questions(settings.questions.held_out, "held_out", settings.paths.data)
     if settings.turns.search_gain and not any(question.supporting_titles for question in train):
@@ -144,7 +146,9 @@ def _checked(settings: Settings) -> tuple[Settings, NumberFormat, str]:
     admin_token = environment_secret(ADMIN_TOKEN_VARIABLE)
     if admin_token is None:
         raise ConfigurationError(
-            f"{ADMIN_TOKEN_VARIABLE} is not set; set it to the policy server's admin token, which sending weights needs"
+            f"{ADMIN_TOKEN_VARIABLE} is not set; set it to the policy server's admin token, which sending weights "
+            "needs: `export` the same here and where `research serve policy` runs (beside `research up`, use "
+            "`research run start` instead)"
         )
     if settings.episode.temperature == 0:
         raise ConfigurationError("episode.temperature: 0 makes all episodes of a group the same; set it above 0")

@@ -25,6 +25,7 @@ from services.retriever.build.faiss_import import CheckedImport, FaissImport
 from services.retriever.build.imported_vectors import RefusedImportError
 from services.retriever.build.index_writer import log, write_index
 from services.retriever.build.passage_readers import corpus_digest, read_passages
+from services.retriever.build.replacing import require_replaceable
 from services.retriever.build.vector_shards import SHARD, VectorShards
 from services.retriever.encoder.checkpoint import Checkpoint, open_checkpoint
 from services.retriever.encoder.encoder import load_encoders
@@ -36,10 +37,14 @@ from services.retriever.index.manifest import MANIFEST, Recipe, read_manifest, r
 from services.retriever.index.passage_store import PASSAGES, PassageStore, write_passage_store
 from services.retriever.index.search_index import SearchIndex
 
+PLAN = "plan.json"
+
 _NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 
 
-def build_index(settings: Settings, passages: Path, imported: Path | None = None, *, keep: bool = False) -> Path:
+def build_index(
+    settings: Settings, passages: Path, imported: Path | None = None, *, keep: bool = False, in_passing: bool = False
+) -> Path:
     """Bring `settings.index_dir` up to date with `passages`, a file or a directory of files, and return it.
 
     Returns at once if it is current. Otherwise the old index is served until the new one is complete.
@@ -50,11 +55,13 @@ def build_index(settings: Settings, passages: Path, imported: Path | None = None
         passages: in the order of the vectors, if those are imported.
         imported: a FAISS file with the vectors of the passages, which are then not encoded.
         keep: serve that file as it is, instead of converting it.
+        in_passing: nobody asked for this build outright, so it replaces nothing dear (`require_replaceable`).
 
     Raises:
         AssetError: passages or encoder are missing or corrupt, Milvus is unavailable, the disk is full, `imported` is
             not an index of these passages by this encoder, or an import would be replaced by embedding anew.
-        ConfigurationError: the encoder's settings contradict each other, or another build of this index runs.
+        ConfigurationError: the encoder's settings contradict each other, another build of this index runs, or one
+            `in_passing` would replace what is dear.
     """
     target = settings.index_dir
     checkpoint = open_checkpoint(settings.encoder.name, settings.paths.data)
@@ -71,6 +78,8 @@ def build_index(settings: Settings, passages: Path, imported: Path | None = None
         else:
             if source is None:
                 _refuse_to_replace_import(target)
+            if in_passing:
+                require_replaceable(settings, recipe, work, work / PLAN)
             try:
                 _build(settings, checkpoint, recipe, passages, work, source)
             except KeyboardInterrupt:
@@ -160,7 +169,7 @@ def _encoded(settings: Settings, checkpoint: Checkpoint, directory: Path, store:
 
 def _resume_or_begin(work: Path, plan: Mapping[str, object]) -> str:
     """Keep work with the same plan and drop all other; returns the build's id, which a resumed build keeps."""
-    plan_file = work / "plan.json"
+    plan_file = work / PLAN
     try:
         unfinished = json.loads(plan_file.read_text(encoding="utf-8"))
     except (OSError, ValueError):

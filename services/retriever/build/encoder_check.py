@@ -104,7 +104,7 @@ def check_encoder(
         f"{vectors.path}: its vectors are not those of {checkpoint.name} with encoder.passage_prefix={configured[0]!r} "
         f"and {checkpoint.pooling} pooling: the median cosine of {len(records)} sampled passages is {best.cosine:.3f} "
         f"({least} is needed), and {best.own:.0%} are nearest to their own vector ({_LEAST_OWN:.0%} are needed); "
-        + _advice(checkpoint, best, closest, least, _cosine_of_unrelated(encoder, records, best))
+        + _advice(settings, checkpoint, best, closest, least, _cosine_of_unrelated(encoder, records, best))
     )
 
 
@@ -162,7 +162,9 @@ def _cosine_of_unrelated(encoder: Encoder, records: Sequence[dict[str, str]], ma
     return _off_diagonal(embedded @ embedded.T)
 
 
-def _advice(checkpoint: Checkpoint, best: Match, closest: Match, least: float, unrelated: float) -> str:
+def _advice(
+    settings: Settings, checkpoint: Checkpoint, best: Match, closest: Match, least: float, unrelated: float
+) -> str:
     if _fits(closest, least):
         changes = []
         if closest.prefix != best.prefix:
@@ -176,8 +178,9 @@ def _advice(checkpoint: Checkpoint, best: Match, closest: Match, least: float, u
     if abs(best.unrelated - unrelated) < 0.05:
         return (
             "the encoder seems to be the right one, for passages that have nothing to do with each other are as far "
-            "apart: name the file of passages that this index was made from, in the order of its vectors (if only some "
-            "passages are long, look at encoder.max_passage_tokens too)"
+            "apart: set encoder.max_passage_tokens (passages are cut there before they are embedded; now "
+            f"{settings.encoder.max_passage_tokens}) to what the index was made with, or name the file of passages "
+            "that it was made from, in the order of its vectors"
         )
     return (
         f"no other prefix or pooling comes closer than {closest.cosine:.3f}: set encoder.name to the encoder that made "
