@@ -93,23 +93,16 @@ _PAGE = TypeAdapter(_Page)
 _INFO, _STATUS, _UPDATED = TypeAdapter(RetrieverInfo), TypeAdapter(WeightsStatus), TypeAdapter(WeightsResponse)
 
 
-# Why a page is not given, by the names of services/retriever/web/pages/refusals.py and api/: an answer to who asked.
-_NO_PAGE = frozenset(
-    {
-        "address_refused",
-        "answer_too_large",
-        "host_paused",
-        "invalid_request",
-        "page_failed",
-        "page_not_found",
-        "page_refused",
-        "page_too_slow",
-        "page_unreadable",
-    }
-)
+# Errors that are an answer to who asked, by the names of services/retriever/web: a page that is not given, and a query
+# that is none to a search engine. As models may write it, it finds nothing.
+_NO_PAGE = "address_refused answer_too_large host_paused invalid_request page_failed page_not_found page_refused"
+_NOTHING = {
+    "/open": frozenset([*_NO_PAGE.split(), "page_too_slow", "page_unreadable"]),
+    "/search": frozenset(["query_rejected"]),
+}
 # A host may take its time, and pages of one host come one after the other.
 _PAGE_SECONDS = 90.0
-_OPEN, _NOT_GIVEN = "/open", object()
+_SEARCH, _OPEN, _NOT_GIVEN = "/search", "/open", object()
 # What the retriever itself says of such a page.
 _TOO_SLOW = Answer(504, httpx.Headers(), b'{"error": "page_too_slow"}')
 
@@ -142,14 +135,17 @@ class RetrieverClient(HttpService):
         return [found.passage for found in await self.search_scored(query, top_k)]
 
     async def search_scored(self, query: str, top_k: int) -> list[ScoredPassage]:
-        """Search; a query without end, as models may write it, is cut.
+        """Search; a query without end, as models may write it, is cut, and one that an engine rejects finds nothing.
 
         Raises:
             ServiceError: as `request` does.
             ConditionsChangedError: an index revision other than `revision` answered.
         """
         asked = {"query": query[:_MAX_QUERY_CHARS], "top_k": top_k}
-        body = await self.request_as(_FOUND, "POST", "/search", json=asked)
+        answer = await self.request("POST", _SEARCH, json=asked)
+        if answer is _NOT_GIVEN:
+            return []
+        body = self.as_form(_FOUND, answer)
         if self.revision is not None and body["revision"] != self.revision:
             raise ConditionsChangedError(
                 f"revision {body['revision']} of the index {body['index']} answered instead of {self.revision}: "
@@ -172,7 +168,7 @@ class RetrieverClient(HttpService):
 
     def _decoded(self, path: str, name: str, answer: Answer) -> Any:
         """As of any service, or `_NOT_GIVEN`. By its status alone, a proxy's word would be taken for it."""
-        if path == _OPEN and answer.status >= 400 and _error_named(answer.content) in _NO_PAGE:
+        if answer.status >= 400 and _error_named(answer.content) in _NOTHING.get(path, ()):
             return _NOT_GIVEN
         return super()._decoded(path, name, answer)
 

@@ -44,4 +44,5 @@ def address_of(host: str, port: int) -> str:
 class Section(BaseModel):
     """Base of every section."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    # Other processes of a run read the settings as JSON, where infinity (no limit) would become null.
+    model_config = ConfigDict(extra="forbid", frozen=True, ser_json_inf_nan="constants")

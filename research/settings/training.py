@@ -17,6 +17,8 @@ from research.settings.objectives import (
     with_objective,
 )
 
+DecayRate = Annotated[float, Field(ge=0.0, lt=1.0)]
+
 
 class QuestionsConfig(Section):
     """The questions of training and of evaluation."""
@@ -239,7 +241,7 @@ class OptimizerConfig(Section):
     schedule: Literal["constant", "linear"] = Field(
         "constant", description="after warmup_steps; linear would reach 0 with the step after grpo.steps"
     )
-    betas: tuple[float, float] = Field((0.9, 0.999), description="AdamW's decay rates")
+    betas: tuple[DecayRate, DecayRate] = Field((0.9, 0.999), description="AdamW's decay rates")
     weight_decay: float = Field(
         0.01, ge=0, description="AdamW's weight decay, of all weights, norms and biases included"
     )
@@ -250,7 +252,7 @@ class OptimizerConfig(Section):
     gradient_checkpointing: Literal["auto", "on", "off"] = Field(
         "auto",
         description="compute each layer again in the backward pass instead of keeping its activations: a third more "
-        "work for much less memory; auto: only if they would not fit",
+        "work for much less memory; auto: only if they would not fit, or if several processes share the model",
     )
     frozen_layers: int = Field(0, ge=0, description="lowest layers (and the embeddings) that are not trained")
 

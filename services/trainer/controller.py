@@ -95,8 +95,8 @@ class RunController:
         return True
 
     def pause(self) -> bool:
-        """Pause the run before its next step; False if none is running."""
-        if not self.is_running:
+        """Pause the run before its next step; False if none is running, or if it was told to end."""
+        if not self.is_running or self._order is Wanted.STOPPED:
             return False
         self._give(Wanted.PAUSED)
         if self._loop is not None:

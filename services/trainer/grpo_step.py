@@ -95,6 +95,7 @@ class GrpoStep:
             with run.clock.phase(RunPhase.UPDATE):
                 report = await run.in_learner_thread(partial(run.learner.grpo_update, sequences, step))
         if report is None:
-            why = "a number in it was not finite" if sequences else "no episode is left to train on"
+            silent = not any(any(each.advantages) for each in sequences)
+            why = "no episode is left to train on" if silent else "a number in it was not finite"
             run.status.log(f"step {step}: the update was skipped because {why}")
         return report

@@ -83,7 +83,7 @@ class TrainingLoop:
     async def _train(self) -> None:
         run, steps = self._run, self._run.settings.grpo.steps
         interval, saves = run.settings.evaluation.interval, run.settings.checkpoints.interval
-        step = await self._start()
+        step = saved = await self._start()
         out_of_time = False
         self._forecast()
         while step < steps and not await self._wait_while_paused():
@@ -95,14 +95,17 @@ class TrainingLoop:
             step += 1
             await self._take(step)
             if (back_to := await self._handle_alarms(step)) < step:
-                step = back_to
+                step = saved = back_to
                 continue
             if interval and step % interval == 0 and step < steps:
                 await run.evaluate(interim_name(step))
             if step % saves == 0 or step == steps or self._stop:
                 await run.save_checkpoint(step)
+                saved = step
             self._forecast()
         if step < steps and not out_of_time:
+            if step > saved:  # it was paused first
+                await run.save_checkpoint(step)
             run.status.enter(RunPhase.STOPPED)
             run.status.log(f"the run stopped after step {step}; start it again to continue")
             return
@@ -176,11 +179,12 @@ class TrainingLoop:
         run = self._run
         run.rollbacks += 1
         await self._step.close()
-        cursors = dict(run.sampler.cursors)
+        cursors, spent = dict(run.sampler.cursors), dict(run.clock.seconds)
         state = await run.restore()
         if state is None:
             raise TrainingError("there is no checkpoint to roll back to")
         run.sampler.cursors = cursors  # the same questions would lead to the same alarm
+        run.clock.restore(spent)
         run.drawn.clear()
         run.rollouts.journal.delete_after(state.step)
         await run.open_trackers(state.step)

@@ -9,12 +9,11 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 
-from research.errors import TrainingError
-from research.model_paths import local_checkpoint
+from research.errors import ResearchError, TrainingError
 from research.settings import Settings
 from services.process.parent import child_environment, end_with_parent
-from services.trainer.learner.learner import Learner, device_type
-from services.trainer.learner.team import follow
+from services.trainer.learner.learner import device_type
+from services.trainer.learner.team import follow, load_together
 from services.trainer.parallel.ranks import OWN_STORE, Ranks
 
 logger = logging.getLogger(__name__)
@@ -66,16 +65,27 @@ def _follow_runs(ranks: Ranks) -> None:
     """
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_DFL)  # there is nothing to keep, and Python's handlers would wait for an order
-    while (text := _next_run(ranks)) not in (_ENDED, _FAILED):
-        settings = Settings.model_validate_json(text)
-        learner = Learner(settings, local_checkpoint(settings.model.name, settings.paths.data), ranks)
-        logger.info("rank %d of %d follows", ranks.rank, ranks.world)
-        follow(learner, ranks)
+    text = _next_run(ranks)
+    while text not in (_ENDED, _FAILED):
+        told = _follow_run(Settings.model_validate_json(text), ranks)
+        text = _next_run(ranks) if told is None else told
     with suppress(RuntimeError):  # rank 0 has waited long enough
         ranks.confirm_end()
     ranks.leave()
     if text == _FAILED:
         raise TrainingError("rank 0 ended before the run did; its log says why")
+
+
+def _follow_run(settings: Settings, ranks: Ranks) -> bytes | None:
+    """Take part in a run; returns what rank 0 said after it without ending it (`follow`)."""
+    try:
+        learner = load_together(settings, ranks)
+    except ResearchError as error:
+        # Rank 0 has an error, too, and decides.
+        logger.warning("rank %d could not load the model: %s", ranks.rank, error)
+        return None
+    logger.info("rank %d of %d follows", ranks.rank, ranks.world)
+    return follow(learner, ranks)
 
 
 def _next_run(ranks: Ranks) -> bytes:

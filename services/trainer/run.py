@@ -123,7 +123,8 @@ class Run:
         if ceiling is None:
             return
         sequences = await self.through_outages(
-            lambda: probe(self.agent, self.train, self.rollouts.sampling), self.publisher.unready
+            lambda: probe(self.agent, self.train, self.rollouts.sampling, str(self.publisher.version)),
+            self.publisher.reconcile,
         )
         learned = await self.in_learner_thread(lambda: self.learner.logprobs(sequences))
         apart = compare(self.agent, sequences, learned, ceiling)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
-from pathlib import Path
 
 import torch
 from transformers import AutoTokenizer
@@ -27,8 +26,7 @@ from research.scoring.rewards import reward_functions
 from research.settings import Settings
 from research.weights.run_weights import Origin, is_trained, weights_dir
 from services.machine.number_formats import NumberFormat, resolved
-from services.trainer.learner.learner import Learner
-from services.trainer.learner.team import Team
+from services.trainer.learner.team import Team, load_together
 from services.trainer.loop import TrainingLoop
 from services.trainer.parallel.ranks import Ranks
 from services.trainer.rollout.gate import ServiceGate
@@ -94,29 +92,35 @@ async def training_loop(settings: Settings, status: RunStatus, ranks: Ranks) -> 
     try:
         judging = open_rewards(settings, run_dir.directory / "verdicts.jsonl", gate.wait_until_ready)
         rewards = await opened.enter_async_context(judging)
-        run = Run(
-            settings,
-            learner=await asyncio.to_thread(_team, settings, base, ranks),
-            agent=agent,
-            rollouts=Rollouts(
-                agent,
-                Sampling(limits.temperature, limits.top_p),
-                gate,
-                settings.grpo.service_retries,
-                versions=Versions(lambda: publisher.version, trainer.max_staleness, first=int(settings.sft.enabled)),
-                journal=EpisodeJournal(run_dir.episodes_dir),
-                run=settings.run,
-                seed=settings.seed if settings.grpo.per_episode_seeds else None,
-                branches=settings.grpo.branches,
-                rewards=rewards,
-                stragglers=Stragglers(share, policy.cut) if (share := settings.grpo.straggler_share) else None,
-            ),
-            publisher=publisher,
-            run_dir=run_dir,
-            status=status,
-            train=train,
-            held_out=held_out,
+        rollouts = Rollouts(
+            agent,
+            Sampling(limits.temperature, limits.top_p),
+            gate,
+            settings.grpo.service_retries,
+            versions=Versions(lambda: publisher.version, trainer.max_staleness, first=int(settings.sft.enabled)),
+            journal=EpisodeJournal(run_dir.episodes_dir),
+            run=settings.run,
+            seed=settings.seed if settings.grpo.per_episode_seeds else None,
+            branches=settings.grpo.branches,
+            rewards=rewards,
+            stragglers=Stragglers(share, policy.cut) if (share := settings.grpo.straggler_share) else None,
         )
+        team = await asyncio.to_thread(_team, settings, ranks)
+        try:
+            run = Run(
+                settings,
+                learner=team,
+                agent=agent,
+                rollouts=rollouts,
+                publisher=publisher,
+                run_dir=run_dir,
+                status=status,
+                train=train,
+                held_out=held_out,
+            )
+        except BaseException:
+            await asyncio.to_thread(team.close)  # the others wait for orders
+            raise
         try:
             yield TrainingLoop(run)
         finally:
@@ -160,6 +164,8 @@ def _checked(settings: Settings) -> tuple[Settings, NumberFormat, str]:
     reward_functions(settings.reward)  # refuses what cannot be imported
     if settings.sft.enabled or settings.ablation.kind == "supervised":
         writing_of(load_prompt(settings.episode.prompt).form)  # refuses what traces are not written in
+        if not any(settings.sft.traces.values()):
+            raise ConfigurationError("sft.traces: no kind has a trace to learn from; set a count above 0")
     settings, numbers = resolved(settings, settings.trainer.device)
     return settings, numbers, admin_token
 
@@ -175,10 +181,10 @@ def _askable(
     return kept
 
 
-def _team(settings: Settings, base: Path, ranks: Ranks) -> Team:
+def _team(settings: Settings, ranks: Ranks) -> Team:
     if not ranks.is_alone:
         ranks.tell(settings.model_dump_json().encode())  # the others load theirs, too
-    return Team(Learner(settings, base, ranks), ranks)
+    return Team(load_together(settings, ranks), ranks)
 
 
 def _replicas(settings: Settings, admin_token: str) -> list[Replica]:

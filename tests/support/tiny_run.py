@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import secrets
-from collections.abc import Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from contextlib import AsyncExitStack, suppress
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -42,6 +42,7 @@ from services.trainer.weights.replicas import Replica, Replicas
 from services.trainer.weights.weight_sync import DiskSync
 from tests.support.tiny_model import tiny_settings
 
+Control = Callable[[TrainingLoop, RunStatus], Coroutine[Any, Any, None]]
 STEPS = 6
 _SLOW_SECONDS = 0.5
 CAPITALS = {
@@ -206,12 +207,13 @@ def train(
     slow: bool = False,
     ranks: Ranks | None = None,
     retriever_url: str | None = None,
+    control: Control | None = None,
 ) -> None:
     """Start or resume the run `demo` below `runs` and follow it to its end.
 
     Each generation is told to `told` before it begins. Unless `seeded`, the sampler never says the same twice. If it is
     `slow`, every third turn takes until new weights come, or half a second. With `retriever_url`, a real retriever is
-    asked instead of the atlas.
+    asked instead of the atlas. `control` runs beside the loop and gives it orders.
     """
     torch.set_num_threads(1)
     policy = InProcessPolicy(told, seeded=seeded, may_sample=may_sample, slow=slow)
@@ -221,12 +223,19 @@ def train(
         async with AsyncExitStack() as opened:
             client = RetrieverClient(retriever_url) if retriever_url is not None else None
             retriever = await opened.enter_async_context(client) if client is not None else Atlas()
-            await _train(settings, model, policy, ranks or Ranks(), retriever)
+            await _train(settings, model, policy, ranks or Ranks(), retriever, control)
 
     asyncio.run(run())
 
 
-async def _train(settings: Settings, model: Path, policy: InProcessPolicy, ranks: Ranks, retriever: Retriever) -> None:
+async def _train(
+    settings: Settings,
+    model: Path,
+    policy: InProcessPolicy,
+    ranks: Ranks,
+    retriever: Retriever,
+    control: Control | None,
+) -> None:
     run_dir, status = RunDirectory(settings.run_dir), RunStatus(settings.run, settings.grpo.steps)
     run_dir.open(settings)
     replicas = Replicas([Replica(cast(PolicyClient, policy), cast(PolicyAdmin, policy))], DiskSync(), status.log)
@@ -257,4 +266,8 @@ async def _train(settings: Settings, model: Path, policy: InProcessPolicy, ranks
         train=questions(),
         held_out=questions(),
     )
-    await TrainingLoop(run).run()
+    loop = TrainingLoop(run)
+    async with asyncio.TaskGroup() as together:
+        together.create_task(loop.run())
+        if control is not None:
+            together.create_task(control(loop, status))

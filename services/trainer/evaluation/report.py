@@ -76,14 +76,17 @@ def _plot(metrics: Sequence[GrpoEntry], evaluations: dict[str, Any], path: Path)
     reward.legend()
     searches.plot(steps, [entry["searches"] for entry in metrics], marker="o", color="tab:green")
     searches.set(title="searches per episode", xlabel="GRPO step", ylim=(0, None))
-    kinds = list(next(iter(evaluations.values()), {}))
+    # Not every evaluation asks every kind: evaluation.per_kind may change between starts.
+    kinds = list(dict.fromkeys(kind for figures in evaluations.values() for kind in figures))
     for offset, kind in enumerate(kinds):
-        places = [index + 0.8 * offset / max(len(kinds), 1) for index in range(len(evaluations))]
-        bars = held_out.bar(places, [f[kind]["em"] for f in evaluations.values()], 0.8 / len(kinds), label=kind)
+        asked = [(index, f[kind]["em"]) for index, f in enumerate(evaluations.values()) if kind in f]
+        places = [index + 0.8 * offset / len(kinds) for index, _ in asked]
+        bars = held_out.bar(places, [em for _, em in asked], 0.8 / len(kinds), label=kind)
         held_out.bar_label(bars, fmt="%.2f", fontsize=8)
     held_out.set_xticks([i + 0.2 for i in range(len(evaluations))], list(evaluations))
     held_out.set(title="held-out EM (greedy)", ylim=(0, 1))
-    held_out.legend()
+    if kinds:
+        held_out.legend()
     with atomic_write(path) as out:
         figure.savefig(out, format="png", dpi=120)
     plt.close(figure)

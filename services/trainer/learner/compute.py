@@ -35,7 +35,7 @@ class Computation:
         self.watch = LearnerWatch()
 
     def break_off(self) -> None:
-        """From another thread: the next backward pass, and each after it, raises TrainingError on every rank."""
+        """From another thread: the next pass, and each after it, raises TrainingError on every rank."""
         self._broken_off.set()
 
     def mini_batches(self, sequences: Sequence[TrainingSequence]) -> list[list[MicroBatch]]:
@@ -71,20 +71,25 @@ class Computation:
 
     def backward(self, batch: MicroBatch, loss: TokenLoss) -> TokenOutput:
         """Add the gradient of a micro-batch. Raises TrainingError if the update was broken off."""
-        if self._ranks.any(self._broken_off.is_set()):
-            raise TrainingError("the update was aborted")
-        self.watch.beat()
+        self._begin_pass()
         output: TokenOutput = self._model(batch, loss)
         assert output.loss is not None
         output.loss.backward()  # type: ignore[no-untyped-call]
+        batch.layout.forget_masks()
         return output
 
     def _forward(self, model: Any, batch: MicroBatch) -> Tensor:
-        self.watch.beat()
+        self._begin_pass()
         with torch.no_grad():
             output: TokenOutput = model(batch)
         free_gathered(model)
+        batch.layout.forget_masks()
         return output.logprobs
+
+    def _begin_pass(self) -> None:
+        if self._ranks.any(self._broken_off.is_set()):
+            raise TrainingError("the update was aborted")
+        self.watch.beat()
 
     def _is_trained_on(self, sequence: TrainingSequence) -> bool:
         """Whether any term of the loss has a gradient there; if not, the sequence only counts in the denominators."""

@@ -24,6 +24,7 @@ from services.trainer.learner.loss import token_weights
 from services.trainer.learner.optimizer_steps import OptimizerSteps, freeze_lowest
 from services.trainer.learner.state import read_learner, write_learner, write_reference
 from services.trainer.learner.update import SupervisedTokenLoss
+from services.trainer.model.attention import require_whole_context
 from services.trainer.model.batching import TrainingSequence
 from services.trainer.model.forward import load_model, load_sharded
 from services.trainer.model.lora import MergedState, add_lora, require_lora, reset_factors, write_adapter
@@ -59,6 +60,7 @@ class Learner:
         if self._lora.rank:
             require_lora(settings)
         self.model = self._load(checkpoint)
+        require_whole_context(self.model.config.get_text_config(), settings.model.max_model_len)
         # Frozen weights beside LoRA's factors are those of the base model, wherever the run continues.
         self.keeps_trained_only = self._lora.rank > 0
         needs_reference = settings.grpo.kl_coefficient > 0
@@ -68,7 +70,8 @@ class Learner:
         else:
             freeze_lowest(self.model, settings.optimizer.frozen_layers)
             self.reference = self._load(checkpoint).requires_grad_(False) if needs_reference else None
-        if needs_checkpointing(self.model, settings.optimizer, self.device, self.ranks.world):
+        longest = max(settings.optimizer.micro_batch_tokens, settings.model.max_model_len)
+        if needs_checkpointing(self.model, settings.optimizer, self.device, longest, self.ranks.world):
             enable_checkpointing(self.model)
         self._compute = Computation(settings, self.model, self.reference, self.device, self.ranks)
         self._steps = OptimizerSteps(settings, self.model, self.device, scaled=self._dtype is torch.float16)
@@ -157,8 +160,9 @@ class Learner:
     def grpo_update(self, sequences: Sequence[TrainingSequence], step: int | None = None) -> UpdateReport | None:
         """One GRPO update over all sequences, in one or several optimizer steps; None if it had to be skipped.
 
-        None means that nothing has changed: a sampler log-probability, a loss or a gradient was not finite. If that
-        happens in a later optimizer step, the update ends there and reports the steps before.
+        None means that nothing has changed: no sequence has anything to train on, or a sampler log-probability, a loss
+        or a gradient was not finite. If that happens in a later optimizer step, the update ends there and reports the
+        steps before.
         """
         report = self._grpo.make(sequences, self.updates + 1 if step is None else step)
         return_freed_memory()

@@ -6,6 +6,7 @@ together. The others `follow`. An order is JSON: the name of one of `ORDERS` and
 
 from __future__ import annotations
 
+import gc
 import logging
 from collections.abc import Sequence
 from contextlib import suppress
@@ -14,9 +15,12 @@ from pathlib import Path
 from typing import Any
 
 import orjson
+import torch
 from torch import Tensor
 
 from research.errors import TrainingError
+from research.model_paths import local_checkpoint
+from research.settings import Settings
 from services.trainer.learner.grpo import UpdateReport
 from services.trainer.learner.learner import Learner
 from services.trainer.model.batching import TrainingSequence
@@ -93,12 +97,14 @@ class Team:
         self._together("load", directory, reference)
 
     def write_weights(self, base: Path, directory: Path) -> None:
-        """As `Learner.write_weights`."""
-        self._together("write_weights", base, directory)
+        """As `Learner.write_weights`; watched, as this is called from other threads than the learner's."""
+        with self.watch.at_work():
+            self._together("write_weights", base, directory)
 
     def gather_weights(self, base: Path) -> dict[str, Tensor]:
-        """As `Learner.gather_weights`."""
-        gathered: dict[str, Tensor] = self._together("gather_weights", base)
+        """As `Learner.gather_weights`; watched, as `write_weights`."""
+        with self.watch.at_work():
+            gathered: dict[str, Tensor] = self._together("gather_weights", base)
         return gathered
 
     def close(self) -> None:
@@ -115,16 +121,35 @@ class Team:
             return _do(self._learner, name, arguments)
 
 
-def follow(learner: Learner, ranks: Ranks) -> None:
-    """Do what rank 0 orders until the run ends; raises TrainingError if another process is lost."""
+def load_together(settings: Settings, ranks: Ranks) -> Learner:
+    """The learner of this rank, if every rank could load its own; raises what went wrong, on every rank."""
+    # A learner is in reference cycles, and the next one needs the memory of the one before it.
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+    loaded: list[Learner] = []
+    ranks.together(
+        lambda: loaded.append(Learner(settings, local_checkpoint(settings.model.name, settings.paths.data), ranks))
+    )
+    return loaded[0]
+
+
+def follow(learner: Learner, ranks: Ranks) -> bytes | None:
+    """Do what rank 0 orders until the run ends; raises TrainingError if another process is lost.
+
+    Returns what rank 0 said instead of an order, as it does if its run failed before it could end it; else None.
+    """
     learner.set_torch_threads()
     while True:
         with ranks.naming_the_lost("wait for orders"):
-            name, arguments = orjson.loads(ranks.tell(None))
+            text = ranks.tell(None)
+        if not text.startswith(b"["):
+            return text
+        name, arguments = orjson.loads(text)
         if name == _END:
             with suppress(RuntimeError):  # rank 0 has waited long enough
                 ranks.confirm_end()
-            return
+            return None
         with ranks.naming_the_lost(name):
             try:
                 _do(learner, name, _from_json(name, arguments))

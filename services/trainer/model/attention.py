@@ -8,7 +8,7 @@ computes nothing between sequences, as a mask over the whole row would.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import accumulate
 from typing import Any
 
@@ -18,7 +18,7 @@ from torch.nn.functional import scaled_dot_product_attention
 from transformers.masking_utils import AttentionMaskInterface
 from transformers.modeling_utils import AttentionInterface
 
-from research.errors import TrainingError
+from research.errors import ConfigurationError, TrainingError
 
 PACKED = "research_packed"
 
@@ -34,21 +34,21 @@ class Layout:
         pieces: their lengths, in tokens; none is empty.
         paths: per sequence the pieces that it consists of.
         new: per sequence how many pieces at the end of its path it adds; 0 if all of it stands there already.
-        masks: per sequence the mask [added tokens, its tokens] of the tokens that it adds; None if it adds all.
         gather: [E] the tokens of all sequences, one after the other, shared ones repeated; None if that is the row.
         keep: [T] where each token of the row is in `gather`, at its first copy.
         bounds: [sequences + 1] int32, where each sequence begins in `gather`.
         longest: tokens of the longest sequence.
+        masks: those made by `mask`, until `forget_masks`: they grow with the square of a sequence.
     """
 
     pieces: list[int]
     paths: list[list[int]]
     new: list[int]
-    masks: list[Tensor | None]
     gather: Tensor | None
     keep: Tensor | None
     bounds: Tensor
     longest: int
+    masks: dict[tuple[int, int, torch.dtype], Tensor] = field(default_factory=dict, compare=False, repr=False)
 
     @classmethod
     def of(cls, pieces: list[int], paths: list[list[int]], device: torch.device) -> Layout:
@@ -56,7 +56,7 @@ class Layout:
         starts = [0, *accumulate(pieces)]
         gathered: list[int] = []
         where: dict[int, int] = {}
-        lengths, new, masks = [], [], []
+        lengths, new = [], []
         for path in paths:
             before, known = len(gathered), len(where)
             for piece in path:
@@ -64,15 +64,12 @@ class Layout:
                 gathered.extend(range(starts[piece], starts[piece + 1]))
             lengths.append(len(gathered) - before)
             new.append(len(where) - known)
-            added = sum(pieces[piece] for piece in path[len(path) - new[-1] :])
-            masks.append(_causal_end(added, lengths[-1], device) if 0 < added < lengths[-1] else None)
         keep = [where[piece] + offset for piece, length in enumerate(pieces) for offset in range(length)]
         shared = len(gathered) > starts[-1]
         return cls(
             pieces,
             paths,
             new,
-            masks,
             gather=torch.tensor(gathered, device=device) if shared else None,
             keep=torch.tensor(keep, device=device) if shared else None,
             bounds=torch.tensor([0, *accumulate(lengths)], dtype=torch.int32, device=device),
@@ -84,6 +81,19 @@ class Layout:
         """One sequence."""
         return cls.of([tokens], [[0]], device)
 
+    def mask(self, queries: int, keys: int, like: Tensor) -> Tensor | None:
+        """[queries, keys] mask of the tokens that a sequence adds to those before; None if it adds all."""
+        if queries == keys:
+            return None
+        key = (queries, keys, like.dtype)
+        if key not in self.masks:
+            self.masks[key] = _causal_end(queries, keys, like.device).to(like.dtype)
+        return self.masks[key]
+
+    def forget_masks(self) -> None:
+        """Once a row is computed, so that those of an update are not all there at once."""
+        self.masks.clear()
+
 
 def _causal_end(queries: int, keys: int, device: torch.device) -> Tensor:
     """[queries, keys] mask for the last `queries` of `keys` tokens: 0 where they may look, else -inf.
@@ -92,6 +102,21 @@ def _causal_end(queries: int, keys: int, device: torch.device) -> Tensor:
     """
     hidden = torch.ones(queries, keys, dtype=torch.bool, device=device).triu(keys - queries + 1)
     return torch.zeros(queries, keys, device=device).masked_fill_(hidden, float("-inf"))
+
+
+def require_whole_context(config: Any, tokens: int) -> None:
+    """Refuse a model that looks back less far than an episode may be long, before one is.
+
+    Raises ConfigurationError that names the setting.
+    """
+    window = getattr(config, "sliding_window", None)
+    kinds = getattr(config, "layer_types", None)
+    if window is None or window >= tokens or (kinds is not None and "sliding_attention" not in kinds):
+        return
+    raise ConfigurationError(
+        f"model.max_model_len: {tokens} tokens are more than the sliding window of this model ({window}), which the "
+        f"learner does not compute; set it to {window} or less"
+    )
 
 
 def packed_attention(
@@ -137,15 +162,17 @@ def _by_sequence(query: Tensor, key: Tensor, value: Tensor, layout: Layout, scal
     # `split` and not slices: its backward writes one tensor, where that of slices writes and adds one for each.
     queries, keys, values = (torch.split(tensor, layout.pieces, dim=2) for tensor in (query, key, value))
     outputs: list[Tensor] = []
-    for path, new, mask in zip(layout.paths, layout.new, layout.masks, strict=True):
+    for path, new in zip(layout.paths, layout.new, strict=True):
         if not new:
             continue
+        added, seen = _joined([queries[piece] for piece in path[-new:]]), _joined([keys[piece] for piece in path])
+        mask = layout.mask(added.shape[2], seen.shape[2], query)
         outputs.append(
             scaled_dot_product_attention(
-                _joined([queries[piece] for piece in path[-new:]]),
-                _joined([keys[piece] for piece in path]),
+                added,
+                seen,
                 _joined([values[piece] for piece in path]),
-                attn_mask=None if mask is None else mask.to(query.dtype),
+                attn_mask=mask,
                 is_causal=mask is None,
                 scale=scaling,
                 enable_gqa=query.shape[1] != key.shape[1],

@@ -39,24 +39,26 @@ def keep_freed_memory() -> None:
         libc.mallopt(_M_TRIM_THRESHOLD, 2**31 - 1)
 
 
-def needs_checkpointing(model: Any, optim: OptimizerConfig, device: torch.device, ranks: int = 1) -> bool:
+def needs_checkpointing(model: Any, optim: OptimizerConfig, device: torch.device, longest: int, ranks: int = 1) -> bool:
     """Whether activations are computed again in the backward pass instead of kept (`optimizer.gradient_checkpointing`).
 
-    `auto` keeps them if those of a full micro-batch fit beside gradients and optimizer state, and not on several ranks.
+    `auto` keeps them if those of the longest micro-batch, which may be one episode of `longest` tokens, fit beside
+    gradients and optimizer state, and not on several ranks.
     """
     if optim.gradient_checkpointing != "auto":
         return optim.gradient_checkpointing == "on"
     if ranks > 1:
         return True  # whoever divides a model is short of memory, and what fits cannot be tried before all have loaded
-    activations = activation_bytes_per_token(model, device) * optim.micro_batch_tokens
+    activations = activation_bytes_per_token(model, device) * longest
     states = _BYTES_PER_TRAINED * sum(p.numel() for p in model.parameters() if p.requires_grad)
     free = _free_bytes(device)
     needed = bool(activations + states > _USABLE * free)
     if needed:
         logger.info(
             "gradient checkpointing is on: activations of %d tokens would take %.1f GB, gradients and optimizer "
-            "%.1f GB, and %.1f GB are free; a smaller optimizer.micro_batch_tokens may spare the second forward pass",
-            optim.micro_batch_tokens,
+            "%.1f GB, and %.1f GB are free; smaller optimizer.micro_batch_tokens, and model.max_model_len no larger "
+            "than they, may spare the second forward pass",
+            longest,
             activations / 1e9,
             states / 1e9,
             free / 1e9,

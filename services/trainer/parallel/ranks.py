@@ -58,13 +58,17 @@ class Ranks:
             hosts_replicate: shard within a host and replicate between hosts (HSDP), so that weights are gathered over
                 the fast links only.
 
-        Raises ConfigurationError if torchrun starts the ranks again in the store of the former ones.
+        Raises ConfigurationError if there are fewer GPUs than processes, or if torchrun starts the ranks again in the
+        store of the former ones.
         """
         world = int(os.environ.get("WORLD_SIZE", "1"))
         if world == 1:
             return cls()
         if device == "cuda":
-            torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
+            local, there = int(os.environ["LOCAL_RANK"]), torch.cuda.device_count()
+            if local >= there:
+                raise ConfigurationError(f"trainer.processes: each takes a GPU, and there are {there} on this host")
+            torch.cuda.set_device(local)
         if is_store_shared() and os.environ.get("TORCHELASTIC_RESTART_COUNT", "0") != "0":
             # The ranks would look for each other at the addresses of the former ones (pytorch/pytorch#135712).
             raise ConfigurationError(

@@ -50,14 +50,16 @@ class ServiceGate:
 
     async def _wait(self, unready: Check) -> bool:
         started, was_down = time.monotonic(), False
-        while down := await unready():
-            if not was_down:
-                self._status.log(f"training pauses: {down}; it continues when the service is back")
-            was_down, self._status.waiting_for = True, down
-            if time.monotonic() - started > self._patience:
-                raise TrainingError(f"{down}; waited {self._patience:g} s (trainer.outage_timeout)")
-            await asyncio.sleep(_POLL_SECONDS)
-        self._status.waiting_for = None
+        try:
+            while down := await unready():
+                if not was_down:
+                    self._status.log(f"training pauses: {down}; it continues when the service is back")
+                was_down, self._status.waiting_for = True, down
+                if time.monotonic() - started > self._patience:
+                    raise TrainingError(f"{down}; waited {self._patience:g} s (trainer.outage_timeout)")
+                await asyncio.sleep(_POLL_SECONDS)
+        finally:
+            self._status.waiting_for = None
         if was_down:
             self._status.log("every service is ready again; training continues")
         return was_down

@@ -80,6 +80,8 @@ class OverlappedGroups:
         """
         if not self._started:
             await self._start(step)
+        elif failed := self._stream.leave_failed():  # in an outage that a pause or an update outlasted
+            await self._begin({group: self._drawn[group] for group in failed})
         wanted = self._grpo.questions_per_step
         kinds = Counter(question.kind for question in self._drawn.values())
         shares = apportion(kinds, wanted)
@@ -102,8 +104,12 @@ class OverlappedGroups:
         )
 
     async def replace(self, step: int) -> None:
-        """Begin groups in place of those that a finished step took, as many as later steps may need."""
-        needed = (self._grpo.steps - step) * self._grpo.questions_per_step - len(self._drawn)
+        """Begin groups in place of those that a finished step took, as many as later steps may need.
+
+        None in place of those that were drawn for a `max_staleness` that was larger then.
+        """
+        at_once = min(self._rollouts.versions.max_staleness + 1, self._grpo.steps - step)
+        needed = at_once * self._grpo.questions_per_step - len(self._drawn)
         self._next = step + 1, 0
         await self._draw_instead_of(self._spent[: max(0, needed)])
         self._spent = []

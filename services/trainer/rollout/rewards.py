@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import math
 from collections import defaultdict
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
@@ -25,6 +26,9 @@ from services.web.auth import environment_secret
 DEFAULT = {"f1": 1.0}
 Check = Callable[[], Awaitable[str | None]]  # what is wrong with a service; None if nothing
 _REQUESTS = 32  # to the judge at once
+_OF_THE_ANSWER = (400, 413, 422)  # HTTP statuses of what a judge will not read, such as by its filter, however often
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(slots=True)
@@ -70,6 +74,9 @@ class Judge:
                 raise busy_for_too_long(error) from error
             except ServiceError as error:
                 failed += not await self.wait_until_ready(self.check)
+                if failed > self.failures and error.status in _OF_THE_ANSWER:
+                    logger.warning("the judge gives no verdict on an answer, which counts as wrong: %s", error)
+                    return Verdict(correct=False, reason=f"no verdict: {error}")
                 if failed > self.failures:
                     raise TrainingError(f"the judge failed {failed} times on one answer: {error}") from error
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from statistics import fmean
 
 from research.episode.agent import Sampling, SearchAgent
-from research.errors import TrainingError
+from research.errors import ServiceError, TrainingError
 from research.questions import Question
 from services.trainer.model.batching import TrainingSequence
 
@@ -36,16 +36,20 @@ class Difference:
         return f"{self.token!r}: {self.sampler:.3f} sampled, {self.learner:.3f} learned"
 
 
-async def probe(agent: SearchAgent, questions: Sequence[Question], sampling: Sampling) -> list[TrainingSequence]:
+async def probe(
+    agent: SearchAgent, questions: Sequence[Question], sampling: Sampling, version: str
+) -> list[TrainingSequence]:
     """The first tokens of a few episodes, from the served weights, with the log-probabilities that the server reports.
 
-    Raises ServiceError if the policy is unavailable.
+    Raises ServiceError if the policy is unavailable, or serves other weights than `version`, as after a restart.
     """
 
     async def first_tokens(number: int, question: Question) -> TrainingSequence:
         prompt = agent.tokenizer.prompt_ids(agent.prompt, question.text)
         own = Sampling(sampling.temperature, sampling.top_p, seed=number)
         generation = await agent.policy.generate(prompt, TOKENS, own)
+        if others := {*generation.versions} - {version}:
+            raise ServiceError(f"the policy serves weight version {', '.join(sorted(others))} instead of {version}")
         positions = range(len(prompt), len(prompt) + len(generation.token_ids))
         return TrainingSequence(
             prompt + generation.token_ids, list(positions), generation.logprobs, prompt_length=len(prompt)

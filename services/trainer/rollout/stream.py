@@ -70,6 +70,14 @@ class GroupStream:
         await _end(tasks)
         return late
 
+    def leave_failed(self) -> list[str]:
+        """Forget the groups that failed while no step waited for them; returns their ids, to be begun again."""
+        failed = [group for group, task in self._groups.items() if task.done() and task.exception() is not None]
+        for group in failed:
+            self._leave(group)
+            self._former.pop(place_of(group)[0], None)  # members that were finished are in the journal by now
+        return failed
+
     async def close(self) -> None:
         """Break off all groups; what is finished of them stays in the journal."""
         tasks = [self._leave(group) for group in [*self._groups]]

@@ -273,6 +273,48 @@ def test_a_service_that_stays_away_ends_the_step(tmp_path: Path) -> None:
     trainer.run(work)
 
 
+def test_an_outage_between_two_steps_is_forgotten_by_the_next(tmp_path: Path) -> None:
+    """A pause, or a long update, may outlast what groups under way wait for a service."""
+    trainer = Trainer(tmp_path, 1)
+    ready = trainer.rollouts.gate.wait_until_ready
+
+    async def gone(*_: Any) -> bool:
+        raise TrainingError("the retriever does not answer; waited 1 s")
+
+    async def work() -> None:
+        trainer.policy.release(0, 1)
+        await trainer.step(1)
+        under_way = trainer.groups._stream
+        with pytest.MonkeyPatch.context() as patched:
+            patched.setattr(trainer.rollouts.gate, "wait_until_ready", gone)
+            await under_way.close()
+            await under_way.begin(trainer.drawn)
+            await asyncio.wait(under_way._groups.values())
+        assert all(isinstance(task.exception(), TrainingError) for task in under_way._groups.values())
+        assert trainer.rollouts.gate.wait_until_ready == ready
+        trainer.policy.release(*range(9))
+        assert sorted(asked(await trainer.step(2))) == ["2", "3"]
+
+    trainer.run(work)
+
+
+def test_a_lower_bound_has_fewer_groups_under_way(tmp_path: Path) -> None:
+    trainer = Trainer(tmp_path, 3)
+    trainer.policy.release(*range(99))
+
+    async def work() -> None:
+        await trainer.step(1)
+        assert len(trainer.drawn) == 8
+        trainer.rollouts.versions = replace(trainer.rollouts.versions, max_staleness=1)
+        sizes = []
+        for number in range(2, 6):
+            await trainer.step(number)
+            sizes.append(len(trainer.drawn))
+        assert sizes == [6, 4, 4, 4]
+
+    trainer.run(work)
+
+
 def test_what_an_unfinished_group_had_is_in_the_journal_and_is_taken_again(tmp_path: Path) -> None:
     first = Trainer(tmp_path, 1)
 

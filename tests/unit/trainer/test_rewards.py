@@ -31,8 +31,8 @@ RIGHT, LONGER, WRONG = (answered(text, searches=1) for text in ("Paris", "in Par
 class Grader:
     """Finds every answer with "Paris" in it right; fails, or writes no verdict, as often as it is told."""
 
-    def __init__(self, failures: int = 0, *, mute: bool = False) -> None:
-        self.failures, self.mute, self.asked = failures, mute, 0
+    def __init__(self, failures: int = 0, *, mute: bool = False, status: int | None = None) -> None:
+        self.failures, self.mute, self.asked, self.status = failures, mute, 0, status
 
     async def complete_json(
         self, messages: list[Message], max_tokens: int, sampling: object, schema: Mapping[str, Any]
@@ -41,7 +41,7 @@ class Grader:
         await asyncio.sleep(0)
         if self.failures:
             self.failures -= 1
-            raise ServiceError("the judge does not answer")
+            raise ServiceError("the judge does not answer", status=self.status)
         given = json.loads(messages[-1].content)["given_answer"]
         text = "hm" if self.mute else json.dumps({"reason": "", "correct": "Paris" in given})
         return Completion(text, cut=False, prompt_tokens=1, sampled_tokens=1)
@@ -114,6 +114,13 @@ def test_no_verdict_counts_as_wrong_and_is_kept(tmp_path: Path) -> None:
 
 def test_an_outage_of_the_judge_is_waited_out(tmp_path: Path) -> None:
     assert judged(tmp_path / "verdicts.jsonl", Grader(failures=40), RIGHT, retries=3) == [1]
+
+
+@pytest.mark.parametrize("status", [400, 413, 422])
+def test_an_answer_that_a_judge_will_not_read_is_wrong_and_ends_no_run(tmp_path: Path, status: int) -> None:
+    """As by a filter of its contents: the same command would ask the same again, and end again."""
+    assert judged(tmp_path / "verdicts.jsonl", Grader(failures=3, status=status), RIGHT) == [0]
+    assert judged(tmp_path / "verdicts.jsonl", Grader(), RIGHT, LONGER) == [0, 1], "that verdict is kept"
 
 
 def test_a_judge_that_keeps_failing_ends_the_run_and_scores_nothing(tmp_path: Path) -> None:

@@ -103,6 +103,20 @@ def test_an_outage_pauses_and_costs_no_episode(tmp_path: Path) -> None:
     assert any("continues" in line for line in status.lines)
 
 
+def test_nobody_is_waited_for_once_a_wait_was_in_vain(tmp_path: Path) -> None:
+    status = RunStatus("test", 1)
+
+    async def scenario() -> None:
+        async def down() -> str | None:
+            return "the retriever is down"
+
+        with pytest.raises(TrainingError, match="the retriever is down; waited 0 s"):
+            await ServiceGate(down, 0.0, status).wait_until_ready()
+
+    asyncio.run(scenario())
+    assert status.waiting_for is None
+
+
 def test_what_keeps_failing_while_all_is_up_is_left_out_not_scored(tmp_path: Path) -> None:
     groups, rollouts, _ = sample(tmp_path, Flaky(10**6), all_ready, retries=2)
     assert [group.members for group in groups] == [[], []]

@@ -116,6 +116,8 @@ def test_a_run_that_loads_can_be_paused_and_stopped(settings: Settings) -> None:
         assert controller.start()
         assert controller.stop()
         assert read_wanted(settings.run_dir) is Wanted.STOPPED
+        assert not controller.pause(), "it has been told to end"
+        assert read_wanted(settings.run_dir) is Wanted.STOPPED
         await controller.cancel()
 
     asyncio.run(scenario())
