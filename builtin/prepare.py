@@ -21,6 +21,7 @@ from research.questions.sources import (
     BUILTIN_CORPUS,
     HUB_PREFIX,
     OF_BUILTIN_CORPUS,
+    hub_copy,
     hub_name,
     hub_records,
     keep_hub_records,
@@ -58,7 +59,7 @@ def passages_path(settings: Settings) -> Path:
     if name == BUILTIN_CORPUS:
         return settings.paths.data / "corpus" / "wikipedia-leads.jsonl"
     if name.startswith(HUB_PREFIX):
-        return settings.paths.data / "corpus" / f"{settings.corpus.index}.jsonl"
+        return hub_copy(settings.paths.data, name, "corpus")
     return Path(name)
 
 
@@ -143,7 +144,7 @@ def _hub_passages(name: str) -> Iterator[Passage]:
     for number, record in enumerate(hub_records(name)):
         known = {key: value for key, value in record.items() if value is not None}
         title = {"title": ""} if "text" in known else {}
-        yield passage_from_record({"id": number, **title, **known}, f"record {number} of {name}")
+        yield passage_from_record({"id": known.get("_id", number), **title, **known}, f"record {number} of {name}")
 
 
 def _prepare_questions(settings: Settings, passages: Path, log: Steps) -> None:

@@ -9,6 +9,7 @@ from rich.console import Console
 
 from research.errors import ServiceError
 from research.settings import Settings
+from services.process.terminal import escape_control_chars
 from services.system.admin_token import admin_token
 
 Order = Literal["start", "pause", "stop", "status"]
@@ -29,7 +30,8 @@ def give_order(settings: Settings, order: Order, console: Console) -> None:
         raise ServiceError(f"the trainer refused: {answer.json()['message']}")
     if answer.status_code != 200:
         raise ServiceError(f"the trainer answered {answer.status_code}: {answer.text[:200]}")
-    console.print(_standing(answer.json(), url), highlight=False, soft_wrap=True)
+    told = escape_control_chars(_standing(answer.json(), url))
+    console.print(told, highlight=False, markup=False, soft_wrap=True)
 
 
 def _standing(status: dict[str, Any], url: str) -> str:

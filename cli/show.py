@@ -47,5 +47,5 @@ def show_evaluations(evaluations: dict[str, Any], console: Console) -> None:
     for stage, kinds in evaluations.items():
         for kind, f in kinds.items():
             row = (f["em"], f["f1"], f["searches"], f["well_formed"])
-            table.add_row(stage, kind, *(f"{value:.3f}" for value in row), str(f["n"]))
+            table.add_row(stage, _inert(kind), *(f"{value:.3f}" for value in row), str(f["n"]))
     console.print(table)

@@ -72,9 +72,10 @@ def _forget_former_objective(tree: dict[str, Any], overrides: Sequence[str], env
     """Drop from a preset what an objective that is named after it sets, which the preset chose for another one."""
     assignments = [*(_environment_settings() if environment else []), *overrides]
     named = dict(assignment.replace(" ", "").split("=", 1) for assignment in assignments if "=" in assignment)
-    objective = os.environ.get(_OBJECTIVE_VARIABLE) if environment else None
-    for key in with_objective({"objective": named.get(_OBJECTIVE, objective)}):
-        tree.get("grpo", {}).pop(key, None)
+    objective = named.get(_OBJECTIVE, os.environ.get(_OBJECTIVE_VARIABLE) if environment else None)
+    if objective is not None and isinstance(name := _parse_value(objective), str):
+        for key in with_objective({"objective": name}):
+            tree.get("grpo", {}).pop(key, None)
 
 
 def _preset_path(preset: str | Path) -> Path:

@@ -15,6 +15,7 @@ from research.atomic_io import atomic_directory
 from research.config import recorded_settings
 from research.errors import AssetError, ConfigurationError, ServiceError
 from research.prompts import TRAINED_PROMPT, load_prompt
+from research.weights.checksummed_dir import MANIFEST, corruption_in
 
 CARD = "README.md"
 
@@ -23,7 +24,7 @@ def export_run(run: Path, target: Path) -> Path:
     """Write the newest weights of a run to the new directory `target`; returns it.
 
     Raises:
-        AssetError: there is no such run, or it has no weights.
+        AssetError: there is no such run, or it has no weights, or they are spoilt.
         ConfigurationError: `target` exists already.
     """
     settings = run_settings(run)
@@ -34,10 +35,12 @@ def export_run(run: Path, target: Path) -> Path:
         shutil.copytree(weights, partial, dirs_exist_ok=True)
         for file in partial.iterdir():
             file.chmod(0o644)
-        (partial / TRAINED_PROMPT).write_text(
-            load_prompt(settings["episode"]["prompt"]).source + "\n", encoding="utf-8"
-        )
-        (partial / CARD).write_text(model_card(run, weights, settings, target.name), encoding="utf-8")
+        (partial / MANIFEST).unlink(missing_ok=True)  # it is of the run's directory, which has no card
+        if not (partial / TRAINED_PROMPT).is_file():  # versions of long ago
+            prompt = load_prompt(settings["episode"]["prompt"])
+            (partial / TRAINED_PROMPT).write_text(prompt.source + "\n", encoding="utf-8")
+        prompt = load_prompt(str(partial / TRAINED_PROMPT))
+        (partial / CARD).write_text(model_card(run, weights, settings, prompt, target.name), encoding="utf-8")
     return target
 
 
@@ -56,7 +59,10 @@ def latest_weights(run: Path, settings: dict[str, Any]) -> Path:
     versions = sorted(each for each in directory.glob("version-*") if each.name.rpartition("-")[2].isdigit())
     if not versions:
         raise AssetError(f"the run {run} has published no weights yet (none in {directory})")
-    return versions[-1]
+    newest = versions[-1]
+    if (newest / MANIFEST).is_file() and (fault := corruption_in(newest)) is not None:
+        raise AssetError(f"{newest} is spoilt ({fault}); delete it to export the version before it")
+    return newest
 
 
 def push_to_hub(directory: Path, repository: str) -> str:

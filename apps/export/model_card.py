@@ -6,20 +6,21 @@ import json
 from pathlib import Path
 from typing import Any
 
-from research.prompts import TRAINED_PROMPT, Prompt, load_prompt
+from research.prompts import TRAINED_PROMPT, Prompt
 from services.policy.weights.checkpoint_checks import tensor_specs
 from services.trainer.evaluation.report import evaluation_table
+from services.trainer.run_dir.run_dir import RunDirectory
 
 # Limits with which the model must be served, because it was trained with them.
 _LIMITS = ("prompt", "top_k", "max_searches", "max_tokens", "max_turn_tokens", "max_passage_tokens")
 _SHOWN = ("episode", "grpo", "optimizer", "sft")
 
 
-def model_card(run: Path, weights: Path, settings: dict[str, Any], name: str) -> str:
-    """What the model is, what it learned from, how well it does, and how to use it."""
+def model_card(run: Path, weights: Path, settings: dict[str, Any], prompt: Prompt, name: str) -> str:
+    """What the model is, what it learned from, how well it does, and how to use it; `prompt` is what it has learned."""
     episode, grpo, model = settings["episode"], settings["grpo"], settings["model"]
     steps = sum(1 for _ in (run / "metrics.jsonl").open(encoding="utf-8")) if (run / "metrics.jsonl").is_file() else 0
-    finished = (run / "summary.json").is_file()
+    finished = RunDirectory(run).is_finished(grpo["steps"], grpo.get("minutes"))
     facts = {
         "base model": model["name"],
         "weights": f"{weights.name}, {', '.join(sorted({spec.dtype for spec in tensor_specs(weights).values()}))}",
@@ -32,7 +33,6 @@ def model_card(run: Path, weights: Path, settings: dict[str, Any], name: str) ->
         "encoder": settings["encoder"]["name"],
         "seed": settings["seed"],
     }
-    prompt = load_prompt(episode["prompt"])
     limits = " ".join(f"episode.{key}={episode[key]}" for key in _LIMITS if episode.get(key) is not None)
     if prompt.form.can_open:  # of the limits only this one has a default
         limits += f" episode.max_page_tokens={episode['max_page_tokens']}"
@@ -52,7 +52,7 @@ A language model that has learned by reinforcement learning when and what to sea
 
 ## Results
 
-{_results(run)}
+{_results(run) if finished else "The run has no final evaluation yet."}
 
 ## Use
 
@@ -92,12 +92,9 @@ def _rules(prompt: Prompt) -> str:
 
 
 def _results(run: Path) -> str:
-    summary = run / "summary.json"
-    if not summary.is_file():
-        return "The run has no final evaluation yet."
     return (
         "Held-out questions, greedy. `before` is the untouched model, `sft` the model after the supervised "
-        "phase, `after` this one.\n\n" + evaluation_table(_read(summary)["eval"])
+        "phase, `after` this one.\n\n" + evaluation_table(_read(run / "summary.json")["eval"])
     )
 
 

@@ -11,6 +11,7 @@ from apps.study.plan import StudyPlan
 from apps.study.report import write_study_report
 from apps.study.view import StudyView
 from builtin.prepare import prepare
+from research.errors import TrainingError
 from services.process import stopping
 from services.system.launcher import require_startable, running
 from services.trainer.main import train
@@ -43,6 +44,8 @@ def _run(plan: StudyPlan, arguments: Sequence[str], console: Console) -> None:
                 plan.begin(run)
                 train(plan.settings_of(run), fresh=False, console=console, view=view.follow)
                 gc.collect()  # the learner is in reference cycles, and the next one needs its memory
+                if not plan.is_finished(run):
+                    raise TrainingError(f"{run.name} was stopped before its end; `research study` again continues it")
                 plan.tidy()
                 write_study_report(plan)  # what is known so far can be read while the rest runs
     console.print(f"the report is {write_study_report(plan)}", highlight=False, soft_wrap=True)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import time
 from collections.abc import Sequence
 
 from rich.console import Console, Group
@@ -12,6 +11,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 from apps.study.plan import START, PlannedRun, StudyPlan
+from services.process.terminal import escape_control_chars
 from services.trainer.entry import Entry, grpo_entries
 from services.trainer.evaluation.evaluator import SAMPLED
 from services.trainer.status import RunStatus
@@ -30,9 +30,13 @@ class StudyView:
 
     async def follow(self, status: RunStatus, console: Console) -> None:
         """Follow a run until cancelled. Without a terminal only its lines are printed."""
-        status.listeners.append(lambda line: console.print(line, highlight=False, markup=False, soft_wrap=True))
+
+        def show(line: str) -> None:
+            console.print(escape_control_chars(line), highlight=False, markup=False, soft_wrap=True)
+
+        status.listeners.append(show)
         if not console.is_terminal:
-            await lines_of(status, lambda line: console.print(line, highlight=False, markup=False, soft_wrap=True))
+            await lines_of(status, show)
         phase = Progress(
             TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), console=console
         )
@@ -77,5 +81,5 @@ def time_left(metrics: Sequence[Entry], steps: int) -> str:
     recent = [sum(entry["seconds"].values()) for entry in metrics[-5:]]
     if not recent:
         return "…"
-    seconds = sum(recent) / len(recent) * (steps - len(metrics))
-    return time.strftime("%H:%M:%S", time.gmtime(seconds))
+    left, seconds = divmod(round(sum(recent) / len(recent) * (steps - len(metrics))), 60)
+    return f"{left // 60:02}:{left % 60:02}:{seconds:02}"

@@ -10,7 +10,7 @@ from typing import Any
 from research.bench.metrics import retrieval_recall
 from research.bench.records import Records
 from research.episode.agent import Sampling, StopReason
-from research.errors import ConditionsChangedError, ContextFullError
+from research.errors import ConditionsChangedError, ContextFullError, ProtocolError
 from research.questions import Question
 from research.scoring.ask import ask_each
 from research.scoring.reward import best, cover_exact_match, exact_match, token_f1
@@ -46,12 +46,14 @@ async def ask_all(
     """
     open_questions = [question for question in questions if question.id not in records.done]
 
-    async def ask(question: Question, _: int) -> None:
+    async def ask(question: Question, _: int) -> str | None:
         started = time.perf_counter()
         try:
             outcome = await strategy.answer(question.text, sampling)
         except ContextFullError:
             outcome = Outcome(question.text, stop_reason=StopReason.TOKEN_LIMIT)
+        except ProtocolError as error:
+            return str(error)  # what cannot be encoded, such as half a surrogate pair
         if version is not None and (others := set(outcome.versions) - {version}):
             raise ConditionsChangedError(
                 f"weight version {', '.join(sorted(others))} answered instead of {version}: the policy got "
@@ -59,6 +61,7 @@ async def ask_all(
             )
         records.add(record_of(question, outcome, time.perf_counter() - started))
         on_answer()
+        return None
 
     results = await ask_each(
         open_questions, ask, concurrency=concurrency, max_failures_in_a_row=_MAX_CONSECUTIVE_FAILURES

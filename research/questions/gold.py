@@ -36,9 +36,7 @@ def load_gold(path: Path) -> list[GoldQuery]:
     """
     try:
         text = path.read_text(encoding="utf-8")
-        records = (
-            json.loads(text) if path.suffix == ".json" else [json.loads(x) for x in text.splitlines() if x.strip()]
-        )
+        records = json.loads(text) if path.suffix == ".json" else [json.loads(x) for x in text.split("\n") if x.strip()]
     except (OSError, ValueError) as error:
         raise AssetError(f"cannot read questions {path}: {error}") from error
     queries: list[GoldQuery] = []

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -81,6 +81,8 @@ def answers_of(value: Any) -> tuple[str, ...]:
 
     Raises TypeError if there is none, or one that is neither text nor number.
     """
+    if isinstance(value, Mapping):
+        raise TypeError("its answers are an object, of which nobody says which are the answers")
     listed = [value] if isinstance(value, str | int | float) else list(value)
     if strange := [each for each in listed if not isinstance(each, str | int | float)]:
         raise TypeError(f"an answer is neither text nor number: {strange[0]!r}")
@@ -116,7 +118,8 @@ def read_questions(path: Path) -> list[Question]:
 
 def _parse_lines(path: Path) -> Iterator[Question]:
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
+        # Not `splitlines`, which also divides at signs that JSON may hold (U+2028).
+        lines = path.read_text(encoding="utf-8").split("\n")
     except OSError as error:
         raise AssetError(f"cannot read questions {path}: {error.strerror}; run `research prepare` first") from error
     for number, line in enumerate(lines, start=1):

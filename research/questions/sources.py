@@ -27,10 +27,10 @@ def builtin_path(data: Path, split: Split) -> Path:
     return data / "questions" / f"builtin-{split}.jsonl"
 
 
-def hub_copy(data: Path, name: str) -> Path:
+def hub_copy(data: Path, name: str, kind: Literal["questions", "corpus"] = "questions") -> Path:
     """Where `research prepare` keeps the records of `hub:…`, for services that reach no hub."""
     digest = hashlib.sha256(name.encode()).hexdigest()[:8]  # names may differ in the signs alone that are left out
-    return data / "questions" / f"{re.sub(r'[^0-9A-Za-z.]+', '-', name)}-{digest}.jsonl"
+    return data / kind / f"{re.sub(r'[^0-9A-Za-z.]+', '-', name)}-{digest}.jsonl"
 
 
 def hub_name(name: str) -> str | None:
@@ -178,7 +178,7 @@ def _aliases_beside(path: Path) -> dict[str, list[str]]:
     if path.suffix != ".json" or not file.is_file():
         return {}
     try:
-        records = [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines() if line.strip()]
+        records = [json.loads(line) for line in file.read_text(encoding="utf-8").split("\n") if line.strip()]
         return {record["Q_id"]: _listed(record["aliases"]) + _listed(record.get("demonyms")) for record in records}
     except (ValueError, KeyError, TypeError) as error:
         raise AssetError(f"{file} is not 2WikiMultiHopQA's file of aliases ({error!r})") from error

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from research.settings.base import Fraction, Port, PositiveInt, Section
 from research.settings.objectives import (
@@ -25,7 +25,7 @@ class QuestionsConfig(Section):
 
     train: str = Field("builtin", description="`builtin`, a JSONL file, or `hub:<dataset>:<config>:<split>`")
     held_out: str = Field("builtin", description="as `train`; for evaluation only")
-    mix: dict[str, float] = Field(
+    mix: dict[str, Annotated[float, Field(ge=0.0, allow_inf_nan=False)]] = Field(
         default_factory=dict,
         description="fraction of each kind of question in a training batch; empty: as they come",
     )
@@ -39,6 +39,13 @@ class QuestionsConfig(Section):
         description="of the questions that come up again although all their episodes so far were right, or all were "
         "wrong: the share that is asked; the others are passed over",
     )
+
+    @field_validator("mix")
+    @classmethod
+    def _some_kind_is_asked(cls, mix: dict[str, float]) -> dict[str, float]:
+        if mix and not any(mix.values()):
+            raise ValueError("no kind has a fraction above 0; leave it empty for questions as they come")
+        return mix
 
 
 class TrainerConfig(Section):

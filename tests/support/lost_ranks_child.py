@@ -6,6 +6,7 @@ import os
 import sys
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from itertools import count
 from pathlib import Path
 
@@ -66,6 +67,7 @@ def _lead(team: Team, model: Path, work: Path, phase: str) -> None:
         "save": lambda: store.save(team, RunState(step, step, step, {}, {})),
         "weights": lambda: write_checkpoint(team.write_weights, model, versions / f"version-{next(numbers):06d}", ""),
         "load": lambda: store.restore_latest(team),
+        "alone": lambda: _fail_alone(team),
     }
     while phase != "load" and step < STEPS:
         step += 1
@@ -76,6 +78,18 @@ def _lead(team: Team, model: Path, work: Path, phase: str) -> None:
     while phase:
         (work / "dwells").write_text("")
         kinds[phase]()
+
+
+def _fail_alone(team: Team) -> None:
+    """Rank 0 fails in an update and lives on, as a served trainer does."""
+
+    def out_of_memory(*_: object) -> None:
+        raise RuntimeError("out of memory")
+
+    team._learner.grpo_update = out_of_memory  # type: ignore[method-assign,assignment]
+    with suppress(RuntimeError):
+        team.grpo_update(random_sequences(6, seed=99))
+    time.sleep(600)
 
 
 def half_written(work: Path) -> list[str]:

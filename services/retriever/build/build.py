@@ -14,6 +14,7 @@ import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from research.atomic_io import to_disk, write_json
 from research.errors import AssetError, ConfigurationError, ResearchError
@@ -25,7 +26,7 @@ from services.retriever.build.faiss_import import CheckedImport, FaissImport
 from services.retriever.build.imported_vectors import RefusedImportError
 from services.retriever.build.index_writer import log, write_index
 from services.retriever.build.passage_readers import corpus_digest, read_passages
-from services.retriever.build.replacing import require_replaceable
+from services.retriever.build.replacing import holds_other_work, require_replaceable
 from services.retriever.build.vector_shards import SHARD, VectorShards
 from services.retriever.encoder.checkpoint import Checkpoint, open_checkpoint
 from services.retriever.encoder.encoder import load_encoders
@@ -75,11 +76,14 @@ def build_index(
         _finish_replacing(target)
         if _is_current(settings, checkpoint, recipe):
             log(f"index {target} is up to date (revision {read_manifest(target).revision})")
+            if in_passing and holds_other_work(work / PLAN, _plan(settings, recipe)):
+                log(f"an unfinished build of it with other settings is kept in {work}")
+                return _ready_to_serve(settings, checkpoint)
         else:
             if source is None:
                 _refuse_to_replace_import(target)
             if in_passing:
-                require_replaceable(settings, recipe, work, work / PLAN)
+                require_replaceable(settings, _plan(settings, recipe), work, work / PLAN)
             try:
                 _build(settings, checkpoint, recipe, passages, work, source)
             except KeyboardInterrupt:
@@ -97,10 +101,20 @@ def build_index(
                 ) from error
             log(f"index {target} is ready (revision {recipe.revision})")
         shutil.rmtree(work, ignore_errors=True)
+    return _ready_to_serve(settings, checkpoint)
+
+
+def _ready_to_serve(settings: Settings, checkpoint: Checkpoint) -> Path:
     if (backend := settings.encoder.backend) != "torch":
         # Exported here, so that serving writes nothing.
         exported_graph(checkpoint, settings.paths.data, int8=backend == "onnx-int8")
-    return target
+    return settings.index_dir
+
+
+def _plan(settings: Settings, recipe: Recipe) -> dict[str, Any]:
+    """All that decides whether an unfinished build can be gone on with."""
+    backend = settings.encoder.passage_backend
+    return {"recipe": recipe.model_dump(), "backend": backend, "shard": SHARD, "milvus": settings.corpus.milvus}
 
 
 def _is_current(settings: Settings, checkpoint: Checkpoint, recipe: Recipe) -> bool:
@@ -136,10 +150,8 @@ def _refuse_to_replace_import(target: Path) -> None:
 def _build(
     settings: Settings, checkpoint: Checkpoint, recipe: Recipe, passages: Path, work: Path, source: FaissImport | None
 ) -> None:
-    backend = settings.encoder.passage_backend
     index = work / "index"
-    plan = {"recipe": recipe.model_dump(), "backend": backend, "shard": SHARD, "milvus": settings.corpus.milvus}
-    build_id = _resume_or_begin(work, plan)
+    build_id = _resume_or_begin(work, _plan(settings, recipe))
     if not (index / MANIFEST).is_file():
         store = _snapshot(index, passages, recipe.corpus_sha256)
         checked = _checked(source, store, passages) if source else None

@@ -25,6 +25,8 @@ DEPTHS = (1, 5, 10)
 
 # How many titles serve as queries if there are no questions.
 _SAMPLED_TITLES = 500
+_FIRST_WORDS = 12
+_AT_ONCE = 128
 _BLOCK_ROWS = 16_384
 _BLOCK_QUERIES = 512
 
@@ -71,7 +73,9 @@ def evaluate_index(settings: Settings, questions: Path | None) -> list[Recall]:
     texts = [query.text for query in gold] or sampled_titles(index.passages)
     vectors = encoder.encode_queries(texts)
     deepest = min(max(DEPTHS), index.dense.count)
-    found = {"vectors": index.dense.search(vectors, deepest)[1].tolist()}
+    # In portions: reranking holds the candidates of all queries of a call.
+    portions = (vectors[start : start + _AT_ONCE] for start in range(0, len(vectors), _AT_ONCE))
+    found = {"vectors": [row for portion in portions for row in index.dense.search(portion, deepest)[1].tolist()]}
     # 2. Compare with exact search, if the index keeps the full vectors.
     rows: list[Recall] = []
     full = settings.index_dir / FULL_VECTORS
@@ -153,6 +157,7 @@ def recall_at(ranked: Sequence[Sequence[int]], gold: Sequence[set[int]], depth: 
 
 
 def sampled_titles(store: PassageStore) -> list[str]:
-    """Titles of passages, drawn at random, which serve as queries."""
+    """Titles of passages, drawn at random, which serve as queries; where there is none, how the text begins."""
     places = np.random.default_rng(0).permutation(len(store))[:_SAMPLED_TITLES].tolist()
-    return [store.record(place)["title"] for place in places]
+    records = [store.record(place) for place in places]
+    return [each["title"].strip() or " ".join(each["text"].split()[:_FIRST_WORDS]) for each in records]

@@ -7,10 +7,9 @@ out a setting; to replace such an index is said outright, by `research index --p
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
-
-from pydantic import ValidationError
 
 from research.errors import AssetError, ConfigurationError
 from research.settings import Settings
@@ -20,49 +19,63 @@ from services.retriever.index.manifest import Manifest, Recipe, read_manifest
 _MINUTES_OF_WORK = 50_000  # passages that a CPU embeds in minutes
 
 
-def require_replaceable(settings: Settings, wanted: Recipe, work: Path, plan_file: Path) -> None:
+def require_replaceable(settings: Settings, wanted: Mapping[str, Any], work: Path, plan_file: Path) -> None:
     """Refuse to replace an index, or to drop an unfinished one, that is of other passages or dear to make again.
 
     Args:
-        wanted: what the settings ask for.
+        wanted: the plan of the build that the settings ask for: its recipe, who embeds, and where vectors are kept.
         work: where an unfinished build has its vectors, with its plan.
 
     Raises ConfigurationError that names each setting that differs.
     """
-    if (there := _published(settings.index_dir)) is not None and not there.recipe.covers(wanted):
-        _require(settings, there.recipe, wanted, there.count, f"index {settings.index_dir} was built")
-    if (unfinished := _unfinished(plan_file)) is not None and unfinished != wanted:
+    recipe = Recipe.model_validate(wanted["recipe"])
+    if (there := _published(settings.index_dir)) is not None:
+        milvus = there.milvus.uri if there.milvus else ""
+        if not there.recipe.covers(recipe) or milvus != wanted["milvus"]:
+            plan = {**wanted, "recipe": there.recipe.model_dump(), "milvus": milvus}
+            _require(settings, plan, wanted, there.count, f"index {settings.index_dir} was built")
+    if holds_other_work(plan_file, wanted):
         embedded = SHARD * sum(1 for _ in (work / "shards").glob("*.npy"))
-        _require(settings, unfinished, wanted, embedded, f"an unfinished build of index {settings.index_dir} began")
+        began = f"an unfinished build of index {settings.index_dir} began"
+        _require(settings, _unfinished(plan_file) or {}, wanted, embedded, began)
 
 
-def _require(settings: Settings, there: Recipe, wanted: Recipe, passages: int, what: str) -> None:
-    same_passages = there.corpus_sha256 == wanted.corpus_sha256
+def holds_other_work(plan_file: Path, wanted: Mapping[str, Any]) -> bool:
+    """Whether a build with another plan than `wanted` is unfinished."""
+    unfinished = _unfinished(plan_file)
+    return unfinished is not None and {**unfinished, "build_id": ""} != {**wanted, "build_id": ""}
+
+
+def _require(settings: Settings, there: Mapping[str, Any], wanted: Mapping[str, Any], passages: int, what: str) -> None:
+    same_passages = there["recipe"]["corpus_sha256"] == wanted["recipe"]["corpus_sha256"]
     if not passages or (same_passages and passages <= _MINUTES_OF_WORK):
         return
-    differences = _differences(settings, there.model_dump(), wanted.model_dump())
     raise ConfigurationError(
-        f"{what} with other settings ({'; '.join(differences)}), and is not replaced in passing. Give this command the "
-        "settings of corpus.* and encoder.* that the index was built with (a preset of yours keeps them: "
-        "docs/own-data.md), or name another corpus.index, or replace it with `research index --passages …`"
+        f"{what} with other settings ({'; '.join(_differences(settings, there, wanted))}), and is not replaced in "
+        "passing. Give this command the settings of corpus.* and encoder.* that it was built with (a preset of yours "
+        "keeps them: docs/own-data.md), or name another corpus.index, or replace it with `research index --passages …`"
     )
 
 
-def _differences(settings: Settings, there: dict[str, Any], wanted: dict[str, Any]) -> list[str]:
-    found = []
-    if there["corpus_sha256"] != wanted["corpus_sha256"]:
-        found.append(f"corpus.name: other passages than those of {settings.corpus.name}")
-    for key, name in (("structure", "corpus.index_type"), ("lexical", "corpus.hybrid")):
-        if there[key] != wanted[key]:
-            found.append(f"{name}: {there[key]}, now {wanted[key]}")
-    if there["encoding"]["encoder_digest"] != wanted["encoding"]["encoder_digest"]:
-        found.append(f"encoder.name: another encoder than {settings.encoder.name}")
-    found += [
-        f"encoder.{key}: {built!r}, now {asked!r}"
-        for key in ("query_prefix", "passage_prefix", "max_passage_tokens")
-        if (built := there["encoding"][key]) != (asked := wanted["encoding"][key])
-    ]
-    return found or ["the pooling of its encoder"]
+def _differences(settings: Settings, there: Mapping[str, Any], wanted: Mapping[str, Any]) -> list[str]:
+    built, asked = _named(there), _named(wanted)
+    found = [f"{name}: {built[name]!r}, now {asked[name]!r}" for name in built if built[name] != asked[name]]
+    if there["recipe"]["encoding"]["encoder_digest"] != wanted["recipe"]["encoding"]["encoder_digest"]:
+        found.insert(0, f"encoder.name: another encoder than {settings.encoder.name}")
+    if there["recipe"]["corpus_sha256"] != wanted["recipe"]["corpus_sha256"]:
+        found.insert(0, f"corpus.name: other passages than those of {settings.corpus.name}")
+    return found or ["the pooling of its encoder, or imported vectors"]
+
+
+def _named(plan: Mapping[str, Any]) -> dict[str, Any]:
+    recipe, encoding = plan["recipe"], plan["recipe"]["encoding"]
+    return {
+        "corpus.index_type": recipe["structure"],
+        "corpus.hybrid": recipe["lexical"],
+        "corpus.milvus": plan.get("milvus"),
+        "encoder.passage_backend": plan.get("backend"),
+        **{f"encoder.{key}": encoding[key] for key in ("query_prefix", "passage_prefix", "max_passage_tokens")},
+    }
 
 
 def _published(target: Path) -> Manifest | None:
@@ -72,8 +85,12 @@ def _published(target: Path) -> Manifest | None:
         return None
 
 
-def _unfinished(plan_file: Path) -> Recipe | None:
+def _unfinished(plan_file: Path) -> dict[str, Any] | None:
+    """The plan of an unfinished build, if it can be read."""
     try:
-        return Recipe.model_validate(json.loads(plan_file.read_text(encoding="utf-8"))["recipe"])
-    except (OSError, ValueError, KeyError, TypeError, ValidationError):
+        plan = json.loads(plan_file.read_text(encoding="utf-8"))
+        Recipe.model_validate(plan["recipe"])
+    except (OSError, ValueError, KeyError, TypeError):
         return None
+    found: dict[str, Any] = plan
+    return found

@@ -58,7 +58,7 @@ class SearchIndex:
 
         Raises what the constructor raises.
         """
-        until = time.monotonic() + _REPLACED_SECONDS
+        until = None
         while True:
             before = _inode(directory)
             fault: AssetError | None = None
@@ -72,6 +72,8 @@ class SearchIndex:
             else:
                 if _inode(directory) == before:
                     return opened
+            # From the first that failed on: to open a large one takes longer than to replace it.
+            until = until or time.monotonic() + _REPLACED_SECONDS
             if time.monotonic() > until:
                 raise fault or AssetError(f"index {directory} is replaced again and again; try again later")
             time.sleep(_REPLACED_SECONDS / 20)

@@ -18,7 +18,7 @@ import orjson
 import torch
 from torch import Tensor
 
-from research.errors import TrainingError
+from research.errors import ResearchError, TrainingError
 from research.model_paths import local_checkpoint
 from research.settings import Settings
 from services.trainer.learner.grpo import UpdateReport
@@ -115,10 +115,16 @@ class Team:
                 self._ranks.confirm_end()
 
     def _together(self, name: str, *arguments: Any) -> Any:
-        with self._ranks.naming_the_lost(name):
-            if not self._ranks.is_alone:
-                self._ranks.tell(orjson.dumps([name, [_as_json(argument) for argument in arguments]]))
-            return _do(self._learner, name, arguments)
+        try:
+            with self._ranks.naming_the_lost(name):
+                if not self._ranks.is_alone:
+                    self._ranks.tell(orjson.dumps([name, [_as_json(argument) for argument in arguments]]))
+                return _do(self._learner, name, arguments)
+        except RuntimeError as error:
+            # Such as memory of a GPU that ran out: the others are in the middle of the same, and wait.
+            if self._ranks.heart is not None and not isinstance(error, ResearchError):
+                self._ranks.heart.fall_silent()
+            raise
 
 
 def load_together(settings: Settings, ranks: Ranks) -> Learner:

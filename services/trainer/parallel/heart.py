@@ -42,7 +42,7 @@ class Heart:
         self._last = [b""] * world
         self._silent_rounds = [0] * world
         self._unanswered_rounds = 0
-        self._ended = threading.Event()
+        self._ended, self._silent = threading.Event(), threading.Event()
         self._store.set(f"name/{rank}", f"rank {rank} (process {os.getpid()} on {socket.gethostname()})")
         self._store.set(f"beat/{rank}", "0")
         self._beating = threading.Thread(target=self._beat, name="heart", daemon=True)
@@ -57,6 +57,10 @@ class Heart:
         """Leave in order: nobody waits for this rank any more."""
         self._ended.set()
         self._beating.join(_NAMING_SECONDS)  # the store may be gone before us
+
+    def fall_silent(self) -> None:
+        """Show no more signs of life: this rank failed alone, and the others wait for it. All end within the bound."""
+        self._silent.set()
 
     def lost(self) -> str:
         """Who is silent, after a connection was closed; waits a few seconds to be sure. Empty if nobody is."""
@@ -84,7 +88,8 @@ class Heart:
         while not self._ended.wait(_BEAT_SECONDS):
             count += 1
             try:
-                self._store.set(keys[self._rank], str(count))
+                if not self._silent.is_set():
+                    self._store.set(keys[self._rank], str(count))
                 found = self._store.multi_get(keys)
             except RuntimeError:  # `_watch` counts how often
                 continue

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import random
 import shutil
@@ -167,6 +168,26 @@ def test_an_index_is_kept_while_it_fits_and_replaced_when_the_corpus_changes(
     (index / "vectors.faiss").unlink()
     build_index(settings, passages)
     assert len(vectors_of(index)) == 9
+
+
+def test_a_build_in_passing_drops_nobody_elses_work(data: Path, data_dir: Path, tmp_path: Path) -> None:
+    settings = settings_for(data, "passing")
+    passages = slice_of_corpus(data_dir, tmp_path / "passages.jsonl", 12)
+    index = build_index(settings, passages, in_passing=True)
+    work = index.with_name(".passing.building")
+    (work / "shards").mkdir(parents=True)
+    recipe = read_manifest(index).recipe.model_dump()
+    other = {"recipe": recipe, "backend": "torch of elsewhere", "shard": 256, "milvus": "", "build_id": "1"}
+    (work / "plan.json").write_text(json.dumps(other))
+    (work / "shards" / "0000000000.npy").touch()
+    build_index(settings, passages, in_passing=True)
+    assert (work / "shards" / "0000000000.npy").exists()
+    others = slice_of_corpus(data_dir, tmp_path / "others.jsonl", 9, start=100)
+    with pytest.raises(ConfigurationError, match=r"corpus\.name: other passages"):
+        build_index(settings, others, in_passing=True)
+    assert read_manifest(index).count == 12
+    build_index(settings, passages)
+    assert not work.exists(), "whoever asks for a build outright has it clean"
 
 
 def test_two_builds_of_one_index_do_not_meet(

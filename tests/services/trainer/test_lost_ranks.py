@@ -136,6 +136,15 @@ def test_ranks_that_were_stopped_together_blame_nobody(
         assert all(process.is_alive() for process in ranks), logs(tmp_path)
 
 
+def test_a_rank_that_fails_alone_keeps_nobody_waiting(tiny: Path, tmp_path: Path, free_port: Callable[[], int]) -> None:
+    with two_ranks(free_port(), tiny, tmp_path, "alone") as ranks:
+        await_dwelling(tmp_path)
+        for process in ranks:
+            process.join(BOUND_SECONDS + SLACK_SECONDS)
+        assert [process.exitcode for process in ranks] == [1, 1], logs(tmp_path)
+    assert "rank 0 (process " in (tmp_path / "log-1").read_text()
+
+
 def test_torchrun_starts_the_ranks_again_and_they_go_on(tiny: Path, tmp_path: Path, unbroken: Path) -> None:
     torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", "--max-restarts=1"]
     child = ["-m", "tests.support.lost_ranks_child", str(tiny), str(tmp_path), "update"]

@@ -59,13 +59,15 @@ def test_the_card_tells_data_steps_and_results(run: Path, tmp_path: Path) -> Non
         "builtin:smollm2-135m-instruct",
     ):
         assert fact in card
-    assert (target / "prompt.txt").read_text().startswith("Answer the question.")
+    assert (target / "prompt.txt").read_text() == "Think first.\n", "what it was trained with, whatever a file says now"
 
 
 def test_the_card_tells_how_other_programs_ask_in_the_prompts_form(run: Path, tmp_path: Path) -> None:
     def card(prompt: str) -> str:
         settings = load_settings("quickstart-cpu", ["run=first", f"episode.prompt={prompt}"]).model_dump(mode="json")
         (run / "config.json").write_text(json.dumps(settings))
+        for file in ("prompt.txt", "manifest.json"):
+            (run / "weights" / "version-000010" / file).unlink(missing_ok=True)  # as of a version of long ago
         return (export_run(run, tmp_path / prompt) / "README.md").read_text()
 
     assert "are the system message in `prompt.txt`." in card("research-instruct")
@@ -81,6 +83,22 @@ def test_a_run_that_is_under_way_says_so(run: Path, tmp_path: Path) -> None:
     card = (export_run(run, tmp_path / "exported") / "README.md").read_text()
     assert "| steps | 1 of 2 (the run is not finished) |" in card
     assert "no final evaluation yet" in card
+
+
+def test_a_run_that_goes_on_has_no_results_of_its_former_end(run: Path, tmp_path: Path) -> None:
+    settings = load_settings("quickstart-cpu", ["run=first", "grpo.steps=5"]).model_dump(mode="json")
+    (run / "config.json").write_text(json.dumps(settings))
+    card = (export_run(run, tmp_path / "exported") / "README.md").read_text()
+    assert "| steps | 2 of 5 (the run is not finished) |" in card
+    assert "0.719" not in card
+
+
+def test_spoilt_weights_are_not_exported(run: Path, tmp_path: Path) -> None:
+    weights = run / "weights" / "version-000010" / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-8] + bytes(8))
+    with pytest.raises(AssetError, match=r"version-000010 is spoilt .*delete it to export the version before it"):
+        export_run(run, tmp_path / "exported")
+    assert not (tmp_path / "exported").exists()
 
 
 def test_nothing_is_overwritten_and_what_is_missing_is_named(run: Path, tmp_path: Path) -> None:

@@ -134,6 +134,7 @@ def test_the_view_counts_and_draws() -> None:
     steps: list[Any] = [{"seconds": {"rollout": 20.0, "update": 10.0}}] * 3
     assert time_left(steps, 5) == "00:01:00"
     assert time_left([], 5) == "…"
+    assert time_left([*steps[:1]], 3601) == "30:00:00"
 
 
 def finish(plan: StudyPlan, run: PlannedRun, em: float) -> None:

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 from torch import Tensor
 
-from research.config import load_settings
+from research.config import PRESET_DIR, load_settings
 from research.settings.objectives import OBJECTIVES
 from research.settings.training import GrpoConfig
 from services.trainer.learner.advantages import compute_advantages
@@ -238,6 +238,17 @@ def test_a_name_beats_a_preset_and_a_setting_beside_it_beats_the_name(monkeypatc
     monkeypatch.setenv("RESEARCH__GRPO__OBJECTIVE", "dapo")
     assert load_settings().grpo.clip_high == 0.28
     assert load_settings(environment=False).grpo.clip_high == 0.25
+
+
+def test_a_preset_may_name_its_objective_and_a_name_may_have_quotes(tmp_path: Path) -> None:
+    quoted = load_settings(overrides=['grpo.objective="gspo"']).grpo
+    assert quoted == load_settings(overrides=["grpo.objective=gspo"]).grpo
+    mine = tmp_path / "mine.toml"
+    text = (PRESET_DIR / "qwen2.5-7b-musique.toml").read_text()
+    mine.write_text(text.replace("[grpo]\n", '[grpo]\nobjective = "gspo"\n'))
+    of_preset = load_settings(mine).grpo
+    assert (of_preset.objective, of_preset.clip_high) == ("gspo", 0.2), "what a preset sets beside its name holds"
+    assert load_settings(mine, ["grpo.objective=dapo"]).grpo.clip_high == 0.28
 
 
 @pytest.mark.parametrize(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -49,9 +50,13 @@ def publish(settings: Settings, count: int) -> None:
     ).write(settings.index_dir)
 
 
-def require(settings: Settings, wanted: Recipe) -> None:
+def plan(recipe: Recipe, backend: str = "torch", milvus: str = "") -> dict[str, Any]:
+    return {"recipe": recipe.model_dump(), "backend": backend, "shard": 256, "milvus": milvus}
+
+
+def require(settings: Settings, wanted: Recipe, **others: str) -> None:
     work = settings.index_dir.with_name(".mine.building")
-    require_replaceable(settings, wanted, work, work / "plan.json")
+    require_replaceable(settings, plan(wanted, **others), work, work / "plan.json")
 
 
 def test_nothing_there_is_nothing_to_keep(settings: Settings) -> None:
@@ -81,7 +86,9 @@ def test_another_setting_does_not_replace_what_takes_hours(settings: Settings) -
     with pytest.raises(ConfigurationError, match=r"encoder\.max_passage_tokens: 256, now 64"):
         require(settings, SHORTER)
     hybrid = BUILT.model_copy(update={"lexical": True, "structure": "ivf-rabitq"})
-    with pytest.raises(ConfigurationError, match=r"index_type: auto, now ivf-rabitq; corpus\.hybrid: False, now True"):
+    with pytest.raises(
+        ConfigurationError, match=r"index_type: 'auto', now 'ivf-rabitq'; corpus\.hybrid: False, now True"
+    ):
         require(settings, hybrid)
 
 
@@ -89,7 +96,7 @@ def test_another_setting_does_not_replace_what_takes_hours(settings: Settings) -
 def test_vectors_of_an_unfinished_build_are_kept_too(settings: Settings, shards: int, refused: bool) -> None:
     work = settings.index_dir.with_name(".mine.building")
     (work / "shards").mkdir(parents=True)
-    (work / "plan.json").write_text(json.dumps({"recipe": BUILT.model_dump(), "build_id": "1"}))
+    (work / "plan.json").write_text(json.dumps({**plan(BUILT), "build_id": "1"}))
     for number in range(shards):
         (work / "shards" / f"{number:010d}.npy").touch()
     require(settings, BUILT)
@@ -100,9 +107,31 @@ def test_vectors_of_an_unfinished_build_are_kept_too(settings: Settings, shards:
         require(settings, OTHERS)
 
 
-@pytest.mark.parametrize("plan", ["", "{", "[]", '{"recipe": {}}'])
-def test_a_plan_that_nobody_can_read_holds_nothing_up(settings: Settings, plan: str) -> None:
+def test_hours_of_vectors_are_kept_from_another_backend(settings: Settings) -> None:
+    """The recipe is the same: any runtime may embed. But a build goes on with its own only."""
+    work = settings.index_dir.with_name(".mine.building")
+    (work / "shards").mkdir(parents=True)
+    (work / "plan.json").write_text(json.dumps({**plan(BUILT), "build_id": "1"}))
+    for number in range(200):
+        (work / "shards" / f"{number:010d}.npy").touch()
+    require(settings, BUILT)
+    with pytest.raises(ConfigurationError, match=r"encoder\.passage_backend: 'torch', now 'onnx-int8'"):
+        require(settings, BUILT, backend="onnx-int8")
+    (work / "shards" / "0000000000.npy").unlink()
+    for number in range(1, 6):
+        (work / "shards" / f"{number:010d}.npy").unlink()
+    require(settings, BUILT, backend="onnx-int8")
+
+
+def test_an_index_is_not_embedded_again_for_another_address_of_milvus(settings: Settings) -> None:
+    publish(settings, 1_000_000)
+    with pytest.raises(ConfigurationError, match=r"corpus\.milvus: '', now 'http://localhost:19530'"):
+        require(settings, BUILT, milvus="http://localhost:19530")
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", '{"recipe": {}}'])
+def test_a_plan_that_nobody_can_read_holds_nothing_up(settings: Settings, text: str) -> None:
     work = settings.index_dir.with_name(".mine.building")
     work.mkdir(parents=True)
-    (work / "plan.json").write_text(plan)
+    (work / "plan.json").write_text(text)
     require(settings, OTHERS)

@@ -155,3 +155,9 @@ def test_weights_are_accepted_from_the_runs_unless_another_place_is_named() -> N
     named = load_settings(overrides=["paths.runs=/elsewhere", "policy.weights_dir=/shm"])
     assert named.policy.weights_dir == Path("/shm")
     assert Settings.model_validate_json(named.model_dump_json()) == named
+
+
+@pytest.mark.parametrize("mix", ["{ one_hop = 0 }", "{ one_hop = -1, two_hop = 3 }", "{ one_hop = nan }"])
+def test_a_mix_that_asks_nothing_is_refused(mix: str) -> None:
+    with pytest.raises(ConfigurationError, match=r"questions\.mix"):
+        load_settings(overrides=[f"questions.mix={mix}"])

@@ -41,13 +41,19 @@ def decoded(body: bytes, charset: str) -> str:
     if body.startswith(_BOM):
         return body[len(_BOM) :].decode("utf-8", "replace")
     said = _META.search(body[:_HEAD_BYTES])
+    named = []
     for name in (charset, said[1].decode() if said else "", "utf-8"):
         try:
             known = codecs.lookup(name).name
             if _KNOWN.fullmatch(known):
-                return body.decode(_WINDOWS.get(known, known))
+                named.append(_WINDOWS.get(known, known))
+                return body.decode(named[-1])
         except (LookupError, ValueError):
             continue
+    if (
+        len(named) > 1
+    ):  # of one that was said a few bytes may be spoilt, as where a teaser was cut: browsers do likewise
+        return body.decode(named[0], "replace")
     looks_like = detect_encoding(body)
     return body.decode(looks_like[0] if looks_like else "utf-8", "replace")
 
