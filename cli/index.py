@@ -41,9 +41,10 @@ def index(
     embeds only a sample, to see that `encoder.name` is the encoder that made it (docs/retriever.md).
 
     - Your own passages:
-      `research index --passages my.jsonl corpus.index=mine`
+      `research index --preset own-documents corpus.name=my.jsonl corpus.index=mine`
     - An index that you have:
-      `research index --import e5_Flat.index --passages wiki-18.jsonl.gz encoder.name=intfloat/e5-base-v2`
+      `research index --import e5_Flat.index --passages wiki-18.jsonl.gz corpus.index=wiki18
+      encoder.name=intfloat/e5-base-v2 encoder.max_passage_tokens=256`
     """
     from builtin.prepare import passages_path
 

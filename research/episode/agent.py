@@ -17,7 +17,7 @@ from functools import partial
 from typing import Protocol, cast
 
 from research.episode.side_thread import in_side_thread
-from research.episode.tokenizer import Tokenizer
+from research.episode.tokenizer import Tokenizer, text_of
 from research.errors import ContextFullError, ProtocolError, ServiceError
 from research.forms import form_named
 from research.forms.form import PromptForm
@@ -314,17 +314,10 @@ class SearchAgent:
 
     def _read(self, generation: Generation, episode: Episode) -> tuple[Turn, str | None]:
         """Add what was sampled to an episode; returns the turn and its query, if any."""
-        turn = Turn(self._text_of(generation))
+        turn = Turn(text_of(generation.token_ids, self.tokenizer, ended=generation.finish is Finish.EOS))
         episode.turns.append(turn)
         episode._append_sampled(generation)
         return turn, self.prompt.form.query(turn.text)
-
-    def _text_of(self, generation: Generation) -> str:
-        """What the model wrote, without the token that ended it: a model may have others than the tokenizer's."""
-        ids = generation.token_ids
-        if generation.finish is Finish.EOS and self.tokenizer.decode(ids[-1:]) in self.tokenizer.special_tokens:
-            ids = ids[:-1]
-        return self.tokenizer.decode(ids)
 
     def _reason_to_end(self, episode: Episode, query: str | None, finish: Finish) -> StopReason | None:
         """Why the episode ends after its last turn, or None if it continues with a search."""

@@ -12,6 +12,22 @@ from research.forms.grammar import break_special_tokens
 from research.prompts import Prompt
 
 
+class Decoder(Protocol):
+    """Ids to text."""
+
+    @property
+    def special_tokens(self) -> tuple[str, ...]: ...
+
+    def decode(self, ids: Sequence[int]) -> str: ...
+
+
+def text_of(ids: Sequence[int], tokenizer: Decoder, *, ended: bool) -> str:
+    """What a model wrote, without the token that `ended` it: a model may have others than the tokenizer's."""
+    if ended and tokenizer.decode(ids[-1:]) in tokenizer.special_tokens:
+        ids = ids[:-1]
+    return tokenizer.decode(ids)
+
+
 class Tokenizer(Protocol):
     """Text to ids and back, without ever adding special tokens by itself; several threads may use it at a time.
 

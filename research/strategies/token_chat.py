@@ -7,16 +7,15 @@ from dataclasses import asdict, dataclass, replace
 from typing import Protocol
 
 from research.episode.agent import Finish, Policy, Sampling
+from research.episode.tokenizer import Decoder, text_of
 from research.errors import ContextFullError
 from research.strategies.chat import Completion, Message
 
 
-class ChatTokenizer(Protocol):
+class ChatTokenizer(Decoder, Protocol):
     """Chats to ids, and ids to text."""
 
     def chat_ids(self, messages: Sequence[Mapping[str, str]]) -> list[int]: ...
-
-    def decode(self, ids: Sequence[int]) -> str: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +39,7 @@ class TokenChat:
             )
         generation = await self.policy.generate(ids, room, replace(sampling, stop=tuple(stop)))
         return Completion(
-            text=self.tokenizer.decode(generation.token_ids),
+            text=text_of(generation.token_ids, self.tokenizer, ended=generation.finish is Finish.EOS),
             cut=generation.finish in (Finish.LENGTH, Finish.TIME),
             prompt_tokens=len(ids),
             sampled_tokens=len(generation.token_ids),

@@ -66,10 +66,10 @@ class Watchdog(threading.Thread):
 
     def _kill(self, why: str) -> None:
         if self._process.poll() is None:
-            self._say(f"{why}; it is killed")
             # SIGTERM waits for what hangs, and a stopped process would never see it.
             with suppress(ProcessLookupError):
                 os.killpg(self._process.pid, signal.SIGKILL)
+            self._say(f"{why}; it is killed")
 
 
 def _fault(url: str, timeout: float) -> tuple[str | None, bool]:

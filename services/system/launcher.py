@@ -66,7 +66,10 @@ def running(
             _signal(service, signal.SIGKILL)
 
     def say(line: str) -> None:
-        console.print(line, highlight=False, markup=False, soft_wrap=True)
+        # Its reader may have gone, for which rich would end this program, or its disk be full: services are restarted
+        # all the same.
+        with suppress(Exception, SystemExit):
+            console.print(line, highlight=False, markup=False, soft_wrap=True)
 
     with shared_admin_token(settings), stopping.killing(kill):
         try:

@@ -95,7 +95,9 @@ class GrpoStep:
             with run.clock.phase(RunPhase.UPDATE):
                 report = await run.in_learner_thread(partial(run.learner.grpo_update, sequences, step))
         if report is None:
-            silent = not any(any(each.advantages) for each in sequences)
+            grpo = run.settings.grpo
+            terms = grpo.kl_coefficient > 0 or grpo.entropy_coefficient > 0
+            silent = not sequences or not (terms or any(any(each.advantages) for each in sequences))
             why = "no episode is left to train on" if silent else "a number in it was not finite"
             run.status.log(f"step {step}: the update was skipped because {why}")
         return report

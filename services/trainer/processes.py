@@ -80,9 +80,10 @@ def _follow_run(settings: Settings, ranks: Ranks) -> bytes | None:
     """Take part in a run; returns what rank 0 said after it without ending it (`follow`)."""
     try:
         learner = load_together(settings, ranks)
-    except ResearchError as error:
-        # Rank 0 has an error, too, and decides.
-        logger.warning("rank %d could not load the model: %s", ranks.rank, error)
+    except Exception as error:  # whatever it is, rank 0 has an error, too, and decides
+        logger.warning(
+            "rank %d could not load the model: %s", ranks.rank, error, exc_info=not isinstance(error, ResearchError)
+        )
         return None
     logger.info("rank %d of %d follows", ranks.rank, ranks.world)
     return follow(learner, ranks)

@@ -20,7 +20,7 @@ from research.model_paths import local_checkpoint
 from research.prompts import load_prompt
 from research.questions import Question
 from research.questions.model import digest_of
-from research.questions.sources import BUILTIN, BUILTIN_CORPUS, OF_BUILTIN_CORPUS, load_questions
+from research.questions.sources import BUILTIN, BUILTIN_CORPUS, OF_BUILTIN_CORPUS, builtin_path, load_questions
 from research.retrievers import Retrievers
 from research.scoring.rewards import reward_functions
 from research.settings import Settings
@@ -64,7 +64,7 @@ async def training_loop(settings: Settings, status: RunStatus, ranks: Ranks) -> 
     foresee(settings, numbers, status)
     # 1. Read the questions, open the run directory, load the tokenizer: not on the loop, which a slow disk would hold.
     run_dir = RunDirectory(settings.run_dir)
-    train, held_out = await asyncio.to_thread(_questions, settings)
+    train, held_out = await asyncio.to_thread(_questions, settings, status)
     await asyncio.to_thread(run_dir.open, settings, digest_of([*train, *held_out]), numbers.as_dict())
     base = await asyncio.to_thread(local_checkpoint, settings.model.name, settings.paths.data)
     tokenizer = await asyncio.to_thread(AutoTokenizer.from_pretrained, base)
@@ -131,10 +131,14 @@ async def training_loop(settings: Settings, status: RunStatus, ranks: Ranks) -> 
         await asyncio.gather(opened.aclose(), retriever.close(), policy.close(), publisher.close())
 
 
-def _questions(settings: Settings) -> tuple[list[Question], list[Question]]:
+def _questions(settings: Settings, status: RunStatus) -> tuple[list[Question], list[Question]]:
     """The questions to train on and those held out."""
-    if settings.corpus.name != BUILTIN_CORPUS and BUILTIN in (settings.questions.train, settings.questions.held_out):
-        raise ConfigurationError(f"questions: name your own for {settings.corpus.name} ({OF_BUILTIN_CORPUS})")
+    builtin = BUILTIN in (settings.questions.train, settings.questions.held_out)
+    if builtin and settings.corpus.name != BUILTIN_CORPUS:
+        told = f"questions: name your own for {settings.corpus.name} ({OF_BUILTIN_CORPUS})"
+        if not builtin_path(settings.paths.data, "train").is_file():
+            raise ConfigurationError(told)
+        status.log(f"WARNING: {told}, unless its passages hold those")  # as a larger corpus may
     train = load_questions(settings.questions.train, "train", settings.paths.data)
     held_out = load_questions(settings.questions.held_out, "held_out", settings.paths.data)
     if settings.turns.search_gain and not any(question.supporting_titles for question in train):

@@ -78,7 +78,7 @@ def content_of(answer: AnswerResponse) -> str:
         written = [step.text for step in answer.trace if step.kind == kind and step.text]
         if written:
             return strip_latex(written[0] if kind == "answer" else written[-1])
-    return ""
+    return answer.answer or ""  # as in thoughts that were never closed
 
 
 def reasoning_of(answer: AnswerResponse) -> str:

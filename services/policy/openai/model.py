@@ -75,9 +75,15 @@ class ChatWithAgent:
         return model in {agent_named(adapter) for adapter in (None, *self._inner.models.lora_requests)}
 
 
+# What would shape what the model writes, which the agent's own grammar does.
+_UNSUPPORTED = ("structured_outputs", "stop_token_ids", "logit_bias", "allowed_token_ids", "bad_words", "min_tokens")
+
+
 def _parse_chat_request(request: ChatCompletionRequest) -> AnswerTask:
     """Parse an OpenAI request to the agent; ConfigurationError names a field that the agent does not support."""
+    extra = request.model_extra or {}
     for field, wanted in (
+        *((name, bool(getattr(request, name, None) or extra.get(name))) for name in _UNSUPPORTED),
         ("n", request.n not in (None, 1)),
         ("logprobs", bool(request.logprobs)),
         ("tools", bool(request.tools)),

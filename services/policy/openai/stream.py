@@ -9,6 +9,7 @@ import uuid
 from collections.abc import AsyncGenerator, Iterator
 from contextlib import aclosing
 
+import orjson
 from vllm.entrypoints.openai.chat_completion.protocol import ChatCompletionResponseStreamChoice
 
 from research.episode.latex import LatexStripper
@@ -122,4 +123,7 @@ class AnswerStream:
 
     @staticmethod
     def _event(chunk: AgentChunk) -> str:
-        return f"data: {chunk.model_dump_json(exclude_none=True)}\n\n"
+        told = chunk.model_dump(mode="json", exclude_none=True, exclude={"research"})
+        if chunk.research is not None:  # whole, as `/answer` gives it: what it has none of is null
+            told["research"] = chunk.research.model_dump(mode="json")
+        return f"data: {orjson.dumps(told).decode()}\n\n"

@@ -53,7 +53,7 @@ def _require(settings: Settings, there: Mapping[str, Any], wanted: Mapping[str, 
     raise ConfigurationError(
         f"{what} with other settings ({'; '.join(_differences(settings, there, wanted))}), and is not replaced in "
         "passing. Give this command the settings of corpus.* and encoder.* that it was built with (a preset of yours "
-        "keeps them: docs/own-data.md), or name another corpus.index, or replace it with `research index --passages …`"
+        "keeps them: docs/own-data.md), or name another corpus.index, or replace it with `research index corpus.name=…`"
     )
 
 

@@ -46,9 +46,12 @@ def disk_full(path: Path, error: OSError) -> HttpError:
     return HttpError(507, "disk_full", told)
 
 
+QUERY_REJECTED = "query_rejected"
+
+
 def query_rejected(told: str) -> HttpError:
     """The engine says that the query is at fault."""
-    return HttpError(422, "query_rejected", f"the query is no query to the search engine: {told}")
+    return HttpError(422, QUERY_REJECTED, f"the query is no query to the search engine: {told}")
 
 
 def engine_busy(told: str, seconds: float | None) -> HttpError:

@@ -15,7 +15,14 @@ from services.retriever.types import HitDict, HitDicts, QueryResult
 from services.retriever.web.breaker import Breaker, Key
 from services.retriever.web.engines.engine import Engine, Found
 from services.retriever.web.record import Record
-from services.retriever.web.refusals import disk_full, engine_failed, not_recorded, query_rejected, record_spoilt
+from services.retriever.web.refusals import (
+    QUERY_REJECTED,
+    disk_full,
+    engine_failed,
+    not_recorded,
+    query_rejected,
+    record_spoilt,
+)
 from services.retriever.web.upstream import Upstream
 from services.web.errors import HttpError
 
@@ -178,7 +185,9 @@ class WebSearch:
             try:
                 found = await self._upstream.find(*key)
             except HttpError as error:
-                if error.status == _FAILED:
+                # Who rejects one query after the other searches no more, and who asks would be told that nothing is
+                # found for ever.
+                if error.status == _FAILED or error.error == QUERY_REJECTED:
                     self._breaker.failed(key, str(error))
                 else:
                     self._breaker.well()  # what is to be told is this, not what it did before

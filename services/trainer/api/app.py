@@ -126,7 +126,7 @@ def control_routes(controller: RunController) -> APIRouter:
     @router.post("/pause")
     async def pause() -> dict[str, Any]:
         """Pause the run before its next step."""
-        return acknowledge(controller.pause(), "no run is under way")
+        return acknowledge(controller.pause(), "no run is under way, or it was told to end after this step")
 
     @router.post("/stop")
     async def stop() -> dict[str, Any]:

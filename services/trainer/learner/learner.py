@@ -60,7 +60,7 @@ class Learner:
         if self._lora.rank:
             require_lora(settings)
         self.model = self._load(checkpoint)
-        require_whole_context(self.model.config.get_text_config(), settings.model.max_model_len)
+        require_whole_context(self.model.config.get_text_config(), settings.episode.max_tokens)
         # Frozen weights beside LoRA's factors are those of the base model, wherever the run continues.
         self.keeps_trained_only = self._lora.rank > 0
         needs_reference = settings.grpo.kl_coefficient > 0

@@ -105,7 +105,7 @@ def _causal_end(queries: int, keys: int, device: torch.device) -> Tensor:
 
 
 def require_whole_context(config: Any, tokens: int) -> None:
-    """Refuse a model that looks back less far than an episode may be long, before one is.
+    """Refuse a model that looks back less far than an episode of `tokens` is long, before one is.
 
     Raises ConfigurationError that names the setting.
     """
@@ -114,8 +114,8 @@ def require_whole_context(config: Any, tokens: int) -> None:
     if window is None or window >= tokens or (kinds is not None and "sliding_attention" not in kinds):
         return
     raise ConfigurationError(
-        f"model.max_model_len: {tokens} tokens are more than the sliding window of this model ({window}), which the "
-        f"learner does not compute; set it to {window} or less"
+        f"episode.max_tokens: {tokens} tokens are more than the sliding window of this model ({window}), which the "
+        f"learner does not compute; with the prompt, an episode has to be shorter than {window}"
     )
 
 

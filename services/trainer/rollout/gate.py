@@ -14,6 +14,10 @@ _POLL_SECONDS = 1.0
 Check = Callable[[], Awaitable[str | None]]
 
 
+class OutageError(TrainingError):
+    """A service stayed away for as long as a run waits."""
+
+
 def busy_for_too_long(error: ServiceBusyError) -> TrainingError:
     """The end of a run whose clients have waited for a busy service as long as they may."""
     return TrainingError(f"{error}; it was busy for as long as a run waits (trainer.outage_timeout)")
@@ -56,7 +60,7 @@ class ServiceGate:
                     self._status.log(f"training pauses: {down}; it continues when the service is back")
                 was_down, self._status.waiting_for = True, down
                 if time.monotonic() - started > self._patience:
-                    raise TrainingError(f"{down}; waited {self._patience:g} s (trainer.outage_timeout)")
+                    raise OutageError(f"{down}; waited {self._patience:g} s (trainer.outage_timeout)")
                 await asyncio.sleep(_POLL_SECONDS)
         finally:
             self._status.waiting_for = None

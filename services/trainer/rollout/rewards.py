@@ -47,6 +47,7 @@ class Judge:
     check: Check
     wait_until_ready: Callable[[Check], Awaitable[bool]]
     failures: int
+    _has_judged: bool = field(default=False, init=False)
     _slots: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(_REQUESTS), init=False)
     _asking: defaultdict[str, asyncio.Lock] = field(default_factory=lambda: defaultdict(asyncio.Lock), init=False)
 
@@ -60,23 +61,28 @@ class Judge:
             verdict = self.verdicts.of(record)
             if verdict is None:
                 verdict = await self._ask(record)
+                if verdict is None:
+                    return 0.0
                 await asyncio.to_thread(self.verdicts.add, record, verdict)
         return float(verdict.correct)
 
-    async def _ask(self, record: Mapping[str, Any]) -> Verdict:
+    async def _ask(self, record: Mapping[str, Any]) -> Verdict | None:
+        """A verdict; None if a judge that gives others will not read this answer, which a resumed run asks again."""
         failed = 0
         while True:
             try:
-                return await ask_judge(self.grader, record)
+                verdict = await ask_judge(self.grader, record)
+                self._has_judged = True
+                return verdict
             except (ContextFullError, ValueError) as error:
                 return Verdict(correct=False, reason=f"no verdict: {error}")
             except ServiceBusyError as error:
                 raise busy_for_too_long(error) from error
             except ServiceError as error:
                 failed += not await self.wait_until_ready(self.check)
-                if failed > self.failures and error.status in _OF_THE_ANSWER:
+                if failed > self.failures and error.status in _OF_THE_ANSWER and self._has_judged:
                     logger.warning("the judge gives no verdict on an answer, which counts as wrong: %s", error)
-                    return Verdict(correct=False, reason=f"no verdict: {error}")
+                    return None
                 if failed > self.failures:
                     raise TrainingError(f"the judge failed {failed} times on one answer: {error}") from error
 

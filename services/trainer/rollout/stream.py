@@ -10,6 +10,7 @@ from research.episode.agent import Episode
 from research.errors import ResearchError
 from research.questions import Question
 from services.trainer.groups import Group
+from services.trainer.rollout.gate import OutageError
 from services.trainer.rollout.journal import Place
 from services.trainer.rollout.rollouts import Rollouts
 
@@ -71,8 +72,9 @@ class GroupStream:
         return late
 
     def leave_failed(self) -> list[str]:
-        """Forget the groups that failed while no step waited for them; returns their ids, to be begun again."""
-        failed = [group for group, task in self._groups.items() if task.done() and task.exception() is not None]
+        """Forget the groups that an outage ended while no step waited; returns their ids, to be begun again."""
+        over = {group: task for group, task in self._groups.items() if task.done() and not task.cancelled()}
+        failed = [group for group, task in over.items() if isinstance(task.exception(), OutageError)]
         for group in failed:
             self._leave(group)
             self._former.pop(place_of(group)[0], None)  # members that were finished are in the journal by now

@@ -32,7 +32,7 @@ def test_a_window_below_the_context_is_refused_by_name(config: dict[str, object]
     if not refused:
         require_whole_context(SimpleNamespace(**config), 64)
         return
-    with pytest.raises(ConfigurationError, match=r"model\.max_model_len: 64 tokens are more than the sliding window"):
+    with pytest.raises(ConfigurationError, match=r"episode\.max_tokens: 64 tokens are more than the sliding window"):
         require_whole_context(SimpleNamespace(**config), 64)
 
 
@@ -47,9 +47,9 @@ def test_a_learner_refuses_it_before_it_trains(tmp_path: Path) -> None:
         sliding_window=64,
     )
     MistralForCausalLM(config).save_pretrained(tmp_path / "mistral")
-    with pytest.raises(ConfigurationError, match=r"set it to 64 or less"):
-        Learner(tiny_settings(tmp_path, "episode.max_tokens=16", "model.max_model_len=65"), tmp_path / "mistral")
-    Learner(tiny_settings(tmp_path, "episode.max_tokens=16", "model.max_model_len=64"), tmp_path / "mistral")
+    with pytest.raises(ConfigurationError, match=r"has to be shorter than 64"):
+        Learner(tiny_settings(tmp_path, "episode.max_tokens=65"), tmp_path / "mistral")
+    Learner(tiny_settings(tmp_path, "episode.max_tokens=48"), tmp_path / "mistral")
 
 
 def test_masks_last_as_long_as_their_row(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -73,7 +73,7 @@ def test_other_passages_never_replace_an_index(settings: Settings) -> None:
     publish(settings, 10)
     with pytest.raises(ConfigurationError, match=r"corpus\.name: other passages than those of other\.jsonl") as refused:
         require(settings, OTHERS)
-    assert "research index --passages" in str(refused.value)
+    assert "research index corpus.name=" in str(refused.value)
 
 
 def test_another_setting_replaces_what_takes_minutes(settings: Settings) -> None:

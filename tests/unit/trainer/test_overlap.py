@@ -21,7 +21,7 @@ from research.questions.sampler import QuestionSampler
 from research.settings import EpisodeConfig
 from services.trainer.learner.advantages import has_signal
 from services.trainer.rollout.batches import Taken, TakenGroups
-from services.trainer.rollout.gate import ServiceGate
+from services.trainer.rollout.gate import OutageError, ServiceGate
 from services.trainer.rollout.journal import EpisodeJournal
 from services.trainer.rollout.overlap import OverlappedGroups
 from services.trainer.rollout.refill import Sampled
@@ -279,7 +279,7 @@ def test_an_outage_between_two_steps_is_forgotten_by_the_next(tmp_path: Path) ->
     ready = trainer.rollouts.gate.wait_until_ready
 
     async def gone(*_: Any) -> bool:
-        raise TrainingError("the retriever does not answer; waited 1 s")
+        raise OutageError("the retriever does not answer; waited 1 s")
 
     async def work() -> None:
         trainer.policy.release(0, 1)
@@ -290,7 +290,7 @@ def test_an_outage_between_two_steps_is_forgotten_by_the_next(tmp_path: Path) ->
             await under_way.close()
             await under_way.begin(trainer.drawn)
             await asyncio.wait(under_way._groups.values())
-        assert all(isinstance(task.exception(), TrainingError) for task in under_way._groups.values())
+        assert all(isinstance(task.exception(), OutageError) for task in under_way._groups.values())
         assert trainer.rollouts.gate.wait_until_ready == ready
         trainer.policy.release(*range(9))
         assert sorted(asked(await trainer.step(2))) == ["2", "3"]

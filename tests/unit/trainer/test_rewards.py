@@ -31,8 +31,10 @@ RIGHT, LONGER, WRONG = (answered(text, searches=1) for text in ("Paris", "in Par
 class Grader:
     """Finds every answer with "Paris" in it right; fails, or writes no verdict, as often as it is told."""
 
-    def __init__(self, failures: int = 0, *, mute: bool = False, status: int | None = None) -> None:
-        self.failures, self.mute, self.asked, self.status = failures, mute, 0, status
+    def __init__(
+        self, failures: int = 0, *, mute: bool = False, status: int | None = None, unread: str | None = None
+    ) -> None:
+        self.failures, self.mute, self.asked, self.status, self.unread = failures, mute, 0, status, unread
 
     async def complete_json(
         self, messages: list[Message], max_tokens: int, sampling: object, schema: Mapping[str, Any]
@@ -43,6 +45,8 @@ class Grader:
             self.failures -= 1
             raise ServiceError("the judge does not answer", status=self.status)
         given = json.loads(messages[-1].content)["given_answer"]
+        if given == self.unread:
+            raise ServiceError("it is filtered", status=self.status)
         text = "hm" if self.mute else json.dumps({"reason": "", "correct": "Paris" in given})
         return Completion(text, cut=False, prompt_tokens=1, sampled_tokens=1)
 
@@ -119,8 +123,11 @@ def test_an_outage_of_the_judge_is_waited_out(tmp_path: Path) -> None:
 @pytest.mark.parametrize("status", [400, 413, 422])
 def test_an_answer_that_a_judge_will_not_read_is_wrong_and_ends_no_run(tmp_path: Path, status: int) -> None:
     """As by a filter of its contents: the same command would ask the same again, and end again."""
-    assert judged(tmp_path / "verdicts.jsonl", Grader(failures=3, status=status), RIGHT) == [0]
-    assert judged(tmp_path / "verdicts.jsonl", Grader(), RIGHT, LONGER) == [0, 1], "that verdict is kept"
+    unread = Grader(unread="in Paris", status=status)
+    assert judged(tmp_path / "verdicts.jsonl", unread, RIGHT, LONGER) == [1, 0]
+    assert judged(tmp_path / "verdicts.jsonl", Grader(), RIGHT, LONGER) == [1, 1], "it is asked again"
+    with pytest.raises(TrainingError, match="the judge failed 3 times"):  # one that reads nothing at all
+        judged(tmp_path / "others.jsonl", Grader(failures=40, status=status), RIGHT)
 
 
 def test_a_judge_that_keeps_failing_ends_the_run_and_scores_nothing(tmp_path: Path) -> None:
