@@ -267,7 +267,9 @@ async def _train(
         held_out=questions(),
     )
     loop = TrainingLoop(run)
+    if control is None:
+        await loop.run()
+        return
     async with asyncio.TaskGroup() as together:
         together.create_task(loop.run())
-        if control is not None:
-            together.create_task(control(loop, status))
+        together.create_task(control(loop, status))
