@@ -6,6 +6,7 @@ import asyncio
 import logging
 import time
 from collections.abc import Awaitable, Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import TypeVar
 
@@ -49,7 +50,9 @@ class Retrievers:
         retries: int = 4,
         at_once: int | None = None,
         busy_timeout: float | None = None,
+        follows: bool = False,
     ) -> None:
+        """`follows`: once no server has the former index, take the one that all who answer have instead."""
         # The next server is a better second try than the same one.
         self._servers = [
             _Server(RetrieverClient(url, timeout=timeout, retries=0, at_once=at_once, busy_timeout=0.0)) for url in urls
@@ -57,6 +60,7 @@ class Retrievers:
         self._retries = retries
         self._busy_timeout = timeout if busy_timeout is None else busy_timeout
         self._revision: str | None = None
+        self._follows = follows
 
     async def __aenter__(self) -> Retrievers:
         return self
@@ -80,8 +84,10 @@ class Retrievers:
         """
         answers = await asyncio.gather(*(_revision_of(server.client) for server in self._servers))
         revisions = {s.client.url: a for s, a in zip(self._servers, answers, strict=True) if isinstance(a, str)}
-        if self._revision is None and revisions:
-            if len(set(revisions.values())) > 1:
+        there = set(revisions.values())
+        moved_on = self._follows and len(there) == 1 and self._revision not in there
+        if moved_on or (self._revision is None and revisions):
+            if len(there) > 1:
                 raise ConfigurationError(
                     "endpoints.retriever_urls: the retrievers have different indexes "
                     f"({', '.join(f'{url}: revision {revision}' for url, revision in revisions.items())}); "
@@ -173,6 +179,9 @@ class Retrievers:
         while fault is not None:
             await asyncio.sleep(_CHECK_SECONDS)
             fault = self._fault(await _revision_of(server.client))
+            if fault is not None and self._follows:
+                with suppress(ServiceError, ConfigurationError):
+                    await self.check_ready()  # it ends this very check, if this server is back
         self._take_back(server)
 
 
@@ -205,11 +214,16 @@ def retriever_of(
     retries: int = 4,
     at_once: int | None = None,
     busy_timeout: float | None = None,
+    follows: bool = False,
 ) -> RetrieverClient | Retrievers:
     """What searches at one address or at several.
 
-    `busy_timeout`: seconds for which they are waited for while all are busy. Default: `timeout`.
+    Args:
+        busy_timeout: seconds for which they are waited for while all are busy. Default: `timeout`.
+        follows: as of `Retrievers`; one address is followed anyway.
     """
     if len(urls) == 1:
         return RetrieverClient(urls[0], timeout=timeout, retries=retries, at_once=at_once, busy_timeout=busy_timeout)
-    return Retrievers(urls, timeout=timeout, retries=retries, at_once=at_once, busy_timeout=busy_timeout)
+    return Retrievers(
+        urls, timeout=timeout, retries=retries, at_once=at_once, busy_timeout=busy_timeout, follows=follows
+    )

@@ -65,7 +65,7 @@ class PolicyService:
         await updates.announce_initial_version()
         self.adapters = adapters = Adapters(engine, models, updates.tensors, policy.weights_dir, policy.max_lora_rank)
         self.retriever = retriever_of(
-            settings.endpoints.retriever_urls, timeout=limits.search_timeout, retries=limits.retries
+            settings.endpoints.retriever_urls, timeout=limits.search_timeout, retries=limits.retries, follows=True
         )
         words = HuggingFaceTokenizer(AutoTokenizer.from_pretrained(args.model))
         engine_policy = EnginePolicy(engine, version=lambda: updates.version, special_tokens=words.special_tokens)

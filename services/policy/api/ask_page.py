@@ -9,7 +9,7 @@ from pathlib import Path
 from fastapi import APIRouter
 from fastapi.responses import HTMLResponse
 
-from research.errors import ServiceError
+from research.errors import ConfigurationError, ServiceError
 from research.schemas import PolicyInfo, ServiceStatus
 from services.policy.api.notice import notice
 from services.policy.openai.format import AGENT
@@ -44,7 +44,7 @@ async def _info(service: PolicyService) -> PolicyInfo:
     try:
         await service.retriever.check_ready()
         status = ServiceStatus(status="ready")
-    except ServiceError:
+    except (ServiceError, ConfigurationError):
         # `/info` needs no key, so it gives no addresses; `/answer` gives the whole reason.
         status = ServiceStatus(status="failed", detail="the retriever is not ready")
     return PolicyInfo(

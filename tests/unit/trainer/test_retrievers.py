@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import Awaitable, Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from threading import Thread
@@ -89,9 +89,12 @@ def three(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[Index]]:
         yield indexes
 
 
-def use(indexes: list[Index], work: Callable[[Retrievers], Awaitable[None]], retries: int = 0) -> None:
+def use(
+    indexes: list[Index], work: Callable[[Retrievers], Awaitable[None]], retries: int = 0, *, follows: bool = False
+) -> None:
     async def run() -> None:
-        async with asyncio.timeout(30), Retrievers([index.url for index in indexes], retries=retries) as several:
+        urls = [index.url for index in indexes]
+        async with asyncio.timeout(30), Retrievers(urls, retries=retries, follows=follows) as several:
             await work(several)
 
     asyncio.run(run())
@@ -148,6 +151,32 @@ def test_one_that_comes_back_with_another_index_stays_out(three: list[Index]) ->
         assert set(await ask(several)) == {"b", "c"}
 
     use(three, work)
+
+
+def test_a_policy_moves_on_with_all_of_them_and_a_run_does_not(three: list[Index]) -> None:
+    """A run trains on one index; a policy that serves would answer 503 until somebody restarts it."""
+
+    async def work(several: Retrievers) -> None:
+        await several.check_ready()
+        for index in three[:2]:
+            index.revision = "r2"
+        assert set(await ask(several)) == {"c"}, "while one has the former index, it is the one"
+        three[2].revision = "r2"
+        if not several._follows:
+            with pytest.raises(ServiceError, match="revision r2"):
+                await ask(several)
+            return
+        async with asyncio.timeout(30):
+            while True:
+                with suppress(ServiceError):
+                    if set(await ask(several)) == {"a", "b", "c"}:
+                        return
+                await asyncio.sleep(0.01)
+
+    use(three, work)
+    for index in three:
+        index.revision = "r1"
+    use(three, work, follows=True)
 
 
 def test_one_that_is_dead_at_the_start_is_left_out(three: list[Index]) -> None:
