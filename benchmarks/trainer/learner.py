@@ -10,7 +10,7 @@ counts once), the vocabulary projection for sampled tokens only, and attention b
 
 `--formats` measures bfloat16 and float32 in the preset's micro-batches instead, on this processor and on one without
 AVX-512 (emulated, tests/emulated_avx2), with nothing else changed; bfloat16 without AVX-512 takes minutes.
-`--avx2` runs all cases on the emulated processor; `--only` some of them.
+`--avx2` runs all cases on the emulated processor; `--only` some of them. `--profile` shows where an update goes.
 """
 
 from __future__ import annotations
@@ -139,6 +139,22 @@ def memory(case: Case, dtype: str) -> dict[str, float]:
     return {"bytes": peak_above_states(*updater(case, dtype))}
 
 
+def profile(dtype: str) -> None:
+    """The default update by operation: their own seconds on the CPU, most first."""
+    from torch.profiler import ProfilerActivity
+    from torch.profiler import profile as profiler
+
+    from services.trainer.model.memory import keep_freed_memory
+
+    update, _ = updater(CASES[0], dtype)
+    keep_freed_memory()
+    for _ in range(2):
+        update()
+    with profiler(activities=[ProfilerActivity.CPU]) as seen:
+        update()
+    print(seen.key_averages().table(sort_by="self_cpu_time_total", row_limit=25, max_name_column_width=60))
+
+
 def bound(dtype: str) -> dict[str, float]:
     """Seconds of the products alone."""
     from transformers import AutoConfig
@@ -223,6 +239,7 @@ def main() -> None:
     parser.add_argument("--dtype", choices=("bfloat16", "float32"), default="float32")
     parser.add_argument("--avx2", action="store_true", help="on an emulated processor without AVX-512")
     parser.add_argument("--only", nargs="*", default=[], help="of the other cases, these")
+    parser.add_argument("--profile", action="store_true", help="show where an update of ours goes instead")
     parser.add_argument("--formats", action="store_true", help="compare number formats instead")
     parser.add_argument("--measure", nargs=3, metavar=("WHAT", "CASE", "DTYPE"), help=argparse.SUPPRESS)
     arguments = parser.parse_args()
@@ -233,6 +250,8 @@ def main() -> None:
         print(json.dumps(bound(dtype) if what == "bound" else measure[what](case, dtype)))
     elif arguments.formats:
         formats()
+    elif arguments.profile:
+        profile(arguments.dtype)
     else:
         compare(arguments.dtype, ENVIRONMENT if arguments.avx2 else {}, arguments.only)
 

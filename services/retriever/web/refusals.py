@@ -10,6 +10,8 @@ from pathlib import Path
 
 from services.web.errors import HttpError
 
+QUERY_REJECTED = "query_rejected"
+
 
 def budget_spent(why: str) -> HttpError:
     """Our own cap is reached."""
@@ -44,9 +46,6 @@ def disk_full(path: Path, error: OSError) -> HttpError:
     """What is paid for could not be kept, or a request not counted."""
     told = f"{path.name} cannot be written ({error.strerror or error}), so nothing is sent until it can; make room"
     return HttpError(507, "disk_full", told)
-
-
-QUERY_REJECTED = "query_rejected"
 
 
 def query_rejected(told: str) -> HttpError:

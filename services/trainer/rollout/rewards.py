@@ -64,6 +64,7 @@ class Judge:
                 if verdict is None:
                     return 0.0
                 await asyncio.to_thread(self.verdicts.add, record, verdict)
+            self._has_judged = True  # also if it was before a kill
         return float(verdict.correct)
 
     async def _ask(self, record: Mapping[str, Any]) -> Verdict | None:

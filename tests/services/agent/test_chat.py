@@ -61,6 +61,8 @@ def test_a_stream_says_the_same_piece_by_piece(client: openai.OpenAI) -> None:
     assert len({chunk.id for chunk in chunks}) == 1
     told = AnswerResponse.model_validate(next(chunk.research for chunk in chunks if getattr(chunk, "research", None)))
     assert told.trace == AnswerResponse.model_validate(whole.research).trace
+    [streamed] = [chunk.research for chunk in chunks if getattr(chunk, "research", None)]
+    assert streamed.keys() == AnswerResponse.model_fields.keys(), "what it has none of is null, and there"
 
 
 def test_the_raw_model_is_as_vllm_serves_it(client: openai.OpenAI) -> None:
@@ -110,6 +112,9 @@ def test_limits_of_the_request_hold(client: openai.OpenAI) -> None:
         ({"logprobs": True}, "logprobs: "),
         ({"stop": ["."]}, "stop: "),
         ({"response_format": {"type": "json_object"}}, "response_format: "),
+        ({"extra_body": {"structured_outputs": {"json": {"type": "object"}}}}, "structured_outputs: "),
+        ({"logit_bias": {"1": 5}}, "logit_bias: "),
+        ({"extra_body": {"stop_token_ids": [2]}}, "stop_token_ids: "),
         ({"messages": [{"role": "assistant", "content": "hi"}]}, "messages: the last message"),
         ({"messages": user("  ")}, "messages.0.content: it is blank"),
         ({"messages": user("x" * 10_000)}, "question: 10000 characters"),

@@ -97,6 +97,19 @@ def test_several_queries_that_always_fail_shut_the_web_off_only_for_a_while(tmp_
         until(lambda: status(client, "also good") == 200)
 
 
+def test_an_engine_that_rejects_one_query_after_the_other_is_down(tmp_path: Path) -> None:
+    """Each is told to the model as a search that finds nothing: for ever, nobody would notice."""
+    engine = SearchEngine("tavily", fault="400", fails_on="bad")
+    with searching(tmp_path, engine) as client:
+        found(client, "good")
+        assert [status(client, "bad") for _ in range(5)] == [422] * 5
+        assert client.get("/readyz").status_code == 200, "one query is no outage, however often"
+        assert [status(client, f"bad {number}") for number in (1, 2)] == [422] * 2
+        assert client.get("/readyz").status_code == 503
+        until(lambda: status(client, "also good") == 200)
+        assert client.get("/readyz").status_code == 200
+
+
 def test_a_budget_that_ends_while_an_engine_is_down_is_said(tmp_path: Path) -> None:
     engine = SearchEngine("tavily", fault="500")
     with searching(tmp_path, engine, "web.max_requests=4") as client:

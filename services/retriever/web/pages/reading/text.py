@@ -50,9 +50,8 @@ def decoded(body: bytes, charset: str) -> str:
                 return body.decode(named[-1])
         except (LookupError, ValueError):
             continue
-    if (
-        len(named) > 1
-    ):  # of one that was said a few bytes may be spoilt, as where a teaser was cut: browsers do likewise
+    # Of an encoding that was said a few bytes may be spoilt, as where a teaser was cut. Browsers do likewise.
+    if len(named) > 1:
         return body.decode(named[0], "replace")
     looks_like = detect_encoding(body)
     return body.decode(looks_like[0] if looks_like else "utf-8", "replace")
